@@ -1,0 +1,59 @@
+"""Installs keras_autoshrink (the search) and tflite_export (the way to the phone)."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="keras_autoshrink",
+    version="0.1.0",
+    description="Find small neural networks with KerasTuner and ship them as checked .tflite files",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["keras_autoshrink", "tflite_export"],
+    package_data={"keras_autoshrink": ["py.typed"], "tflite_export": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "ai-edge-litert>=2.1",
+        "keras>=3.12",
+        "keras-tuner>=1.4.8",
+        "matplotlib>=3.8",
+        "networkx>=3.1",
+        "numpy>=1.26",
+        "pillow>=10",
+        "rich>=13",
+        "scikit-learn>=1.3",
+        "tensorflow>=2.19",
+        "tensorflow-datasets>=4.9.4",
+        # KerasTuner imports six, and every trial imports tensorboard; it declares neither.
+        "six>=1.16",
+        "tensorboard>=2.19",
+        # tensorflow-datasets imports it and declares it for old Pythons only.
+        "importlib_resources>=6",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.19"],
+        "jax": ["jax>=0.4.35"],
+        "tutorials": ["jupyterlab>=4", "pandas>=2"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pandas>=2",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+        ],
+    },
+    entry_points={"console_scripts": ["autoshrink=keras_autoshrink.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
