@@ -1,0 +1,1 @@
+"""Find small neural networks with KerasTuner: AutoShrink (arXiv 1911.09251)."""

@@ -1,0 +1,110 @@
+"""What a search leaves behind: outcomes of networks, and the record of its rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from keras_autoshrink.cell import Cell, Edge
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of training one network: a score, or the reason why there is none.
+
+    Args:
+        score: the number to be maximised; None for a failure.
+        objective: the metric behind the score, such as the validation accuracy.
+        macs: multiply-accumulates for one image or token; breaks ties of the score.
+        params: parameters.
+        seconds: time it took.
+        trial_id: where the caller keeps what belongs to it.
+        error: why it failed; None where there is a score.
+    """
+
+    score: float | None
+    objective: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    seconds: float = 0.0
+    trial_id: str | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.score is None) == (self.error is None):
+            raise ValueError("outcome: has either a score or an error")
+        if self.score is not None and not math.isfinite(self.score):
+            raise ValueError(f"score {self.score}: not finite; report a failure instead")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A cell of a round: the round's cell without `removed_edge` (None for the complete DAG).
+
+    The cell is pruned of dead edges, but its nodes keep the numbers of the complete DAG.
+    `reused` says that another candidate before it is the same network: that one's outcome is
+    this one's.
+    """
+
+    removed_edge: Edge | None
+    cell: Cell
+    reused: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One step of the search: its number (0 for the baseline) and its candidates, as drawn."""
+
+    number: int
+    candidates: tuple[Candidate, ...]
+
+
+def round_record(finished: Round, adopted: int, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """A finished round as plain values; a list of them makes a `pandas.DataFrame`.
+
+    Args:
+        finished: the round.
+        adopted: the index of the candidate that the search went on from.
+        outcomes: of each network by its `Cell.key`.
+
+    Returns:
+        A dict of the adopted cell: `round`, `removed_edge` (None in round 0), `edges_left`,
+        `score`, `objective`, `macs`, `params`, `seconds` (of training, the whole round's),
+        `cell` (its JSON form, numbered as the complete DAG); and `candidates`, a list with the
+        like of each candidate, its `status` ("adopted", "rejected", "failed"), whether it is
+        `reused`, its `trial_id` and its `error`.
+    """
+    candidates = [
+        _candidate_record(candidate, outcomes[candidate.cell.key])
+        for candidate in finished.candidates
+    ]
+    winner = candidates[adopted]
+    winner["status"] = "adopted"
+    names = ("removed_edge", "edges_left", "score", "objective", "macs", "params")
+    return {
+        "round": finished.number,
+        **{name: winner[name] for name in names},
+        "seconds": sum(candidate["seconds"] for candidate in candidates),
+        "cell": winner["cell"],
+        "candidates": candidates,
+    }
+
+
+def _candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "removed_edge": list(candidate.removed_edge) if candidate.removed_edge else None,
+        "edges_left": len(candidate.cell.edges),
+        "score": outcome.score,
+        "objective": outcome.objective,
+        "macs": outcome.macs,
+        "params": outcome.params,
+        # A reused outcome cost nothing this time: every training is counted once.
+        "seconds": 0.0 if candidate.reused else outcome.seconds,
+        "cell": candidate.cell.to_json(),
+        "status": "failed" if outcome.score is None else "rejected",
+        "reused": candidate.reused,
+        "trial_id": outcome.trial_id,
+        "error": outcome.error,
+    }
