@@ -1,0 +1,128 @@
+"""The networks of the paper, as functions that return Keras models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
+from keras_autoshrink.networks import CellStyle, apply_stages, round_filters
+
+
+def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in keras.applications
+    cell: Cell = SHRINKCNN_CELL,
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    classes: int = 1000,
+    filters: int = 16,
+    width: float = 1.4,
+    stage_scales: Sequence[float] = (0.5, 1, 2, 4, 8),
+    stage_strides: Sequence[int] = (1, 2, 2, 2, 2),
+    stage_repeats: Sequence[int] = (1, 3, 4, 6, 4),
+    stem_filters: int = 32,
+    stem_stride: int = 2,
+    head_filters: int | None = 1280,
+    residual: bool = True,
+    bottleneck: int = 1,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    classifier_activation: str | None = None,
+    batchnorm_momentum: float = 0.99,
+    name: str = "shrinkcnn",
+) -> keras.Model:
+    """A ShrinkCNN: a stem, stages of one cell, a head and a classifier.
+
+    The defaults are ShrinkCNN-A of the paper; with `activation="swish"` it is ShrinkCNN-B
+    (Zhang et al., arXiv 1911.09251, table "ImageNet"): at 1001 classes 383,677,672
+    multiply-accumulates and 3,600,981 parameters without BatchNorm. The weights are random.
+
+    Args:
+        cell: the cell; the search finds it, `SHRINKCNN_CELL` is the published one.
+        input_shape: (height, width, channels).
+        classes: number of classes.
+        filters: base number of filters; a stage has `filters * scale * width`, rounded to a
+            multiple of 4.
+        width: width multiplier of stem and stages, not of the head.
+        stage_scales: scale of each stage's filters.
+        stage_strides: stride of each stage, a max-pool in its first cell.
+        stage_repeats: number of cells of each stage.
+        stem_filters: filters of the 3x3 convolution in front, before the width multiplier.
+        stem_stride: its stride.
+        head_filters: filters of the 1x1 convolution behind the stages, or None for no such
+            convolution.
+        residual: whether each cell adds its input to its output.
+        bottleneck: b; the ops of a stage of f filters have f // b.
+        activation: name of the activation behind each BatchNorm.
+        dropout: share of the pooled features dropped in training.
+        classifier_activation: activation of the output; None returns logits.
+        batchnorm_momentum: of all BatchNorm layers.
+        name: of the model.
+
+    Returns:
+        A functional `keras.Model` from images of shape (batch, *input_shape) to logits of
+        shape (batch, classes).
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> model = ShrinkCNN(input_shape=(32, 32, 3), classes=10, stem_stride=1)
+        >>> model.output_shape
+        (None, 10)
+    """
+    _check(
+        len(input_shape) == 3 and min(input_shape) >= 1,
+        "input_shape",
+        input_shape,
+        "(height, width, channels)",
+    )
+    _check(classes >= 1, "classes", classes)
+    _check(filters >= 1, "filters", filters)
+    _check(width > 0, "width", width, "more than 0")
+    _check(all(scale > 0 for scale in stage_scales), "stage_scales", stage_scales, "more than 0")
+    _check(all(stride >= 1 for stride in stage_strides), "stage_strides", stage_strides)
+    _check(all(repeat >= 1 for repeat in stage_repeats), "stage_repeats", stage_repeats)
+    for argument, values in (("stage_strides", stage_strides), ("stage_repeats", stage_repeats)):
+        _check(
+            len(values) == len(stage_scales) > 0,
+            argument,
+            values,
+            f"one for each of the {len(stage_scales)} stage_scales",
+        )
+    _check(stem_filters >= 1, "stem_filters", stem_filters)
+    _check(stem_stride >= 1, "stem_stride", stem_stride)
+    _check(head_filters is None or head_filters >= 1, "head_filters", head_filters)
+    stage_filters = [round_filters(int(filters * scale * width)) for scale in stage_scales]
+    _check(
+        1 <= bottleneck <= min(stage_filters),
+        "bottleneck",
+        bottleneck,
+        f"1 to {min(stage_filters)}, the filters of the narrowest stage",
+    )
+    _check(0 <= dropout < 1, "dropout", dropout, "0 or more and less than 1")
+
+    style = CellStyle(activation, residual, bottleneck, batchnorm_momentum)
+    inputs = keras.Input(input_shape, name="image")
+    stem = keras.layers.Conv2D(
+        round_filters(stem_filters * width),
+        3,
+        strides=stem_stride,
+        padding="same",
+        use_bias=False,
+        name="stem",
+    )
+    x = style.normalise(stem(inputs), "stem")
+    x = apply_stages(cell, x, stage_filters, stage_strides, stage_repeats, style)
+    if head_filters is not None:
+        x = keras.layers.Conv2D(head_filters, 1, use_bias=False, name="head")(x)
+        x = style.normalise(x, "head")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    outputs = keras.layers.Dense(classes, activation=classifier_activation, name="classes")(x)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _check(valid: bool, argument: str, value: object, expected: str = "1 or more") -> None:
+    if not valid:
+        raise ValueError(f"{argument}={value!r}: expected {expected}")

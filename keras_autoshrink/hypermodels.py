@@ -1,0 +1,167 @@
+"""HyperModels to search: how a cell becomes a small network, and how that is trained."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import keras_tuner
+
+from keras_autoshrink.applications import ShrinkCNN
+from keras_autoshrink.cell import CNN_OPERATIONS, INPUT, Cell
+from keras_autoshrink.image_checks import check_fit_data
+from keras_autoshrink.search_space import declare_cell
+
+
+class CNNCellHyperModel(keras_tuner.HyperModel):
+    """A small image classifier made of one cell, trained for a short while: the proxy.
+
+    Stem, one stage for each scale, global average pool, classifier; no residuals, no head.
+    Adam, and early stopping by `ProxyStopping` and after 5 epochs without a better validation
+    accuracy (arXiv 1911.09251, section "Experiments"; the defaults are the paper's search on
+    CIFAR-10).
+
+    Args:
+        input_shape: (height, width, channels) of an image.
+        classes: number of classes; labels are integers from 0 to classes - 1.
+        num_nodes: N, the nodes of the complete DAG, the input included.
+        filters: base number of filters.
+        stage_scales: scale of each stage's filters.
+        stage_strides: stride of each stage.
+        stage_repeats: number of cells of each stage.
+        stem_filters: filters of the stem.
+        stem_stride: stride of the stem.
+        operations: the ops that nodes draw from, as many of each as possible.
+        activation: name of the activation.
+        learning_rate: of Adam.
+        batch_size: default of the batch size, where `search` is given arrays.
+        seed: integer, 0 included; decides which node has which op.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int] = (32, 32, 3),
+        classes: int = 10,
+        num_nodes: int = 8,
+        filters: int = 16,
+        stage_scales: Sequence[float] = (1, 2, 4),
+        stage_strides: Sequence[int] = (1, 2, 2),
+        stage_repeats: Sequence[int] = (1, 1, 1),
+        stem_filters: int = 32,
+        stem_stride: int = 1,
+        operations: Sequence[str] = CNN_OPERATIONS,
+        activation: str = "relu",
+        learning_rate: float = 4e-3,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(name="cnn_cell")
+        for argument, value, least in (
+            ("num_nodes", num_nodes, 2),
+            ("batch_size", batch_size, 1),
+            ("classes", classes, 2),
+        ):
+            if value < least:
+                raise ValueError(f"{argument}={value}: expected {least} or more")
+        if not operations:
+            raise ValueError("operations=(): expected at least one op")
+        self.architecture: dict[str, Any] = {
+            "input_shape": tuple(input_shape),
+            "classes": classes,
+            "filters": filters,
+            "stage_scales": tuple(stage_scales),
+            "stage_strides": tuple(stage_strides),
+            "stage_repeats": tuple(stage_repeats),
+            "stem_filters": stem_filters,
+            "stem_stride": stem_stride,
+            "activation": activation,
+        }
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        # One of each in turn, shuffled; what falls on node 0 gives way to the input.
+        pool = [operations[node % len(operations)] for node in range(num_nodes)]
+        random.Random(f"operations/{seed}").shuffle(pool)
+        self.cell = Cell.dense((INPUT, *pool[1:]))
+
+    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
+        """Declares the edges and ops of the complete DAG."""
+        declare_cell(hp, self.cell)
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """The compiled network of the cell that `hp` holds; it returns logits."""
+        model = ShrinkCNN(
+            declare_cell(hp, self.cell),
+            width=1,
+            head_filters=None,
+            residual=False,
+            # The proxy trains for some hundred steps: slower statistics would not settle.
+            batchnorm_momentum=0.9,
+            name="proxy",
+            **self.architecture,
+        )
+        model.compile(
+            optimizer=keras.optimizers.Adam(self.learning_rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            # XLA compiles longer than a small network trains, and runs it slower on CPUs.
+            jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+        )
+        return model
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any):
+        """Trains a candidate with early stopping; arguments as in `keras.Model.fit`."""
+        data = args[0] if args else kwargs.get("x")
+        if hasattr(data, "shape"):
+            kwargs.setdefault("batch_size", self.batch_size)
+        kwargs["callbacks"] = [
+            *kwargs.get("callbacks", ()),
+            keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
+            ProxyStopping(self.architecture["classes"]),
+        ]
+        return model.fit(*args, **kwargs)
+
+    def check_search_arguments(self, *args: Any, **kwargs: Any) -> None:
+        """Raises the ValueError that says what is wrong with the data of a search, if it is."""
+        check_fit_data(
+            *args,
+            input_shape=self.architecture["input_shape"],
+            classes=self.architecture["classes"],
+            **kwargs,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """All that decides what a candidate's score means, as plain values."""
+        return {
+            **self.architecture,
+            "cell": self.cell.to_json(),
+            "learning_rate": self.learning_rate,
+            "batch_size": self.batch_size,
+        }
+
+
+class ProxyStopping(keras.callbacks.Callback):
+    """Stops a candidate that will come to nothing (arXiv 1911.09251, "Experiments").
+
+    After epoch 4 if the validation accuracy is less than twice chance, and whenever the
+    validation loss is more than three times the training loss.
+
+    Args:
+        classes: number of classes; chance is 1 / classes.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Looks at the epoch's metrics; `epoch` counts from 0."""
+        logs = logs or {}
+        hopeless = epoch == 3 and logs.get("val_accuracy", 1) < 2 / self.classes
+        overfitted = logs.get("val_loss", 0) > 3 * logs.get("loss", float("inf"))
+        if hopeless or overfitted:
+            self.model.stop_training = True

@@ -1,0 +1,228 @@
+"""AutoShrinkOracle: the algorithm of `shrink.py` behind KerasTuner's Oracle interface."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.search_space import CellSpace
+from keras_autoshrink.shrink import ShrinkSearch, check_settings
+from keras_autoshrink.trajectory import Outcome
+
+
+class AutoShrinkOracle(keras_tuner.Oracle):
+    """Shrinks the cell of a search space edge by edge (arXiv 1911.09251, Algorithm 1).
+
+    For use with any `keras_tuner.Tuner` whose HyperModel declares a cell's edges as Booleans
+    named `<cell>/edge_i_j`. All declared edges make the first cell; other hyperparameters keep
+    their defaults. `AutoShrink` is the tuner that goes with it and adds the score; with
+    another tuner the objective is the score.
+
+    A trial whose objective is not finite has failed. When all candidates of a round have
+    failed, asking for another trial raises a RuntimeError that quotes the last error.
+
+    Args:
+        objective: name or `keras_tuner.Objective`; by default the "score" of `AutoShrink`.
+        metric: name of the metric behind the objective, for the record; by default the
+            objective itself.
+        num_candidates: k, how many edges are tried in a round.
+        keep_fraction: the share of the initial edges at which the search stops.
+        seed: integer, 0 included; every random choice comes from it.
+        hyperparameters: as in `keras_tuner.Oracle`.
+        allow_new_entries: as in `keras_tuner.Oracle`.
+        tune_new_entries: as in `keras_tuner.Oracle`.
+        max_retries_per_trial: as in `keras_tuner.Oracle`.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described; the message names it.
+    """
+
+    def __init__(
+        self,
+        objective: str | keras_tuner.Objective | None = None,
+        metric: str | None = None,
+        num_candidates: int = 10,
+        keep_fraction: float = 0.01,
+        seed: int = 0,
+        hyperparameters: keras_tuner.HyperParameters | None = None,
+        allow_new_entries: bool = True,
+        tune_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+    ) -> None:
+        check_settings(num_candidates, keep_fraction, seed)
+        if isinstance(objective, (list, tuple)):
+            raise ValueError("objective: one objective; weigh several in a score of your own")
+        super().__init__(
+            objective=objective or keras_tuner.Objective("score", "max"),
+            # A limit would cut a round in two.
+            max_trials=None,
+            hyperparameters=hyperparameters,
+            allow_new_entries=allow_new_entries,
+            tune_new_entries=tune_new_entries,
+            seed=seed,
+            max_retries_per_trial=max_retries_per_trial,
+            # The round counts its failures; KerasTuner's limit would raise with its lock held.
+            max_consecutive_failed_trials=None,
+        )
+        self.seed = seed  # KerasTuner replaces 0 by a random seed
+        self.metric = metric or self.objective.name
+        self.num_candidates = num_candidates
+        self.keep_fraction = keep_fraction
+        self._space: CellSpace | None = None
+        self._search: ShrinkSearch | None = None
+        self._trial_ids: dict[str, str] = {}  # of each network that has been given out
+
+    @property
+    def search(self) -> ShrinkSearch:
+        """The state of the search; it starts when the search space is known.
+
+        Raises:
+            ValueError: the search space does not declare the edges of one cell.
+        """
+        if self._search is None:
+            self._search = ShrinkSearch(
+                self.space.cell,
+                num_candidates=self.num_candidates,
+                keep_fraction=self.keep_fraction,
+                seed=self.seed,
+            )
+        return self._search
+
+    @property
+    def space(self) -> CellSpace:
+        """The cell that the hyperparameters declare.
+
+        Raises:
+            ValueError: they do not declare the edges of one cell.
+        """
+        if self._space is None:
+            self._space = CellSpace(self.hyperparameters.space)
+        return self._space
+
+    def cell_of(self, trial: Trial) -> Cell:
+        """The cell that a trial trains, numbered as the complete DAG."""
+        return self.space.sub_cell(trial.hyperparameters.values)
+
+    def create_trial(self, tuner_id: str) -> Trial:
+        """Hands out the next trial; see `keras_tuner.Oracle.create_trial`.
+
+        Raises:
+            RuntimeError: all candidates of the last round failed.
+            ValueError: the search space does not declare the edges of one cell.
+        """
+        # Not synchronized: what raises with KerasTuner's lock held would never release it.
+        if self.search.error:
+            raise RuntimeError(f"the search cannot go on: {self.search.error}")
+        return super().create_trial(tuner_id)
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """The next candidate that nobody trains yet, or word to wait, or to stop."""
+        if self.search.done:
+            return {"status": TrialStatus.STOPPED}
+        for candidate in self.search.pending():
+            if candidate.cell.key not in self._trial_ids:
+                self._trial_ids[candidate.cell.key] = trial_id
+                return {
+                    "status": TrialStatus.RUNNING,
+                    "values": {**self._defaults(), **self.space.values(candidate.cell)},
+                }
+        return {"status": TrialStatus.IDLE}
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial: Trial) -> None:
+        """Takes a trial's end; the last one of a round makes the search go on."""
+        if trial.status == TrialStatus.COMPLETED and not self._finite(trial.trial_id):
+            # KerasTuner would queue it again and then never run it.
+            trial.status = TrialStatus.FAILED
+            trial.message = f"the objective {self.objective.name!r} is not a finite number"
+        super().end_trial(trial)
+        self._settle(self.trials[trial.trial_id])
+        self.save()
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """The best trials, the search's own choice before others of the same score."""
+        best = self.search.best()
+        chosen = best["trial_id"] if best else None
+        trials = super().get_best_trials(len(self.trials))
+        completed = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
+        rest = [trial for trial in trials if trial.status != TrialStatus.COMPLETED]
+        completed.sort(key=lambda trial: (-self._score(trial), trial.trial_id != chosen))
+        return (completed + rest)[:num_trials]
+
+    def get_state(self) -> dict[str, Any]:
+        """KerasTuner's state, and the search's."""
+        state = super().get_state()
+        state["search"] = self._search.to_json() if self._search else None
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` returned.
+
+        Raises:
+            ValueError: the state is of a search with other settings.
+        """
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        super().set_state(state)
+        if state.get("search") is not None:
+            for name, value in settings.items():
+                if state["search"].get(name) != value:
+                    raise ValueError(
+                        f"{name}={value}: the search in {self._project_dir} has "
+                        f"{name}={state['search'].get(name)}; use the same value, another "
+                        "project_name, or overwrite=True"
+                    )
+            self._space = None
+            _ = self.space  # makes the ops of the space known before cells with them are read
+            self._search = ShrinkSearch.from_json(state["search"])
+        self.seed = settings["seed"]
+        self._trial_ids = {self.cell_of(t).key: t.trial_id for t in self.trials.values()}
+        # A kill may have come between a trial's file and the search's.
+        for trial in self.trials.values():
+            self._settle(trial)
+
+    def _settle(self, trial: Trial) -> None:
+        """Tells the search what came of a trial, if that is known and news to it."""
+        cell = self.cell_of(trial)
+        if cell.key not in {candidate.cell.key for candidate in self.search.pending()}:
+            return
+        if trial.status == TrialStatus.COMPLETED:
+            self.search.tell(cell, self._outcome(trial))
+        elif trial.status == TrialStatus.FAILED:
+            lines = (trial.message or "").strip().splitlines()
+            error = lines[-1] if lines else "no error message"
+            seconds = self._metric(trial, "seconds") or 0.0
+            outcome = Outcome(None, seconds=seconds, trial_id=trial.trial_id, error=error)
+            self.search.tell(cell, outcome)
+
+    def _outcome(self, trial: Trial) -> Outcome:
+        macs, params = self._metric(trial, "macs"), self._metric(trial, "params")
+        return Outcome(
+            score=self._score(trial),
+            objective=self._metric(trial, self.metric),
+            macs=None if macs is None else round(macs),
+            params=None if params is None else round(params),
+            seconds=self._metric(trial, "seconds") or 0.0,
+            trial_id=trial.trial_id,
+        )
+
+    def _score(self, trial: Trial) -> float:
+        return float(trial.score if self.objective.direction == "max" else -trial.score)
+
+    def _metric(self, trial: Trial, name: str) -> float | None:
+        if not trial.metrics.exists(name):
+            return None
+        return float(trial.metrics.get_best_value(name))
+
+    def _finite(self, trial_id: str) -> bool:
+        value = self._metric(self.trials[trial_id], self.objective.name)
+        return value is not None and math.isfinite(value)
+
+    def _defaults(self) -> dict[str, Any]:
+        return {p.name: p.default for p in self.hyperparameters.space}
+
+
+_SETTINGS = ("num_candidates", "keep_fraction", "seed")

@@ -1,0 +1,113 @@
+"""What a search says while it runs."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.status import Status
+
+from keras_autoshrink.shrink import ShrinkSearch
+
+
+class SearchProgress:
+    """Shows round, edges left, candidate i of k, best score and time left.
+
+    On a terminal one line that changes, and a line that stays for each round; elsewhere a
+    plain line for each candidate.
+
+    Args:
+        verbose: 0 shows nothing.
+    """
+
+    def __init__(self, verbose: int) -> None:
+        self._console = Console(quiet=not verbose, highlight=False, soft_wrap=True)
+        self._status = Status("", console=self._console)
+        self._rounds = 0
+        self._started = time.monotonic()
+        self._trained = 0
+        self._best: float | None = None
+        self._label = ""
+
+    def __enter__(self) -> SearchProgress:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._status.stop()
+
+    def begin(self, search: ShrinkSearch) -> None:
+        """Says where the search starts or goes on."""
+        self._rounds = len(search.trajectory())
+        best = search.best()
+        self._best = best["score"] if best else None
+        if search.done:
+            self._console.print("This search has finished already.")
+        elif self._rounds:
+            self._console.print(f"Going on in round {search.round.number}.")
+        else:
+            edges = len(search.cell.edges)
+            self._console.print(
+                f"Shrinking a cell of {search.cell.num_nodes} nodes and {edges} edges; "
+                f"at most {search.max_remaining()} networks to train."
+            )
+
+    def trial_begin(self, search: ShrinkSearch) -> None:
+        """Says which candidate trains now."""
+        finished = search.trajectory()
+        edges = finished[-1]["edges_left"] if finished else len(search.cell.edges)
+        networks = sum(not candidate.reused for candidate in search.round.candidates)
+        number = networks - len(search.pending()) + 1
+        self._label = (
+            f"Round {search.round.number}: {edges} edges, candidate {number} of {networks}"
+        )
+        if self._console.is_terminal:
+            self._status.update(f"{self._label}, {self._outlook(search)}")
+
+    def trial_end(self, search: ShrinkSearch, score: float | None) -> None:
+        """Says what came of the candidate, and of the round if it was the last one.
+
+        Args:
+            search: after it has been told.
+            score: of the candidate, None if it failed.
+        """
+        self._trained += 1
+        if score is not None:
+            self._best = score if self._best is None else max(score, self._best)
+        if not self._console.is_terminal:
+            result = "failed" if score is None else f"score {score:.4f}"
+            self._console.print(f"{self._label}: {result}, {self._outlook(search)}")
+        finished = search.trajectory()
+        for record in finished[self._rounds :]:
+            removed = record["removed_edge"]
+            change = f"edge {removed[0]}-{removed[1]} removed" if removed else "complete cell"
+            self._console.print(
+                f"Round {record['round']} done: {change}, {record['edges_left']} edges left, "
+                f"score {record['score']:.4f}, {record['macs']:,} MACs"
+            )
+        self._rounds = len(finished)
+
+    def end(self, search: ShrinkSearch) -> None:
+        """Says which cell is best."""
+        best = search.best()
+        if best and not search.error:
+            self._console.print(
+                f"Best: round {best['round']}, {best['edges_left']} edges, "
+                f"score {best['score']:.4f}"
+            )
+
+    def _outlook(self, search: ShrinkSearch) -> str:
+        """The best score so far and the time left."""
+        said = [] if self._best is None else [f"best {self._best:.4f}"]
+        if self._trained:
+            seconds = (time.monotonic() - self._started) / self._trained * search.max_remaining()
+            said.append(f"at most {datetime.timedelta(seconds=round(seconds))} left")
+        return ", ".join(said) or "first of all"

@@ -1,0 +1,205 @@
+"""Pictures and tables of cells and searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import networkx as nx
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from keras_autoshrink.cell import INPUT, Cell
+
+Records = Sequence[dict[str, Any]]
+Point = tuple[float, float]
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+_OUTPUT = "output"
+_NODE_SIZE = 3000  # points squared: room for the name of an op
+
+
+class _Searched(Protocol):
+    def trajectory(self) -> Records: ...
+
+
+def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = None) -> Figure:
+    """Draws a cell from left to right, each node with its op, the leaves led to the output.
+
+    Args:
+        cell: drawn as pruned, with its nodes' own numbers.
+        path: where to save the picture (`.png`, `.svg` or `.pdf`), if anywhere.
+        title: by default the numbers of edges and leaves.
+
+    Returns:
+        The figure; a notebook shows it.
+    """
+    graph = cell.to_networkx().subgraph(cell.reachable).copy()
+    graph.add_node(_OUTPUT, op=_OUTPUT)
+    graph.add_edges_from((leaf, _OUTPUT) for leaf in cell.leaves)
+    ops = sorted({op for _, op in graph.nodes(data="op")} - {INPUT, _OUTPUT})
+    colours = {op: _COLOURS[place % len(_COLOURS)] for place, op in enumerate(ops)}
+    columns = list(nx.topological_generations(graph))
+    for column, nodes in enumerate(columns):
+        for node in nodes:
+            graph.nodes[node]["column"] = column
+    position = nx.multipartite_layout(graph, subset_key="column", scale=1)
+    # One node in each column would put all edges on one line: let such a chain wave.
+    wave = 0.5 if len(columns) == len(graph) else 0.0
+    position = {
+        node: (column, 2 * position[node][1] + wave * (-1) ** column)
+        for node, column in graph.nodes(data="column")
+    }
+    figure = Figure(figsize=(1.6 * len(columns) + 1, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    nx.draw_networkx_nodes(
+        graph,
+        position,
+        ax=axes,
+        node_size=_NODE_SIZE,
+        node_color=[colours.get(op, "#DDDDDD") for _, op in graph.nodes(data="op")],
+        edgecolors="#333333",
+    )
+    names = {
+        node: op if op in (INPUT, _OUTPUT) else f"{node}\n{op}"
+        for node, op in graph.nodes(data="op")
+    }
+    nx.draw_networkx_labels(graph, position, names, font_size=7.5, ax=axes)
+    for source, target in graph.edges:
+        others = [position[node] for node in graph if node not in (source, target)]
+        bend = _bend(position[source], position[target], others)
+        nx.draw_networkx_edges(
+            graph,
+            position,
+            [(source, target)],
+            ax=axes,
+            node_size=_NODE_SIZE,
+            arrowsize=14,
+            style="dashed" if target == _OUTPUT else "solid",
+            edge_color="#999999" if target == _OUTPUT else "#333333",
+            connectionstyle=f"arc3,rad={bend}",
+        )
+    axes.margins(0.1, 0.45 if wave else 0.25)
+    axes.axis("off")
+    edges, leaves = len(cell.live_edges), len(cell.leaves)
+    axes.set_title(title or f"{edges} edges, {leaves} {'leaf' if leaves == 1 else 'leaves'}")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _bend(source: Point, target: Point, others: Sequence[Point]) -> float:
+    """The flattest curve from source to target that keeps clear of the other nodes.
+
+    Returns:
+        The `rad` of matplotlib's connection style `arc3`.
+    """
+    start, end, obstacles = (np.array(points, ndmin=2) for points in (source, target, others))
+    middle, along = (start + end) / 2, end - start
+    time = np.linspace(0, 1, 21)[:, None]
+    clearances = {}
+    for bend in (0.0, 0.2, -0.2, 0.35, -0.35, 0.5, -0.5):
+        control = middle + bend * along[:, ::-1] * (1, -1)
+        curve = (1 - time) ** 2 * start + 2 * time * (1 - time) * control + time**2 * end
+        clearances[bend] = np.linalg.norm(curve[:, None] - obstacles, axis=-1).min()
+    # 0.4 of the distance between columns is a node's radius and a little air.
+    clear = [bend for bend, clearance in clearances.items() if clearance > 0.4]
+    return clear[0] if clear else max(clearances, key=lambda bend: clearances[bend])
+
+
+def plot_trajectory(search: _Searched | Records, path: str | Path | None = None) -> Figure:
+    """Draws score, metric and MACs of a search over the edges left, the chosen cell marked.
+
+    Args:
+        search: a tuner, or the records that its `trajectory()` returns.
+        path: where to save the picture (`.png`, `.svg` or `.pdf`), if anywhere.
+
+    Returns:
+        The figure; a notebook shows it.
+
+    Raises:
+        ValueError: no round has finished yet.
+    """
+    records = search if isinstance(search, Sequence) else search.trajectory()
+    if not records:
+        raise ValueError("search: no round has finished yet")
+    best = best_record(records)
+    panels = [("score", "score"), ("objective", "metric"), ("macs", "multiply-accumulates")]
+    panels = [panel for panel in panels if best[panel[0]] is not None]
+    figure = Figure(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    losers = [c for r in records for c in r["candidates"] if c["status"] == "rejected"]
+    for axes, (name, label) in zip(all_axes, panels, strict=True):
+        axes.scatter(
+            [loser["edges_left"] for loser in losers],
+            [loser[name] for loser in losers],
+            s=14,
+            color="#BBBBBB",
+            label="rejected candidates",
+        )
+        axes.plot(
+            [record["edges_left"] for record in records],
+            [record[name] for record in records],
+            marker="o",
+            markersize=4,
+            color="#0072B2",
+            label="adopted cells",
+        )
+        axes.plot(
+            best["edges_left"],
+            best[name],
+            marker="*",
+            markersize=16,
+            linestyle="none",
+            color="#D55E00",
+            label=f"chosen: round {best['round']}",
+        )
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    if best["macs"] is not None:
+        all_axes[-1].set_yscale("log")
+    all_axes[-1].set_xlabel("edges left")
+    all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    all_axes[-1].invert_xaxis()
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def trajectory_table(records: Records) -> Table:
+    """The rounds of a search as a rich table, the chosen one marked."""
+    best = best_record(records) if records else None
+    table = Table(title="MACs are multiply-accumulates (one MAC is two FLOPs)")
+    for name in ("round", "removed edge", "edges left", "score", "metric", "MACs", "parameters"):
+        table.add_column(name, justify="right")
+    table.add_column("candidates", justify="right")
+    table.add_column("")
+    for record in records:
+        removed = record["removed_edge"]
+        failed = sum(candidate["status"] == "failed" for candidate in record["candidates"])
+        reused = sum(candidate["reused"] for candidate in record["candidates"])
+        notes = [f"{failed} failed"] * bool(failed) + [f"{reused} known"] * bool(reused)
+        table.add_row(
+            str(record["round"]),
+            "-" if removed is None else f"{removed[0]}-{removed[1]}",
+            str(record["edges_left"]),
+            f"{record['score']:.4f}",
+            "-" if record["objective"] is None else f"{record['objective']:.4f}",
+            "-" if record["macs"] is None else f"{record['macs']:,}",
+            "-" if record["params"] is None else f"{record['params']:,}",
+            str(len(record["candidates"])) + (f" ({', '.join(notes)})" if notes else ""),
+            "chosen" if record is best else "",
+        )
+    return table
+
+
+def best_record(records: Records) -> dict[str, Any]:
+    """The best-scoring record, ties to fewer edges."""
+    return max(records, key=lambda record: (record["score"], -record["edges_left"]))

@@ -1,0 +1,275 @@
+"""AutoShrink: the tuner that people call `search()` on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.costs import count_macs, count_params
+from keras_autoshrink.oracle import AutoShrinkOracle
+from keras_autoshrink.progress import SearchProgress
+from keras_autoshrink.score import AccuracyScore
+from keras_autoshrink.search_space import CellSpace
+from keras_autoshrink.shrink import training_seed
+
+Score = Callable[[Mapping[str, float], int], float]
+
+
+class AutoShrink(keras_tuner.Tuner):
+    """Finds a small network by shrinking a cell (Zhang et al., arXiv 1911.09251).
+
+    A `keras_tuner.Tuner` with an `AutoShrinkOracle`, so all that works on a tuner works here.
+    Each candidate is trained from scratch, scored at every epoch, and counts with its best
+    epoch. Of all checkpoints only the best cell's stays on disk. A search that was interrupted
+    goes on when the same script is run again.
+
+    Args:
+        hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
+            declares a cell's edges (see `declare_cell`).
+        score: callable `score(logs, macs)` to be maximised; by default `AccuracyScore()`.
+        num_candidates: k, how many edges are tried in a round.
+        keep_fraction: the share of the initial edges at which the search stops.
+        seed: integer, 0 included. Before each candidate the global generators of Python,
+            NumPy and the backend are seeded, by the seed and the cell alone.
+        directory: folder of all projects.
+        project_name: folder of this search in it.
+        overwrite: whether to delete what is there and start anew.
+        max_retries_per_trial: how often to train a candidate again that raised.
+        **kwargs: as for `keras_tuner.Tuner`, such as `distribution_strategy`,
+            `executions_per_trial`, `max_model_size`.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described, the directory cannot be
+            written, or it holds a search with other settings; the message says which.
+
+    Example:
+        See the README.
+    """
+
+    def __init__(
+        self,
+        hypermodel: keras_tuner.HyperModel | Callable[..., keras.Model],
+        score: Score | None = None,
+        num_candidates: int = 10,
+        keep_fraction: float = 0.01,
+        seed: int = 0,
+        directory: str | os.PathLike[str] | None = None,
+        project_name: str | None = None,
+        overwrite: bool = False,
+        max_retries_per_trial: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.score = AccuracyScore() if score is None else score
+        if not callable(self.score):
+            raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
+        _check_writable(directory)
+        self._progress = SearchProgress(verbose=0)
+        self._idle = False
+        self._settings = {
+            # Two plain functions of one name are taken for the same; ours print as what they do.
+            "score": getattr(self.score, "__qualname__", None) or repr(self.score),
+            "hypermodel": _config(hypermodel),
+        }
+        oracle = AutoShrinkOracle(
+            metric=getattr(self.score, "objective", None),
+            num_candidates=num_candidates,
+            keep_fraction=keep_fraction,
+            seed=seed,
+            max_retries_per_trial=max_retries_per_trial,
+        )
+        super().__init__(
+            oracle,
+            hypermodel,
+            directory=None if directory is None else os.fspath(directory),
+            project_name=project_name,
+            overwrite=overwrite,
+            **kwargs,
+        )
+
+    def search(self, *args: Any, **kwargs: Any) -> None:
+        """Trains candidates until the cell is as small as it shall be.
+
+        Args:
+            *args: as for `keras.Model.fit`: arrays, or a `tf.data.Dataset`.
+            **kwargs: likewise; `validation_data` is what the score is measured on, `epochs`
+                the most that a candidate trains, `verbose` 0 silent, 1 progress, 2 also
+                Keras's own line for each epoch.
+
+        Raises:
+            ValueError: the data do not fit the networks; nothing has been trained then.
+            RuntimeError: all candidates of a round failed; it quotes the last error.
+        """
+        verbose = kwargs.pop("verbose", 1)
+        verbose = 1 if verbose == "auto" else verbose
+        if hasattr(self.hypermodel, "check_search_arguments"):
+            self.hypermodel.check_search_arguments(*args, **kwargs)
+        self._progress = SearchProgress(verbose)
+        with self._progress:
+            super().search(*args, verbose=2 if verbose == 2 else 0, **kwargs)
+
+    def trajectory(self) -> list[dict[str, Any]]:
+        """One record for each finished round; see `trajectory.round_record`."""
+        return self.oracle.search.trajectory()
+
+    def best_cell(self) -> Cell:
+        """The best-scoring cell of the trajectory, pruned; ties go to fewer edges.
+
+        Raises:
+            RuntimeError: no round has finished yet.
+        """
+        best = self.oracle.search.best()
+        if best is None:
+            raise RuntimeError("no round has finished yet: run search() first")
+        return Cell.from_json(best["cell"]).prune()
+
+    def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
+        """Trains a candidate; see `keras_tuner.Tuner.run_trial`."""
+        seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
+        keras.utils.set_random_seed(seed)
+        # First of all callbacks: those behind it may look at the score.
+        callbacks = [_ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
+        started = time.monotonic()
+        results = super().run_trial(trial, *args, callbacks=callbacks, **kwargs)
+        for result in results:
+            if isinstance(result, keras.callbacks.History):
+                epochs = len(result.history["score"])
+                result.history["seconds"] = [time.monotonic() - started] * epochs
+        return results
+
+    def load_model(self, trial: Trial) -> keras.Model:
+        """The trained model of a trial.
+
+        Raises:
+            ValueError: it was not the best one, and its weights are gone.
+        """
+        if not Path(self._get_checkpoint_fname(trial.trial_id)).exists():
+            raise ValueError(
+                f"trial {trial.trial_id}: its weights are gone, only the best cell's are kept; "
+                "build it from get_best_hyperparameters() and train it again"
+            )
+        return super().load_model(trial)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a search that goes on here must have in common with this one."""
+        return self._settings
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Checks that the search on disk is this one.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        for name, theirs in state.items():
+            ours = self._settings.get(name)
+            if ours != theirs:
+                raise ValueError(
+                    f"{self.project_dir} holds a search with another {name}: "
+                    f"{_difference(theirs, ours)}; use another project_name, or overwrite=True "
+                    "to delete it"
+                )
+
+    def pre_create_trial(self) -> None:
+        """Waits a little before asking again, where the oracle had nothing to do."""
+        if self._idle:
+            time.sleep(0.2)
+        self._idle = True
+
+    def on_search_begin(self) -> None:
+        """Shows where the search starts or goes on."""
+        self._progress.begin(self.oracle.search)
+
+    def on_trial_begin(self, trial: Trial) -> None:
+        """Shows which candidate trains."""
+        self._idle = False
+        self._progress.trial_begin(self.oracle.search)
+
+    def on_trial_end(self, trial: Trial) -> None:
+        """Reports the trial to the oracle and drops the weights that nobody needs any more."""
+        super().on_trial_end(trial)
+        self._drop_checkpoints()
+        self._progress.trial_end(self.oracle.search, self.oracle.get_trial(trial.trial_id).score)
+
+    def on_search_end(self) -> None:
+        """Shows the result."""
+        self._drop_checkpoints()
+        self._progress.end(self.oracle.search)
+
+    def _drop_checkpoints(self) -> None:
+        ended = [
+            trial
+            for trial in self.oracle.trials.values()
+            if trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED)
+        ]
+        best = self.oracle.get_best_trials(1)[0]
+        for trial in ended:
+            # Among equals the search decides when the round ends: until then, keep them all.
+            tied = trial.score is not None and trial.score == best.score
+            if trial is not best and not (tied and not self.oracle.search.done):
+                Path(self._get_checkpoint_fname(trial.trial_id)).unlink(missing_ok=True)
+
+
+class _ScoreCallback(keras.callbacks.Callback):
+    """Puts the score and the costs of the network into the logs of each epoch."""
+
+    def __init__(self, score: Score) -> None:
+        super().__init__()
+        self.score = score
+        self.costs: dict[str, int] = {}
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self.costs = {"macs": count_macs(self.model), "params": count_params(self.model)}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        try:
+            score = self.score(logs, self.costs["macs"])
+        except KeyError as error:
+            # Fatal: it would be the same for every candidate.
+            raise keras_tuner.errors.FatalValueError(
+                f"the score needs the metric {error}, but training reports "
+                f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
+                "metric to compile()"
+            ) from error
+        logs.update(score=float(score), **self.costs)
+
+
+def _check_writable(directory: str | os.PathLike[str] | None) -> None:
+    path = Path(directory or ".")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"directory={str(path)!r}: cannot be created: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(f"directory={str(path)!r}: cannot be written")
+
+
+def _config(hypermodel: Any) -> Any:
+    """What tells one search space from another, as plain values."""
+    if hasattr(hypermodel, "get_config"):
+        return _plain(hypermodel.get_config())
+    hp = keras_tuner.HyperParameters()
+    (hypermodel.build if hasattr(hypermodel, "build") else hypermodel)(hp)
+    return {"cell": CellSpace(hp.space).cell.to_json()}
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON gives it back: tuples become lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _difference(theirs: Any, ours: Any) -> str:
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        names = [n for n in {**theirs, **ours} if theirs.get(n) != ours.get(n)]
+        return ", ".join(f"{_difference(theirs.get(n), ours.get(n))} ({n})" for n in names)
+    return f"{theirs}, not {ours}"
