@@ -147,8 +147,10 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 class ProxyStopping(keras.callbacks.Callback):
     """Stops a candidate that will come to nothing (arXiv 1911.09251, "Experiments").
 
-    After epoch 4 if the validation accuracy is less than twice chance, and whenever the
-    validation loss is more than three times the training loss.
+    After epoch 4 if the validation accuracy is less than twice chance, and from epoch 4 on if
+    the validation loss is more than three times the training loss. (Not before: a small data
+    set has few steps in an epoch, and until BatchNorm's statistics have settled the validation
+    loss says nothing about the network.)
 
     Args:
         classes: number of classes; chance is 1 / classes.
@@ -161,6 +163,8 @@ class ProxyStopping(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Looks at the epoch's metrics; `epoch` counts from 0."""
         logs = logs or {}
+        if epoch < 3:
+            return
         hopeless = epoch == 3 and logs.get("val_accuracy", 1) < 2 / self.classes
         overfitted = logs.get("val_loss", 0) > 3 * logs.get("loss", float("inf"))
         if hopeless or overfitted:

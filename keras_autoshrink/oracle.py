@@ -146,7 +146,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best trials, the search's own choice before others of the same score."""
         best = self.search.best()
-        chosen = best["trial_id"] if best else None
+        adopted = [c for c in best["candidates"] if c["status"] == "adopted"] if best else []
+        chosen = adopted[0]["trial_id"] if adopted else None
         trials = super().get_best_trials(len(self.trials))
         completed = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
         rest = [trial for trial in trials if trial.status != TrialStatus.COMPLETED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,10 @@ class AutoShrink(keras_tuner.Tuner):
                 f"trial {trial.trial_id}: its weights are gone, only the best cell's are kept; "
                 "build it from get_best_hyperparameters() and train it again"
             )
-        return super().load_model(trial)
+        with warnings.catch_warnings():
+            # The checkpoint holds the state of an optimizer that has been used; ours has not.
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            return super().load_model(trial)
 
     def get_state(self) -> dict[str, Any]:
         """What a search that goes on here must have in common with this one."""

@@ -1,0 +1,162 @@
+"""The command `autoshrink`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+_EXAMPLES = {
+    "demo": "autoshrink demo --directory demo",
+    "search": "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10",
+    "train": "autoshrink train runs/digits --dataset digits --epochs 30 --output digits.keras",
+    "export": "autoshrink export digits.keras --dataset digits --quantization float32 int8",
+    "show": "autoshrink show runs/digits --picture cell.png",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        _fail(message, 2)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"autoshrink: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: the command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 0, or 1 if a check failed.
+
+    Raises:
+        SystemExit: with 2 for bad input and 1 for a search that failed, after one line on
+            standard error; with 130 after Ctrl-C.
+    """
+    # TensorFlow reads it when it is first imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    options = _parser().parse_args(arguments)
+    try:
+        # The commands load TensorFlow, which takes seconds: not for --help or a typing error.
+        from keras_autoshrink import commands, demo
+
+        module = demo if options.command == "demo" else commands
+        run: Callable[[argparse.Namespace], int] = getattr(module, options.command)
+        return run(options)
+    except (ValueError, TypeError, OSError) as error:
+        _fail(str(error), 2)
+    except RuntimeError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped", 130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="autoshrink",
+        description="Finds small neural networks by shrinking a cell edge by edge, and brings "
+        "them to the phone as checked .tflite files.",
+        epilog="autoshrink COMMAND --help shows an example of each",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example: {_EXAMPLES[name]}",
+        )
+
+    demo = command("demo", "search, train, export and check on handwritten digits")
+    demo.add_argument("--directory", type=Path, default=Path("demo"), help="where to put it all")
+    demo.add_argument("--overwrite", action="store_true", help="delete an earlier demo there")
+    _add_seed(demo)
+
+    search = command("search", "find a cell")
+    _add_data(search)
+    search.add_argument("--directory", type=Path, default=Path("runs"), help="folder of searches")
+    search.add_argument("--project-name", help="this search's folder; by default the data set's")
+    search.add_argument("--overwrite", action="store_true", help="delete the search in it")
+    search.add_argument("--nodes", type=int, default=8, help="nodes of the complete cell")
+    search.add_argument("--candidates", type=int, default=10, help="edges tried in a round")
+    search.add_argument("--keep-fraction", type=float, default=0.01, help="edges to stop at")
+    search.add_argument("--epochs", type=int, default=20, help="most epochs of a candidate")
+    search.add_argument("--filters", type=int, default=16, help="filters of the first stage")
+    search.add_argument("--stem-filters", type=int, default=32)
+    search.add_argument("--batch-size", type=int, default=128)
+    search.add_argument("--learning-rate", type=float, default=4e-3)
+    search.add_argument(
+        "--mac-weight",
+        type=float,
+        default=0.1,
+        help="validation accuracy that ten times the multiply-accumulates have to buy",
+    )
+    search.add_argument("--quiet", action="store_true", help="show the result alone")
+
+    train = command("train", "train a network of a cell in full")
+    _add_cell(train)
+    _add_data(train)
+    train.add_argument("--epochs", type=int, default=30)
+    train.add_argument("--batch-size", type=int, default=64)
+    train.add_argument("--learning-rate", type=float, default=4e-3)
+    train.add_argument("--width", type=float, default=1.0, help="width multiplier")
+    train.add_argument("--output", type=Path, required=True, metavar="MODEL.keras")
+    train.add_argument("--quiet", action="store_true", help="show the result alone")
+
+    export = command("export", "convert a trained model to .tflite files and check them")
+    export.add_argument("model", type=Path, metavar="MODEL.keras")
+    _add_data(export)
+    export.add_argument(
+        "--quantization",
+        nargs="+",
+        choices=("float32", "float16", "dynamic", "int8"),
+        default=["float32", "int8"],
+        help="a file for each",
+    )
+    export.add_argument("--output-dir", type=Path, help="by default the model's folder")
+
+    show = command("show", "draw and describe a cell or a search")
+    _add_cell(show)
+    show.add_argument("--picture", type=Path, metavar="FILE.png", help="save the cell's picture")
+    return parser
+
+
+def _add_cell(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "cell",
+        metavar="CELL",
+        help="a search's folder, a cell's .json file, or 'shrinkcnn' for the published cell",
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset",
+        default="digits",
+        help="'digits', 'cifar10', an .npz file with x_train and y_train, or a folder with one "
+        "folder of images for each class (default: digits)",
+    )
+    parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps its data")
+    parser.add_argument(
+        "--image-size", type=int, default=32, help="pixels to which a folder's images are resized"
+    )
+    _add_seed(parser)
+
+
+def _add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="all random choices come from it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

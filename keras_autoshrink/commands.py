@@ -1,0 +1,215 @@
+"""What the subcommands of `autoshrink` do; each takes its options and returns an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.table import Table
+
+import tflite_export
+from keras_autoshrink import files, report, runs
+from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
+from keras_autoshrink.costs import count_macs, count_params
+from keras_autoshrink.datasets import ImageData, load_images
+from keras_autoshrink.hypermodels import CNNCellHyperModel
+from keras_autoshrink.score import AccuracyScore
+from keras_autoshrink.training import build_network, train_network
+from keras_autoshrink.tuner import AutoShrink
+
+# Tables are as wide as they need to be: a line that a pipe cuts can still be read.
+_console = Console(soft_wrap=True, highlight=False)
+
+
+def search(options: argparse.Namespace) -> int:
+    """Finds a cell."""
+    data = _load(options, "search")
+    folder = options.directory / (options.project_name or Path(options.dataset).stem)
+    hypermodel = CNNCellHyperModel(
+        input_shape=data.input_shape,
+        classes=len(data.class_names),
+        num_nodes=options.nodes,
+        filters=options.filters,
+        stem_filters=options.stem_filters,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+    )
+    settings = {
+        "dataset": options.dataset,
+        "image_size": options.image_size,
+        "epochs": options.epochs,
+        "seed": options.seed,
+    }
+    if not options.overwrite:
+        runs.check_settings(folder, settings)
+    tuner = AutoShrink(
+        hypermodel,
+        score=AccuracyScore(options.mac_weight),
+        num_candidates=options.candidates,
+        keep_fraction=options.keep_fraction,
+        seed=options.seed,
+        directory=folder.parent,
+        project_name=folder.name,
+        overwrite=options.overwrite,
+    )
+    runs.write_settings(folder, settings)
+    tuner.search(
+        data.train.x,
+        data.train.y,
+        validation_data=(data.validation.x, data.validation.y),
+        epochs=options.epochs,
+        verbose=0 if options.quiet else 1,
+    )
+    print_table(report.trajectory_table(tuner.trajectory()))
+    for path in runs.write_results(folder):
+        _console.print(f"wrote {path}")
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Trains a network of a cell in full."""
+    if options.output.suffix != ".keras":
+        raise ValueError(f"--output {options.output}: must end in .keras")
+    cell = _cell(options.cell)
+    data = _load(options, "train")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    train_and_save(
+        cell,
+        data,
+        options.output,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        width=options.width,
+        seed=options.seed,
+        verbose=0 if options.quiet else 2,
+    )
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Converts a trained model and checks what came of it."""
+    model = tflite_export.load_model(options.model)
+    data = _load(options, "train")
+    folder = options.output_dir or options.model.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    checks = export_and_check(model, data, folder / options.model.stem, options.quantization)
+    print_table(tflite_export.render_table(checks))
+    return report_checks(checks)
+
+
+def show(options: argparse.Namespace) -> int:
+    """Draws and describes a cell or a search."""
+    folder = Path(options.cell)
+    if folder.is_dir():
+        searched = runs.read_search(folder)
+        print_table(report.trajectory_table(searched.trajectory()))
+        if searched.error:
+            _console.print(f"This search failed: {searched.error}")
+        elif not searched.done:
+            _console.print(f"This search is in round {searched.round.number}.")
+    cell = _cell(options.cell)
+    table = Table(title=f"cell with {len(cell.edges)} edges")
+    for heading in ("node", "op", "inputs", ""):
+        table.add_column(heading)
+    for node, op in enumerate(cell.ops):
+        inputs = ", ".join(map(str, cell.predecessors(node))) or "-"
+        table.add_row(str(node), op, inputs, "leaf" if node in cell.leaves else "")
+    print_table(table)
+    if options.picture:
+        report.plot_cell(cell, options.picture)
+        _console.print(f"wrote {options.picture}")
+    return 0
+
+
+def train_and_save(
+    cell: Cell,
+    data: ImageData,
+    path: Path,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    learning_rate: float = 4e-3,
+    width: float = 1.0,
+    seed: int = 0,
+    verbose: int = 0,
+) -> keras.Model:
+    """Trains a network of a cell and writes it, with a `.json` of what its user has to know.
+
+    Returns:
+        The trained model.
+    """
+    model = build_network(cell, data, width, seed)
+    accuracy = train_network(model, data, epochs, batch_size, learning_rate, verbose)
+    model.save(path)
+    facts: dict[str, Any] = {
+        "class_names": data.class_names,
+        "mean": data.mean,
+        "std": data.std,
+        "test_accuracy": accuracy,
+        "macs": count_macs(model),
+        "params": count_params(model),
+        "epochs": epochs,
+        "seed": seed,
+        "cell": cell.to_json(),
+    }
+    files.write_text(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    _console.print(
+        f"wrote {path}: test accuracy {accuracy:.4f} on {len(data.test or ()):,} images, "
+        f"{facts['macs']:,} MACs, {facts['params']:,} parameters"
+    )
+    return model
+
+
+def export_and_check(
+    model: keras.Model, data: ImageData, stem: Path, quantizations: list[str]
+) -> list[tflite_export.Check]:
+    """Writes `<stem>.<quantization>.tflite` files and checks each on the test images."""
+    checks = []
+    for quantization in quantizations:
+        path = stem.with_name(f"{stem.name}.{quantization}.tflite")
+        tflite_export.convert(model, path, quantization, representative_data=data.train.x[:200])
+        checks.append(tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model)))
+    return checks
+
+
+def report_checks(checks: list[tflite_export.Check]) -> int:
+    """Prints what is wrong with exported files, if anything.
+
+    Returns:
+        The exit status: 1 if a file has other MACs than its model, or other predictions.
+    """
+    status = 0
+    for check in checks:
+        if not check.macs_equal:
+            _console.print(f"{check.path}: its MACs are not those of the model")
+            status = 1
+        if not check.agreement.agrees:
+            _console.print(f"{check.path}: its predictions are not those of the model")
+            status = 1
+    return status
+
+
+def print_table(table: Table) -> None:
+    """Prints a table at its own width, whatever that of the terminal."""
+    width = _console.measure(table).maximum
+    _console.print(table, width=max(width, _console.width), crop=False)
+
+
+def _load(options: argparse.Namespace, purpose: str) -> ImageData:
+    return load_images(
+        options.dataset,
+        purpose=purpose,
+        seed=options.seed,
+        data_dir=options.data_dir,
+        image_size=options.image_size,
+    )
+
+
+def _cell(name: str) -> Cell:
+    return SHRINKCNN_CELL if name == "shrinkcnn" else runs.read_cell(Path(name))

@@ -1,0 +1,109 @@
+"""The demo: the whole way from images to a checked file, on handwritten digits."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import keras
+from rich.console import Console
+from rich.table import Table
+
+import tflite_export
+from keras_autoshrink import commands, report, runs
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.costs import count_macs, count_params
+from keras_autoshrink.datasets import load_images
+from keras_autoshrink.hypermodels import CNNCellHyperModel
+from keras_autoshrink.score import AccuracyScore
+from keras_autoshrink.tuner import AutoShrink
+
+_EPOCHS = 30
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Searches with 5 nodes, trains the cell it found and the complete one, exports both."""
+    started = time.monotonic()
+    console = Console(soft_wrap=True, highlight=False)
+    folder = options.directory
+    console.rule("1. The search")
+    data = load_images("digits", purpose="search", seed=options.seed)
+    hypermodel = CNNCellHyperModel(
+        input_shape=data.input_shape,
+        classes=len(data.class_names),
+        num_nodes=5,
+        filters=8,
+        stem_filters=16,
+        batch_size=64,
+        seed=options.seed,
+    )
+    tuner = AutoShrink(
+        hypermodel,
+        # Nearly all cells read digits well: at the paper's 0.1 the cost alone would decide.
+        score=AccuracyScore(weight=0.02),
+        num_candidates=4,
+        seed=options.seed,
+        directory=folder,
+        project_name="search",
+        overwrite=options.overwrite,
+    )
+    tuner.search(
+        data.train.x,
+        data.train.y,
+        validation_data=(data.validation.x, data.validation.y),
+        epochs=10,
+    )
+    commands.print_table(report.trajectory_table(tuner.trajectory()))
+    pictures = [path for path in runs.write_results(folder / "search") if path.suffix == ".png"]
+
+    console.rule("2. Full training")
+    console.print(f"ShrinkCNNs of the cell found and of the complete cell, {_EPOCHS} epochs each")
+    data = load_images("digits", purpose="train", seed=options.seed)
+    cells: dict[str, Cell] = {"found": tuner.best_cell(), "complete": hypermodel.cell}
+    models = {
+        name: commands.train_and_save(
+            cell, data, folder / f"{name}.keras", epochs=_EPOCHS, seed=options.seed
+        )
+        for name, cell in cells.items()
+    }
+
+    console.rule("3. Export and checks")
+    checks = {
+        name: commands.export_and_check(model, data, folder / name, ["float32", "int8"])
+        for name, model in models.items()
+    }
+    all_checks = [check for of_one in checks.values() for check in of_one]
+    commands.print_table(tflite_export.render_table(all_checks))
+
+    commands.print_table(_comparison(models, checks))
+    console.print(f"pictures: {', '.join(map(str, pictures))}")
+    console.print(f"the demo took {time.monotonic() - started:.0f} s")
+    return commands.report_checks(all_checks)
+
+
+def _comparison(
+    models: dict[str, keras.Model], checks: dict[str, list[tflite_export.Check]]
+) -> Table:
+    """The cell found against the complete one, as trained and as exported."""
+    samples = checks["found"][0].agreement.num_samples
+    table = Table(title=f"the cell found against the complete cell ({samples} test images)")
+    for heading in ("", "found", "complete", "found / complete"):
+        table.add_column(heading, justify="right")
+
+    def add(what: str, values: list[float], form: str, ratio: bool = True) -> None:
+        quotient = f"{values[0] / values[1]:.2f}" if ratio else f"{values[0] - values[1]:+.4f}"
+        table.add_row(what, *(format(value, form) for value in values), quotient)
+
+    names = ("found", "complete")
+    add("MACs for one image", [count_macs(models[name]) for name in names], ",")
+    add("parameters", [count_params(models[name]) for name in names], ",")
+    for place, check in enumerate(checks["found"]):
+        files = [checks[name][place] for name in names]
+        kind = check.quantization
+        accuracies = [file.agreement.file_accuracy or 0.0 for file in files]
+        add(f"{kind}: accuracy", accuracies, ".4f", ratio=False)
+        add(f"{kind}: bytes", [file.num_bytes for file in files], ",")
+        for thread, latency in enumerate(check.latencies):
+            medians = [file.latencies[thread].median_ms for file in files]
+            add(f"{kind}: median ms, {latency.num_threads} thread(s)", medians, ".3f")
+    return table

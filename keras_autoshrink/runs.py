@@ -1,0 +1,103 @@
+"""The folder that a search leaves behind: KerasTuner's files, and what people look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from keras_autoshrink import files, report
+from keras_autoshrink.cell import INPUT, Cell, declare_operation
+from keras_autoshrink.shrink import ShrinkSearch
+
+_SETTINGS = "settings.json"
+
+
+def read_search(folder: Path) -> ShrinkSearch:
+    """The state of the search in a folder, finished or not.
+
+    Raises:
+        ValueError: there is none, or its file is damaged.
+    """
+    path = folder / "oracle.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8")).get("search")
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: holds no search (no {path.name})") from None
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
+    if state is None:
+        raise ValueError(f"{folder}: holds a search that has not begun, or another tuner's")
+    try:
+        for op in state["cell"]["ops"]:
+            if op != INPUT:
+                declare_operation(op)  # a cell can be looked at without the code of its ops
+        return ShrinkSearch.from_json(state)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
+
+
+def read_cell(path: Path) -> Cell:
+    """The cell in a file, or the best one of a search's folder, pruned.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    if path.is_dir():
+        best = read_search(path).best()
+        if best is None:
+            raise ValueError(f"{path}: the search in it has not finished its first round")
+        return Cell.from_json(best["cell"]).prune()
+    try:
+        return Cell.load(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Checks that a search with these settings may go on in a folder.
+
+    Args:
+        folder: need not exist.
+        settings: plain values that the two searches must share.
+
+    Raises:
+        ValueError: the folder holds a search with other settings.
+    """
+    path = folder / _SETTINGS
+    if not path.exists():
+        return
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        differing = [n for n in {**theirs, **settings} if theirs.get(n) != settings.get(n)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged: {error}; use --overwrite to start anew") from error
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{folder} holds a search with {name}={theirs.get(name)!r}, not "
+            f"{settings.get(name)!r}; use another --project-name, or --overwrite to delete it"
+        )
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Notes the settings of the search in a folder, for `check_settings`."""
+    files.write_text(folder / _SETTINGS, json.dumps(settings, indent=1) + "\n")
+
+
+def write_results(folder: Path) -> list[Path]:
+    """Writes the best cell, the trajectory and the pictures of both beside a search.
+
+    Returns:
+        The files.
+    """
+    records = read_search(folder).trajectory()
+    cell = read_cell(folder)
+    written = [
+        folder / name for name in ("cell.json", "cell.png", "trajectory.json", "trajectory.png")
+    ]
+    cell.save(written[0])
+    report.plot_cell(cell, written[1])
+    files.write_text(written[2], json.dumps(records, indent=1) + "\n")
+    report.plot_trajectory(records, written[3])
+    return written
