@@ -18,7 +18,8 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "ai-edge-litert>=2.1",
-        "keras>=3.12",
+        # The first with model.export(format="litert").
+        "keras>=3.13",
         "keras-tuner>=1.4.8",
         "matplotlib>=3.8",
         "networkx>=3.1",

@@ -1,0 +1,177 @@
+"""``python -m tflite_export``: convert, count, verify and measure ``.tflite`` files."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from tflite_export.convert import Quantization, convert, load_model
+from tflite_export.flatbuffer import quantization
+from tflite_export.latency import benchmark
+from tflite_export.macs import count_macs
+from tflite_export.verify import verify
+
+_MACS = "multiply-accumulates for one sample (1 MAC = 2 FLOPs)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        _fail(message)
+
+
+def _fail(message: str) -> NoReturn:
+    line = " ".join(message.split())
+    print(f"tflite_export: error: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The command line without the program's name; that of the process by default.
+
+    Returns:
+        The exit status: 0, or 1 if a file does not agree with its model.
+
+    Raises:
+        SystemExit: With 2 and one line on standard error for bad input, with 0 after ``--help``.
+    """
+    # TensorFlow reads it when it is first imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        _fail(str(error))
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m tflite_export",
+        description="A Keras model to a checked .tflite file.\n"
+        "MACs are multiply-accumulates (1 MAC = 2 FLOPs).",
+        epilog="example:\n  python -m tflite_export convert model.keras model.tflite",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary.splitlines()[0],
+            description=summary,
+            epilog=f"example:\n  python -m tflite_export {name} {example}",
+            # The example stays on one line.
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    added = command(
+        "convert",
+        _convert,
+        "Convert a Keras model to a .tflite file.",
+        "model.keras model.tflite --quantization int8 --representative-data images.npy",
+    )
+    added.add_argument("model", type=Path, metavar="MODEL.keras")
+    added.add_argument("path", type=Path, metavar="OUT.tflite")
+    added.add_argument("--quantization", choices=get_args(Quantization), default="float32")
+    added.add_argument(
+        "--representative-data",
+        type=Path,
+        metavar="X.npy",
+        help="samples (n, ...) that int8 measures the ranges of activations on",
+    )
+
+    added = command("macs", _macs, f"Count {_MACS}.", "model.tflite")
+    added.add_argument("path", type=Path, metavar="FILE.tflite")
+
+    added = command(
+        "verify",
+        _verify,
+        "Compare a file's outputs with its model's.\n"
+        "Exit status 1 if they do not agree: a NaN, fewer than 95 of 100 predictions the same,\n"
+        "or an accuracy more than 0.02 lower.",
+        "model.keras model.tflite --inputs images.npy --labels labels.npy",
+    )
+    added.add_argument("model", type=Path, metavar="MODEL.keras")
+    added.add_argument("path", type=Path, metavar="FILE.tflite")
+    added.add_argument(
+        "--inputs", type=Path, metavar="X.npy", required=True, help="samples (n, ...)"
+    )
+    added.add_argument("--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,)")
+
+    added = command(
+        "benchmark",
+        _benchmark,
+        "Measure the latency of a file on this machine's CPU.",
+        "model.tflite --threads 1 2 --runs 200",
+    )
+    added.add_argument("path", type=Path, metavar="FILE.tflite")
+    added.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
+    added.add_argument("--runs", type=int, default=100, metavar="N")
+    return parser
+
+
+def _convert(options: argparse.Namespace) -> int:
+    data = options.representative_data
+    path = convert(
+        load_model(options.model),
+        options.path,
+        options.quantization,
+        representative_data=None if data is None else _load_array(data),
+    )
+    print(f"{path}: {quantization(path)}, {path.stat().st_size:,} bytes")
+    return 0
+
+
+def _macs(options: argparse.Namespace) -> int:
+    print(f"{options.path}: {count_macs(options.path):,} MACs: {_MACS}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    inputs = _load_array(options.inputs)
+    labels = None if options.labels is None else _load_array(options.labels)
+    agreement = verify(load_model(options.model), options.path, inputs, labels)
+    print(f"samples            {agreement.num_samples}")
+    print(f"same argmax        {agreement.argmax_agreement:.4f}")
+    print(f"largest difference {agreement.max_abs_difference:.3g}")
+    if labels is not None:
+        print(f"model accuracy     {agreement.model_accuracy:.4f}")
+        print(f"file accuracy      {agreement.file_accuracy:.4f}")
+    print("the file agrees" if agreement.agrees else "the file DOES NOT AGREE with its model")
+    return 0 if agreement.agrees else 1
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    results = [benchmark(options.path, threads, options.runs) for threads in options.threads]
+    print(f"{options.path}: {results[0].runs} runs, {results[0].measured_by}")
+    for result in results:
+        print(
+            f"threads {result.num_threads}: median {result.median_ms:.3f} ms, "
+            f"p95 {result.p95_ms:.3f} ms"
+        )
+    return 0
+
+
+def _load_array(path: Path) -> Any:
+    import numpy as np
+
+    with path.open("rb") as file:
+        try:
+            array = np.load(file, allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path}: not a .npy array of numbers") from error
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: not a .npy array but an .npz archive")
+    return array
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Multiply-accumulates of a ``.tflite`` file.
+
+What counts are convolutions, dense layers and matrix products, as in the papers that compare
+networks by them. One multiply-accumulate (MAC) is one, not two FLOPs. Taps on the padding count:
+they are part of "kernel size x channels for each output position".
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tflite_export import flatbuffer
+from tflite_export.trip_count import trip_count
+
+_Shape = tuple[int, ...]
+
+# Operators without a multiply-accumulate by the convention above. One that is neither here nor
+# counted below is an error, so that nothing is a zero by mistake.
+# fmt: off
+_FREE = frozenset((
+    # move, select, compare or cast
+    "BATCH_TO_SPACE_ND", "BITCAST", "BROADCAST_ARGS", "BROADCAST_TO", "CAST", "CONCATENATION",
+    "DENSIFY", "DEPTH_TO_SPACE", "DEQUANTIZE", "DILATE", "DYNAMIC_UPDATE_SLICE",
+    "EMBEDDING_LOOKUP", "EQUAL", "EXPAND_DIMS", "FAKE_QUANT", "FILL", "GATHER", "GATHER_ND",
+    "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR",
+    "MIRROR_PAD", "NOT_EQUAL", "ONE_HOT", "PACK", "PAD", "PADV2", "QUANTIZE", "RANGE", "RANK",
+    "RESHAPE", "REVERSE_SEQUENCE", "REVERSE_V2", "SCATTER_ND", "SELECT", "SELECT_V2", "SHAPE",
+    "SLICE", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPARSE_TO_DENSE", "SPLIT", "SPLIT_V",
+    "SQUEEZE", "STRIDED_SLICE", "TILE", "TOPK_V2", "TRANSPOSE", "UNPACK", "WHERE", "ZEROS_LIKE",
+    # element by element
+    "ABS", "ADD", "ADD_N", "ATAN2", "CEIL", "COS", "DIV", "EXP", "FLOOR", "FLOOR_DIV",
+    "FLOOR_MOD", "LOG", "MAXIMUM", "MINIMUM", "MUL", "NEG", "POW", "ROUND", "RSQRT", "SIGN",
+    "SIN", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "SUB",
+    # activations and normalizations
+    "ELU", "GELU", "HARD_SWISH", "L2_NORMALIZATION", "LEAKY_RELU", "LOCAL_RESPONSE_NORMALIZATION",
+    "LOGISTIC", "LOG_SOFTMAX", "PRELU", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1",
+    "SOFTMAX", "TANH",
+    # pooling, resizing and reductions
+    "ARG_MAX", "ARG_MIN", "AVERAGE_POOL_2D", "CUMSUM", "L2_POOL_2D", "MAX_POOL_2D", "MEAN",
+    "REDUCE_ALL", "REDUCE_ANY", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR", "SUM",
+))
+# fmt: on
+
+
+def count_macs(path: str | os.PathLike[str]) -> int:
+    """Counts a file's multiply-accumulates for one sample, from its shapes.
+
+    Convolution: output positions x kernel size x input channels / groups x output channels.
+    Transposed convolution: input positions x kernel size x input x output channels. The body of
+    a WHILE counts as often as it runs.
+
+    Args:
+        path: The ``.tflite`` file.
+
+    Returns:
+        Multiply-accumulates (1 MAC = 2 FLOPs) for one sample: the file's total over the leading
+        axis of its first input, the batch. A sample of a language model is a whole sequence.
+
+    Raises:
+        ValueError: The file is not a ``.tflite`` file, has dynamic shapes, or holds an operator
+            whose multiply-accumulates are not known; the message names it.
+    """
+    model = flatbuffer.load(path)
+    graph = model.subgraphs[0]
+    try:
+        total = _count_graph(model, graph)
+        shape = flatbuffer.tensor_shape(graph, graph.inputs[0]) if len(graph.inputs) else ()
+        batch = shape[0] if shape else 1
+        if batch < 1 or total % batch:
+            raise ValueError(
+                f"{total} multiply-accumulates are not a multiple of a batch of {batch}"
+            )
+    except ValueError as error:
+        raise ValueError(f"{Path(path)}: {error}") from error
+    return total // batch
+
+
+def _count_graph(model: Any, graph: Any) -> int:
+    return sum(_count_operator(model, graph, operator) for operator in graph.operators or [])
+
+
+def _count_operator(model: Any, graph: Any, operator: Any) -> int:
+    name = flatbuffer.operator_name(model, operator)
+    if name in _FREE:
+        return 0
+    if name == "WHILE":
+        trips = trip_count(model, graph, operator)
+        condition, body = (
+            _count_graph(model, model.subgraphs[index])
+            for index in (
+                operator.builtinOptions.condSubgraphIndex,
+                operator.builtinOptions.bodySubgraphIndex,
+            )
+        )
+        return trips * body + (trips + 1) * condition
+    if name not in _COUNTED:
+        raise ValueError(f"cannot count the multiply-accumulates of operator {name}")
+    # An optional input that is not there has index -1.
+    inputs = [
+        flatbuffer.tensor_shape(graph, index) if index >= 0 else () for index in operator.inputs
+    ]
+    output = flatbuffer.tensor_shape(graph, operator.outputs[0])
+    try:
+        return _COUNTED[name](operator.builtinOptions, inputs, output)
+    except (IndexError, ValueError) as error:  # the wrong number of inputs or of axes
+        raise ValueError(f"operator {name} has shapes {inputs} -> {output}") from error
+
+
+# Each takes the operator's options, the shapes of its inputs and that of its output. Unpacking a
+# shape is also the check that it has that many axes.
+
+
+def _conv_2d(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    batch, out_height, out_width, out_channels = output
+    _, height, width, channels_per_group = inputs[1]
+    positions = batch * out_height * out_width
+    return positions * height * width * channels_per_group * out_channels
+
+
+def _depthwise_conv_2d(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    batch, out_height, out_width, out_channels = output
+    _, height, width, _ = inputs[1]
+    return batch * out_height * out_width * height * width * out_channels
+
+
+def _transpose_conv(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    # Inputs: the output's shape, the filter, the images.
+    out_channels, height, width, _ = inputs[1]
+    batch, in_height, in_width, in_channels = inputs[2]
+    return batch * in_height * in_width * height * width * in_channels * out_channels
+
+
+def _conv_3d(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    batch, out_depth, out_height, out_width, out_channels = output
+    depth, height, width, in_channels, _ = inputs[1]
+    positions = batch * out_depth * out_height * out_width
+    return positions * depth * height * width * in_channels * out_channels
+
+
+def _fully_connected(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    # The input may have any number of axes, and its rows may be spread over several.
+    units, in_features = inputs[1]
+    if math.prod(inputs[0]) * units != math.prod(output) * in_features:
+        raise ValueError("input and output have different numbers of rows")
+    return math.prod(inputs[0]) * units
+
+
+def _batch_matmul(options: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    *_, rows, columns = inputs[0]
+    return math.prod(output) * (rows if options.adjX else columns)
+
+
+def _sequence_rnn(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    # Inputs: the sequence, (batch, time, features) or (time, batch, features), then the weights
+    # of the input and of the state.
+    batch, time, features = inputs[0]
+    units, state = inputs[2]
+    return batch * time * units * (features + state)
+
+
+def _sequence_lstm(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    # Inputs: the sequence, four weights of the input and four of the state (the first of each is
+    # absent where input and forget gate are coupled), three peepholes (element-wise, so they do
+    # not count), four biases, the optional projection.
+    batch, time, _ = inputs[0]
+    weights = [*inputs[1:9], *inputs[16:17]]
+    return batch * time * sum(math.prod(shape) for shape in weights if shape)
+
+
+_COUNTED: dict[str, Callable[[Any, Sequence[_Shape], _Shape], int]] = {
+    "BATCH_MATMUL": _batch_matmul,
+    "CONV_2D": _conv_2d,
+    "CONV_3D": _conv_3d,
+    "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
+    "FULLY_CONNECTED": _fully_connected,
+    "TRANSPOSE_CONV": _transpose_conv,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _sequence_lstm,
+    "UNIDIRECTIONAL_SEQUENCE_RNN": _sequence_rnn,
+}
