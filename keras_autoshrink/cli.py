@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from tflite_export.runtime import native_output_silenced
+
 _EXAMPLES = {
     "demo": "autoshrink demo --directory demo",
     "search": "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10",
@@ -48,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         # The commands load TensorFlow, which takes seconds: not for --help or a typing error.
-        from keras_autoshrink import commands, demo
+        with native_output_silenced():  # TensorFlow announces its devices when it is imported
+            from keras_autoshrink import commands, demo
 
         module = demo if options.command == "demo" else commands
         run: Callable[[argparse.Namespace], int] = getattr(module, options.command)

@@ -21,7 +21,6 @@ from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.training import build_network, train_network
 from keras_autoshrink.tuner import AutoShrink
 
-# Tables are as wide as they need to be: a line that a pipe cuts can still be read.
 _console = Console(soft_wrap=True, highlight=False)
 
 
@@ -196,9 +195,8 @@ def report_checks(checks: list[tflite_export.Check]) -> int:
 
 
 def print_table(table: Table) -> None:
-    """Prints a table at its own width, whatever that of the terminal."""
-    width = _console.measure(table).maximum
-    _console.print(table, width=max(width, _console.width), crop=False)
+    """Prints a table at its own width: rich would cut columns to fit a narrow terminal or pipe."""
+    Console(width=200, highlight=False).print(table)
 
 
 def _load(options: argparse.Namespace, purpose: str) -> ImageData:

@@ -88,9 +88,9 @@ class SearchProgress:
         finished = search.trajectory()
         for record in finished[self._rounds :]:
             removed = record["removed_edge"]
-            change = f"edge {removed[0]}-{removed[1]} removed" if removed else "complete cell"
+            change = f"without edge {removed[0]}-{removed[1]}" if removed else "complete cell"
             self._console.print(
-                f"Round {record['round']} done: {change}, {record['edges_left']} edges left, "
+                f"Round {record['round']} done: {change}, edges left: {record['edges_left']}, "
                 f"score {record['score']:.4f}, {record['macs']:,} MACs"
             )
         self._rounds = len(finished)
@@ -100,7 +100,7 @@ class SearchProgress:
         best = search.best()
         if best and not search.error:
             self._console.print(
-                f"Best: round {best['round']}, {best['edges_left']} edges, "
+                f"Best: round {best['round']}, edges left: {best['edges_left']}, "
                 f"score {best['score']:.4f}"
             )
 

@@ -174,18 +174,21 @@ def plot_trajectory(search: _Searched | Records, path: str | Path | None = None)
 
 
 def trajectory_table(records: Records) -> Table:
-    """The rounds of a search as a rich table, the chosen one marked."""
+    """The rounds of a search as a rich table, the chosen one marked.
+
+    "trained" says how many of a round's candidates were new networks.
+    """
     best = best_record(records) if records else None
-    table = Table(title="MACs are multiply-accumulates (one MAC is two FLOPs)")
-    for name in ("round", "removed edge", "edges left", "score", "metric", "MACs", "parameters"):
-        table.add_column(name, justify="right")
-    table.add_column("candidates", justify="right")
+    table = Table(caption="MACs: multiply-accumulates for one sample (1 MAC = 2 FLOPs)")
+    for heading in ("round", "removed", "edges", "score", "metric", "MACs", "params", "trained"):
+        table.add_column(heading, justify="right")
     table.add_column("")
     for record in records:
         removed = record["removed_edge"]
-        failed = sum(candidate["status"] == "failed" for candidate in record["candidates"])
-        reused = sum(candidate["reused"] for candidate in record["candidates"])
-        notes = [f"{failed} failed"] * bool(failed) + [f"{reused} known"] * bool(reused)
+        candidates = record["candidates"]
+        failed = sum(candidate["status"] == "failed" for candidate in candidates)
+        trained = sum(not candidate["reused"] for candidate in candidates)
+        notes = ["chosen"] * (record is best) + [f"{failed} failed"] * bool(failed)
         table.add_row(
             str(record["round"]),
             "-" if removed is None else f"{removed[0]}-{removed[1]}",
@@ -194,8 +197,8 @@ def trajectory_table(records: Records) -> Table:
             "-" if record["objective"] is None else f"{record['objective']:.4f}",
             "-" if record["macs"] is None else f"{record['macs']:,}",
             "-" if record["params"] is None else f"{record['params']:,}",
-            str(len(record["candidates"])) + (f" ({', '.join(notes)})" if notes else ""),
-            "chosen" if record is best else "",
+            f"{trained} of {len(candidates)}",
+            ", ".join(notes),
         )
     return table
 
