@@ -6,13 +6,17 @@ Arrays only: what comes from here serves every Keras backend.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+import ssl
+import urllib.request
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from keras_autoshrink.image_checks import Array, check_images
+from keras_autoshrink.image_checks import Array, check_parts
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
@@ -69,18 +73,23 @@ def load_images(
             `"cifar10"` (through tensorflow-datasets), an `.npz` file with the arrays
             `x_train` and `y_train`, and `x_val`, `y_val`, `x_test`, `y_test` where it has
             them, or a folder that holds one folder of images for each class.
-        purpose: `"search"` leaves the test part unread, and of CIFAR-10 draws 5,000 images to
-            train on and 1,000 others, class-balanced and all from the training split
-            (arXiv 1911.09251, "Experiments"); `"train"` takes everything.
-        seed: of the splits that the source does not bring itself.
+        purpose: `"search"` leaves out the test part, unread where the source brings one, and of
+            CIFAR-10 draws 5,000 images to train on and 1,000 others, class-balanced and all from
+            the training split (arXiv 1911.09251, "Experiments"); `"train"` takes everything.
+        seed: of the splits that the source does not bring itself, 0 to 2**32 - 1. Only with the
+            seed of the search is the test part then new to the network that it found.
         data_dir: where tensorflow-datasets keeps its data.
-        image_size: height and width to which the images of a folder are resized.
+        image_size: height and width to which the images of a folder are resized, in RGB.
 
     Raises:
         ValueError: the source is no data set; the message says what is wrong with it.
     """
     if purpose not in ("search", "train"):
         raise ValueError(f"purpose={purpose!r}: expected 'search' or 'train'")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1")
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size}: expected 1 or more")
     searching = purpose == "search"
     path = Path(source)
     if str(source) == "digits":
@@ -109,83 +118,93 @@ def _load_digits(searching: bool, seed: int) -> ImageData:
 def _load_cifar10(searching: bool, seed: int, data_dir: str | os.PathLike[str] | None) -> ImageData:
     import tensorflow_datasets as tfds
 
-    data_dir = None if data_dir is None else os.fspath(data_dir)
-    builder = tfds.builder("cifar10", data_dir=data_dir)
+    place = data_dir
+    parts = {}
     try:
-        builder.download_and_prepare()
+        builder = tfds.builder("cifar10", data_dir=data_dir)
+        place = builder.data_path
+        if not builder.data_path.exists():
+            _check_reachable(builder.info.homepage)
+            builder.download_and_prepare()
+        names = tuple(builder.info.features["label"].names)
+        for part in ("train",) if searching else ("train", "test"):
+            read = tfds.as_numpy(builder.as_dataset(split=part, batch_size=-1))
+            parts[part] = (read["image"], read["label"])
     except Exception as error:  # whatever the network, the disk or tfds raise
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"cifar10: not in data_dir={str(builder.data_path)!r}, and it could not be "
-            f"downloaded: {lines[0]}"
-        ) from error
-    names = tuple(builder.info.features["label"].names)
-
-    def read(split: str) -> tuple[Array, Array]:
-        part = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-        return part["image"], part["label"]
-
-    images, labels = read("train")
-    if not searching:
-        parts = {"train": (images, labels), "test": read("test")}
-        return _finish(parts, True, names, searching, seed, "cifar10")
-    train, validation = _draw_balanced(labels, (5_000, 1_000), seed)
-    parts = {
-        "train": (images[train], labels[train]),
-        "val": (images[validation], labels[validation]),
-    }
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cifar10: cannot be loaded from {place}: {reason}") from error
+    if searching:
+        images, labels = parts["train"]
+        train, validation = _draw_balanced(labels, (5_000, 1_000), seed)
+        parts["train"] = (images[train], labels[train])
+        parts["val"] = (images[validation], labels[validation])
     return _finish(parts, True, names, searching, seed, "cifar10")
 
 
-def _load_npz(path: Path, searching: bool, seed: int) -> ImageData:
+def _check_reachable(address: str) -> None:
+    """Raises an OSError if not: tensorflow-datasets would try for minutes and leave litter."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ValueError(f"{path}: not a readable .npz file: {reason}") from error
+        urllib.request.urlopen(address, timeout=10).close()
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        # tensorflow-datasets has certificates of its own, where Python may have none.
+        if not isinstance(reason, ssl.SSLError):
+            raise OSError(f"not there, and {address} does not answer: {reason}") from error
+
+
+def _load_npz(path: Path, searching: bool, seed: int) -> ImageData:
+    wanted = ["x_train", "y_train", "x_val", "y_val"] + ([] if searching else ["x_test", "y_test"])
+    try:
+        with path.open("rb") as stream:  # np.load would leave a broken file open
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("no zip archive, or one cut short")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                has = file.files
+                arrays = {name: np.asarray(file[name]) for name in wanted if name in has}
     except Exception as error:  # zipfile and zlib have errors of their own
-        raise ValueError(f"{path}: not a readable .npz file: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: not a readable .npz file: {reason}") from error
     parts = {}
     for part in ("train", "val", "test"):
         names = (f"x_{part}", f"y_{part}")
-        present = [name for name in names if name in arrays]
-        if len(present) == 1 or (part == "train" and not present):
-            missing = next(name for name in names if name not in arrays)
-            has = ", ".join(arrays) or "none"
-            raise ValueError(f"{path}: has no array {missing!r} (its arrays: {has})")
-        if present and not (searching and part == "test"):
-            images, labels = arrays[names[0]], arrays[names[1]]
-            if images.ndim == 3:
-                images = images[..., None]
-            parts[part] = (images, labels)
-    labels = parts["train"][1]
-    if not np.issubdtype(labels.dtype, np.integer) or labels.size == 0 or labels.min() < 0:
-        raise ValueError(f"{path}: y_train: expected integer labels from 0")
-    names = tuple(str(label) for label in range(int(labels.max()) + 1))
-    return _finish(parts, "x_test" in arrays, names, searching, seed, str(path))
+        missing = [name for name in names if name not in has]
+        if len(missing) == 1 or (missing and part == "train"):
+            raise ValueError(
+                f"{path}: has no array {missing[0]!r} (its arrays: {', '.join(has) or 'none'})"
+            )
+        if names[0] in arrays:
+            images, labels = (arrays[name] for name in names)
+            parts[part] = (images[..., None] if images.ndim == 3 else images, labels)
+    # As many as there are different labels: the check of their range then finds a gap too.
+    classes = tuple(str(label) for label in range(len(np.unique(parts["train"][1]))))
+    return _finish(parts, "x_test" in has, classes, searching, seed, str(path))
 
 
 def _load_folder(path: Path, searching: bool, seed: int, image_size: int) -> ImageData:
     from PIL import Image, UnidentifiedImageError
 
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    def visible(folder: Path) -> list[Path]:  # not .ipynb_checkpoints, not ._cat.png of macOS
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+    folders = [entry for entry in visible(path) if entry.is_dir()]
     if len(folders) < 2:
-        raise ValueError(
-            f"{path}: has {len(folders)} folders; expected one folder of images for each of two "
-            "or more classes"
-        )
+        raise ValueError(f"{path}: {len(folders)} folders in it; expected one a class, two or more")
     images, labels = [], []
     for label, folder in enumerate(folders):
-        found = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+        found = [entry for entry in visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
         if not found:
             raise ValueError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
         for file in found:
             try:
-                with Image.open(file) as image:
+                with Image.open(file) as opened:
+                    image = opened
+                    if image.mode.startswith("I"):  # 16 bits, of which convert() keeps 0 to 255
+                        image = image.point(lambda grey: grey / 256).convert("L")
                     resized = image.convert("RGB").resize((image_size, image_size))
-            except (UnidentifiedImageError, OSError) as error:
-                raise ValueError(f"{file}: not a readable image: {error}") from error
+            except Exception as error:  # Pillow's decoders raise whatever they meet
+                reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+                raise ValueError(f"{file}: not a readable image: {reason}") from error
             images.append(np.asarray(resized))
             labels.append(label)
     parts = {"train": (np.stack(images), np.array(labels))}
@@ -201,62 +220,54 @@ def _finish(
     what: str,
 ) -> ImageData:
     """Checks the parts, splits off those that are missing, and normalises all of them."""
-    for part, (images, labels) in parts.items():
-        check_images(images, labels, len(class_names), f"{what}: {part}")
-        if images.shape[1:] != parts["train"][0].shape[1:]:
-            raise ValueError(
-                f"{what}: images of {part} have shape {images.shape[1:]}, those of train "
-                f"{parts['train'][0].shape[1:]}"
-            )
+    from sklearn.model_selection import train_test_split
+
+    check_parts(parts, class_names, what)
+    parts = {part: (x, y.reshape(-1).astype(np.int32)) for part, (x, y) in parts.items()}
+    counts = np.bincount(parts["train"][1])
     # A source without a test part gives up a fifth for it, whether it is read now or not:
     # no image that a search has seen is then in the test of the network it found.
-    missing = ([] if has_test else ["test"]) + ([] if "val" in parts else ["val"])
-    for part in missing:
-        parts["train"], parts[part] = _split_off(*parts["train"], seed, what)
+    for part in ([] if has_test else ["test"]) + ([] if "val" in parts else ["val"]):
+        x, y = parts["train"]
+        try:
+            x, fifth_x, y, fifth_y = train_test_split(
+                x, y, test_size=0.2, random_state=seed, stratify=y
+            )
+        except ValueError as error:
+            fewest = int(counts.argmin())
+            few = f"{counts[fewest]} of class {class_names[fewest]!r}; 7 of each are enough"
+            raise ValueError(f"{what}: too few images to split by class: {few}") from error
+        parts["train"], parts[part] = (x, y), (fifth_x, fifth_y)
     if searching:
         parts.pop("test", None)
-    train = parts["train"][0].astype(np.float32)
-    mean, std = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
-    std = np.where(std > 0, std, 1).astype(np.float32)
-    splits = {
-        part: Split((images.astype(np.float32) - mean) / std, labels.reshape(-1).astype(np.int32))
-        for part, (images, labels) in parts.items()
-    }
+    mean, std = _statistics(parts["train"][0])
+    splits = {part: Split((x.astype(np.float32) - mean) / std, y) for part, (x, y) in parts.items()}
     return ImageData(
         splits["train"],
         splits["val"],
         splits.get("test"),
         class_names,
-        tuple(float(value) for value in mean),
-        tuple(float(value) for value in std),
+        tuple(mean.tolist()),
+        tuple(std.tolist()),
     )
 
 
-def _split_off(
-    images: Array, labels: Array, seed: int, what: str
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Splits a fifth off, stratified by class; returns the rest and the fifth."""
-    from sklearn.model_selection import train_test_split
-
-    try:
-        rest, fifth, rest_labels, fifth_labels = train_test_split(
-            images, labels, test_size=0.2, random_state=seed, stratify=labels
-        )
-    except ValueError as error:
-        raise ValueError(f"{what}: too few images to split by class: {error}") from error
-    return (rest, rest_labels), (fifth, fifth_labels)
+def _statistics(images: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of each channel; 1 for the deviation of a constant one."""
+    # Float32 sums of ten million pixels stop growing. One channel at a time, for memory.
+    channels = np.moveaxis(images, -1, 0)
+    mean = [c.mean(dtype=np.float64) for c in channels]
+    std = [c.std(dtype=np.float64) if c.min() < c.max() else 1 for c in channels]
+    return np.array(mean, np.float32), np.array(std, np.float32)
 
 
 def _draw_balanced(labels: Array, sizes: Sequence[int], seed: int) -> list[Array]:
     """Disjoint, class-balanced index sets of the given sizes, drawn without replacement."""
     generator = np.random.default_rng(seed)
     classes = np.unique(labels)
-    drawn: list[list[Array]] = [[] for _ in sizes]
-    for label in classes:
-        order = generator.permutation(np.flatnonzero(labels == label))
-        start = 0
-        for place, size in enumerate(sizes):
-            stop = start + size // len(classes)
-            drawn[place].append(order[start:stop])
-            start = stop
-    return [np.sort(np.concatenate(parts)) for parts in drawn]
+    orders = [generator.permutation(np.flatnonzero(labels == label)) for label in classes]
+    stops = np.cumsum([0, *sizes]) // len(classes)
+    return [
+        np.sort(np.concatenate([order[start:stop] for order in orders]))
+        for start, stop in itertools.pairwise(stops)
+    ]

@@ -6,6 +6,7 @@ import argparse
 import time
 
 import keras
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -87,8 +88,12 @@ def _comparison(
 ) -> Table:
     """The cell found against the complete one, as trained and as exported."""
     samples = checks["found"][0].agreement.num_samples
-    table = Table(title=f"the cell found against the complete cell ({samples} test images)")
-    for heading in ("", "found", "complete", "found / complete"):
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"the cell found against the complete cell ({samples} test images)",
+    )
+    table.add_column("")
+    for heading in ("found", "complete", "found / complete"):
         table.add_column(heading, justify="right")
 
     def add(what: str, values: list[float], form: str, ratio: bool = True) -> None:
@@ -105,6 +110,7 @@ def _comparison(
         add(f"{kind}: accuracy", accuracies, ".4f", ratio=False)
         add(f"{kind}: bytes", [file.num_bytes for file in files], ",")
         for thread, latency in enumerate(check.latencies):
+            threads = f"{latency.num_threads} thread" + "s" * (latency.num_threads > 1)
             medians = [file.latencies[thread].median_ms for file in files]
-            add(f"{kind}: median ms, {latency.num_threads} thread(s)", medians, ".3f")
+            add(f"{kind}: median ms, {threads}", medians, ".3f")
     return table

@@ -167,7 +167,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             ValueError: the state is of a search with other settings.
         """
         settings = {name: getattr(self, name) for name in _SETTINGS}
-        super().set_state(state)
+        super().set_state(self._reconciled(state))
         if state.get("search") is not None:
             for name, value in settings.items():
                 if state["search"].get(name) != value:
@@ -181,9 +181,22 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             self._search = ShrinkSearch.from_json(state["search"])
         self.seed = settings["seed"]
         self._trial_ids = {self.cell_of(t).key: t.trial_id for t in self.trials.values()}
-        # A kill may have come between a trial's file and the search's.
         for trial in self.trials.values():
             self._settle(trial)
+
+    def _reconciled(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state as the trials' own files have it, where a kill came between the two."""
+        ended = {trial_id for trial_id, trial in self.trials.items() if trial.status in _ENDED}
+        ongoing = {
+            tuner_id: trial_id
+            for tuner_id, trial_id in state["ongoing_trials"].items()
+            if trial_id in self.trials and trial_id not in ended
+        }
+        retries = [i for i in state["retry_queue"] if i in self.trials and i not in ended]
+        # A trial that only its own file knows of would never be handed out again.
+        for trial_id in set(self.trials) - ended - {*ongoing.values(), *retries}:
+            del self.trials[trial_id]
+        return {**state, "ongoing_trials": ongoing, "retry_queue": retries}
 
     def _settle(self, trial: Trial) -> None:
         """Tells the search what came of a trial, if that is known and news to it."""
@@ -227,3 +240,4 @@ class AutoShrinkOracle(keras_tuner.Oracle):
 
 
 _SETTINGS = ("num_candidates", "keep_fraction", "seed")
+_ENDED = (TrialStatus.COMPLETED, TrialStatus.FAILED)

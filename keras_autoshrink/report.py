@@ -10,6 +10,7 @@ import networkx as nx
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 from keras_autoshrink.cell import INPUT, Cell
@@ -179,7 +180,11 @@ def trajectory_table(records: Records) -> Table:
     "trained" says how many of a round's candidates were new networks.
     """
     best = best_record(records) if records else None
-    table = Table(caption="MACs: multiply-accumulates for one sample (1 MAC = 2 FLOPs)")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption="MACs: multiply-accumulates for one sample (1 MAC = 2 FLOPs)",
+        caption_justify="left",
+    )
     for heading in ("round", "removed", "edges", "score", "metric", "MACs", "params", "trained"):
         table.add_column(heading, justify="right")
     table.add_column("")

@@ -118,7 +118,7 @@ class ShrinkSearch:
 
     def max_remaining(self) -> int:
         """How many networks are left to train at most; duplicates and pruning make it fewer."""
-        if len(self._adopted) == len(self._rounds):
+        if self.done:
             return 0
         smaller = range(self.edges_to_keep + 1, self._round_edges())
         return len(self.pending()) + sum(min(self.num_candidates, edges) for edges in smaller)

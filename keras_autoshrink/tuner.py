@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -241,6 +242,8 @@ class _ScoreCallback(keras.callbacks.Callback):
                 f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
                 "metric to compile()"
             ) from error
+        if not math.isfinite(score):
+            raise keras_tuner.errors.FailedTrialError(f"the score of epoch {epoch + 1} is {score}")
         logs.update(score=float(score), **self.costs)
 
 

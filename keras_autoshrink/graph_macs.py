@@ -1,0 +1,174 @@
+"""The multiply-accumulates of a model's graph: finds its calls and counts them one by one.
+
+The rules are in `layer_macs.py` and `product_macs.py`, what costs nothing is in `zero_macs.py`;
+what is in none of them is refused by name.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_autoshrink.graph_call import REMEDY, Call, describe, keras_class, shape_of
+from keras_autoshrink.layer_macs import LAYER_RULES, WRAPPERS
+from keras_autoshrink.product_macs import PRODUCT_RULES
+from keras_autoshrink.zero_macs import costs_nothing
+
+_RULES = {**LAYER_RULES, **PRODUCT_RULES}
+
+# What a subclass of a known layer may define without a change to what the layer computes.
+_HARMLESS_NAMES = """
+    get_config from_config get_build_config build_from_config compute_mask supports_masking
+    save_own_variables load_own_variables save_assets load_assets add_loss losses metrics
+"""
+_HARMLESS_OVERRIDES = frozenset(_HARMLESS_NAMES.split())
+
+
+def check_model(model: Any) -> None:
+    """Raises TypeError for all but functional and Sequential models."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"count_macs takes a Keras 3 model, not {type(model)}")
+    # A train_step of its own does not make a subclassed model of it.
+    own_call = not type(model).call.__module__.startswith("keras.src.")
+    if own_call or not isinstance(model, (keras.Function, keras.Sequential)):
+        raise TypeError(
+            f"{describe(model)} is a subclassed model, whose call cannot be looked into: build it "
+            f"with the functional API, or, to use it inside such a model, {REMEDY}"
+        )
+
+
+def walk(model: Any, shapes: Sequence[Sequence[int | None]]) -> tuple[int, list[Any]]:
+    """Counts the multiply-accumulates of a functional or built Sequential model.
+
+    `clone_model` is the public way to see every call of the graph: it replays the graph on new
+    inputs and asks `call_function` to make each call. Ours makes none: it counts, infers the
+    shapes, and puts a stand-in without weights into the copy. The original gets no new node.
+
+    Args:
+        model: The model.
+        shapes: The inputs' shapes, (batch, ...) each.
+
+    Returns:
+        The multiply-accumulates of the whole batch; the outputs, KerasTensors of shape
+        (batch, ...), flattened.
+
+    Raises:
+        TypeError: A subclassed model is nested in it, or a custom layer's answer is no number.
+        UnknownSizeError: A count needs a dimension that is None.
+        MisfitError: A layer does not take the input that it gets.
+        ValueError: A layer is not known.
+    """
+    total = 0
+
+    def record(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal total
+        call = Call(operation, args, kwargs)
+        if _is_graph(operation):
+            # Its own shape inference would insist on the input sizes that it was built with.
+            macs, outputs = walk(operation, _nested_shapes(call))
+        else:
+            macs, outputs = _call_macs(call), call.outputs
+        total += macs
+        return _StandIn(outputs)(*args, **kwargs)
+
+    # A fresh functional model over the same tensors: clone_model takes a call_function for
+    # functional models only, and would compile the copy of a compiled model.
+    graph = keras.Model(model.inputs, model.outputs, name=model.name)
+    inputs = [
+        keras.Input(batch_shape=tuple(shape), dtype=x.dtype, sparse=x.sparse, name=f"input_{i}")
+        for i, (x, shape) in enumerate(zip(graph.inputs, shapes, strict=True))
+    ]
+    clone = keras.models.clone_model(
+        graph, input_tensors=inputs, clone_function=lambda layer: layer, call_function=record
+    )
+    return total, list(clone.outputs)
+
+
+class _StandIn(keras.Operation):  # type: ignore[misc]
+    """Stands for one call of an operation: has its outputs' shapes and computes nothing."""
+
+    def __init__(self, outputs: Any) -> None:
+        super().__init__()
+        self._specs = keras.tree.map_structure(
+            lambda x: keras.KerasTensor(x.shape, dtype=x.dtype, sparse=x.sparse), outputs
+        )
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self._specs
+
+
+def _is_graph(operation: Any) -> bool:
+    """Whether to walk into an operation: a nested model that is not asked for its count."""
+    return isinstance(operation, keras.Model) and not hasattr(type(operation), "count_macs")
+
+
+def _call_macs(call: Call) -> int:
+    """Counts one call, over the whole batch."""
+    operation, kind = call.operation, call.kind
+    if hasattr(type(operation), "count_macs"):
+        return _answer(call)
+    if _is_graph(operation):
+        return walk(operation, _nested_shapes(call))[0]
+    if kind == "Lambda":
+        reason = "a Lambda hides what it computes"
+        remedy = f"use keras.ops on the tensors themselves, or write a layer and {REMEDY}"
+    elif kind not in _RULES and kind not in WRAPPERS and not costs_nothing(kind):
+        reason, remedy = "count_macs does not know this class", REMEDY
+        if not isinstance(operation, keras.layers.Layer):
+            remedy = f"put it into a layer of its own and {REMEDY}"
+    elif overridden := _overridden(type(operation)):
+        reason, remedy = f"it overrides {kind}.{overridden}", REMEDY
+    else:
+        call.check_input_spec()
+        if kind in WRAPPERS:
+            return sum(_call_macs(inner) for inner in WRAPPERS[kind](call))
+        return _RULES[kind](call) if kind in _RULES else 0
+    raise ValueError(
+        f"cannot count the multiply-accumulates of {describe(operation)}: {reason}; {remedy}"
+    )
+
+
+def _answer(call: Call) -> int:
+    """Asks a custom layer for its multiply-accumulates."""
+    layer = call.operation
+    shapes = keras.tree.map_structure(call.known, call.first)
+    batch = keras.tree.flatten(call.first)[0].shape[0]
+    answer = layer.count_macs(
+        keras.tree.map_shape_structure(lambda shape: (None, *shape[1:]), shapes)
+    )
+    try:
+        macs = operator.index(answer)
+    except TypeError:
+        macs = -1
+    if macs < 0:
+        raise TypeError(
+            f"count_macs of {describe(layer)} returned {answer!r}, not a whole number >= 0"
+        )
+    return macs * int(batch)
+
+
+def _nested_shapes(call: Call) -> list[tuple[int | None, ...]]:
+    """The shapes that a nested model is called with, in the order of its inputs."""
+    model, value = call.operation, call.first
+    check_model(model)
+    if isinstance(value, dict) and not isinstance(model.input, dict):
+        value = [value[x.name] for x in model.inputs]
+    tensors = keras.tree.flatten(value)
+    if len(tensors) != len(model.inputs) or any(x is None for x in tensors):
+        raise ValueError(f"{describe(model)} is called without one of its inputs: pass them all")
+    return [shape_of(x) for x in tensors]
+
+
+def _overridden(cls: type) -> str | None:
+    """What a user's class overrides of the Keras class under it that can change its result."""
+    base = keras_class(cls)
+    for owner in cls.__mro__[: cls.__mro__.index(base)]:
+        for name in vars(owner):
+            # A name that Keras's class does not have changes nothing: its code does not use it.
+            private = name.startswith("__") and name != "__call__"
+            if hasattr(base, name) and name not in _HARMLESS_OVERRIDES and not private:
+                return name
+    return None

@@ -1,0 +1,288 @@
+"""The oracle under KerasTuner's own Tuner, with results that are computed, not trained."""
+
+import json
+import random
+import shutil
+
+import keras_tuner
+import pytest
+
+from keras_autoshrink import AutoShrinkOracle, Cell, declare_cell
+from keras_autoshrink.search_space import CellSpace
+
+OPS = (
+    "input",
+    "sepconv3x3",
+    "conv1x1",
+    "conv1x1",
+    "sepconv3x3",
+    "conv1x1",
+    "sepconv3x3",
+    "conv1x1",
+)
+
+
+class Declares(keras_tuner.HyperModel):
+    """A search space of a cell and a learning rate."""
+
+    def __init__(self, ops=OPS):
+        super().__init__()
+        self.ops = ops
+
+    def build(self, hp):
+        hp.Float("learning_rate", 1e-4, 1e-1, default=1e-3)
+        return declare_cell(hp, Cell.dense(self.ops))
+
+
+class Computes(keras_tuner.Tuner):
+    """A foreign tuner: the result of a trial is a function of its hyperparameters."""
+
+    def __init__(self, *args, function=None, **kwargs):
+        self.function = function or default_result
+        self.ran = []
+        super().__init__(*args, **kwargs)
+
+    def run_trial(self, trial, *args, **kwargs):
+        values = trial.hyperparameters.values
+        cell = CellSpace(trial.hyperparameters.space).sub_cell(values)
+        self.ran.append(cell)
+        return self.function(cell)
+
+
+def default_result(cell):
+    return {"accuracy": random.Random(cell.key).random() - len(cell.edges) / 30}
+
+
+def tuner(path, hypermodel=None, function=None, overwrite=False, objective="accuracy", **settings):
+    return Computes(
+        AutoShrinkOracle(keras_tuner.Objective(objective, "max"), **settings),
+        hypermodel or Declares(),
+        function=function,
+        directory=path,
+        project_name="search",
+        overwrite=overwrite,
+    )
+
+
+def searched(path, *args, **settings):
+    made = tuner(path, *args, **settings)
+    made.search(verbose=0)
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return searched(tmp_path_factory.mktemp("finished"))
+
+
+def test_a_search_of_8_nodes(finished):
+    records = finished.oracle.search.trajectory()
+    assert records[0]["edges_left"] == 28
+    assert records[-1]["edges_left"] == 1
+    assert len(finished.ran) <= 236
+    assert len(finished.ran) == len(finished.oracle.trials)
+    assert len({cell.key for cell in finished.ran}) == len(finished.ran)
+    assert {t.hyperparameters.get("learning_rate") for t in finished.oracle.trials.values()} == {
+        1e-3
+    }
+
+
+def test_records_are_plain_values_and_name_their_trials(finished):
+    records = finished.oracle.search.trajectory()
+    assert json.loads(json.dumps(records)) == records
+    for record in records:
+        assert record["objective"] == record["score"]
+        for candidate in record["candidates"]:
+            trial = finished.oracle.get_trial(candidate["trial_id"])
+            assert trial.score == candidate["score"]
+
+
+def test_the_best_trial_is_the_best_record(finished):
+    best = finished.oracle.search.best()
+    assert finished.oracle.get_best_trials(1)[0].score == best["score"]
+    scores = [trial.score for trial in finished.oracle.get_best_trials(10)]
+    assert scores == sorted(scores, reverse=True)
+    values = finished.get_best_hyperparameters()[0].values
+    assert CellSpace(finished.oracle.get_space().space).sub_cell(values) == Cell.from_json(
+        best["cell"]
+    )
+
+
+def test_the_seed_decides_and_0_is_one(finished, tmp_path):
+    same = searched(tmp_path / "same", seed=0)
+    other = searched(tmp_path / "other", seed=1)
+    assert same.oracle.seed == 0
+    assert same.oracle.search.trajectory() == finished.oracle.search.trajectory()
+    assert other.oracle.search.trajectory() != finished.oracle.search.trajectory()
+
+
+def test_an_objective_to_minimise(finished, tmp_path):
+    def cost(cell):
+        return {"cost": -default_result(cell)["accuracy"]}
+
+    made = Computes(
+        AutoShrinkOracle(keras_tuner.Objective("cost", "min")),
+        Declares(),
+        function=cost,
+        directory=tmp_path,
+    )
+    made.search(verbose=0)
+    ours = [record["cell"] for record in made.oracle.search.trajectory()]
+    assert ours == [record["cell"] for record in finished.oracle.search.trajectory()]
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 12, 60])
+def test_resumed_in_the_middle_it_ends_the_same(finished, tmp_path, stop_at):
+    def interrupted(cell):
+        if len(broken.ran) > stop_at:
+            raise KeyboardInterrupt
+        return default_result(cell)
+
+    broken = tuner(tmp_path, function=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broken.search(verbose=0)
+    resumed = searched(tmp_path)
+    assert resumed.oracle.search.trajectory() == finished.oracle.search.trajectory()
+    assert len(resumed.ran) == len(finished.ran) - stop_at
+
+
+def test_a_finished_search_resumes_as_finished(tmp_path):
+    first = searched(tmp_path, Declares(OPS[:4]))
+    again = searched(tmp_path, Declares(OPS[:4]))
+    assert again.ran == []
+    assert again.oracle.search.trajectory() == first.oracle.search.trajectory()
+
+
+def test_a_result_that_reached_the_trial_alone_is_not_lost(finished, tmp_path):
+    """As after a kill between the writing of trial.json and that of oracle.json."""
+
+    def interrupted(cell):
+        if len(broken.ran) == 5:
+            shutil.copy(tmp_path / "search" / "oracle.json", tmp_path / "older.json")
+        if len(broken.ran) == 6:
+            raise KeyboardInterrupt
+        return default_result(cell)
+
+    broken = tuner(tmp_path, function=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broken.search(verbose=0)
+    shutil.copy(tmp_path / "older.json", tmp_path / "search" / "oracle.json")
+    resumed = searched(tmp_path)
+    assert resumed.oracle.search.trajectory() == finished.oracle.search.trajectory()
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN axis encountered:RuntimeWarning")  # KerasTuner's
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), ValueError("boom")])
+def test_failed_candidates_are_passed_over(tmp_path, bad):
+    def fails(cell):
+        if (0, 1) in cell.edges:
+            return default_result(cell)
+        if isinstance(bad, Exception):
+            raise bad
+        return {"accuracy": bad}
+
+    made = searched(tmp_path, Declares(OPS[:4]), fails)
+    records = made.oracle.search.trajectory()
+    assert [0, 1] in records[-1]["cell"]["edges"]
+    failed = [c for r in records for c in r["candidates"] if c["status"] == "failed"]
+    assert failed
+    expected = "boom" if isinstance(bad, Exception) else "not a finite number"
+    assert all(expected in candidate["error"] for candidate in failed)
+    assert len({cell.key for cell in made.ran}) == len(made.ran)
+
+
+def test_a_candidate_that_raises_is_tried_again_as_often_as_asked(tmp_path):
+    def fails_once(cell):
+        if made.ran.count(cell) == 1:
+            raise ValueError("once")
+        return default_result(cell)
+
+    made = tuner(tmp_path / "a", Declares(OPS[:4]), fails_once, max_retries_per_trial=1)
+    made.search(verbose=0)
+    untroubled = searched(tmp_path / "b", Declares(OPS[:4]))
+    assert len(made.ran) == 2 * len(untroubled.ran)
+    assert made.oracle.search.trajectory() == untroubled.oracle.search.trajectory()
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN axis encountered:RuntimeWarning")  # KerasTuner's
+def test_a_nan_is_not_tried_again(tmp_path):
+    def nan_without_0_1(cell):
+        return default_result(cell) if (0, 1) in cell.edges else {"accuracy": float("nan")}
+
+    made = tuner(tmp_path, Declares(OPS[:4]), nan_without_0_1, max_retries_per_trial=2)
+    made.search(verbose=0)
+    assert len({cell.key for cell in made.ran}) == len(made.ran)
+    assert made.oracle.search.done
+
+
+def test_a_round_without_survivors_stops_with_the_last_error(tmp_path):
+    def fails(cell):
+        if len(cell.edges) < 6:
+            raise ValueError("out of memory, sort of")
+        return default_result(cell)
+
+    with pytest.raises(RuntimeError, match=r"round 1 failed; .*out of memory, sort of"):
+        searched(tmp_path, Declares(OPS[:4]), fails)
+
+
+def declares(*names, **others):
+    def build(hp):
+        for name in names:
+            hp.Boolean(name)
+        for name, value in others.items():
+            hp.Fixed(name, value)
+
+    return build
+
+
+def test_any_space_that_declares_edges_is_searched(tmp_path):
+    made = searched(tmp_path, declares("net/edge_0_1", "net/edge_0_2", "net/edge_1_2"))
+    # All declared edges are on at first, whatever the Booleans' defaults.
+    assert made.ran[0].edges == ((0, 1), (0, 2), (1, 2))
+    assert made.ran[0].ops == ("input", "node1", "node2")
+
+
+def test_nodes_are_alike_only_where_their_ops_are_declared(tmp_path):
+    edges = [f"c/edge_0_{node}" for node in (1, 2, 3)]
+    apart = searched(tmp_path / "a", declares(*edges))
+    alike = searched(tmp_path / "b", declares(*edges, **{f"c/op_{n}": "attn" for n in (1, 2, 3)}))
+    assert len(apart.ran) == 6
+    assert len(alike.ran) == 3
+
+
+@pytest.mark.parametrize(
+    ("hypermodel", "culprit"),
+    [
+        (declares("dropout"), "declares those of 0"),
+        (declares("a/edge_0_1", "b/edge_0_1"), "declares those of 2: a, b"),
+        (declares("a/edge_1_0"), r"'a'.*\(1, 0\)"),
+        (declares(**{"a/edge_0_1": 3}), "'a/edge_0_1': an edge has to be a Boolean"),
+    ],
+)
+def test_a_space_without_one_cell_is_refused(tmp_path, hypermodel, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        searched(tmp_path, hypermodel)
+
+
+@pytest.mark.parametrize("setting", [{"seed": 1}, {"num_candidates": 3}, {"keep_fraction": 0.5}])
+def test_a_directory_with_other_settings_is_refused(tmp_path, setting):
+    searched(tmp_path, Declares(OPS[:3]))
+    before = (tmp_path / "search" / "oracle.json").read_bytes()
+    with pytest.raises(ValueError, match=rf"{next(iter(setting))}=.*overwrite=True"):
+        tuner(tmp_path, Declares(OPS[:3]), **setting)
+    assert (tmp_path / "search" / "oracle.json").read_bytes() == before
+    assert searched(tmp_path, Declares(OPS[:3]), overwrite=True, **setting).ran
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"num_candidates": 0}, ValueError),
+        ({"keep_fraction": 2}, ValueError),
+        ({"seed": "zero"}, TypeError),
+        ({"objective": ["a", "b"]}, ValueError),
+    ],
+)
+def test_bad_settings_are_named(settings, error):
+    with pytest.raises(error, match=next(iter(settings))):
+        AutoShrinkOracle(**settings)

@@ -1,0 +1,284 @@
+import itertools
+import json
+import random
+
+import pytest
+
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.score import AccuracyScore
+from keras_autoshrink.shrink import ShrinkSearch, training_seed
+from keras_autoshrink.trajectory import Outcome
+
+OPS = (
+    "input",
+    "sepconv3x3",
+    "conv1x1",
+    "conv1x1",
+    "sepconv3x3",
+    "conv1x1",
+    "sepconv3x3",
+    "conv1x1",
+)
+
+
+def outcome(cell, salt=0):
+    """A made-up result that depends on the network alone, as a real one does."""
+    noise = random.Random(f"{salt}/{cell.key}").random()
+    return Outcome(score=noise - len(cell.edges) / 30, objective=noise, macs=len(cell.edges) + 1)
+
+
+def run(search, evaluate=outcome, order=None):
+    """Runs a search to its end; returns the cells in the order in which they were trained."""
+    trained = []
+    while pending := search.pending():
+        candidate = order.choice(pending) if order else pending[0]
+        trained.append(candidate.cell)
+        search.tell(candidate.cell, evaluate(candidate.cell))
+    return trained
+
+
+def dense(**settings):
+    return ShrinkSearch(Cell.dense(OPS), **settings)
+
+
+def edge_list(cell_json):
+    return {tuple(edge) for edge in cell_json["edges"]}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_search_of_8_nodes_goes_by_the_book(seed):
+    search = dense(seed=seed)
+    trained = run(search)
+    records = search.trajectory()
+    assert len(trained) <= 236
+    assert len({cell.key for cell in trained}) == len(trained)
+    assert records[0]["removed_edge"] is None
+    assert records[0]["edges_left"] == 28
+    assert len(records[0]["candidates"]) == 1
+    for before, record in itertools.pairwise(records):
+        start = Cell.from_json(before["cell"])
+        # Only the last edge out of the input has to stay.
+        ways_in = sum(i == 0 for i, _ in start.edges)
+        removable = [edge for edge in start.edges if edge[0] != 0 or ways_in > 1]
+        assert len(record["candidates"]) == min(10, len(removable))
+        drawn = [tuple(candidate["removed_edge"]) for candidate in record["candidates"]]
+        assert len(set(drawn)) == len(drawn)
+        for candidate, edge in zip(record["candidates"], drawn, strict=True):
+            smaller = start.without_edge(edge)
+            assert len(smaller.edges) == len(start.edges) - 1
+            assert edge_list(candidate["cell"]) == set(smaller.live_edges)
+        best = max(candidate["score"] for candidate in record["candidates"])
+        assert record["score"] == best
+        adopted = [c for c in record["candidates"] if c["status"] == "adopted"]
+        assert [c["cell"] for c in adopted] == [record["cell"]]
+    assert records[-1]["edges_left"] == 1
+    assert search.done
+    assert search.error is None
+    assert search.best()["score"] == max(record["score"] for record in records)
+
+
+def test_the_seed_decides_and_0_is_one():
+    trajectories = []
+    for seed in (0, 0, 1, 2):
+        search = dense(seed=seed)
+        run(search)
+        trajectories.append(search.trajectory())
+    assert trajectories[0] == trajectories[1]
+    assert trajectories[0] != trajectories[2] != trajectories[3] != trajectories[0]
+
+
+def test_the_order_of_answers_changes_nothing():
+    in_order, shuffled = dense(seed=3), dense(seed=3)
+    run(in_order)
+    run(shuffled, order=random.Random(0))
+    assert in_order.trajectory() == shuffled.trajectory()
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 7, 40, 200])
+def test_resumed_from_json_it_ends_the_same(stop_after):
+    whole, stopped = dense(seed=4), dense(seed=4)
+    run(whole)
+    for _ in range(stop_after):
+        if pending := stopped.pending():
+            stopped.tell(pending[-1].cell, outcome(pending[-1].cell))
+    resumed = ShrinkSearch.from_json(json.loads(json.dumps(stopped.to_json())))
+    assert resumed.trajectory() == stopped.trajectory()
+    run(resumed)
+    assert resumed.trajectory() == whole.trajectory()
+
+
+def test_the_same_network_is_one_training():
+    # Nodes 1 to 4 are alike: all cells that lack one of these edges are one network.
+    star = Cell(("input", *["conv1x1"] * 4), [(0, node) for node in range(1, 5)])
+    search = ShrinkSearch(star, num_candidates=10)
+    trained = run(search)
+    assert [len(cell.edges) for cell in trained] == [4, 3, 2, 1]
+    assert [len(record["candidates"]) for record in search.trajectory()] == [1, 4, 3, 2]
+    reused = [c for record in search.trajectory() for c in record["candidates"] if c["reused"]]
+    assert len(reused) == 6
+    assert all(candidate["seconds"] == 0 for candidate in reused)
+
+
+def test_nodes_of_unknown_ops_are_never_alike():
+    star = Cell(("input", "node1", "node2", "node3"), [(0, node) for node in range(1, 4)])
+    search = ShrinkSearch(star)
+    assert len(run(search)) == 1 + 3 + 2
+
+
+def test_a_network_of_an_earlier_round_is_not_trained_again():
+    reused = []
+    for seed in range(10):
+        search = dense(seed=seed)
+        keys = [cell.key for cell in run(search)]
+        assert len(set(keys)) == len(keys)
+        reused += [c for r in search.trajectory() for c in r["candidates"] if c["reused"]]
+    assert reused
+    for candidate in reused:
+        assert candidate["score"] == outcome(Cell.from_json(candidate["cell"])).score
+
+
+def test_ties_go_to_fewer_macs_then_to_the_smaller_edge():
+    def tied(cell):
+        return Outcome(score=1.0, macs=50 if (2, 3) in cell.edges else 40)
+
+    search = ShrinkSearch(Cell.dense(("input", "conv1x1", "sepconv3x3", "conv1x1")))
+    run(search, tied)
+    assert search.trajectory()[1]["removed_edge"] == [2, 3]
+
+    search = ShrinkSearch(Cell.dense(("input", "conv1x1", "sepconv3x3", "conv1x1")))
+    run(search, lambda cell: Outcome(score=1.0, macs=1))
+    assert search.trajectory()[1]["removed_edge"] == [0, 1]
+    # Of equal rounds the one with fewest edges is the result.
+    assert search.best()["edges_left"] == 1
+
+
+@pytest.mark.parametrize(("fraction", "left"), [(0.01, 1), (0.25, 7), (1, 28)])
+def test_keep_fraction_ends_it(fraction, left):
+    search = dense(keep_fraction=fraction)
+    run(search)
+    assert search.trajectory()[-1]["edges_left"] <= left
+    assert all(record["edges_left"] > left for record in search.trajectory()[:-1])
+
+
+def test_max_remaining_is_a_bound_that_falls_to_0():
+    for seed in range(5):
+        search = dense(seed=seed, num_candidates=4)
+        bounds = []
+        while pending := search.pending():
+            bounds.append(search.max_remaining())
+            search.tell(pending[0].cell, outcome(pending[0].cell))
+        assert all(later < sooner for sooner, later in itertools.pairwise(bounds))
+        assert bounds[0] >= len(bounds)
+        assert search.max_remaining() == 0
+
+
+def test_failures_are_passed_over():
+    def fails_without_0_1(cell):
+        if (0, 1) not in cell.edges:
+            return Outcome(None, error="out of memory")
+        return outcome(cell)
+
+    search = ShrinkSearch(Cell.dense(OPS[:4]))
+    run(search, fails_without_0_1)
+    assert search.error is None
+    for record in search.trajectory():
+        assert (0, 1) in edge_list(record["cell"])
+    failed = [c for r in search.trajectory() for c in r["candidates"] if c["status"] == "failed"]
+    assert failed
+    assert {candidate["error"] for candidate in failed} == {"out of memory"}
+    assert {candidate["score"] for candidate in failed} == {None}
+
+
+@pytest.mark.parametrize("fails_at", [6, 5])
+def test_a_round_without_survivors_ends_the_search_with_the_last_error(fails_at):
+    def fails(cell):
+        if len(cell.edges) <= fails_at:
+            return Outcome(None, error=f"boom {len(cell.edges)}")
+        return outcome(cell)
+
+    search = ShrinkSearch(Cell.dense(OPS[:4]), num_candidates=3)
+    run(search, fails)
+    assert search.done
+    assert search.max_remaining() == 0
+    assert f"of round {6 - fails_at} failed" in search.error
+    assert "boom" in search.error
+    assert len(search.trajectory()) == 6 - fails_at
+    restored = ShrinkSearch.from_json(search.to_json())
+    assert restored.error == search.error
+
+
+def test_tell_refuses_a_cell_that_nobody_asked_for():
+    search = dense()
+    with pytest.raises(ValueError, match="not a pending candidate"):
+        search.tell(Cell(("input", "conv1x1"), ((0, 1),)), Outcome(1.0))
+    search.tell(search.cell, Outcome(1.0))
+    with pytest.raises(ValueError, match="not a pending candidate"):
+        search.tell(search.cell, Outcome(1.0))
+
+
+def test_unreachable_parts_of_the_first_cell_do_not_count():
+    search = ShrinkSearch(Cell(OPS[:4], ((0, 3), (1, 2), (2, 3))))
+    assert search.cell.edges == ((0, 3),)
+    assert run(search) == [search.cell]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "culprit"),
+    [
+        ({"num_candidates": 0}, ValueError, "num_candidates=0"),
+        ({"num_candidates": 2.5}, TypeError, "num_candidates=2.5"),
+        ({"seed": None}, TypeError, "seed=None"),
+        ({"keep_fraction": -0.1}, ValueError, "keep_fraction=-0.1"),
+        ({"keep_fraction": 1.5}, ValueError, "keep_fraction=1.5"),
+        ({"keep_fraction": "all"}, TypeError, "keep_fraction='all'"),
+    ],
+)
+def test_bad_settings_are_named(settings, error, culprit):
+    with pytest.raises(error, match=culprit):
+        dense(**settings)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_is_finite(score):
+    with pytest.raises(ValueError, match="not finite"):
+        Outcome(score)
+
+
+def test_an_outcome_is_a_score_or_an_error():
+    with pytest.raises(ValueError, match="either a score or an error"):
+        Outcome(None)
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        ({"format": "x"}, "not a search"),
+        ({"version": 0}, "version 0"),
+        ({"cell": {}}, "not a cell"),
+        ({"seed": "x"}, "damaged"),
+        ({"outcomes": None}, "damaged"),
+        ({"outcomes": {"input,conv1x1:0>1": {"score": 1.0}}}, "never proposed"),
+    ],
+)
+def test_damaged_json_is_refused(change, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        ShrinkSearch.from_json({**dense().to_json(), **change})
+
+
+def test_training_seed_depends_on_seed_and_network_alone():
+    cell = Cell(OPS[:3], ((0, 1), (0, 2)))
+    renumbered = Cell(("input", "conv1x1", "sepconv3x3"), ((0, 1), (0, 2)))
+    assert training_seed(0, cell) == training_seed(0, renumbered)
+    assert training_seed(0, cell) != training_seed(1, cell)
+    assert training_seed(0, cell) != training_seed(0, cell.without_edge((0, 2)))
+    assert 0 <= training_seed(0, cell) < 2**31
+
+
+def test_accuracy_score():
+    logs = {"val_accuracy": 0.8}
+    assert AccuracyScore()(logs, 1_000_000) == pytest.approx(0.8)
+    assert AccuracyScore()(logs, 10_000_000) == pytest.approx(0.7)
+    assert AccuracyScore(weight=0)(logs, 10_000_000) == pytest.approx(0.8)
+    for weight in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="weight="):
+            AccuracyScore(weight)
