@@ -113,11 +113,15 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         )
         return model
 
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any):
+    def fit(
+        self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
+    ) -> Any:
         """Trains a candidate with early stopping; arguments as in `keras.Model.fit`."""
         data = args[0] if args else kwargs.get("x")
         if hasattr(data, "shape"):
             kwargs.setdefault("batch_size", self.batch_size)
+        else:
+            kwargs.setdefault("shuffle", False)  # a data set shuffles itself; Keras would warn
         kwargs["callbacks"] = [
             *kwargs.get("callbacks", ()),
             keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),

@@ -93,7 +93,7 @@ class ShrinkSearch:
             return None
         errors = [self._outcome(candidate).error for candidate in self.round.candidates]
         return (
-            f"all {len(errors)} candidates of round {self.round.number} failed; "
+            f"all candidates of round {self.round.number} failed ({len(errors)}); "
             f"the last one with: {errors[-1]}"
         )
 

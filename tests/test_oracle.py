@@ -221,7 +221,7 @@ def test_a_round_without_survivors_stops_with_the_last_error(tmp_path):
             raise ValueError("out of memory, sort of")
         return default_result(cell)
 
-    with pytest.raises(RuntimeError, match=r"round 1 failed; .*out of memory, sort of"):
+    with pytest.raises(RuntimeError, match=r"round 1 failed .*out of memory, sort of"):
         searched(tmp_path, Declares(OPS[:4]), fails)
 
 

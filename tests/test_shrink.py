@@ -200,7 +200,7 @@ def test_a_round_without_survivors_ends_the_search_with_the_last_error(fails_at)
     run(search, fails)
     assert search.done
     assert search.max_remaining() == 0
-    assert f"of round {6 - fails_at} failed" in search.error
+    assert f"of round {6 - fails_at} failed (" in search.error
     assert "boom" in search.error
     assert len(search.trajectory()) == 6 - fails_at
     restored = ShrinkSearch.from_json(search.to_json())

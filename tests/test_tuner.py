@@ -1,0 +1,337 @@
+"""AutoShrink with real, very small trainings."""
+
+import json
+import math
+import types
+from pathlib import Path
+
+import keras
+import keras_tuner
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+import keras_autoshrink as kas
+from keras_autoshrink.datasets import load_images
+from keras_autoshrink.hypermodels import ProxyStopping
+
+
+@pytest.fixture(scope="module")
+def data():
+    digits = load_images("digits", purpose="search")
+    train, validation = digits.train, digits.validation
+    return (train.x[:256], train.y[:256]), (validation.x[:128], validation.y[:128])
+
+
+def hypermodel(**arguments):
+    defaults = {"num_nodes": 3, "filters": 4, "stem_filters": 8, "batch_size": 64}
+    return kas.CNNCellHyperModel(input_shape=(8, 8, 1), **{**defaults, **arguments})
+
+
+def make(directory, model=None, **arguments):
+    return kas.AutoShrink(
+        model or hypermodel(), directory=directory, project_name="search", **arguments
+    )
+
+
+def search(tuner, data, epochs=3, **arguments):
+    (x, y), validation = data
+    tuner.search(x, y, validation_data=validation, epochs=epochs, verbose=0, **arguments)
+    return tuner
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    return search(make(tmp_path_factory.mktemp("finished")), data)
+
+
+def test_records_hold_what_was_measured(finished):
+    records = finished.trajectory()
+    assert [record["round"] for record in records] == list(range(len(records)))
+    assert records[0]["edges_left"] == 3
+    assert records[-1]["edges_left"] == 1
+    for record in records:
+        expected = record["objective"] - 0.1 * (math.log10(record["macs"]) - 6)
+        assert record["score"] == pytest.approx(expected)
+        model = finished.hypermodel.build(values_of(finished, record))
+        assert record["macs"] == kas.count_macs(model)
+        assert record["params"] == kas.count_params(model)
+        assert record["seconds"] > 0
+    assert json.loads(json.dumps(records)) == records
+    assert list(pd.DataFrame(records)["edges_left"]) == [r["edges_left"] for r in records]
+
+
+def values_of(tuner, record):
+    adopted = next(c for c in record["candidates"] if c["status"] == "adopted")
+    return tuner.oracle.get_trial(adopted["trial_id"]).hyperparameters
+
+
+def test_the_best_model_is_the_best_epoch_of_the_best_cell(finished, data):
+    best = max(finished.trajectory(), key=lambda r: (r["score"], -r["edges_left"]))
+    assert finished.best_cell() == kas.Cell.from_json(best["cell"]).prune()
+    model = finished.get_best_models()[0]
+    accuracy = model.evaluate(*data[1], verbose=0, return_dict=True)["accuracy"]
+    assert accuracy == pytest.approx(best["objective"])
+
+
+def test_only_the_best_cells_weights_stay(finished):
+    checkpoints = list(path_of(finished).rglob("*.weights.h5"))
+    assert [file.parent.name for file in checkpoints] == [
+        f"trial_{finished.oracle.get_best_trials(1)[0].trial_id}"
+    ]
+    with pytest.raises(ValueError, match="only the best cell's are kept"):
+        finished.get_best_models(2)
+
+
+def path_of(tuner):
+    return Path(tuner.project_dir)
+
+
+def test_summaries_are_keras_tuners_own(finished, capsys):
+    finished.search_space_summary()
+    finished.results_summary(1)
+    printed = capsys.readouterr().out
+    assert "cell/edge_0_1 (Boolean)" in printed
+    best = finished.oracle.get_best_trials(1)[0]
+    assert f"Score: {best.score}" in printed
+    assert len(finished.get_best_hyperparameters(2)) == 2
+
+
+def test_interrupted_and_resumed_it_ends_the_same(finished, tmp_path, data):
+    began = []
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            began.append(self)
+            if len(began) == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(make(tmp_path), data, callbacks=[Interrupt()])
+    resumed = search(make(tmp_path), data)
+    assert timeless(resumed.trajectory()) == timeless(finished.trajectory())
+    again = search(make(tmp_path), data)
+    assert again.trajectory() == resumed.trajectory()
+
+
+def timeless(records):
+    """The records without what a clock measured."""
+    for record in (records := json.loads(json.dumps(records))):
+        for each in (record, *record["candidates"]):
+            del each["seconds"]
+    return records
+
+
+def test_a_directory_with_another_search_is_refused(finished):
+    directory = path_of(finished).parent
+    before = {p: p.read_bytes() for p in path_of(finished).rglob("*.json")}
+    for changed, culprit in (
+        ({"model": hypermodel(filters=8)}, r"another hypermodel: 4, not 8 \(filters\)"),
+        ({"model": hypermodel(num_nodes=4)}, r"another hypermodel: .*\(cell\)"),
+        ({"score": kas.AccuracyScore(0.5)}, r"another score: .*weight=0.1.*, not .*weight=0.5"),
+        ({"seed": 5}, "seed=5: the search in .* has seed=0"),
+        ({"num_candidates": 5}, "num_candidates=5"),
+    ):
+        with pytest.raises(ValueError, match=rf"{culprit}.*overwrite=True"):
+            make(directory, **changed)
+    assert {p: p.read_bytes() for p in path_of(finished).rglob("*.json")} == before
+
+
+def test_overwrite_starts_anew(tmp_path, data):
+    search(make(tmp_path, keep_fraction=1), data, epochs=1)
+    anew = make(tmp_path, keep_fraction=1, seed=3, overwrite=True)
+    assert anew.trajectory() == []
+    with pytest.raises(RuntimeError, match=r"run search\(\) first"):
+        anew.best_cell()
+
+
+def test_datasets_callbacks_and_executions(tmp_path, data):
+    """What users of KerasTuner pass along; one candidate is enough to see it arrive."""
+
+    seen = []  # KerasTuner copies callbacks: one of its own would be a copy's
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(dict(logs))
+
+    train, validation = (tf.data.Dataset.from_tensor_slices(part).batch(64) for part in data)
+    tuner = make(tmp_path, keep_fraction=1, executions_per_trial=2)
+    tuner.search(
+        train,
+        validation_data=validation,
+        epochs=2,
+        verbose=0,
+        callbacks=[Watch(), keras.callbacks.TensorBoard(tmp_path / "logs")],
+    )
+    assert len(seen) == 4
+    assert {"score", "macs", "params", "val_accuracy"} <= set(seen[0])
+    scores = [logs["score"] for logs in seen]
+    assert tuner.trajectory()[0]["score"] == pytest.approx((max(scores[:2]) + max(scores[2:])) / 2)
+    assert scores[0] != scores[2]  # the executions start from different weights
+    for execution in ("execution0", "execution1"):
+        assert list((tmp_path / "logs" / "0000" / execution).rglob("events*"))
+
+
+def test_a_score_and_a_hypermodel_of_the_users_own(tmp_path):
+    ops = ("input", "relu", "tanh")
+
+    def build(hp):
+        cell = kas.declare_cell(hp, kas.Cell.dense(ops))
+        units = hp.Int("units", 4, 8, default=4)
+        outputs = [keras.Input((6,))]
+        for node in range(1, cell.num_nodes):
+            inputs = [outputs[i] for i in cell.predecessors(node)] or outputs[:1]
+            merged = keras.layers.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]
+            outputs.append(keras.layers.Dense(units, cell.ops[node])(merged))
+        prediction = keras.layers.Dense(1)(outputs[cell.leaves[0]])
+        model = keras.Model(outputs[0], prediction)
+        model.compile("adam", "mse", metrics=["mae"])
+        return model
+
+    def error_and_cost(logs, macs):
+        return -logs["val_mae"] - macs / 1000
+
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(64, 6)).astype("float32")
+    tuner = kas.AutoShrink(build, score=error_and_cost, num_candidates=1, directory=tmp_path)
+    tuner.search(x, x.sum(axis=1), validation_split=0.5, epochs=1, verbose=0)
+    first = tuner.trajectory()[0]
+    assert first["macs"] == 6 * 4 + 10 * 4 + 4
+    assert first["objective"] == first["score"]
+
+
+def test_seeds_of_python_and_numpy_come_from_the_cell_alone(tmp_path, data):
+    drawn = []
+
+    class Draws(kas.CNNCellHyperModel):
+        def fit(self, hp, model, *args, **kwargs):
+            drawn.append(float(np.random.random()))
+            return super().fit(hp, model, *args, **kwargs)
+
+    for directory, seed in (("a", 0), ("b", 0), ("c", 1)):
+        model = Draws(input_shape=(8, 8, 1), num_nodes=2, filters=4, stem_filters=4)
+        search(make(tmp_path / directory, model, seed=seed), data, epochs=1)
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_score_that_is_not_a_number_is_a_failed_candidate(tmp_path, data):
+    tuner = make(tmp_path, keep_fraction=1, score=lambda logs, macs: float("nan"))
+    with pytest.raises(RuntimeError, match=r"round 0 failed .*score of epoch 1 is nan"):
+        search(tuner, data, epochs=1)
+
+
+def test_a_score_that_lacks_its_metric_says_what_to_pass(tmp_path, data):
+    tuner = make(tmp_path, keep_fraction=1, score=lambda logs, macs: logs["val_f1"])
+    with pytest.raises(ValueError, match="needs the metric 'val_f1', but training reports"):
+        search(tuner, data, epochs=1)
+
+
+def images(shape=(8, 8, 8, 1), classes=10, value=0.0):
+    return np.full(shape, value, "float32"), np.arange(shape[0]) % classes
+
+
+BAD_DATA = {
+    "no data": ((), {}, "x: no training data"),
+    "no validation": (images(), {}, "validation_data: missing"),
+    "shape": (images((8, 9, 8, 1)), {}, r"x: images have shape \(9, 8, 1\)"),
+    "rank": (images((8, 8, 8)), {}, r"x: images have shape \(8, 8, 8\)"),
+    "labels": ((images()[0], np.full(8, 10)), {}, "x: label 10 is not one of 0 to 9"),
+    "number": ((images()[0], np.zeros(7, int)), {}, r"8 images, but labels of shape \(7,\)"),
+    "float labels": ((images()[0], np.zeros(8)), {}, "labels are float64"),
+    "nan": (images(value=np.nan), {}, "8 of 8 images have pixels that are NaN"),
+    "validation labels": (
+        images(),
+        {"validation_data": (images()[0], np.full(8, -1))},
+        "validation_data: label -1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_are_refused_before_anything_is_trained(tmp_path, case):
+    arguments, options, culprit = BAD_DATA[case]
+    if case not in ("no validation", "no data"):
+        options = {"validation_data": images(), **options}
+    tuner = make(tmp_path)
+    with pytest.raises(ValueError, match=culprit):
+        tuner.search(*arguments, **options)
+    assert not tuner.oracle.trials
+    assert not list(path_of(tuner).glob("trial_*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "culprit"),
+    [
+        ({"num_candidates": 0}, ValueError, "num_candidates=0"),
+        ({"keep_fraction": -1}, ValueError, "keep_fraction=-1"),
+        ({"seed": None}, TypeError, "seed=None"),
+        ({"score": "accuracy"}, TypeError, "score='accuracy'"),
+        ({"model": lambda hp: None}, ValueError, "declare the edges of one cell"),
+    ],
+)
+def test_bad_arguments_are_named_and_leave_nothing(tmp_path, arguments, error, culprit):
+    with pytest.raises(error, match=culprit):
+        make(tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"directory=.*file.*cannot be created"):
+        make(tmp_path / "file" / "runs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        ({"num_nodes": 1}, "num_nodes=1"),
+        ({"classes": 1}, "classes=1"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"operations": ()}, "operations"),
+        ({"operations": ("conv9x9",)}, "'conv9x9'"),
+    ],
+)
+def test_bad_hypermodels_are_named(arguments, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        hypermodel(**arguments)
+
+
+def test_half_of_the_nodes_have_each_op_in_an_order_of_the_seed():
+    cells = [kas.CNNCellHyperModel(seed=seed).cell for seed in range(6)]
+    assert cells[0] == kas.CNNCellHyperModel(seed=0).cell
+    assert len({cell.ops for cell in cells}) > 1
+    for cell in cells:
+        assert len(cell.edges) == 28
+        assert sorted((cell.ops.count("sepconv3x3"), cell.ops.count("conv1x1"))) == [3, 4]
+
+
+def stops_after(val_accuracy, val_loss, loss=1.0, classes=10):
+    """The epoch, counted from 1, after which ProxyStopping stops; None if it does not."""
+    callback = ProxyStopping(classes)
+    callback.set_model(types.SimpleNamespace(stop_training=False))
+    for epoch in range(8):
+        callback.on_epoch_end(
+            epoch, {"loss": loss, "val_accuracy": val_accuracy, "val_loss": val_loss}
+        )
+        if callback.model.stop_training:
+            return epoch + 1
+    return None
+
+
+def test_hopeless_candidates_are_stopped():
+    assert stops_after(val_accuracy=0.19, val_loss=1) == 4
+    assert stops_after(val_accuracy=0.21, val_loss=1) is None
+    assert stops_after(val_accuracy=0.9, val_loss=3.1) == 4
+    assert stops_after(val_accuracy=0.9, val_loss=2.9) is None
+
+
+def test_the_oracle_serves_another_tuner_with_our_hypermodel(tmp_path, data):
+    tuner = keras_tuner.Tuner(
+        kas.AutoShrinkOracle("val_accuracy", keep_fraction=1),
+        hypermodel(),
+        directory=tmp_path,
+    )
+    (x, y), validation = data
+    tuner.search(x, y, validation_data=validation, epochs=1, verbose=0)
+    assert tuner.oracle.search.trajectory()[0]["score"] > 0
