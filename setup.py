@@ -13,7 +13,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["keras_autoshrink", "tflite_export"],
+    packages=["keras_autoshrink", "keras_autoshrink.costs", "tflite_export"],
     package_data={"keras_autoshrink": ["py.typed"], "tflite_export": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[

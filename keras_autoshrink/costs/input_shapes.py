@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.graph_call import REMEDY, Shape
+from keras_autoshrink.costs.calls import REMEDY, Shape
 
 
 def built_copy(model: keras.Sequential, input_shape: Any) -> keras.Sequential:

@@ -1,6 +1,6 @@
 """The multiply-accumulates of a model's graph: finds its calls and counts them one by one.
 
-The rules are in `layer_macs.py` and `product_macs.py`, what costs nothing is in `zero_macs.py`;
+The rules are in `layers.py` and `products.py`, what costs nothing is in `zero.py`;
 what is in none of them is refused by name.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.graph_call import REMEDY, Call, describe, keras_class, shape_of
-from keras_autoshrink.layer_macs import LAYER_RULES, WRAPPERS
-from keras_autoshrink.product_macs import PRODUCT_RULES
-from keras_autoshrink.zero_macs import costs_nothing
+from keras_autoshrink.costs.calls import REMEDY, Call, describe, keras_class, shape_of
+from keras_autoshrink.costs.layers import LAYER_RULES, WRAPPERS
+from keras_autoshrink.costs.products import PRODUCT_RULES
+from keras_autoshrink.costs.zero import costs_nothing
 
 _RULES = {**LAYER_RULES, **PRODUCT_RULES}
 

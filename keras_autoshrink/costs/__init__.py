@@ -12,9 +12,9 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.graph_call import MisfitError, UnknownSizeError, describe
-from keras_autoshrink.graph_macs import check_model, walk
-from keras_autoshrink.input_shapes import batch_shapes, built_copy, shape_advice
+from keras_autoshrink.costs.calls import MisfitError, UnknownSizeError, describe
+from keras_autoshrink.costs.graph import check_model, walk
+from keras_autoshrink.costs.input_shapes import batch_shapes, built_copy, shape_advice
 
 
 def count_macs(model: keras.Model, input_shape: Any = None) -> int:

@@ -8,7 +8,7 @@ Convention (arXiv 1911.09251, and the published MobileNet and ResNet tables):
 * recurrent layer: time steps x (kernel + recurrent kernel products);
 * bias, normalization, activation, pooling, resizing, addition, look-ups: nothing.
 
-A rule counts every element it is given, the first axis too: `graph_macs.py` feeds the model a
+A rule counts every element it is given, the first axis too: `graph.py` feeds the model a
 batch of one, so that positions which a reshape folded into the first axis are counted. Where
 an operation of keras.ops does the same as a layer, they share a rule.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.graph_call import Call, Rule, Shape
+from keras_autoshrink.costs.calls import Call, Rule, Shape
 
 
 def _positions(shape: Shape, data_format: str | None) -> int:

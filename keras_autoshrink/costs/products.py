@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.graph_call import Call, MisfitError, Rule, Shape, describe
+from keras_autoshrink.costs.calls import Call, MisfitError, Rule, Shape, describe
 
 
 def _einsum_macs(call: Call, equation: str, tensors: Sequence[Any]) -> int:

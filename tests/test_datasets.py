@@ -1,0 +1,614 @@
+"""What data sets are split into, normalised by, and refused for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from keras_autoshrink.datasets import ImageData, Split, load_images
+
+CIFAR10_IN_SMALL = Path("cifar10", "3.0.2")
+
+
+def numbered(count: int, height: int = 4, width: int = 5, first: int = 0) -> np.ndarray:
+    """Pictures of one colour each, no two alike: red and green spell the picture's number."""
+    number = np.arange(first, first + count)
+    images = np.zeros((count, height, width, 3), np.uint8)
+    images[..., 0], images[..., 1] = (part[:, None, None] for part in (number % 256, number // 256))
+    images[..., 2] = 7
+    return images
+
+
+def write_folder(root: Path, classes: dict[str, int]) -> Path:
+    """A folder of PNG files: so many numbered pictures for each class."""
+    first = 0
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for number, image in enumerate(numbered(count, first=first)):
+            Image.fromarray(image).save(root / name / f"{number}.png")
+        first += count
+    return root
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an .npz file of 40 numbered pictures in 4 classes; arguments add or replace."""
+
+    def write(**arrays: Any) -> Path:
+        path = tmp_path / "data.npz"
+        arrays = {"x_train": numbered(40), "y_train": np.arange(40) % 4, **arrays}
+        np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir with CIFAR-10 as tensorflow-datasets prepares it, of other and fewer pictures.
+
+    6,500 of them to train on, 30 to test on.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+    from tensorflow_datasets.image_classification import cifar
+
+    with registered.skip_registration():
+
+        class Small(cifar.Cifar10):
+            name = "cifar10"
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                self.info.features["label"].names = [f"class {label}" for label in range(10)]
+                return {"train": self.pictures(0, 6_500), "test": self.pictures(10_000, 30)}
+
+            def pictures(self, first: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+                for key, image in enumerate(numbered(count, 32, 32, first)):
+                    yield key, {"id": str(key), "image": image, "label": key % 10}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds.disable_progress_bar()
+    Small(data_dir=folder).download_and_prepare()
+    return folder
+
+
+def pixels(split: Split, data: ImageData) -> np.ndarray:
+    """The pictures as they were before normalisation."""
+    restored = split.x * np.float32(data.std) + np.float32(data.mean)
+    np.testing.assert_allclose(restored, np.rint(restored), atol=1e-3)
+    return np.rint(restored).astype(np.uint8)
+
+
+def numbers(split: Split, data: ImageData) -> set[int]:
+    """The numbers of numbered pictures."""
+    first = pixels(split, data)[:, 0, 0].astype(int)
+    found = set((first[:, 0] + 256 * first[:, 1]).tolist())
+    assert len(found) == len(split)
+    return found
+
+
+def contents(*labelled: tuple[np.ndarray, np.ndarray]) -> Counter[tuple[bytes, int]]:
+    """How often each picture occurs with each label."""
+    return Counter(
+        (image.tobytes(), int(label))
+        for x, y in labelled
+        for image, label in zip(x.astype(np.uint8), y, strict=True)
+    )
+
+
+def same(first: Split | None, second: Split | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first.x, second.x) and np.array_equal(first.y, second.y)
+
+
+def refusal(source: Any, purpose: str = "train", **options: Any) -> str:
+    """The message of the ValueError, which is one line."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its callers look at the message
+        load_images(source, purpose=purpose, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# Sources without parts of their own: all of them are split alike.
+
+
+@pytest.fixture(scope="session")
+def undivided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, ...]]:
+    """Source, pixels, labels and class names."""
+    folder = tmp_path_factory.mktemp("undivided")
+    x, y = numbered(60), np.arange(60) // 10 % 3
+    np.savez(folder / "data.npz", x_train=x, y_train=y)
+    classes = {"ant": 20, "bee": 25, "cat": 15}
+    digits = load_digits()
+    return {
+        "digits": ("digits", digits.images[..., None], digits.target, tuple("0123456789")),
+        "npz": (folder / "data.npz", x, y, ("0", "1", "2")),
+        "folder": (
+            write_folder(folder / "pictures", classes),
+            numbered(60, 6, 6),
+            np.repeat([0, 1, 2], [20, 25, 15]),
+            ("ant", "bee", "cat"),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["digits", "npz", "folder"])
+class TestUndividedSource:
+    @pytest.fixture
+    def source(self, name: str, undivided: dict[str, Any]) -> tuple[Any, ...]:
+        return undivided[name]
+
+    @staticmethod
+    def load(source: tuple[Any, ...], purpose: str = "train", seed: int = 0) -> ImageData:
+        return load_images(source[0], purpose=purpose, seed=seed, image_size=6)
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_every_image_is_in_one_split(self, source, seed):
+        _, x, y, _ = source
+        data = self.load(source, seed=seed)
+        splits = (data.train, data.validation, data.test)
+        assert contents(*((pixels(s, data), s.y) for s in splits)) == contents((x, y))
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_search_sees_nothing_of_the_test(self, source, seed):
+        searched = self.load(source, "search", seed)
+        trained = self.load(source, "train", seed)
+        assert searched.test is None
+        # The same two splits; with the test before, they are all of the source.
+        assert same(searched.train, trained.train)
+        assert same(searched.validation, trained.validation)
+        assert (searched.mean, searched.std) == (trained.mean, trained.std)
+
+    def test_classes_have_the_same_share_everywhere(self, source):
+        _, _, y, _ = source
+        data = self.load(source)
+        for split, share in [(data.train, 0.64), (data.validation, 0.16), (data.test, 0.2)]:
+            assert len(split) == pytest.approx(share * len(y), abs=1.5)
+            np.testing.assert_allclose(np.bincount(split.y), share * np.bincount(y), atol=1.5)
+
+    def test_seed_decides(self, source):
+        first, again, other = (self.load(source, seed=seed) for seed in (0, 0, 1))
+        for split in ("train", "validation", "test"):
+            assert same(getattr(first, split), getattr(again, split))
+            assert not same(getattr(first, split), getattr(other, split))
+
+    def test_normalised_by_the_training_images(self, source):
+        data = self.load(source)
+        train = pixels(data.train, data).astype(float)
+        np.testing.assert_allclose(data.mean, train.mean(axis=(0, 1, 2)), rtol=1e-9)
+        std = train.std(axis=(0, 1, 2))
+        np.testing.assert_allclose(data.std, np.where(std > 0, std, 1), rtol=1e-9)
+
+    def test_types_and_names(self, source):
+        _, x, _, names = source
+        data = self.load(source)
+        assert data.class_names == names
+        assert data.input_shape == x.shape[1:]
+        assert len(data.mean) == len(data.std) == x.shape[-1]
+        for split in (data.train, data.validation, data.test):
+            assert split.x.dtype == np.float32
+            assert split.x.shape == (len(split), *data.input_shape)
+            assert split.y.dtype == np.int32
+            assert split.y.shape == (len(split),)
+
+
+# .npz files
+
+VAL = {"x_val": numbered(8, first=100), "y_val": np.arange(8) % 4}
+TEST = {"x_test": numbered(8, first=200), "y_test": np.arange(8) % 4}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sizes"),
+    [
+        ({}, (25, 7, 8)),
+        (VAL, (32, 8, 8)),
+        (TEST, (32, 8, 8)),
+        ({**VAL, **TEST}, (40, 8, 8)),
+    ],
+    ids=["train", "train-val", "train-test", "train-val-test"],
+)
+def test_npz_parts_are_taken_as_they_are_and_the_others_split_off(npz, arrays, sizes):
+    path = npz(**arrays)
+    data = load_images(path, purpose="train")
+    searched = load_images(path, purpose="search")
+    splits = (data.train, data.validation, data.test)
+    assert tuple(map(len, splits)) == sizes
+    found = [numbers(split, data) for split in splits]
+    assert found[1] == set(range(100, 108)) if "x_val" in arrays else found[1] < set(range(40))
+    assert found[2] == set(range(200, 208)) if "x_test" in arrays else found[2] < set(range(40))
+    assert len(set.union(*found)) == sum(sizes)
+    assert same(searched.train, data.train)
+    assert same(searched.validation, data.validation)
+    assert searched.test is None
+
+
+def test_npz_parts_are_normalised_by_the_training_part(npz):
+    data = load_images(npz(**VAL, **TEST), purpose="train")
+    # The red of 0 to 39; of 100 to 107; of 200 to 207.
+    assert data.mean[0] == pytest.approx(19.5)
+    assert data.std[0] == pytest.approx(np.arange(40).std())
+    assert data.train.x[..., 0].mean() == pytest.approx(0, abs=1e-6)
+    assert data.train.x[..., 0].std() == pytest.approx(1)
+    assert data.validation.x[..., 0].mean() * data.std[0] == pytest.approx(103.5 - 19.5)
+    assert data.test.x[..., 0].mean() * data.std[0] == pytest.approx(203.5 - 19.5)
+
+
+@pytest.mark.parametrize("constant", [0, 0.1, 1e-20, 255])
+def test_constant_channel_is_only_centred(npz, constant):
+    x = numbered(40).astype(np.float32)
+    x[..., 2] = constant
+    test = x.copy()
+    test[..., 2] += 3
+    data = load_images(npz(x_train=x, x_test=test, y_test=np.arange(40) % 4), purpose="train")
+    assert data.std[2] == 1
+    assert data.mean[2] == pytest.approx(constant)
+    assert not data.train.x[..., 2].any()
+    np.testing.assert_allclose(data.test.x[..., 2], 3, rtol=1e-6)
+
+
+def test_statistics_of_many_pixels(npz):
+    """A float32 sum of these pixels is wrong in the fourth digit."""
+    x = np.zeros((48, 320, 320, 3), np.uint8)
+    x[...] = np.random.default_rng(0).integers(200, 256, (48, 320, 320, 1))
+    y = np.arange(48) % 4
+    data = load_images(
+        npz(x_train=x, y_train=y, x_val=x[:4], y_val=y[:4], **{"x_test": x[:4], "y_test": y[:4]}),
+        purpose="search",
+    )
+    np.testing.assert_allclose(data.mean, x[..., 0].sum(dtype=np.int64) / x[..., 0].size, rtol=1e-9)
+    np.testing.assert_allclose(data.std, x[..., 0].std(dtype=np.float64), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float64, bool])
+def test_npz_grayscale_and_types_of_pixels(npz, dtype):
+    gray = (np.arange(40 * 20).reshape(40, 4, 5) % 251).astype(dtype)
+    data = load_images(
+        npz(x_train=gray, x_val=gray[..., None], y_val=np.arange(40) % 4), purpose="search"
+    )
+    assert data.input_shape == (4, 5, 1)
+    assert data.train.x.dtype == np.float32
+    restored = data.validation.x[..., 0] * data.std[0] + data.mean[0]
+    np.testing.assert_allclose(restored, gray.astype(float), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64])
+def test_npz_labels_in_a_column(npz, dtype):
+    labels = (np.arange(40) % 4).astype(dtype)
+    flat = load_images(npz(), purpose="train")
+    column = load_images(npz(y_train=labels[:, None]), purpose="train")
+    for split in ("train", "validation", "test"):
+        assert same(getattr(flat, split), getattr(column, split))
+
+
+def test_npz_search_does_not_read_the_test_part_or_other_arrays(npz):
+    unreadable = np.array([None])
+    path = npz(x_test=unreadable, y_test=unreadable, notes=unreadable)
+    assert len(load_images(path, purpose="search").train) == 32
+    assert refusal(path).startswith(f"{path}: not a readable .npz file: Object arrays")
+
+
+@pytest.mark.parametrize("purpose", ["search", "train"])
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({"x_train": None}, "has no array 'x_train' (its arrays: ['y_train'])"),
+        ({"y_train": None}, "has no array 'y_train' (its arrays: ['x_train'])"),
+        ({"x_train": None, "y_train": None}, "has no array 'x_train' (its arrays: [])"),
+        ({"x_val": VAL["x_val"]}, "has no array 'y_val' (its arrays: "),
+        ({"y_test": TEST["y_test"]}, "has no array 'x_test' (its arrays: "),
+        ({"x_train": np.array([None])}, "not a readable .npz file: Object arrays cannot be"),
+        ({"x_train": numbered(0)}, "train: images have shape (0, 4, 5, 3); expected (n, height"),
+        ({"x_train": numbered(40, 0)}, "train: images have shape (40, 0, 5, 3); expected"),
+        ({"x_train": np.zeros((40, 20))}, "train: images have shape (40, 20); expected (n, "),
+        ({"x_train": np.zeros((40, 4, 5, 3), "U3")}, "train: pixels are <U3; expected numbers"),
+        ({"x_train": numbered(40) * 1j}, "train: pixels are complex128; expected numbers"),
+        ({"y_train": np.zeros(0, int)}, "train: 40 images, but labels of shape (0,); expected "),
+        ({"y_train": np.arange(39) % 4}, "train: 40 images, but labels of shape (39,); expected "),
+        ({"y_train": np.eye(40, 4, dtype=int)}, "train: 40 images, but labels of shape (40, 4)"),
+        ({"y_train": np.array(3)}, "train: 40 images, but labels of shape ()"),
+        ({"y_train": np.arange(40) % 4 / 1}, "train: labels are float64; expected integers 0 to 3"),
+        ({"y_train": np.arange(40) % 4 > 1}, "train: labels are bool; expected integers 0 to 1"),
+        ({"y_train": np.array(list("abcd") * 10)}, "train: labels are <U1; expected integers"),
+        ({"y_train": np.arange(40) % 4 - 1}, "train: label -1 is not one of 0 to 3"),
+        ({"y_train": np.arange(40) % 4 + 1}, "train: label 4 is not one of 0 to 3"),
+        ({"y_train": np.arange(40) % 4 // 3 * 2**40}, "train: label 1099511627776 is not one of"),
+        ({"y_train": np.zeros(40, int)}, "has one class; expected two or more"),
+        ({**VAL, "y_val": VAL["y_val"] + 1}, "val: label 4 is not one of 0 to 3"),
+        ({**VAL, "y_val": VAL["y_val"][1:]}, "val: 8 images, but labels of shape (7,)"),
+        (
+            {**VAL, "x_val": numbered(8, 5, 5)},
+            "images of val have shape (5, 5, 3), those of train (4, 5, 3)",
+        ),
+        (
+            {**VAL, "x_val": np.zeros((8, 4, 5))},
+            "images of val have shape (4, 5, 1), those of train (4, 5, 3)",
+        ),
+        ({**VAL, "x_val": numbered(0)}, "val: images have shape (0, 4, 5, 3); expected"),
+        ({"y_train": np.r_[[0] * 39, 1]}, "too few images to split by class: 1 of class '1'; 7 of"),
+        (
+            {"x_train": numbered(8), "y_train": np.arange(8) % 4},
+            "too few images to split by class: 2 of class '0'; 7 of each are enough",
+        ),
+    ],
+)
+def test_npz_refused(npz, purpose, arrays, problem):
+    path = npz(**arrays)
+    assert refusal(path, purpose).startswith(f"{path}: {problem}")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_npz_with_a_pixel_that_is_no_number(npz, value):
+    x = numbered(40).astype(np.float64)
+    x[[3, 3, 5], [0, 1, 2], 0, 0] = value
+    message = "train: 2 of 40 images have pixels that are NaN or infinite in float32"
+    assert refusal(path := npz(x_train=x)) == f"{path}: {message}"
+
+
+def test_npz_with_a_broken_test_part_is_refused_for_training_only(npz):
+    path = npz(**{**TEST, "x_test": numbered(8, 9, 9)})
+    assert len(load_images(path, purpose="search").train) == 32
+    assert "images of test have shape (9, 9, 3), those of train (4, 5, 3)" in refusal(path)
+
+
+@pytest.mark.parametrize("per_class", [7, 8])
+@pytest.mark.parametrize("classes", [2, 3, 10, 40])
+def test_seven_images_of_each_class_are_enough(npz, classes, per_class):
+    y = np.r_[np.tile(np.arange(classes), per_class), [0] * 30]
+    data = load_images(npz(x_train=numbered(len(y)), y_train=y), purpose="train")
+    assert len(data.class_names) == classes
+    for split in (data.train, data.validation, data.test):
+        assert set(split.y.tolist()) == set(range(classes))
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[600:700] = bytes(byte ^ 255 for byte in content[600:700])
+    path.write_bytes(content)
+
+
+def save_one_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, numbered(2))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (Path.unlink, "No such file or directory"),
+        (lambda path: path.write_bytes(b""), "no zip archive, or one cut short"),
+        (lambda path: path.write_bytes(b"hello " * 99), "no zip archive, or one cut short"),
+        (halve, "no zip archive, or one cut short"),
+        (save_one_array, "no zip archive, or one cut short"),
+        (flip, "Bad CRC-32 for file 'x_train.npy'"),
+    ],
+    ids=["absent", "empty", "text", "truncated", "npy", "corrupt"],
+)
+def test_npz_unreadable(npz, spoil, problem):
+    path = npz()
+    spoil(path)
+    assert refusal(path) == f"{path}: not a readable .npz file: {problem}"
+
+
+def test_npz_that_is_a_folder(tmp_path):
+    path = tmp_path / "data.npz"
+    path.mkdir()
+    assert refusal(path) == f"{path}: not a readable .npz file: Is a directory"
+
+
+# Folders of images
+
+
+def test_folder_of_all_kinds_of_images(tmp_path):
+    """Formats, modes and sizes; what is no image, and what is hidden, is passed over."""
+    colours = {"blue": (0, 0, 255), "gray": (90, 90, 90)}
+    for name, colour in colours.items():
+        (tmp_path / name / "more").mkdir(parents=True)
+        (tmp_path / name / "notes.txt").write_text("not a picture")
+        (tmp_path / name / "._0.png").write_bytes(b"what macOS leaves")
+        image = Image.new("RGB", (12, 9), colour)
+        for number, suffix in enumerate(("bmp", "GIF", "jpeg", "JPG", "png", "webp")):
+            image.resize((9 + number, 12)).save(tmp_path / name / f"{number}.{suffix}")
+        image.convert("P").save(tmp_path / name / "palette.png")
+        image.convert("RGBA").save(tmp_path / name / "alpha.png")
+    Image.new("L", (5, 5), 90).save(tmp_path / "gray" / "gray.png")
+    Image.fromarray(np.full((5, 5), 90 * 256 + 17, np.uint16)).save(tmp_path / "gray" / "deep.png")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "README.md").write_text("not a class")
+
+    data = load_images(tmp_path, purpose="train", image_size=10)
+    assert data.class_names == ("blue", "gray")
+    assert data.input_shape == (10, 10, 3)
+    splits = (data.train, data.validation, data.test)
+    assert sum(np.bincount(split.y, minlength=2) for split in splits).tolist() == [8, 10]
+    for split in splits:
+        restored = split.x * np.float32(data.std) + np.float32(data.mean)
+        expected = np.array(list(colours.values()))[split.y][:, None, None]
+        np.testing.assert_allclose(*np.broadcast_arrays(restored, expected), atol=5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "problem"),
+    [
+        ({}, "0 folders in it; expected one a class, two or more"),
+        ({"ant": 9}, "1 folders in it; expected one a class, two or more"),
+        ({"ant": 9, "bee": 1}, "too few images to split by class: 1 of class 'bee'; 7 of each"),
+        ({"ant": 3, "bee": 2}, "too few images to split by class: 2 of class 'bee'; 7 of each"),
+    ],
+)
+@pytest.mark.parametrize("purpose", ["search", "train"])
+def test_folder_refused(tmp_path, purpose, classes, problem):
+    write_folder(tmp_path, classes)
+    assert refusal(tmp_path, purpose).startswith(f"{tmp_path}: {problem}")
+
+
+@pytest.mark.parametrize("leave", [lambda folder: None, lambda folder: (folder / "a.txt").touch()])
+def test_folder_with_a_class_without_images(tmp_path, leave):
+    write_folder(tmp_path, {"ant": 9, "bee": 0, "cat": 9})
+    leave(tmp_path / "bee")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'bee'}: holds no images (.bmp, .gif, ")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda file: file.write_text("hello"), "unknown format"),
+        (lambda file: file.write_bytes(b""), "unknown format"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-25]), "image file is truncated"),
+        (lambda file: file.write_bytes(file.read_bytes()[:45] + bytes(40)), ""),
+        (lambda file: (file.unlink(), file.mkdir()), "[Errno 21] Is a directory"),
+    ],
+    ids=["text", "empty", "truncated", "corrupt", "folder"],
+)
+def test_folder_with_a_file_that_is_no_image(tmp_path, spoil, problem):
+    write_folder(tmp_path, {"ant": 9, "bee": 9})
+    file = tmp_path / "bee" / "3.png"
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(noise).save(file)
+    spoil(file)
+    assert refusal(tmp_path).startswith(f"{file}: not a readable image: {problem}")
+
+
+# CIFAR-10
+
+
+def test_cifar10_search_draws_from_the_training_part(small_cifar10):
+    data = load_images("cifar10", purpose="search", data_dir=small_cifar10)
+    assert data.test is None
+    assert data.class_names == tuple(f"class {label}" for label in range(10))
+    assert data.input_shape == (32, 32, 3)
+    assert np.bincount(data.train.y).tolist() == [500] * 10
+    assert np.bincount(data.validation.y).tolist() == [100] * 10
+    trained_on, scored_on = numbers(data.train, data), numbers(data.validation, data)
+    assert not trained_on & scored_on
+    assert trained_on | scored_on < set(range(6_500))
+    # Labels went with their images.
+    drawn = pixels(data.train, data)[:, 0, 0].astype(int)
+    np.testing.assert_array_equal((drawn[:, 0] + 256 * drawn[:, 1]) % 10, data.train.y)
+
+
+def test_cifar10_seed_decides(small_cifar10):
+    first, again, other = (
+        load_images("cifar10", purpose="search", seed=seed, data_dir=str(small_cifar10))
+        for seed in (0, 0, 1)
+    )
+    for split in ("train", "validation"):
+        assert same(getattr(first, split), getattr(again, split))
+        assert numbers(getattr(first, split), first) != numbers(getattr(other, split), other)
+
+
+def test_cifar10_training_takes_everything(small_cifar10):
+    data = load_images("cifar10", purpose="train", data_dir=small_cifar10)
+    assert np.bincount(data.train.y).tolist() == [520] * 10
+    assert np.bincount(data.validation.y).tolist() == [130] * 10
+    assert numbers(data.train, data) | numbers(data.validation, data) == set(range(6_500))
+    assert numbers(data.test, data) == set(range(10_000, 10_030))
+
+
+def test_cifar10_search_does_not_read_the_test_part(small_cifar10, tmp_path):
+    shutil.copytree(small_cifar10 / "cifar10", tmp_path / "cifar10")
+    (test,) = tmp_path.rglob("*test.tfrecord*")
+    test.write_bytes(b"not a record")
+    assert len(load_images("cifar10", purpose="search", data_dir=tmp_path).train) == 5_000
+    folder = tmp_path / CIFAR10_IN_SMALL
+    assert refusal("cifar10", data_dir=tmp_path).startswith(
+        f"cifar10: cannot be loaded from {folder}: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("*train.tfrecord*", None, "No such file or directory"),
+        ("*train.tfrecord*", b"hello" * 99, "corrupted record at 0"),
+        ("dataset_info.json", None, "this likely indicates the dataset has not been generated"),
+        ("dataset_info.json", b"{", "failed to load json"),
+    ],
+)
+def test_cifar10_prepared_badly(small_cifar10, tmp_path, file, content, problem):
+    shutil.copytree(small_cifar10 / "cifar10", tmp_path / "cifar10")
+    (spoilt,) = tmp_path.rglob(file)
+    spoilt.unlink()
+    if content is not None:
+        spoilt.write_bytes(content)
+    message = refusal("cifar10", "search", data_dir=tmp_path)
+    assert message.startswith(f"cifar10: cannot be loaded from {tmp_path}")
+    assert problem.lower() in message.lower()
+
+
+@pytest.mark.timeout(60)
+def test_cifar10_absent_and_out_of_reach(tmp_path, monkeypatch, capfd):
+    """Without a network: said at once, in silence, and nothing is left behind."""
+    with contextlib.closing(socket.socket()) as unanswered:
+        unanswered.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unanswered.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, address)
+            monkeypatch.setenv(name.upper(), address)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        message = refusal("cifar10", data_dir=tmp_path / "data")
+    folder = tmp_path / "data" / CIFAR10_IN_SMALL
+    assert message.startswith(f"cifar10: cannot be loaded from {folder}: not there, and https://")
+    assert message.endswith("does not answer: [Errno 111] Connection refused")
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(
+    "AUTOSHRINK_TFDS_DIR" not in os.environ,
+    reason="AUTOSHRINK_TFDS_DIR is not set to a data_dir with CIFAR-10 in it",
+)
+def test_cifar10_itself():
+    folder = os.environ["AUTOSHRINK_TFDS_DIR"]
+    data = load_images("cifar10", purpose="search", data_dir=folder)
+    assert data.class_names[:3] == ("airplane", "automobile", "bird")
+    assert np.bincount(data.train.y).tolist() == [500] * 10
+    assert np.bincount(data.validation.y).tolist() == [100] * 10
+    data = load_images("cifar10", purpose="train", data_dir=folder)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [
+        40_000,
+        10_000,
+        10_000,
+    ]
+    # Widely published for the whole training part.
+    np.testing.assert_allclose(data.mean, [125.3, 123.0, 113.9], atol=0.5)
+    np.testing.assert_allclose(data.std, [63.0, 62.1, 66.7], atol=0.5)
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("source", ["mnist", "data.csv", "/no/such/folder", Path("nowhere")])
+def test_unknown_source(source):
+    assert refusal(source).startswith(f"data set {str(source)!r}: expected 'digits', 'cifar10', ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"purpose": "test"}, "purpose='test': expected 'search' or 'train'"),
+        ({"seed": -1}, "seed=-1: expected 0 to 2**32 - 1"),
+        ({"seed": 2**32}, "seed=4294967296: expected 0 to 2**32 - 1"),
+        ({"image_size": 0}, "image_size=0: expected 1 or more"),
+    ],
+)
+def test_argument_refused(options, message):
+    assert refusal("digits", **options) == message

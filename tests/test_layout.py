@@ -1,0 +1,105 @@
+"""Imports point one way, and what needs no Keras loads none."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Each module imports only from lines above its own.
+ORDER = """
+    canonical files image_checks costs.zero costs.calls
+    cell score costs.layers costs.products costs.input_shapes
+    trajectory operations costs.graph
+    shrink report search_space networks datasets costs
+    oracle progress applications runs
+    tuner hypermodels training
+    commands
+    demo
+    cli
+"""
+RANK = {name: rank for rank, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
+
+
+def imported(path):
+    """The modules that a file imports, wherever in it, but for annotations alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def dotted(path):
+    """A file's name as it is imported, without its package: `costs.calls`, `cell`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts[1:]
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def modules(package):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules("keras_autoshrink"), ids=dotted)
+def test_imports_of_the_search_point_one_way(path):
+    module = dotted(path)
+    if not module:
+        return
+    assert module in RANK, "a new module: give it a place in ORDER"
+    for name in imported(path):
+        parts = name.split(".")
+        assert parts[0] != "tensorflow", "the search runs on every Keras backend"
+        assert parts[:2] not in (["keras", "src"], ["keras_tuner", "src"]), "a private module"
+        if parts[0] == "keras_autoshrink":
+            # The last part may be a name in the module, or the module itself.
+            known = [".".join(parts[1:end]) for end in (3, 2) if ".".join(parts[1:end]) in RANK]
+            assert RANK[known[0]] < RANK[module], f"{module} imports {known[0]}"
+        if parts[0] == "tflite_export":
+            assert module in ("commands", "demo", "cli")
+
+
+@pytest.mark.parametrize("path", modules("tflite_export"), ids=dotted)
+def test_the_export_never_imports_the_search(path):
+    assert not [name for name in imported(path) if name.startswith("keras_autoshrink")]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "keras_autoshrink",
+        "keras_autoshrink.cli",
+        "keras_autoshrink.runs",
+        "keras_autoshrink.score",
+        "keras_autoshrink.shrink",
+        "tflite_export.__main__",
+        "tflite_export",
+    ],
+)
+def test_what_needs_no_keras_loads_none(module):
+    code = (
+        f"import sys, {module}; print({{'keras', 'tensorflow', 'keras_tuner'}} & {{*sys.modules}})"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert printed.stdout.strip() == "set()", printed.stderr
+
+
+def test_public_names_are_there():
+    import keras_autoshrink
+
+    for name in keras_autoshrink.__all__:
+        assert getattr(keras_autoshrink, name) is not None
+        assert name in dir(keras_autoshrink)
+    with pytest.raises(AttributeError, match="no attribute 'Shrink'"):
+        _ = keras_autoshrink.Shrink
