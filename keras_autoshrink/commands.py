@@ -168,7 +168,17 @@ def train_and_save(
 def export_and_check(
     model: keras.Model, data: ImageData, stem: Path, quantizations: list[str]
 ) -> list[tflite_export.Check]:
-    """Writes `<stem>.<quantization>.tflite` files and checks each on the test images."""
+    """Writes `<stem>.<quantization>.tflite` files and checks each on the test images.
+
+    Raises:
+        ValueError: the model takes other images, or tells other classes apart, than the data's.
+    """
+    shapes = ((None, *data.input_shape), (None, len(data.class_names)))
+    if (model.input_shape, model.output_shape) != shapes:
+        raise ValueError(
+            f"model {model.name!r} takes {model.input_shape} and returns {model.output_shape}; "
+            f"the data set needs {shapes[0]} and {shapes[1]}"
+        )
     checks = []
     for quantization in quantizations:
         path = stem.with_name(f"{stem.name}.{quantization}.tflite")

@@ -19,11 +19,13 @@ from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.tuner import AutoShrink
 
+_NODES = 5
+_SEARCH_EPOCHS = 10
 _EPOCHS = 30
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Searches with 5 nodes, trains the cell it found and the complete one, exports both."""
+    """Searches, trains the cell it found and the complete one, exports both."""
     started = time.monotonic()
     console = Console(soft_wrap=True, highlight=False)
     folder = options.directory
@@ -32,7 +34,7 @@ def demo(options: argparse.Namespace) -> int:
     hypermodel = CNNCellHyperModel(
         input_shape=data.input_shape,
         classes=len(data.class_names),
-        num_nodes=5,
+        num_nodes=_NODES,
         filters=8,
         stem_filters=16,
         batch_size=64,
@@ -53,7 +55,7 @@ def demo(options: argparse.Namespace) -> int:
         data.train.x,
         data.train.y,
         validation_data=(data.validation.x, data.validation.y),
-        epochs=10,
+        epochs=_SEARCH_EPOCHS,
     )
     commands.print_table(report.trajectory_table(tuner.trajectory()))
     pictures = [path for path in runs.write_results(folder / "search") if path.suffix == ".png"]

@@ -1,0 +1,256 @@
+"""The command as people use it; trainings are as small as they can be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import keras_autoshrink as kas
+import tflite_export
+from keras_autoshrink import commands, demo
+from keras_autoshrink.cli import main
+
+SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A finished search."""
+    directory = tmp_path_factory.mktemp("runs")
+    assert main([*SEARCH.split(), "--directory", str(directory)]) == 0
+    return directory / "digits"
+
+
+@pytest.fixture(scope="module")
+def trained(run_folder, tmp_path_factory):
+    """A trained network, of the width that trains fastest."""
+    path = tmp_path_factory.mktemp("trained") / "net.keras"
+    command = f"train {run_folder} --dataset digits --epochs 4 --width 0.25 --output {path}"
+    assert main(command.split()) == 0
+    return path
+
+
+def refused(capsys, command, status=2):
+    """The one line on standard error with which a command refuses."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(command if isinstance(command, list) else command.split())
+    assert stopped.value.code == status
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("autoshrink: error: ")
+    return captured.err
+
+
+def timeless(path):
+    records = json.loads(path.read_text())
+    for record in records:
+        for each in (record, *record["candidates"]):
+            del each["seconds"]
+    return records
+
+
+def test_a_search_leaves_its_results(run_folder):
+    records = json.loads((run_folder / "trajectory.json").read_text())
+    best = max(records, key=lambda r: (r["score"], -r["edges_left"]))
+    assert kas.Cell.load(run_folder / "cell.json") == kas.Cell.from_json(best["cell"]).prune()
+    assert (run_folder / "cell.png").read_bytes().startswith(b"\x89PNG")
+    assert (run_folder / "trajectory.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
+    before = timeless(run_folder / "trajectory.json")
+    assert main([*SEARCH.split(), "--directory", str(run_folder.parent)]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert timeless(run_folder / "trajectory.json") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        ("--epochs 2", "epochs=1, not 2"),
+        ("--seed 1", "seed=0, not 1"),
+        ("--filters 8", r"4, not 8 (filters)"),
+        ("--mac-weight 0.2", "another score"),
+        ("--candidates 3", "num_candidates=3"),
+    ],
+)
+def test_another_search_in_its_folder_is_refused(run_folder, capsys, change, culprit):
+    line = refused(capsys, f"{SEARCH} --directory {run_folder.parent} {change}")
+    assert culprit in line
+    assert "overwrite" in line
+
+
+def test_killed_and_started_again_it_ends_the_same(run_folder, tmp_path):
+    command = [sys.executable, "-m", "keras_autoshrink.cli", *SEARCH.split()]
+    command += ["--directory", str(tmp_path)]
+    killed = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    second = tmp_path / "digits" / "trial_0001" / "trial.json"
+    deadline = time.monotonic() + 120
+    while not second.exists():
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "digits" / "cell.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert again.stderr == ""
+    # Not a terminal: plain lines, no control codes.
+    assert "Going on in round 1" in again.stdout
+    assert "candidate 2 of 2: score" in again.stdout
+    assert "\x1b" not in again.stdout
+    ours = timeless(tmp_path / "digits" / "trajectory.json")
+    assert ours == timeless(run_folder / "trajectory.json")
+
+
+def test_train_writes_the_model_and_what_its_user_must_know(trained):
+    facts = json.loads(trained.with_suffix(".json").read_text())
+    model = tflite_export.load_model(trained)
+    assert facts["macs"] == kas.count_macs(model)
+    assert facts["class_names"] == [str(digit) for digit in range(10)]
+    assert len(facts["mean"]) == len(facts["std"]) == 1
+    assert 0.5 < facts["test_accuracy"] <= 1
+
+
+def test_export_ends_with_a_table_of_equal_macs(trained, tmp_path, capsys):
+    command = f"export {trained} --dataset digits --output-dir {tmp_path}"
+    assert main(command.split()) == 0
+    printed = capsys.readouterr().out
+    rows = {" ".join(line.split()[:-2]): line.split()[-2:] for line in printed.splitlines()}
+    macs = f"{kas.count_macs(tflite_export.load_model(trained)):,}"
+    assert rows["quantization"] == ["float32", "int8"]
+    assert rows["MACs in model"] == rows["MACs in file"] == [macs, macs]
+    assert rows["MACs equal"] == ["yes", "yes"]
+    assert float(rows["same argmax"][0]) == 1
+    for row in ("bytes", "model accuracy", "file accuracy"):
+        assert all(float(value.replace(",", "")) > 0 for value in rows[row])
+    for threads in ("1 thread", "2 threads"):
+        assert all(float(ms) > 0 for ms in rows[f"median ms, {threads}"])
+        assert all(float(ms) > 0 for ms in rows[f"p95 ms, {threads}"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "net.float32.tflite",
+        "net.int8.tflite",
+    ]
+
+
+def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatch, capsys):
+    # No converter loses MACs on demand: miscount the model instead.
+    monkeypatch.setattr(commands, "count_macs", lambda model: kas.count_macs(model) + 1)
+    command = f"export {trained} --dataset digits --output-dir {tmp_path} --quantization float32"
+    assert main(command.split()) == 1
+    assert "its MACs are not those of the model" in capsys.readouterr().out
+
+
+def test_show_describes_searches_and_cells(run_folder, tmp_path, capsys):
+    picture = tmp_path / "cell.png"
+    assert main(["show", str(run_folder), "--picture", str(picture)]) == 0
+    assert "chosen" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["show", str(run_folder / "cell.json")]) == 0
+    assert main(["show", "shrinkcnn"]) == 0
+    assert "cell with 6 edges" in capsys.readouterr().out
+
+
+def test_show_knows_a_search_of_ops_that_nobody_registered(tmp_path, capsys):
+    state = {"search": json.loads(json.dumps(named_search("their_own_op").to_json()))}
+    (tmp_path / "oracle.json").write_text(
+        json.dumps(state).replace("their_own_op", "somebody_elses_op")
+    )
+    assert main(["show", str(tmp_path)]) == 0
+    assert "somebody_elses_op" in capsys.readouterr().out
+
+
+def named_search(op):
+    from keras_autoshrink.cell import declare_operation
+    from keras_autoshrink.shrink import ShrinkSearch
+    from keras_autoshrink.trajectory import Outcome
+
+    declare_operation(op)
+    search = ShrinkSearch(kas.Cell(("input", op), ((0, 1),)))
+    search.tell(search.cell, Outcome(1.0))
+    return search
+
+
+def write_npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "culprit"),
+    [
+        ("", "COMMAND"),
+        ("serch", "'serch'"),
+        ("search --nodes many", "--nodes: invalid int value: 'many'"),
+        ("search --directory {tmp} --candidates 0", "num_candidates=0"),
+        ("search --directory {tmp} --nodes 1", "num_nodes=1"),
+        ("search --directory {tmp} --keep-fraction 3", "keep_fraction=3"),
+        ("search --directory {tmp} --mac-weight -1", "weight=-1"),
+        ("search --directory {tmp} --dataset {tmp}/absent.npz", "absent.npz"),
+        ("search --directory {tmp} --dataset {tmp}/labels.npz", "label -1"),
+        ("search --directory {tmp} --dataset {tmp}/nan.npz", "NaN"),
+        ("search --directory {tmp} --dataset {tmp}/empty", "0 folders"),
+        ("search --directory {tmp} --dataset {tmp}/classes", "no images"),
+        ("search --directory {tmp} --dataset cfar10", "'cfar10'"),
+        ("search --directory {tmp}/labels.npz/runs", "cannot be created"),
+        ("train {tmp}/absent.json --output {tmp}/m.keras", "absent.json"),
+        ("train {tmp}/empty --output {tmp}/m.keras", "holds no search"),
+        ("train shrinkcnn --output {tmp}/m.h5", "must end in .keras"),
+        ("train shrinkcnn --output {tmp}/m.keras --epochs 0", "epochs=0"),
+        ("train shrinkcnn --output {tmp}/m.keras --width 0", "width=0"),
+        ("export {tmp}/absent.keras", "no such file"),
+        ("export {tmp}/corrupt.keras", "not a .keras file"),
+        ("export {tmp}/corrupt.keras --quantization int4", "'int4'"),
+        ("show {tmp}/corrupt.keras", "corrupt.keras"),
+        ("show {tmp}/damaged", "damaged"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(tmp_path, capsys, command, culprit):
+    images, labels = np.zeros((4, 8, 8, 1), "float32"), np.array([0, 1, 0, 1])
+    write_npz(tmp_path / "labels.npz", x_train=images, y_train=labels - 1)
+    write_npz(tmp_path / "nan.npz", x_train=images * np.nan, y_train=labels)
+    (tmp_path / "corrupt.keras").write_bytes(b"PK\x03\x04 not a zip")
+    for folder in ("empty", "classes/a", "classes/b", "damaged"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "damaged" / "oracle.json").write_text('{"search": {"cell"')
+    before = sorted(tmp_path.rglob("*"))
+    assert culprit in refused(capsys, command.format(tmp=tmp_path))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_that_does_not_fit_the_data_is_refused(trained, tmp_path, capsys):
+    images = np.zeros((40, 9, 9, 1), "float32")
+    write_npz(tmp_path / "d.npz", x_train=images, y_train=np.arange(40) % 2)
+    line = refused(capsys, f"export {trained} --dataset {tmp_path / 'd.npz'}")
+    assert "(None, 9, 9, 1)" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["d.npz"]
+    assert not list(trained.parent.glob("*.tflite"))
+
+
+@pytest.mark.parametrize("command", ["demo", "search", "train", "export", "show"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"autoshrink {command}" in " ".join(
+        capsys.readouterr().out.split("example: ")[1].split()
+    )
+
+
+def test_the_demo(tmp_path, monkeypatch, capsys):
+    for name, value in (("_NODES", 3), ("_SEARCH_EPOCHS", 1), ("_EPOCHS", 4)):
+        monkeypatch.setattr(demo, name, value)
+    assert main(["demo", "--directory", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "found / complete" in printed
+    for name in ("found", "complete"):
+        for suffix in ("keras", "json", "float32.tflite", "int8.tflite"):
+            assert (tmp_path / f"{name}.{suffix}").exists()
+    assert (tmp_path / "search" / "trajectory.png").exists()

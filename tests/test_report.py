@@ -1,0 +1,76 @@
+import pytest
+from PIL import Image
+from rich.console import Console
+from test_shrink import dense, outcome, run
+
+from keras_autoshrink import SHRINKCNN_CELL, Cell, plot_cell, plot_trajectory
+from keras_autoshrink.report import trajectory_table
+from keras_autoshrink.trajectory import Outcome
+
+
+@pytest.fixture(scope="module")
+def records():
+    search = dense(num_candidates=3)
+    run(search)
+    return search.trajectory()
+
+
+@pytest.mark.parametrize("cell", [SHRINKCNN_CELL, Cell.dense(SHRINKCNN_CELL.ops)])
+def test_a_cells_picture_shows_all_its_nodes_and_edges(cell, tmp_path):
+    figure = plot_cell(cell, tmp_path / "cell.png")
+    axes = figure.axes[0]
+    texts = {text.get_text() for text in axes.texts}
+    assert texts == {"input", "output"} | {f"{n}\n{op}" for n, op in enumerate(cell.ops) if n}
+    assert len(axes.patches) == len(cell.edges) + len(cell.leaves)
+    with Image.open(tmp_path / "cell.png") as image:
+        assert image.width > 500
+
+
+def test_unreachable_nodes_are_not_drawn():
+    cell = Cell(SHRINKCNN_CELL.ops, ((0, 4), (1, 3)))
+    texts = {text.get_text() for text in plot_cell(cell).axes[0].texts}
+    assert texts == {"input", "output", "4\nconv1x1"}
+
+
+def test_the_trajectorys_picture_marks_the_chosen_cell(records, tmp_path):
+    figure = plot_trajectory(records, tmp_path / "t.png")
+    best = max(records, key=lambda r: (r["score"], -r["edges_left"]))
+    for axes, name in zip(figure.axes, ("score", "objective", "macs"), strict=True):
+        star = next(line for line in axes.lines if line.get_marker() == "*")
+        assert star.get_xydata().tolist() == [[best["edges_left"], best[name]]]
+        adopted = next(line for line in axes.lines if line.get_marker() == "o")
+        assert len(adopted.get_xdata()) == len(records)
+    assert figure.axes[-1].get_xlim()[0] > figure.axes[-1].get_xlim()[1]  # it shrinks rightwards
+    assert (tmp_path / "t.png").stat().st_size > 10_000
+
+
+def test_a_search_without_macs_is_drawn_without_them():
+    search = dense(keep_fraction=1)
+    run(search, lambda cell: Outcome(1.0))
+    assert len(plot_trajectory(search).axes) == 1
+    with pytest.raises(ValueError, match="no round has finished"):
+        plot_trajectory(dense())
+
+
+def test_the_table_has_a_row_for_each_round_and_fits_80_columns(records, capsys):
+    Console(width=80).print(trajectory_table(records))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if " of " in line]
+    assert len(rows) == len(records)
+    assert sum("chosen" in row for row in rows) == 1
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_table_counts_failures():
+    search = dense(num_candidates=2, keep_fraction=0.9)
+
+    def fails_once(cell):
+        if len(search.trajectory()) == 1 and len(search.pending()) == 2:
+            return Outcome(None, error="boom")
+        return outcome(cell)
+
+    run(search, fails_once)
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(trajectory_table(search.trajectory()))
+    assert "1 failed" in capture.get()
