@@ -33,7 +33,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     """A ShrinkCNN: a stem, stages of one cell, a head and a classifier.
 
     The defaults are ShrinkCNN-A of the paper; with `activation="swish"` it is ShrinkCNN-B
-    (Zhang et al., arXiv 1911.09251, table "ImageNet"): at 1001 classes 383,677,672
+    (Zhang et al., arXiv 1911.09251): at 1001 classes 383,677,672
     multiply-accumulates and 3,600,981 parameters without BatchNorm. The weights are random.
 
     Args:

@@ -1,7 +1,7 @@
 """The cell: a small directed acyclic graph of operations, which the search shrinks.
 
 Zhang et al., "AutoShrink: A Topology-aware NAS for Discovering Efficient Neural
-Architecture", AAAI 2020, arXiv 1911.09251, section "Search space". This module is pure data:
+Architecture", AAAI 2020, arXiv 1911.09251. This module is pure data:
 it knows no Keras, and what an operation computes is not its business.
 """
 

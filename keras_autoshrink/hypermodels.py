@@ -20,7 +20,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
     Stem, one stage for each scale, global average pool, classifier; no residuals, no head.
     Adam, and early stopping by `ProxyStopping` and after 5 epochs without a better validation
-    accuracy (arXiv 1911.09251, section "Experiments"; the defaults are the paper's search on
+    accuracy (arXiv 1911.09251; the defaults are the paper's search on
     CIFAR-10).
 
     Args:
@@ -149,7 +149,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
 
 class ProxyStopping(keras.callbacks.Callback):
-    """Stops a candidate that will come to nothing (arXiv 1911.09251, "Experiments").
+    """Stops a candidate that will come to nothing (arXiv 1911.09251).
 
     After epoch 4 if the validation accuracy is less than twice chance, and from epoch 4 on if
     the validation loss is more than three times the training loss. (Not before: a small data

@@ -1,6 +1,6 @@
 """From a cell to Keras layers: one cell, and the stages of cells that make a network.
 
-Zhang et al., arXiv 1911.09251, section "Search space" and figure "ShrinkCNN".
+Zhang et al., arXiv 1911.09251.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from keras_autoshrink.trajectory import Outcome
 
 
 class AutoShrinkOracle(keras_tuner.Oracle):
-    """Shrinks the cell of a search space edge by edge (arXiv 1911.09251, Algorithm 1).
+    """Shrinks the cell of a search space edge by edge (arXiv 1911.09251, figure 2).
 
     For use with any `keras_tuner.Tuner` whose HyperModel declares a cell's edges as Booleans
     named `<cell>/edge_i_j`. All declared edges make the first cell; other hyperparameters keep

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 @dataclasses.dataclass(frozen=True)
 class AccuracyScore:
-    """`val_accuracy - weight * (log10(macs) - 6)` (arXiv 1911.09251, section "Experiments").
+    """`val_accuracy - weight * (log10(macs) - 6)` (arXiv 1911.09251).
 
     With the default weight, ten times the multiply-accumulates have to buy ten percentage
     points of accuracy.

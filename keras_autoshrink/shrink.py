@@ -1,6 +1,6 @@
 """The AutoShrink algorithm: which cells to train next, and which of them to go on from.
 
-Zhang et al., arXiv 1911.09251, Algorithm 1. Pure Python: no Keras, no KerasTuner, no files.
+Zhang et al., arXiv 1911.09251, figure 2. Pure Python: no Keras, no KerasTuner, no files.
 The same search serves convolutional and recurrent cells; what trains and scores a cell is
 the caller's business.
 """

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from test_cell import cells
 
 import keras_autoshrink as kas
+import tflite_export
 from keras_autoshrink.networks import CellStyle, apply_cell, round_filters
 
 TINY = {
@@ -152,3 +153,9 @@ def test_users_extend_the_operations():
 def test_an_op_without_a_convolution_is_named():
     with pytest.raises(ValueError, match="op 'tanh': no convolutional operation"):
         kas.ShrinkCNN(kas.Cell(("input", "tanh"), ((0, 1),)), **TINY)
+
+
+def test_the_published_networks_file_has_the_published_counts(tmp_path):
+    model = kas.ShrinkCNN(classes=1001)
+    tflite_export.convert(model, tmp_path / "shrinkcnn.tflite")
+    assert tflite_export.count_macs(tmp_path / "shrinkcnn.tflite") == 383_677_672
