@@ -21,6 +21,8 @@ from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.training import build_network, train_network
 from keras_autoshrink.tuner import AutoShrink
 
+OBJECTIVE = "accuracy"  # of the validation images
+
 _console = Console(soft_wrap=True, highlight=False)
 
 
@@ -64,8 +66,8 @@ def search(options: argparse.Namespace) -> int:
         epochs=options.epochs,
         verbose=0 if options.quiet else 1,
     )
-    print_table(report.trajectory_table(tuner.trajectory()))
-    for path in runs.write_results(folder):
+    print_table(report.trajectory_table(tuner.trajectory(), OBJECTIVE))
+    for path in runs.write_results(folder, OBJECTIVE):
         _console.print(f"wrote {path}")
     return 0
 

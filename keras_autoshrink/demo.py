@@ -57,8 +57,12 @@ def demo(options: argparse.Namespace) -> int:
         validation_data=(data.validation.x, data.validation.y),
         epochs=_SEARCH_EPOCHS,
     )
-    commands.print_table(report.trajectory_table(tuner.trajectory()))
-    pictures = [path for path in runs.write_results(folder / "search") if path.suffix == ".png"]
+    commands.print_table(report.trajectory_table(tuner.trajectory(), commands.OBJECTIVE))
+    pictures = [
+        path
+        for path in runs.write_results(folder / "search", commands.OBJECTIVE)
+        if path.suffix == ".png"
+    ]
 
     console.rule("2. Full training")
     console.print(f"ShrinkCNNs of the cell found and of the complete cell, {_EPOCHS} epochs each")

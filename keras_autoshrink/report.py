@@ -113,12 +113,15 @@ def _bend(source: Point, target: Point, others: Sequence[Point]) -> float:
     return clear[0] if clear else max(clearances, key=lambda bend: clearances[bend])
 
 
-def plot_trajectory(search: _Searched | Records, path: str | Path | None = None) -> Figure:
-    """Draws score, metric and MACs of a search over the edges left, the chosen cell marked.
+def plot_trajectory(
+    search: _Searched | Records, path: str | Path | None = None, objective: str = "objective"
+) -> Figure:
+    """Draws score, objective and MACs of a search over the edges left, the chosen cell marked.
 
     Args:
         search: a tuner, or the records that its `trajectory()` returns.
         path: where to save the picture (`.png`, `.svg` or `.pdf`), if anywhere.
+        objective: what to call the metric behind the score, such as "val_accuracy".
 
     Returns:
         The figure; a notebook shows it.
@@ -130,7 +133,7 @@ def plot_trajectory(search: _Searched | Records, path: str | Path | None = None)
     if not records:
         raise ValueError("search: no round has finished yet")
     best = best_record(records)
-    panels = [("score", "score"), ("objective", "metric"), ("macs", "multiply-accumulates")]
+    panels = [("score", "score"), ("objective", objective), ("macs", "multiply-accumulates")]
     panels = [panel for panel in panels if best[panel[0]] is not None]
     figure = Figure(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -174,7 +177,7 @@ def plot_trajectory(search: _Searched | Records, path: str | Path | None = None)
     return figure
 
 
-def trajectory_table(records: Records) -> Table:
+def trajectory_table(records: Records, objective: str = "objective") -> Table:
     """The rounds of a search as a rich table, the chosen one marked.
 
     "trained" says how many of a round's candidates were new networks.
@@ -182,10 +185,11 @@ def trajectory_table(records: Records) -> Table:
     best = best_record(records) if records else None
     table = Table(
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
         caption="MACs: multiply-accumulates for one sample (1 MAC = 2 FLOPs)",
         caption_justify="left",
     )
-    for heading in ("round", "removed", "edges", "score", "metric", "MACs", "params", "trained"):
+    for heading in ("round", "removed", "edges", "score", objective, "MACs", "params", "trained"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for record in records:

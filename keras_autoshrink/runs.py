@@ -85,8 +85,12 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     files.write_text(folder / _SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
-def write_results(folder: Path) -> list[Path]:
+def write_results(folder: Path, objective: str) -> list[Path]:
     """Writes the best cell, the trajectory and the pictures of both beside a search.
+
+    Args:
+        folder: the search's.
+        objective: what to call the metric behind the score.
 
     Returns:
         The files.
@@ -99,5 +103,5 @@ def write_results(folder: Path) -> list[Path]:
     cell.save(written[0])
     report.plot_cell(cell, written[1])
     files.write_text(written[2], json.dumps(records, indent=1) + "\n")
-    report.plot_trajectory(records, written[3])
+    report.plot_trajectory(records, written[3], objective)
     return written

