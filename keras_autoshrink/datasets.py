@@ -75,7 +75,7 @@ def load_images(
             them, or a folder that holds one folder of images for each class.
         purpose: `"search"` leaves out the test part, unread where the source brings one, and of
             CIFAR-10 draws 5,000 images to train on and 1,000 others, class-balanced and all from
-            the training split (arXiv 1911.09251, "Experiments"); `"train"` takes everything.
+            the training split (arXiv 1911.09251); `"train"` takes everything.
         seed: of the splits that the source does not bring itself, 0 to 2**32 - 1. Only with the
             seed of the search is the test part then new to the network that it found.
         data_dir: where tensorflow-datasets keeps its data.
@@ -131,7 +131,8 @@ def _load_cifar10(searching: bool, seed: int, data_dir: str | os.PathLike[str] |
             read = tfds.as_numpy(builder.as_dataset(split=part, batch_size=-1))
             parts[part] = (read["image"], read["label"])
     except Exception as error:  # whatever the network, the disk or tfds raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # The first line, without what TensorFlow puts in front.
+        reason = str(error).partition("\n")[0].rpartition("}} ")[2] or type(error).__name__
         raise ValueError(f"cifar10: cannot be loaded from {place}: {reason}") from error
     if searching:
         images, labels = parts["train"]
@@ -142,7 +143,7 @@ def _load_cifar10(searching: bool, seed: int, data_dir: str | os.PathLike[str] |
 
 
 def _check_reachable(address: str) -> None:
-    """Raises an OSError if not: tensorflow-datasets would try for minutes and leave litter."""
+    """Raises an OSError if it is not; tensorflow-datasets would try for minutes, and litter."""
     try:
         urllib.request.urlopen(address, timeout=10).close()
     except OSError as error:
@@ -170,9 +171,7 @@ def _load_npz(path: Path, searching: bool, seed: int) -> ImageData:
         names = (f"x_{part}", f"y_{part}")
         missing = [name for name in names if name not in has]
         if len(missing) == 1 or (missing and part == "train"):
-            raise ValueError(
-                f"{path}: has no array {missing[0]!r} (its arrays: {', '.join(has) or 'none'})"
-            )
+            raise ValueError(f"{path}: has no array {missing[0]!r} (its arrays: {has})")
         if names[0] in arrays:
             images, labels = (arrays[name] for name in names)
             parts[part] = (images[..., None] if images.ndim == 3 else images, labels)
@@ -230,35 +229,31 @@ def _finish(
     for part in ([] if has_test else ["test"]) + ([] if "val" in parts else ["val"]):
         x, y = parts["train"]
         try:
-            x, fifth_x, y, fifth_y = train_test_split(
+            x, x_fifth, y, y_fifth = train_test_split(
                 x, y, test_size=0.2, random_state=seed, stratify=y
             )
         except ValueError as error:
             fewest = int(counts.argmin())
             few = f"{counts[fewest]} of class {class_names[fewest]!r}; 7 of each are enough"
             raise ValueError(f"{what}: too few images to split by class: {few}") from error
-        parts["train"], parts[part] = (x, y), (fifth_x, fifth_y)
+        parts["train"], parts[part] = (x, y), (x_fifth, y_fifth)
     if searching:
         parts.pop("test", None)
     mean, std = _statistics(parts["train"][0])
-    splits = {part: Split((x.astype(np.float32) - mean) / std, y) for part, (x, y) in parts.items()}
-    return ImageData(
-        splits["train"],
-        splits["val"],
-        splits.get("test"),
-        class_names,
-        tuple(mean.tolist()),
-        tuple(std.tolist()),
-    )
+    splits = {
+        part: Split(np.subtract(x, mean, dtype=np.float32) / np.array(std, np.float32), y)
+        for part, (x, y) in parts.items()
+    }
+    return ImageData(splits["train"], splits["val"], splits.get("test"), class_names, mean, std)
 
 
-def _statistics(images: Array) -> tuple[Array, Array]:
+def _statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel; 1 for the deviation of a constant one."""
     # Float32 sums of ten million pixels stop growing. One channel at a time, for memory.
     channels = np.moveaxis(images, -1, 0)
-    mean = [c.mean(dtype=np.float64) for c in channels]
-    std = [c.std(dtype=np.float64) if c.min() < c.max() else 1 for c in channels]
-    return np.array(mean, np.float32), np.array(std, np.float32)
+    mean = tuple(float(c.mean(dtype=np.float64)) for c in channels)
+    std = tuple(float(c.std(dtype=np.float64)) if c.min() < c.max() else 1.0 for c in channels)
+    return mean, std
 
 
 def _draw_balanced(labels: Array, sizes: Sequence[int], seed: int) -> list[Array]:

@@ -38,9 +38,14 @@ def check_images(x: Array, y: Array, classes: int, what: str = "data") -> None:
     if y.min() < 0 or y.max() >= classes:
         wrong = y[(y < 0) | (y >= classes)][0]
         raise ValueError(f"{what}: label {wrong} is not one of 0 to {classes - 1}")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = len(x) - np.count_nonzero(np.isfinite(x).all(axis=(1, 2, 3)))
-        raise ValueError(f"{what}: {bad} of {len(x)} images have pixels that are NaN or infinite")
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(x.astype(np.float32, copy=False)).all(axis=(1, 2, 3))
+        if not finite.all():
+            bad = f"{np.count_nonzero(~finite)} of {len(x)}"
+            raise ValueError(
+                f"{what}: {bad} images have pixels that are NaN or infinite in float32"
+            )
 
 
 def check_parts(

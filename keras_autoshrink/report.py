@@ -186,6 +186,7 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
         caption="MACs: multiply-accumulates for one sample (1 MAC = 2 FLOPs)",
         caption_justify="left",
     )
