@@ -188,7 +188,7 @@ def _load_folder(path: Path, searching: bool, seed: int, image_size: int) -> Ima
 
     folders = [entry for entry in visible(path) if entry.is_dir()]
     if len(folders) < 2:
-        raise ValueError(f"{path}: {len(folders)} folders in it; expected one a class, two or more")
+        raise ValueError(f"{path}: expected two or more folders, one a class; found {len(folders)}")
     images, labels = [], []
     for label, folder in enumerate(folders):
         found = [entry for entry in visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]

@@ -448,8 +448,8 @@ def test_folder_of_all_kinds_of_images(tmp_path):
 @pytest.mark.parametrize(
     ("classes", "problem"),
     [
-        ({}, "0 folders in it; expected one a class, two or more"),
-        ({"ant": 9}, "1 folders in it; expected one a class, two or more"),
+        ({}, "expected two or more folders, one a class; found 0"),
+        ({"ant": 9}, "expected two or more folders, one a class; found 1"),
         ({"ant": 9, "bee": 1}, "too few images to split by class: 1 of class 'bee'; 7 of each"),
         ({"ant": 3, "bee": 2}, "too few images to split by class: 2 of class 'bee'; 7 of each"),
     ],
