@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_autoshrink.applications import ShrinkCNN
+    from keras_autoshrink.applications import ShrinkCNN, width_for_macs
     from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
     from keras_autoshrink.costs import count_macs, count_params
     from keras_autoshrink.hypermodels import CNNCellHyperModel
@@ -36,6 +36,7 @@ __all__ = [
     "plot_cell",
     "plot_trajectory",
     "register_operation",
+    "width_for_macs",
 ]
 
 _HOME = {
@@ -52,6 +53,7 @@ _HOME = {
     "plot_cell": "report",
     "plot_trajectory": "report",
     "register_operation": "operations",
+    "width_for_macs": "applications",
 }
 
 

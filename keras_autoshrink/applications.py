@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
+from keras_autoshrink.costs import count_macs
 from keras_autoshrink.networks import CellStyle, apply_stages, round_filters
+
+# Width multipliers between which `width_for_macs` looks, in hundredths.
+_NARROWEST, _WIDEST = 5, 1600
 
 
 def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in keras.applications
@@ -121,6 +126,47 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         x = keras.layers.Dropout(dropout, name="dropout")(x)
     outputs = keras.layers.Dense(classes, activation=classifier_activation, name="classes")(x)
     return keras.Model(inputs, outputs, name=name)
+
+
+def width_for_macs(target_macs: int, cell: Cell = SHRINKCNN_CELL, **architecture: Any) -> float:
+    """The largest width multiplier whose ShrinkCNN costs no more than a budget.
+
+    Filters come in multiples of 4, so the costs have steps: how close one can come to the
+    budget depends on the network.
+
+    Args:
+        target_macs: multiply-accumulates for one image, at most.
+        cell: the network's cell.
+        **architecture: further arguments of `ShrinkCNN`, but for `width`.
+
+    Returns:
+        A width from 0.05 to 16, in steps of 0.01.
+
+    Raises:
+        ValueError: even the narrowest network costs more, or the widest costs less.
+
+    Example:
+        >>> width_for_macs(300_000_000)
+        1.23
+    """
+
+    def macs(hundredths: int) -> int:
+        return count_macs(ShrinkCNN(cell, width=hundredths / 100, **architecture))
+
+    fits, exceeds = _NARROWEST, _WIDEST
+    for hundredths, wrong in ((fits, "exceeds"), (exceeds, "is below")):
+        if (macs(hundredths) > target_macs) == (wrong == "exceeds"):
+            raise ValueError(
+                f"target_macs={target_macs:,}: the network of width {hundredths / 100} {wrong} it "
+                f"with {macs(hundredths):,} MACs"
+            )
+    while exceeds - fits > 1:  # the costs never fall with the width
+        middle = (fits + exceeds) // 2
+        if macs(middle) <= target_macs:
+            fits = middle
+        else:
+            exceeds = middle
+    return fits / 100
 
 
 def _check(valid: bool, argument: str, value: object, expected: str = "1 or more") -> None:

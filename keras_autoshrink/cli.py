@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from tflite_export.runtime import native_output_silenced
 _EXAMPLES = {
     "demo": "autoshrink demo --directory demo",
     "search": "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10",
-    "train": "autoshrink train runs/digits --dataset digits --epochs 30 --output digits.keras",
-    "export": "autoshrink export digits.keras --dataset digits --quantization float32 int8",
+    "train": "autoshrink train runs/digits --epochs 30 --output digits.keras",
+    "export": "autoshrink export digits.keras --quantization float32 int8",
     "show": "autoshrink show runs/digits --picture cell.png",
 }
 
@@ -61,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 130)
+        searching = options.command in ("demo", "search")
+        resume = "; the same command goes on where it stopped" if searching else ""
+        _fail(f"interrupted{resume}", 130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_seed(demo)
 
     search = command("search", "find a cell")
-    _add_data(search)
+    _add_data(search, "digits")
+    _add_seed(search)
     search.add_argument("--directory", type=Path, default=Path("runs"), help="folder of searches")
     search.add_argument("--project-name", help="this search's folder; by default the data set's")
     search.add_argument("--overwrite", action="store_true", help="delete the search in it")
@@ -109,17 +113,26 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", "train a network of a cell in full")
     _add_cell(train)
-    _add_data(train)
+    _add_data(train, "that of the search")
+    _add_seed(train, "of the initial weights; the data are split as the search split them")
     train.add_argument("--epochs", type=int, default=30)
     train.add_argument("--batch-size", type=int, default=64)
     train.add_argument("--learning-rate", type=float, default=4e-3)
-    train.add_argument("--width", type=float, default=1.0, help="width multiplier")
+    size = train.add_mutually_exclusive_group()
+    size.add_argument("--width", type=float, default=1.0, help="width multiplier (default: 1.0)")
+    size.add_argument(
+        "--target-macs",
+        type=_count,
+        metavar="N",
+        help="take the largest width whose multiply-accumulates for one image are at most N, "
+        "such as 300M",
+    )
     train.add_argument("--output", type=Path, required=True, metavar="MODEL.keras")
     train.add_argument("--quiet", action="store_true", help="show the result alone")
 
     export = command("export", "convert a trained model to .tflite files and check them")
     export.add_argument("model", type=Path, metavar="MODEL.keras")
-    _add_data(export)
+    _add_data(export, "that of the training")
     export.add_argument(
         "--quantization",
         nargs="+",
@@ -143,22 +156,34 @@ def _add_cell(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--dataset",
-        default="digits",
         help="'digits', 'cifar10', an .npz file with x_train and y_train, or a folder with one "
-        "folder of images for each class (default: digits)",
+        f"folder of images for each class (default: {default})",
     )
     parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps its data")
     parser.add_argument(
-        "--image-size", type=int, default=32, help="pixels to which a folder's images are resized"
+        "--image-size", type=int, help="pixels to which a folder's images are resized (default: 32)"
     )
-    _add_seed(parser)
 
 
-def _add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="all random choices come from it")
+def _add_seed(
+    parser: argparse.ArgumentParser, what: str = "all random choices come from it"
+) -> None:
+    parser.add_argument("--seed", type=int, default=0, help=f"{what} (default: 0)")
+
+
+def _count(text: str) -> int:
+    """A number such as 300M."""
+    factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper())
+    try:
+        number = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
+    return int(number)
 
 
 if __name__ == "__main__":

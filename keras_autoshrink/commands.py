@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,27 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import files, report, runs
+from keras_autoshrink import report, runs
+from keras_autoshrink.applications import width_for_macs
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.datasets import ImageData, load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.score import AccuracyScore
-from keras_autoshrink.training import build_network, train_network
+from keras_autoshrink.training import architecture, build_network, train_network
 from keras_autoshrink.tuner import AutoShrink
 
 OBJECTIVE = "accuracy"  # of the validation images
+_PUBLISHED = "shrinkcnn"  # names the published cell on the command line
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
 def search(options: argparse.Namespace) -> int:
     """Finds a cell."""
-    data = _load(options, "search")
-    folder = options.directory / (options.project_name or Path(options.dataset).stem)
+    source = _source(options, {"split_seed": options.seed})
+    data = _load(source, options, "search")
+    folder = options.directory / (options.project_name or Path(source["dataset"]).stem)
     hypermodel = CNNCellHyperModel(
         input_shape=data.input_shape,
         classes=len(data.class_names),
@@ -40,12 +42,7 @@ def search(options: argparse.Namespace) -> int:
         learning_rate=options.learning_rate,
         seed=options.seed,
     )
-    settings = {
-        "dataset": options.dataset,
-        "image_size": options.image_size,
-        "epochs": options.epochs,
-        "seed": options.seed,
-    }
+    settings = {**source, "epochs": options.epochs}
     if not options.overwrite:
         runs.check_settings(folder, settings)
     tuner = AutoShrink(
@@ -77,16 +74,23 @@ def train(options: argparse.Namespace) -> int:
     if options.output.suffix != ".keras":
         raise ValueError(f"--output {options.output}: must end in .keras")
     cell = _cell(options.cell)
-    data = _load(options, "train")
+    # The split of the search, or else its validation images could end up in the test.
+    source = _source(options, {} if options.cell == _PUBLISHED else _settings(options.cell))
+    data = _load(source, options, "train")
+    width = options.width
+    if options.target_macs:
+        width = width_for_macs(options.target_macs, cell, **architecture(data))
+        _console.print(f"width {width} fits into {options.target_macs:,} MACs")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     train_and_save(
         cell,
         data,
         options.output,
+        source,
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
-        width=options.width,
+        width=width,
         seed=options.seed,
         verbose=0 if options.quiet else 2,
     )
@@ -96,7 +100,8 @@ def train(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """Converts a trained model and checks what came of it."""
     model = tflite_export.load_model(options.model)
-    data = _load(options, "train")
+    source = _source(options, runs.read_facts(options.model))
+    data = _load(source, options, "train")
     folder = options.output_dir or options.model.parent
     folder.mkdir(parents=True, exist_ok=True)
     checks = export_and_check(model, data, folder / options.model.stem, options.quantization)
@@ -132,6 +137,7 @@ def train_and_save(
     cell: Cell,
     data: ImageData,
     path: Path,
+    source: dict[str, Any],
     *,
     epochs: int,
     batch_size: int = 64,
@@ -142,6 +148,18 @@ def train_and_save(
 ) -> keras.Model:
     """Trains a network of a cell and writes it, with a `.json` of what its user has to know.
 
+    Args:
+        cell: of the network.
+        data: what to train it on.
+        path: where to write it.
+        source: where the data came from, for the record.
+        epochs: see `train_network`.
+        batch_size: likewise.
+        learning_rate: likewise.
+        width: see `build_network`.
+        seed: likewise.
+        verbose: see `train_network`.
+
     Returns:
         The trained model.
     """
@@ -149,6 +167,7 @@ def train_and_save(
     accuracy = train_network(model, data, epochs, batch_size, learning_rate, verbose)
     model.save(path)
     facts: dict[str, Any] = {
+        **source,
         "class_names": data.class_names,
         "mean": data.mean,
         "std": data.std,
@@ -159,7 +178,7 @@ def train_and_save(
         "seed": seed,
         "cell": cell.to_json(),
     }
-    files.write_text(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    runs.write_facts(path, facts)
     _console.print(
         f"wrote {path}: test accuracy {accuracy:.4f} on {len(data.test or ()):,} images, "
         f"{facts['macs']:,} MACs, {facts['params']:,} parameters"
@@ -211,15 +230,30 @@ def print_table(table: Table) -> None:
     Console(width=200, highlight=False).print(table)
 
 
-def _load(options: argparse.Namespace, purpose: str) -> ImageData:
+def _settings(cell: str) -> dict[str, Any]:
+    """The settings of the search that a cell comes from, if it lies in one's folder."""
+    path = Path(cell)
+    return runs.read_settings(path if path.is_dir() else path.parent)
+
+
+def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
+    """Which data to load, and how to split them: as given, else as recorded, else the digits."""
+    source = {"dataset": "digits", "image_size": 32, "split_seed": 0}
+    source.update({name: recorded[name] for name in source if name in recorded})
+    given = {"dataset": options.dataset, "image_size": options.image_size}
+    source.update({name: value for name, value in given.items() if value is not None})
+    return source
+
+
+def _load(source: dict[str, Any], options: argparse.Namespace, purpose: str) -> ImageData:
     return load_images(
-        options.dataset,
+        source["dataset"],
         purpose=purpose,
-        seed=options.seed,
+        seed=source["split_seed"],
         data_dir=options.data_dir,
-        image_size=options.image_size,
+        image_size=source["image_size"],
     )
 
 
 def _cell(name: str) -> Cell:
-    return SHRINKCNN_CELL if name == "shrinkcnn" else runs.read_cell(Path(name))
+    return SHRINKCNN_CELL if name == _PUBLISHED else runs.read_cell(Path(name))

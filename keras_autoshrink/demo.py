@@ -67,10 +67,11 @@ def demo(options: argparse.Namespace) -> int:
     console.rule("2. Full training")
     console.print(f"ShrinkCNNs of the cell found and of the complete cell, {_EPOCHS} epochs each")
     data = load_images("digits", purpose="train", seed=options.seed)
+    source = {"dataset": "digits", "split_seed": options.seed}
     cells: dict[str, Cell] = {"found": tuner.best_cell(), "complete": hypermodel.cell}
     models = {
         name: commands.train_and_save(
-            cell, data, folder / f"{name}.keras", epochs=_EPOCHS, seed=options.seed
+            cell, data, folder / f"{name}.keras", source, epochs=_EPOCHS, seed=options.seed
         )
         for name, cell in cells.items()
     }

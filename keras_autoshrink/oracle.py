@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
+from keras_autoshrink import files
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search_space import CellSpace
 from keras_autoshrink.shrink import ShrinkSearch, check_settings
@@ -153,6 +156,14 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         rest = [trial for trial in trials if trial.status != TrialStatus.COMPLETED]
         completed.sort(key=lambda trial: (-self._score(trial), trial.trial_id != chosen))
         return (completed + rest)[:num_trials]
+
+    def save(self) -> None:
+        """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
+        files.write_text(self._get_oracle_fname(), json.dumps(self.get_state()))
+
+    def _save_trial(self, trial: Trial) -> None:
+        path = Path(self._get_trial_dir(trial.trial_id)) / "trial.json"
+        files.write_text(path, json.dumps(trial.get_state()))
 
     def get_state(self) -> dict[str, Any]:
         """KerasTuner's state, and the search's."""

@@ -1,4 +1,4 @@
-"""The folder that a search leaves behind: KerasTuner's files, and what people look at."""
+"""What searches and trainings leave on the disk, but for KerasTuner's own files."""
 
 from __future__ import annotations
 
@@ -54,6 +54,29 @@ def read_cell(path: Path) -> Cell:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings that `write_settings` noted in a folder; none if it did not.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return _read_object(folder / _SETTINGS)
+
+
+def read_facts(model: Path) -> dict[str, Any]:
+    """What `write_facts` noted beside a model file; nothing if it did not.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return _read_object(_facts_path(model))
+
+
+def write_facts(model: Path, facts: dict[str, Any]) -> None:
+    """Notes beside a model file what its user has to know."""
+    files.write_text(_facts_path(model), json.dumps(facts, indent=1) + "\n")
+
+
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Checks that a search with these settings may go on in a folder.
 
@@ -64,14 +87,8 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder holds a search with other settings.
     """
-    path = folder / _SETTINGS
-    if not path.exists():
-        return
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        differing = [n for n in {**theirs, **settings} if theirs.get(n) != settings.get(n)]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: damaged: {error}; use --overwrite to start anew") from error
+    theirs = read_settings(folder)
+    differing = [n for n in theirs if theirs[n] != settings.get(n)]
     if differing:
         name = differing[0]
         raise ValueError(
@@ -105,3 +122,19 @@ def write_results(folder: Path, objective: str) -> list[Path]:
     files.write_text(written[2], json.dumps(records, indent=1) + "\n")
     report.plot_trajectory(records, written[3], objective)
     return written
+
+
+def _facts_path(model: Path) -> Path:
+    return model.with_name(f"{model.name}.json")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: damaged: holds no JSON object")
+    return content

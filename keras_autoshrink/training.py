@@ -21,11 +21,23 @@ _SMALL_ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def build_network(cell: Cell, data: ImageData, width: float = 1.0, seed: int = 0) -> keras.Model:
-    """A ShrinkCNN of a size that fits the images of a data set.
+def architecture(data: ImageData) -> dict[str, Any]:
+    """The arguments of `ShrinkCNN` that suit the images of a data set, all but its width.
 
     The published macro-architecture; for images below 64 pixels three stages of two cells each,
     without the head's convolution.
+    """
+    return {
+        "input_shape": data.input_shape,
+        "classes": len(data.class_names),
+        # Some hundred steps an epoch or fewer: the statistics have to settle sooner.
+        "batchnorm_momentum": 0.9,
+        **(_SMALL_ARCHITECTURE if min(data.input_shape[:2]) < _SMALL else {}),
+    }
+
+
+def build_network(cell: Cell, data: ImageData, width: float = 1.0, seed: int = 0) -> keras.Model:
+    """A ShrinkCNN for the images of a data set; see `architecture`.
 
     Args:
         cell: its cell.
@@ -37,16 +49,7 @@ def build_network(cell: Cell, data: ImageData, width: float = 1.0, seed: int = 0
         An untrained model that takes normalised images and returns logits.
     """
     keras.utils.set_random_seed(seed)
-    small = min(data.input_shape[:2]) < _SMALL
-    return ShrinkCNN(
-        cell,
-        input_shape=data.input_shape,
-        classes=len(data.class_names),
-        width=width,
-        # Some hundred steps an epoch or fewer: the statistics have to settle sooner.
-        batchnorm_momentum=0.9,
-        **(_SMALL_ARCHITECTURE if small else {}),
-    )
+    return ShrinkCNN(cell, width=width, **architecture(data))
 
 
 def train_network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -14,6 +15,7 @@ import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
+from keras_autoshrink import files
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.oracle import AutoShrinkOracle
@@ -161,6 +163,12 @@ class AutoShrink(keras_tuner.Tuner):
             # The checkpoint holds the state of an optimizer that has been used; ours has not.
             warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
             return super().load_model(trial)
+
+    def save(self) -> None:
+        """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
+        if not self._is_worker():
+            self.oracle.save()
+        files.write_text(self._get_tuner_fname(), json.dumps(self.get_state()))
 
     def get_state(self) -> dict[str, Any]:
         """What a search that goes on here must have in common with this one."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import keras_autoshrink as kas
 import tflite_export
 from keras_autoshrink import commands, demo
 from keras_autoshrink.cli import main
+from keras_autoshrink.datasets import load_images
 
 SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 
@@ -74,7 +76,7 @@ def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
     ("change", "culprit"),
     [
         ("--epochs 2", "epochs=1, not 2"),
-        ("--seed 1", "seed=0, not 1"),
+        ("--seed 1", "split_seed=0, not 1"),
         ("--filters 8", r"4, not 8 (filters)"),
         ("--mac-weight 0.2", "another score"),
         ("--candidates 3", "num_candidates=3"),
@@ -111,12 +113,38 @@ def test_killed_and_started_again_it_ends_the_same(run_folder, tmp_path):
 
 
 def test_train_writes_the_model_and_what_its_user_must_know(trained):
-    facts = json.loads(trained.with_suffix(".json").read_text())
+    facts = json.loads(trained.with_name("net.keras.json").read_text())
     model = tflite_export.load_model(trained)
     assert facts["macs"] == kas.count_macs(model)
     assert facts["class_names"] == [str(digit) for digit in range(10)]
     assert len(facts["mean"]) == len(facts["std"]) == 1
     assert 0.5 < facts["test_accuracy"] <= 1
+
+
+def test_training_and_export_take_the_data_of_the_search(run_folder, tmp_path, monkeypatch):
+    """With its split: or else images that the search chose by could end up in the test."""
+    loaded = []
+
+    def load(source, **options):
+        loaded.append((source, options["seed"]))
+        return load_images(source, **options)
+
+    monkeypatch.setattr(commands, "load_images", load)
+    shutil.copytree(run_folder, tmp_path / "run")
+    settings = json.loads((run_folder / "settings.json").read_text())
+    (tmp_path / "run" / "settings.json").write_text(json.dumps({**settings, "split_seed": 7}))
+    for cell, name in (("run", "a"), ("run/cell.json", "b"), ("shrinkcnn", "c")):
+        cell = cell if cell == "shrinkcnn" else tmp_path / cell
+        main(f"train {cell} --epochs 1 --width 0.1 --output {tmp_path}/{name}.keras".split())
+    main(f"export {tmp_path}/a.keras --quantization float32".split())
+    assert loaded == [("digits", 7), ("digits", 7), ("digits", 0), ("digits", 7)]
+
+
+def test_train_fits_a_budget(run_folder, tmp_path, capsys):
+    command = f"train {run_folder} --epochs 1 --target-macs 100K --output {tmp_path}/m.keras"
+    assert main(command.split()) == 0
+    macs = json.loads((tmp_path / "m.keras.json").read_text())["macs"]
+    assert 50_000 < macs <= 100_000
 
 
 def test_export_ends_with_a_table_of_equal_macs(trained, tmp_path, capsys):
@@ -196,7 +224,7 @@ def write_npz(path, **arrays):
         ("search --directory {tmp} --dataset {tmp}/absent.npz", "absent.npz"),
         ("search --directory {tmp} --dataset {tmp}/labels.npz", "label -1"),
         ("search --directory {tmp} --dataset {tmp}/nan.npz", "NaN"),
-        ("search --directory {tmp} --dataset {tmp}/empty", "0 folders"),
+        ("search --directory {tmp} --dataset {tmp}/empty", "found 0"),
         ("search --directory {tmp} --dataset {tmp}/classes", "no images"),
         ("search --directory {tmp} --dataset cfar10", "'cfar10'"),
         ("search --directory {tmp}/labels.npz/runs", "cannot be created"),
@@ -205,6 +233,9 @@ def write_npz(path, **arrays):
         ("train shrinkcnn --output {tmp}/m.h5", "must end in .keras"),
         ("train shrinkcnn --output {tmp}/m.keras --epochs 0", "epochs=0"),
         ("train shrinkcnn --output {tmp}/m.keras --width 0", "width=0"),
+        ("train shrinkcnn --output {tmp}/m.keras --target-macs 10", "target_macs=10"),
+        ("train shrinkcnn --output {tmp}/m.keras --target-macs many", "'many'"),
+        ("train shrinkcnn --output {tmp}/m.keras --target-macs 1M --width 1", "not allowed with"),
         ("export {tmp}/absent.keras", "no such file"),
         ("export {tmp}/corrupt.keras", "not a .keras file"),
         ("export {tmp}/corrupt.keras --quantization int4", "'int4'"),
@@ -251,6 +282,6 @@ def test_the_demo(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "found / complete" in printed
     for name in ("found", "complete"):
-        for suffix in ("keras", "json", "float32.tflite", "int8.tflite"):
+        for suffix in ("keras", "keras.json", "float32.tflite", "int8.tflite"):
             assert (tmp_path / f"{name}.{suffix}").exists()
     assert (tmp_path / "search" / "trajectory.png").exists()

@@ -159,3 +159,19 @@ def test_the_published_networks_file_has_the_published_counts(tmp_path):
     model = kas.ShrinkCNN(classes=1001)
     tflite_export.convert(model, tmp_path / "shrinkcnn.tflite")
     assert tflite_export.count_macs(tmp_path / "shrinkcnn.tflite") == 383_677_672
+
+
+def test_width_for_macs_takes_the_last_width_that_fits():
+    small = {**TINY, "residual": False}
+    del small["width"]
+
+    def macs(width):
+        return kas.count_macs(kas.ShrinkCNN(width=width, **small))
+
+    for budget in (60_000, 123_456, 1_000_000):
+        width = kas.width_for_macs(budget, **small)
+        assert macs(width) <= budget < macs(round(width + 0.01, 2))
+    with pytest.raises(ValueError, match=r"target_macs=1,000: the network of width 0.05 exceeds"):
+        kas.width_for_macs(1_000, **small)
+    with pytest.raises(ValueError, match=r"width 16.0 is below"):
+        kas.width_for_macs(10**10, **small)
