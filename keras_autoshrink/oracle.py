@@ -143,8 +143,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             trial.status = TrialStatus.FAILED
             trial.message = f"the objective {self.objective.name!r} is not a finite number"
         super().end_trial(trial)
+        # Not saved again at once: what the trial's own file says is settled at a reload too.
         self._settle(self.trials[trial.trial_id])
-        self.save()
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best trials, the search's own choice before others of the same score."""

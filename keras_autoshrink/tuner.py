@@ -168,7 +168,8 @@ class AutoShrink(keras_tuner.Tuner):
         """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
         if not self._is_worker():
             self.oracle.save()
-        files.write_text(self._get_tuner_fname(), json.dumps(self.get_state()))
+        if not Path(self._get_tuner_fname()).exists():  # it never changes
+            files.write_text(self._get_tuner_fname(), json.dumps(self.get_state()))
 
     def get_state(self) -> dict[str, Any]:
         """What a search that goes on here must have in common with this one."""

@@ -75,6 +75,11 @@ def finished(tmp_path_factory):
     return searched(tmp_path_factory.mktemp("finished"))
 
 
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory):
+    return searched(tmp_path_factory.mktemp("smaller"), Declares(OPS[:5]))
+
+
 def test_a_search_of_8_nodes(finished):
     records = finished.oracle.search.trajectory()
     assert records[0]["edges_left"] == 28
@@ -116,34 +121,34 @@ def test_the_seed_decides_and_0_is_one(finished, tmp_path):
     assert other.oracle.search.trajectory() != finished.oracle.search.trajectory()
 
 
-def test_an_objective_to_minimise(finished, tmp_path):
+def test_an_objective_to_minimise(smaller, tmp_path):
     def cost(cell):
         return {"cost": -default_result(cell)["accuracy"]}
 
     made = Computes(
         AutoShrinkOracle(keras_tuner.Objective("cost", "min")),
-        Declares(),
+        Declares(OPS[:5]),
         function=cost,
         directory=tmp_path,
     )
     made.search(verbose=0)
     ours = [record["cell"] for record in made.oracle.search.trajectory()]
-    assert ours == [record["cell"] for record in finished.oracle.search.trajectory()]
+    assert ours == [record["cell"] for record in smaller.oracle.search.trajectory()]
 
 
-@pytest.mark.parametrize("stop_at", [0, 1, 12, 60])
-def test_resumed_in_the_middle_it_ends_the_same(finished, tmp_path, stop_at):
+@pytest.mark.parametrize("stop_at", [0, 1, 12, 25])
+def test_resumed_in_the_middle_it_ends_the_same(smaller, tmp_path, stop_at):
     def interrupted(cell):
         if len(broken.ran) > stop_at:
             raise KeyboardInterrupt
         return default_result(cell)
 
-    broken = tuner(tmp_path, function=interrupted)
+    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted)
     with pytest.raises(KeyboardInterrupt):
         broken.search(verbose=0)
-    resumed = searched(tmp_path)
-    assert resumed.oracle.search.trajectory() == finished.oracle.search.trajectory()
-    assert len(resumed.ran) == len(finished.ran) - stop_at
+    resumed = searched(tmp_path, Declares(OPS[:5]))
+    assert resumed.oracle.search.trajectory() == smaller.oracle.search.trajectory()
+    assert len(resumed.ran) == len(smaller.ran) - stop_at
 
 
 def test_a_finished_search_resumes_as_finished(tmp_path):
@@ -153,7 +158,7 @@ def test_a_finished_search_resumes_as_finished(tmp_path):
     assert again.oracle.search.trajectory() == first.oracle.search.trajectory()
 
 
-def test_a_result_that_reached_the_trial_alone_is_not_lost(finished, tmp_path):
+def test_a_result_that_reached_the_trial_alone_is_not_lost(smaller, tmp_path):
     """As after a kill between the writing of trial.json and that of oracle.json."""
 
     def interrupted(cell):
@@ -163,12 +168,12 @@ def test_a_result_that_reached_the_trial_alone_is_not_lost(finished, tmp_path):
             raise KeyboardInterrupt
         return default_result(cell)
 
-    broken = tuner(tmp_path, function=interrupted)
+    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted)
     with pytest.raises(KeyboardInterrupt):
         broken.search(verbose=0)
     shutil.copy(tmp_path / "older.json", tmp_path / "search" / "oracle.json")
-    resumed = searched(tmp_path)
-    assert resumed.oracle.search.trajectory() == finished.oracle.search.trajectory()
+    resumed = searched(tmp_path, Declares(OPS[:5]))
+    assert resumed.oracle.search.trajectory() == smaller.oracle.search.trajectory()
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN axis encountered:RuntimeWarning")  # KerasTuner's
