@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -34,10 +35,10 @@ from tflite_export.runtime import native_output_silenced
 _QUANTIZATIONS = ("float32", "int8")
 _SEED = 0
 _REMARKS = (
-    "M: millions. MB: 10^6 bytes. ms: the median of the passes' medians (least-most of them).",
+    "M: millions. MB: 10^6 bytes. ms: the median of the passes' medians; thr.: threads.",
     "top-1 is published by others, for their trained weights, on ImageNet; it is not ours.",
-    "The weights here are random, and so are the images that int8 is calibrated on: no cost "
-    "hangs on their values. BatchNorm has the statistics of such images, so that no bias is 0.",
+    "The weights are random, and so are the images that int8 is calibrated on: costs do not "
+    "hang on them. BatchNorm has the statistics of such images, so that no bias is 0.",
     "Search space: the complete cell has 8 nodes and 28 edges, its ops in the order of seed 0. "
     "The proxy is the network that the search trains, at 32 x 32 x 3, 10 classes.",
 )
@@ -57,7 +58,7 @@ class Costs:
         file_macs: those counted in the float32 file.
         num_bytes: of each quantization's file; None where there is none.
         notes: what a reader has to know.
-        passes_ms: each pass's median, by file and threads; `measure` adds them.
+        passes_ms: each pass's median, by quantization and threads; from `measure`.
     """
 
     name: str
@@ -71,12 +72,11 @@ class Costs:
 
     def record(self) -> dict[str, Any]:
         """All of it, and what is published, as JSON takes it."""
-        theirs = PUBLISHED[self.name]
-        return {
-            **dataclasses.asdict(self),
-            "median_ms": {key: statistics.median(ms) for key, ms in self.passes_ms.items()},
-            "published": dataclasses.asdict(theirs) | {"agrees": theirs.agrees(self.macs)},
-        }
+        record = dataclasses.asdict(self)
+        record["median_ms"] = {key: statistics.median(ms) for key, ms in self.passes_ms.items()}
+        record["published"] = dataclasses.asdict(PUBLISHED[self.name])
+        record["macs_agree"] = PUBLISHED[self.name].agrees(self.macs)
+        return record
 
 
 def convert(name: str, folder: Path) -> Costs:
@@ -93,92 +93,158 @@ def convert(name: str, folder: Path) -> Costs:
             layer.momentum = 0.0
     model(images, training=True)
     notes = [PUBLISHED[name].note] if PUBLISHED[name].note else []
-    num_bytes: dict[str, int | None] = {}
-    for quantization in _QUANTIZATIONS:
-        path = folder / f"{name}-{quantization}.tflite"
-        data = images if quantization == "int8" else None
-        try:
-            tflite_export.convert(model, path, quantization, data)
-        except ValueError as error:
-            notes.append(f"no {quantization} file: {error}")
-        num_bytes[quantization] = path.stat().st_size if path.exists() else None
-    macs = kas.count_macs(model)
-    file_macs = tflite_export.count_macs(folder / f"{name}-float32.tflite")
+    paths = {key: folder / f"{name}-{key}.tflite" for key in _QUANTIZATIONS}
+    tflite_export.convert(model, paths["float32"])
+    try:
+        tflite_export.convert(model, paths["int8"], "int8", images)
+    except ValueError as error:
+        notes.append(f"no int8 file: {error}")
+    num_bytes = {key: path.stat().st_size if path.exists() else None for key, path in paths.items()}
+    macs, file_macs = kas.count_macs(model), tflite_export.count_macs(paths["float32"])
     if file_macs != macs:
         notes.append(f"the converter rewrites it: {file_macs - macs:+,} MACs in the file")
     params = kas.count_params(model), kas.count_params(model, batchnorm=False)
-    keras.backend.clear_session()
     return Costs(name, *params, macs, file_macs, num_bytes, notes)
 
 
-def measure(
-    costs: Sequence[Costs], folder: Path, threads: Sequence[int], runs: int, passes: int
-) -> None:
+def measure(costs: list[Costs], folder: Path, threads: list[int], runs: int, passes: int) -> None:
     """Adds the latencies: in every pass some runs of every file, in an order of the pass's own.
 
     A shared machine drifts by more than networks differ. Interleaved, they drift together.
     """
     jobs = [
-        (one, quantization, number)
+        (one.passes_ms.setdefault(f"{quantization} ms, {number} thr.", []), path, number)
         for one in costs
-        for quantization, num_bytes in one.num_bytes.items()
+        for quantization in _QUANTIZATIONS
         for number in threads
-        if num_bytes is not None
+        if (path := folder / f"{one.name}-{quantization}.tflite").exists()
     ]
-    for one, quantization, number in jobs:
-        one.passes_ms[_timing(quantization, number)] = []
     generator = random.Random(_SEED)
     for _ in range(passes):
-        for one, quantization, number in generator.sample(jobs, len(jobs)):
-            path = folder / f"{one.name}-{quantization}.tflite"
-            median = tflite_export.benchmark(path, number, runs).median_ms
-            one.passes_ms[_timing(quantization, number)].append(median)
-
-
-def _timing(quantization: str, threads: int) -> str:
-    return f"{quantization}, {threads} thread{'s' if threads > 1 else ''}"
+        for passes_ms, path, number in generator.sample(jobs, len(jobs)):
+            passes_ms.append(tflite_export.benchmark(path, number, runs).median_ms)
 
 
 def environment() -> dict[str, str]:
     """The processor and the versions behind the figures."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or "unknown processor"
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    name = found[1] if found else platform.processor()
     packages = ("ai-edge-litert", "keras", "tensorflow")
     return {
-        "processor": f"{name}, {platform.machine()}, {os.cpu_count()} cores",
+        "processor": f"{name} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in packages},
     }
 
 
 def grids(costs: Sequence[Costs], facts: Sequence[dict[str, Any]]) -> list[Grid]:
-    """The tables: the costs in short, the counts in full, the search space."""
+    """The tables: the costs, how far the passes lie apart, the counts, the search space."""
     timings = list(dict.fromkeys(key for one in costs for key in one.passes_ms))
-    headings = ["network", "top-1 %", "params M", "MACs M"]
-    headings += [f"{key} MB" for key in _QUANTIZATIONS] + [f"{key}, ms" for key in timings]
-    summary, counts, space = [], [], []
+    sizes = [f"{quantization} MB" for quantization in _QUANTIZATIONS]
+    summary, spread, counts, space = [], [], [], []
     for one in costs:
         theirs = PUBLISHED[one.name]
         row = [one.name, f"{theirs.top1}", f"{one.params / 1e6:.2f}", f"{one.macs / 1e6:,.0f}"]
         row += [f"{size / 1e6:.1f}" if size else "-" for size in one.num_bytes.values()]
-        for passes in map(one.passes_ms.get, timings):
-            values = (f(passes) for f in (statistics.median, min, max)) if passes else ()
-            row.append(
-                "{} ({}-{})".format(*(f"{x:#.3g}".rstrip(".") for x in values)) if passes else "-"
-            )
-        summary.append(row)
-        exact = (one.params, one.params_without_batchnorm, one.macs, one.file_macs)
+        passes = [one.passes_ms.get(key) for key in timings]
+        summary.append(row + [f"{statistics.median(ms):.2f}" if ms else "-" for ms in passes])
+        spread.append([one.name, *(f"{min(ms):.2f}-{max(ms):.2f}" if ms else "-" for ms in passes)])
+        in_file = "same" if one.file_macs == one.macs else f"{one.file_macs:,}"
         off = f"{one.macs / theirs.macs - 1:+.1%}" + ("" if theirs.agrees(one.macs) else " WRONG")
-        counts.append([one.name, *(f"{n:,}" for n in exact), f"{theirs.macs / 1e6:,.0f}", off])
+        exact = [f"{n:,}" for n in (one.params, one.params_without_batchnorm, one.macs)]
+        counts.append([one.name, *exact, in_file, f"{theirs.macs / 1e6:,.0f}", off])
     for fact in facts:
         both = (f"{fact[key]:,}" for key in ("complete", "published"))
         space.append([fact["network"], fact["count"], *both, f"{fact['saving']:.0%}"])
-    exact_headings = ["parameters", "without BatchNorm", "MACs of model", "MACs in file"]
-    published_headings = ["published M", "off by"]
+    exact = ["parameters", "without BatchNorm", "MACs", "in file", "published M", "off by"]
+    cells = ["network", "count", "complete cell", "published cell", "saving"]
     return [
-        ("Costs for one image", headings, summary),
-        ("Counts", ["network", *exact_headings, *published_headings], counts),
-        ("Search space", ["network", "count", "complete cell", "published cell", "saving"], space),
+        ("Costs", ["network", "top-1 %", "params M", "MACs M", *sizes, *timings], summary),
+        ("Latency: least and most of the passes", ["network", *timings], spread),
+        ("Counts", ["network", *exact], counts),
+        ("Search space", cells, space),
     ]
+
+
+def to_markdown(grid: Grid) -> str:
+    """A table as GitHub shows it."""
+    title, headings, rows = grid
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join([f"**{title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def to_table(grid: Grid) -> Table:
+    """A table as `rich` prints it; it fits into 80 characters."""
+    title, headings, rows = grid
+    lines = (heading.replace(" ", "\n") for heading in headings)
+    table = Table(*lines, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes; returns the exit status."""
+    names = list(PUBLISHED)
+    parser = argparse.ArgumentParser(description=f"{__doc__} NAME: {', '.join(names)}.")
+    parser.add_argument("--models", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--runs", type=positive_integer, default=20, help="timed runs in a pass")
+    parser.add_argument("--passes", type=positive_integer, default=5, help="passes over all files")
+    parser.add_argument("--threads", type=positive_integer, nargs="+", default=[1, 2])
+    parser.add_argument("--json", type=_writable, metavar="FILE", help="all figures")
+    parser.add_argument("--markdown", type=_writable, metavar="FILE", help="the tables")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
+    progress = Console(stderr=True, highlight=False)
+    with native_output_silenced():  # TensorFlow announces its devices when it is imported
+        facts = search_space()
+    costs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in dict.fromkeys(options.models):
+            progress.print(f"building and converting {name}")
+            costs.append(convert(name, Path(folder)))
+        progress.print("measuring latencies")
+        measure(costs, Path(folder), options.threads, options.runs, options.passes)
+    setting = {**environment(), "runs": options.runs, "passes": options.passes}
+    tables = grids(costs, facts)
+    remarks = [", ".join(f"{key}: {value}" for key, value in setting.items()), *_REMARKS]
+    for one in costs:
+        remarks.append(f"{one.name}: {'; '.join([PUBLISHED[one.name].sources(), *one.notes])}")
+    console = Console(highlight=False)
+    for table in tables:
+        console.print(to_table(table))
+    console.print(*remarks, sep="\n", soft_wrap=True)
+    if options.json:
+        record = {"setting": setting, "search_space": facts, "models": [x.record() for x in costs]}
+        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if options.markdown:
+        parts = [*map(to_markdown, tables), "\n".join(f"- {remark}" for remark in remarks)]
+        options.markdown.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    wrong = [one for one in costs if not PUBLISHED[one.name].agrees(one.macs)]
+    for one in wrong:
+        theirs = PUBLISHED[one.name].macs
+        progress.print(f"{one.name}: {one.macs:,} MACs, but {theirs:,} are published", style="red")
+    return 1 if wrong else 0
+
+
+def positive_integer(text: str) -> int:
+    """Reads an argument; argparse names this function when it is no number at all."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
+
+
+def _writable(text: str) -> Path:
+    if not Path(text).parent.is_dir():  # said before minutes of measuring, not after
+        raise argparse.ArgumentTypeError(f"{text}: no such folder")
+    return Path(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

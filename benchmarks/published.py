@@ -38,6 +38,12 @@ class Published:
         """Whether a count is within 1% of `macs`, or rounds to it: 0.39B is good to 1.3% only."""
         return abs(macs - self.macs) <= max(MAX_DEVIATION * self.macs, self.macs_unit / 2)
 
+    def sources(self) -> str:
+        """Where the figures stand."""
+        if self.top1_source == self.macs_source:
+            return f"top-1 {self.top1} and {self.macs:,} MACs: {self.macs_source}"
+        return f"top-1 {self.top1}: {self.top1_source}; {self.macs:,} MACs: {self.macs_source}"
+
 
 _KERAS = "https://keras.io/api/applications/"
 _KERAS_MOBILENET = "https://keras.io/api/applications/mobilenet/"
@@ -58,7 +64,7 @@ PUBLISHED = {
         _M,
         "https://arxiv.org/abs/1905.02244v5",
         note="without its rescaling layer (include_preprocessing=False); "
-        "keras.io says 66M MACs and 2.9M parameters, which are those of an older version",
+        "keras.io says 66M MACs and 2.9M parameters, those of an older version of the paper",
     ),
     "MobileNetV3Large": Published(
         75.6,
@@ -74,8 +80,8 @@ PUBLISHED = {
         390 * _M,
         10 * _M,
         "https://arxiv.org/abs/1905.11946",
-        note="with its rescaling and normalization layers, which no argument leaves out; the "
-        "converter folds them into the first convolution",
+        note="with its rescaling and normalization layers, which no argument leaves out; "
+        "untrained as they are here, the converter folds them into the first convolution",
     ),
     "EfficientNetV2B0": Published(
         78.7,

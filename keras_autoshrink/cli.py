@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
+from keras_autoshrink import __version__
+from tflite_export.command_line import Parser, fail
 from tflite_export.runtime import native_output_silenced
 
 _EXAMPLES = {
@@ -21,16 +23,7 @@ _EXAMPLES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        _fail(message, 2)
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    print(f"autoshrink: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+_PROGRAM = "autoshrink"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         # The commands load TensorFlow, which takes seconds: not for --help or a typing error.
+        # Each candidate is a graph of its own: TensorFlow would warn of its being traced.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         with native_output_silenced():  # TensorFlow announces its devices when it is imported
             from keras_autoshrink import commands, demo
 
@@ -58,22 +53,26 @@ def main(arguments: list[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = getattr(module, options.command)
         return run(options)
     except (ValueError, TypeError, OSError) as error:
-        _fail(str(error), 2)
-    except RuntimeError as error:
-        _fail(str(error), 1)
+        fail(_PROGRAM, str(error), 2)
+    except RuntimeError as error:  # a search without survivors
+        fail(_PROGRAM, str(error), 1)
     except KeyboardInterrupt:
         searching = options.command in ("demo", "search")
-        resume = "; the same command goes on where it stopped" if searching else ""
-        _fail(f"interrupted{resume}", 130)
+        resume = "; run it again, without --overwrite, to go on" if searching else ""
+        fail(_PROGRAM, f"interrupted{resume}", 130)
+    except Exception as error:
+        # Whatever TensorFlow and Keras raise of their own: still one line for the user.
+        fail(_PROGRAM, f"{type(error).__name__}: {error}", 1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="autoshrink",
+    parser = Parser(
+        prog=_PROGRAM,
         description="Finds small neural networks by shrinking a cell edge by edge, and brings "
         "them to the phone as checked .tflite files.",
         epilog="autoshrink COMMAND --help shows an example of each",
     )
+    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:
@@ -95,31 +94,45 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--directory", type=Path, default=Path("runs"), help="folder of searches")
     search.add_argument("--project-name", help="this search's folder; by default the data set's")
     search.add_argument("--overwrite", action="store_true", help="delete the search in it")
-    search.add_argument("--nodes", type=int, default=8, help="nodes of the complete cell")
-    search.add_argument("--candidates", type=int, default=10, help="edges tried in a round")
-    search.add_argument("--keep-fraction", type=float, default=0.01, help="edges to stop at")
-    search.add_argument("--epochs", type=int, default=20, help="most epochs of a candidate")
-    search.add_argument("--filters", type=int, default=16, help="filters of the first stage")
-    search.add_argument("--stem-filters", type=int, default=32)
-    search.add_argument("--batch-size", type=int, default=128)
-    search.add_argument("--learning-rate", type=float, default=4e-3)
+    search.add_argument(
+        "--nodes", type=_positive, default=8, help="nodes of the complete cell (default: 8)"
+    )
+    search.add_argument(
+        "--candidates", type=_positive, default=10, help="edges tried in a round (default: 10)"
+    )
+    search.add_argument(
+        "--keep-fraction",
+        type=float,
+        default=0.01,
+        help="share of the edges at which to stop (default: 0.01)",
+    )
+    search.add_argument(
+        "--epochs", type=_positive, default=20, help="most epochs of a candidate (default: 20)"
+    )
+    search.add_argument(
+        "--filters", type=_positive, default=16, help="filters of the first stage (default: 16)"
+    )
+    search.add_argument(
+        "--stem-filters", type=_positive, default=32, help="filters of the stem (default: 32)"
+    )
+    _add_steps(search, batch_size=128)
     search.add_argument(
         "--mac-weight",
         type=float,
         default=0.1,
-        help="validation accuracy that ten times the multiply-accumulates have to buy",
+        help="validation accuracy that ten times the multiply-accumulates have to buy "
+        "(default: 0.1)",
     )
-    search.add_argument("--quiet", action="store_true", help="show the result alone")
+    search.add_argument("--quiet", action="store_true", help="no progress, only the results")
 
     train = command("train", "train a network of a cell in full")
     _add_cell(train)
     _add_data(train, "that of the search")
     _add_seed(train, "of the initial weights; the data are split as the search split them")
-    train.add_argument("--epochs", type=int, default=30)
-    train.add_argument("--batch-size", type=int, default=64)
-    train.add_argument("--learning-rate", type=float, default=4e-3)
+    train.add_argument("--epochs", type=_positive, default=30, help="(default: 30)")
+    _add_steps(train, batch_size=64)
     size = train.add_mutually_exclusive_group()
-    size.add_argument("--width", type=float, default=1.0, help="width multiplier (default: 1.0)")
+    size.add_argument("--width", type=_rate, default=1.0, help="width multiplier (default: 1.0)")
     size.add_argument(
         "--target-macs",
         type=_count,
@@ -128,9 +141,13 @@ def _parser() -> argparse.ArgumentParser:
         "such as 300M",
     )
     train.add_argument("--output", type=Path, required=True, metavar="MODEL.keras")
-    train.add_argument("--quiet", action="store_true", help="show the result alone")
+    train.add_argument("--quiet", action="store_true", help="no progress, only the results")
 
-    export = command("export", "convert a trained model to .tflite files and check them")
+    export = command(
+        "export",
+        "convert a trained model to .tflite files and check them; exit with 1 if a file has "
+        "other multiply-accumulates or predictions than its model",
+    )
     export.add_argument("model", type=Path, metavar="MODEL.keras")
     _add_data(export, "that of the training")
     export.add_argument(
@@ -138,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=("float32", "float16", "dynamic", "int8"),
         default=["float32", "int8"],
-        help="a file for each",
+        help="a file for each (default: float32 int8)",
     )
     export.add_argument("--output-dir", type=Path, help="by default the model's folder")
 
@@ -156,6 +173,18 @@ def _add_cell(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_steps(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    parser.add_argument(
+        "--batch-size",
+        type=_positive,
+        default=batch_size,
+        help=f"images in a training step (default: {batch_size})",
+    )
+    parser.add_argument(
+        "--learning-rate", type=_rate, default=4e-3, help="of Adam (default: 0.004)"
+    )
+
+
 def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--dataset",
@@ -164,7 +193,9 @@ def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
     )
     parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps its data")
     parser.add_argument(
-        "--image-size", type=int, help="pixels to which a folder's images are resized (default: 32)"
+        "--image-size",
+        type=_positive,
+        help="pixels to which a folder's images are resized, in RGB (default: 32)",
     )
 
 
@@ -172,6 +203,22 @@ def _add_seed(
     parser: argparse.ArgumentParser, what: str = "all random choices come from it"
 ) -> None:
     parser.add_argument("--seed", type=int, default=0, help=f"{what} (default: 0)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
+    return number
 
 
 def _count(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def search(options: argparse.Namespace) -> int:
     """Finds a cell."""
     source = _source(options, {"split_seed": options.seed})
     data = _load(source, options, "search")
-    folder = options.directory / (options.project_name or Path(source["dataset"]).stem)
+    folder = options.directory / (options.project_name or Path(source["dataset"]).resolve().stem)
     hypermodel = CNNCellHyperModel(
         input_shape=data.input_shape,
         classes=len(data.class_names),
@@ -51,8 +52,8 @@ def search(options: argparse.Namespace) -> int:
         num_candidates=options.candidates,
         keep_fraction=options.keep_fraction,
         seed=options.seed,
-        directory=folder.parent,
-        project_name=folder.name,
+        directory=options.directory,
+        project_name=options.project_name or folder.name,
         overwrite=options.overwrite,
     )
     runs.write_settings(folder, settings)
@@ -73,10 +74,14 @@ def train(options: argparse.Namespace) -> int:
     """Trains a network of a cell in full."""
     if options.output.suffix != ".keras":
         raise ValueError(f"--output {options.output}: must end in .keras")
+    if options.output.is_dir():
+        raise ValueError(f"--output {options.output}: is a folder")
     cell = _cell(options.cell)
     # The split of the search, or else its validation images could end up in the test.
     source = _source(options, {} if options.cell == _PUBLISHED else _settings(options.cell))
     data = _load(source, options, "train")
+    if Path(options.cell).is_dir() and not runs.read_search(Path(options.cell)).done:
+        _console.print(f"The search in {options.cell} has not ended: taking its best cell so far")
     width = options.width
     if options.target_macs:
         width = width_for_macs(options.target_macs, cell, **architecture(data))
@@ -100,8 +105,15 @@ def train(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """Converts a trained model and checks what came of it."""
     model = tflite_export.load_model(options.model)
-    source = _source(options, runs.read_facts(options.model))
+    facts = runs.read_facts(options.model)
+    source = _source(options, facts)
     data = _load(source, options, "train")
+    if "mean" in facts and (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
+        raise ValueError(
+            f"{options.model}: was trained on other data ({facts['dataset']}): their mean and "
+            f"deviation were {facts['mean']} and {facts['std']}, those of {source['dataset']} are "
+            f"{list(data.mean)} and {list(data.std)}"
+        )
     folder = options.output_dir or options.model.parent
     folder.mkdir(parents=True, exist_ok=True)
     checks = export_and_check(model, data, folder / options.model.stem, options.quantization)
@@ -111,6 +123,11 @@ def export(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """Draws and describes a cell or a search."""
+    picture = options.picture
+    if picture and (picture.suffix not in (".png", ".svg", ".pdf") or picture.is_dir()):
+        raise ValueError(f"--picture {picture}: expected a file that ends in .png, .svg or .pdf")
+    if picture and not picture.parent.is_dir():
+        raise ValueError(f"--picture {picture}: its folder does not exist")
     folder = Path(options.cell)
     if folder.is_dir():
         searched = runs.read_search(folder)
@@ -118,7 +135,9 @@ def show(options: argparse.Namespace) -> int:
         if searched.error:
             _console.print(f"This search failed: {searched.error}")
         elif not searched.done:
-            _console.print(f"This search is in round {searched.round.number}.")
+            _console.print(
+                f"This search is in round {searched.round.number}: chosen is the best so far."
+            )
     cell = _cell(options.cell)
     table = Table(title=f"cell with {len(cell.edges)} edges")
     for heading in ("node", "op", "inputs", ""):
@@ -127,9 +146,9 @@ def show(options: argparse.Namespace) -> int:
         inputs = ", ".join(map(str, cell.predecessors(node))) or "-"
         table.add_row(str(node), op, inputs, "leaf" if node in cell.leaves else "")
     print_table(table)
-    if options.picture:
-        report.plot_cell(cell, options.picture)
-        _console.print(f"wrote {options.picture}")
+    if picture:
+        report.plot_cell(cell, picture)
+        _console.print(f"wrote {picture}")
     return 0
 
 
@@ -165,7 +184,10 @@ def train_and_save(
     """
     model = build_network(cell, data, width, seed)
     accuracy = train_network(model, data, epochs, batch_size, learning_rate, verbose)
-    model.save(path)
+    # Whole or not at all: under another name first.
+    unfinished = path.with_name(f".{path.name}")
+    model.save(unfinished)
+    unfinished.replace(path)
     facts: dict[str, Any] = {
         **source,
         "class_names": data.class_names,
@@ -187,17 +209,23 @@ def train_and_save(
 
 
 def export_and_check(
-    model: keras.Model, data: ImageData, stem: Path, quantizations: list[str]
+    model: keras.Model,
+    data: ImageData,
+    stem: Path,
+    quantizations: Sequence[tflite_export.Quantization],
 ) -> list[tflite_export.Check]:
     """Writes `<stem>.<quantization>.tflite` files and checks each on the test images.
 
     Raises:
         ValueError: the model takes other images, or tells other classes apart, than the data's.
     """
+    if data.test is None:
+        raise ValueError("data: loaded for a search, without test images; use purpose='train'")
     shapes = ((None, *data.input_shape), (None, len(data.class_names)))
-    if (model.input_shape, model.output_shape) != shapes:
+    if not model.built or (model.input_shape, model.output_shape) != shapes:
         raise ValueError(
-            f"model {model.name!r} takes {model.input_shape} and returns {model.output_shape}; "
+            f"model {model.name!r} takes {_shape(model, 'input')} and returns "
+            f"{_shape(model, 'output')}; "
             f"the data set needs {shapes[0]} and {shapes[1]}"
         )
     checks = []
@@ -206,6 +234,10 @@ def export_and_check(
         tflite_export.convert(model, path, quantization, representative_data=data.train.x[:200])
         checks.append(tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model)))
     return checks
+
+
+def _shape(model: keras.Model, end: str) -> str:
+    return str(getattr(model, f"{end}_shape", "an unknown shape"))
 
 
 def report_checks(checks: list[tflite_export.Check]) -> int:

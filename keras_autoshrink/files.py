@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
+from typing import Any
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -21,17 +23,32 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         OSError: the folder does not exist or cannot be written. `path` is as it was.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: its folder does not exist")
+    # Not the tempfile module, whose files only their owner may read.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for their owner alone; give this one the usual rights.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ValueError: the file holds none; the message names it.
+        OSError: the file cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{os.fspath(path)}: damaged: holds no JSON object")
+    return content

@@ -10,9 +10,11 @@ import keras
 import keras_tuner
 
 from keras_autoshrink.applications import ShrinkCNN
+from keras_autoshrink.callbacks import ProxyStopping
 from keras_autoshrink.cell import CNN_OPERATIONS, INPUT, Cell
 from keras_autoshrink.image_checks import check_fit_data
 from keras_autoshrink.search_space import declare_cell
+from keras_autoshrink.training import compile_classifier
 
 
 class CNNCellHyperModel(keras_tuner.HyperModel):
@@ -68,6 +70,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         ):
             if value < least:
                 raise ValueError(f"{argument}={value}: expected {least} or more")
+        if not 0 < learning_rate < float("inf"):
+            raise ValueError(f"learning_rate={learning_rate}: expected a number greater than 0")
         if not operations:
             raise ValueError("operations=(): expected at least one op")
         self.architecture: dict[str, Any] = {
@@ -85,7 +89,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         self.batch_size = batch_size
         # One of each in turn, shuffled; what falls on node 0 gives way to the input.
         pool = [operations[node % len(operations)] for node in range(num_nodes)]
-        random.Random(f"operations/{seed}").shuffle(pool)
+        generator = random.Random(f"operations/{seed}")
+        pool.sort(key=lambda _: generator.random())  # see ShrinkSearch for why not shuffle()
         self.cell = Cell.dense((INPUT, *pool[1:]))
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
@@ -104,13 +109,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             name="proxy",
             **self.architecture,
         )
-        model.compile(
-            optimizer=keras.optimizers.Adam(self.learning_rate),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            # XLA compiles longer than a small network trains, and runs it slower on CPUs.
-            jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
-        )
+        compile_classifier(model, self.learning_rate)
         return model
 
     def fit(
@@ -120,8 +119,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         data = args[0] if args else kwargs.get("x")
         if hasattr(data, "shape"):
             kwargs.setdefault("batch_size", self.batch_size)
-        else:
-            kwargs.setdefault("shuffle", False)  # a data set shuffles itself; Keras would warn
+        elif hasattr(data, "element_spec"):
+            kwargs.setdefault("shuffle", False)  # a tf.data set shuffles itself; Keras would warn
         kwargs["callbacks"] = [
             *kwargs.get("callbacks", ()),
             keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
@@ -146,30 +145,3 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "learning_rate": self.learning_rate,
             "batch_size": self.batch_size,
         }
-
-
-class ProxyStopping(keras.callbacks.Callback):
-    """Stops a candidate that will come to nothing (arXiv 1911.09251).
-
-    After epoch 4 if the validation accuracy is less than twice chance, and from epoch 4 on if
-    the validation loss is more than three times the training loss. (Not before: a small data
-    set has few steps in an epoch, and until BatchNorm's statistics have settled the validation
-    loss says nothing about the network.)
-
-    Args:
-        classes: number of classes; chance is 1 / classes.
-    """
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.classes = classes
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Looks at the epoch's metrics; `epoch` counts from 0."""
-        logs = logs or {}
-        if epoch < 3:
-            return
-        hopeless = epoch == 3 and logs.get("val_accuracy", 1) < 2 / self.classes
-        overfitted = logs.get("val_loss", 0) > 3 * logs.get("loss", float("inf"))
-        if hopeless or overfitted:
-            self.model.stop_training = True

@@ -113,6 +113,8 @@ def check_fit_data(
 
 def _check_pair(x: Any, y: Any, input_shape: tuple[int, ...], classes: int, what: str) -> None:
     """Checks images and their labels, or the data set that yields both."""
+    if isinstance(x, (list, tuple)):
+        raise ValueError(f"{what}: images are in a {type(x).__name__}; give a NumPy array")
     if isinstance(x, np.ndarray):
         if y is None:
             raise ValueError(f"{what}: has no labels")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from keras_autoshrink import files
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search_space import CellSpace
 from keras_autoshrink.shrink import ShrinkSearch, check_settings
-from keras_autoshrink.trajectory import Outcome
+from keras_autoshrink.trials import metric_of, outcome_of
 
 
 class AutoShrinkOracle(keras_tuner.Oracle):
@@ -29,7 +29,9 @@ class AutoShrinkOracle(keras_tuner.Oracle):
     failed, asking for another trial raises a RuntimeError that quotes the last error.
 
     Args:
-        objective: name or `keras_tuner.Objective`; by default the "score" of `AutoShrink`.
+        objective: name or `keras_tuner.Objective`; by default the "score" of `AutoShrink`, to
+            be maximised. The trajectory's score is what is maximised: for an objective to be
+            minimised, its negative.
         metric: name of the metric behind the objective, for the record; by default the
             objective itself.
         num_candidates: k, how many edges are tried in a round.
@@ -66,15 +68,15 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             hyperparameters=hyperparameters,
             allow_new_entries=allow_new_entries,
             tune_new_entries=tune_new_entries,
-            seed=seed,
+            seed=operator.index(seed),
             max_retries_per_trial=max_retries_per_trial,
             # The round counts its failures; KerasTuner's limit would raise with its lock held.
             max_consecutive_failed_trials=None,
         )
-        self.seed = seed  # KerasTuner replaces 0 by a random seed
+        self.seed = operator.index(seed)  # KerasTuner replaces 0 by a random seed
         self.metric = metric or self.objective.name
-        self.num_candidates = num_candidates
-        self.keep_fraction = keep_fraction
+        self.num_candidates = operator.index(num_candidates)
+        self.keep_fraction = float(keep_fraction)
         self._space: CellSpace | None = None
         self._search: ShrinkSearch | None = None
         self._trial_ids: dict[str, str] = {}  # of each network that has been given out
@@ -119,7 +121,10 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         """
         # Not synchronized: what raises with KerasTuner's lock held would never release it.
         if self.search.error:
-            raise RuntimeError(f"the search cannot go on: {self.search.error}")
+            raise RuntimeError(
+                f"the search cannot go on: {self.search.error}; mend the cause and start anew, "
+                "with another project_name or overwrite=True"
+            )
         return super().create_trial(tuner_id)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -138,7 +143,9 @@ class AutoShrinkOracle(keras_tuner.Oracle):
     @keras_tuner.synchronized
     def end_trial(self, trial: Trial) -> None:
         """Takes a trial's end; the last one of a round makes the search go on."""
-        if trial.status == TrialStatus.COMPLETED and not self._finite(trial.trial_id):
+        if trial.status == TrialStatus.COMPLETED and (
+            metric_of(self.trials[trial.trial_id], self.objective.name) is None
+        ):
             # KerasTuner would queue it again and then never run it.
             trial.status = TrialStatus.FAILED
             trial.message = f"the objective {self.objective.name!r} is not a finite number"
@@ -154,7 +161,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         trials = super().get_best_trials(len(self.trials))
         completed = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
         rest = [trial for trial in trials if trial.status != TrialStatus.COMPLETED]
-        completed.sort(key=lambda trial: (-self._score(trial), trial.trial_id != chosen))
+        completed.sort(key=lambda trial: (-self._sign * trial.score, trial.trial_id != chosen))
         return (completed + rest)[:num_trials]
 
     def save(self) -> None:
@@ -177,6 +184,11 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         Raises:
             ValueError: the state is of a search with other settings.
         """
+        if "search" not in state:
+            raise ValueError(
+                f"{self._project_dir} holds the search of another oracle; use another "
+                "project_name, or overwrite=True to delete it"
+            )
         settings = {name: getattr(self, name) for name in _SETTINGS}
         super().set_state(self._reconciled(state))
         if state.get("search") is not None:
@@ -192,8 +204,23 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             self._search = ShrinkSearch.from_json(state["search"])
         self.seed = settings["seed"]
         self._trial_ids = {self.cell_of(t).key: t.trial_id for t in self.trials.values()}
-        for trial in self.trials.values():
-            self._settle(trial)
+        # Each round that closes may make trials of the next one news to the search.
+        rounds = -1
+        while rounds < self.search.round.number:
+            rounds = self.search.round.number
+            for trial in self.trials.values():
+                self._settle(trial)
+
+    def reload(self) -> None:
+        """Goes on from the files of an earlier run; see `keras_tuner.Oracle.reload`.
+
+        Raises:
+            ValueError: one of them is damaged, or of another search; the message names it.
+        """
+        for path in Path(self._project_dir).glob("trial_*/trial.json"):
+            check_readable(path)
+        check_readable(self._get_oracle_fname())
+        super().reload()
 
     def _reconciled(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state as the trials' own files have it, where a kill came between the two."""
@@ -205,49 +232,43 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         }
         retries = [i for i in state["retry_queue"] if i in self.trials and i not in ended]
         # A trial that only its own file knows of would never be handed out again.
-        for trial_id in set(self.trials) - ended - {*ongoing.values(), *retries}:
+        again = {*ongoing.values(), *retries}
+        for trial_id in set(self.trials) - ended - again:
             del self.trials[trial_id]
+        for trial_id in again:
+            # Trained again from the start: metrics of the first time would be averaged in.
+            hyperparameters = self.trials[trial_id].hyperparameters
+            self.trials[trial_id] = Trial(hyperparameters, trial_id, TrialStatus.INVALID)
         return {**state, "ongoing_trials": ongoing, "retry_queue": retries}
 
     def _settle(self, trial: Trial) -> None:
         """Tells the search what came of a trial, if that is known and news to it."""
         cell = self.cell_of(trial)
-        if cell.key not in {candidate.cell.key for candidate in self.search.pending()}:
-            return
-        if trial.status == TrialStatus.COMPLETED:
-            self.search.tell(cell, self._outcome(trial))
-        elif trial.status == TrialStatus.FAILED:
-            lines = (trial.message or "").strip().splitlines()
-            error = lines[-1] if lines else "no error message"
-            seconds = self._metric(trial, "seconds") or 0.0
-            outcome = Outcome(None, seconds=seconds, trial_id=trial.trial_id, error=error)
-            self.search.tell(cell, outcome)
+        pending = {candidate.cell.key for candidate in self.search.pending()}
+        if trial.status in _ENDED and cell.key in pending:
+            self.search.tell(cell, outcome_of(trial, self._sign, self.metric))
 
-    def _outcome(self, trial: Trial) -> Outcome:
-        macs, params = self._metric(trial, "macs"), self._metric(trial, "params")
-        return Outcome(
-            score=self._score(trial),
-            objective=self._metric(trial, self.metric),
-            macs=None if macs is None else round(macs),
-            params=None if params is None else round(params),
-            seconds=self._metric(trial, "seconds") or 0.0,
-            trial_id=trial.trial_id,
-        )
-
-    def _score(self, trial: Trial) -> float:
-        return float(trial.score if self.objective.direction == "max" else -trial.score)
-
-    def _metric(self, trial: Trial, name: str) -> float | None:
-        if not trial.metrics.exists(name):
-            return None
-        return float(trial.metrics.get_best_value(name))
-
-    def _finite(self, trial_id: str) -> bool:
-        value = self._metric(self.trials[trial_id], self.objective.name)
-        return value is not None and math.isfinite(value)
+    @property
+    def _sign(self) -> int:
+        return 1 if self.objective.direction == "max" else -1
 
     def _defaults(self) -> dict[str, Any]:
         return {p.name: p.default for p in self.hyperparameters.space}
+
+
+def check_readable(path: str | Path) -> None:
+    """Raises the ValueError that says what is wrong with a search's file, if it is."""
+    try:
+        files.read_json(path)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path}: missing from the search in its folder; use another project_name, or "
+            "overwrite=True to start anew"
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; restore the file, use another project_name, or overwrite=True to start anew"
+        ) from error
 
 
 _SETTINGS = ("num_candidates", "keep_fraction", "seed")

@@ -28,7 +28,6 @@ class SearchProgress:
         self._rounds = 0
         self._started = time.monotonic()
         self._trained = 0
-        self._best: float | None = None
         self._label = ""
 
     def __enter__(self) -> SearchProgress:
@@ -47,8 +46,6 @@ class SearchProgress:
     def begin(self, search: ShrinkSearch) -> None:
         """Says where the search starts or goes on."""
         self._rounds = len(search.trajectory())
-        best = search.best()
-        self._best = best["score"] if best else None
         if search.done:
             self._console.print("This search has finished already.")
         elif self._rounds:
@@ -72,26 +69,27 @@ class SearchProgress:
         if self._console.is_terminal:
             self._status.update(f"{self._label}, {self._outlook(search)}")
 
-    def trial_end(self, search: ShrinkSearch, score: float | None) -> None:
+    def trial_end(self, search: ShrinkSearch, score: float | None, error: str) -> None:
         """Says what came of the candidate, and of the round if it was the last one.
 
         Args:
             search: after it has been told.
             score: of the candidate, None if it failed.
+            error: why it failed, if it did.
         """
         self._trained += 1
-        if score is not None:
-            self._best = score if self._best is None else max(score, self._best)
-        if not self._console.is_terminal:
-            result = "failed" if score is None else f"score {score:.4f}"
-            self._console.print(f"{self._label}: {result}, {self._outlook(search)}")
+        if score is None:
+            self._console.print(f"{self._label}: failed: {error}", markup=False)
+        elif not self._console.is_terminal:
+            self._console.print(f"{self._label}: score {score:.4f}, {self._outlook(search)}")
         finished = search.trajectory()
         for record in finished[self._rounds :]:
             removed = record["removed_edge"]
             change = f"without edge {removed[0]}-{removed[1]}" if removed else "complete cell"
             self._console.print(
                 f"Round {record['round']} done: {change}, edges left: {record['edges_left']}, "
-                f"score {record['score']:.4f}, {record['macs']:,} MACs"
+                f"score {record['score']:.4f}"
+                + ("" if record["macs"] is None else f", {record['macs']:,} MACs")
             )
         self._rounds = len(finished)
 
@@ -106,7 +104,7 @@ class SearchProgress:
 
     def _outlook(self, search: ShrinkSearch) -> str:
         """The best score so far and the time left."""
-        said = [] if self._best is None else [f"best {self._best:.4f}"]
+        said = [] if search.best_score is None else [f"best {search.best_score:.4f}"]
         if self._trained:
             seconds = (time.monotonic() - self._started) / self._trained * search.max_remaining()
             said.append(f"at most {datetime.timedelta(seconds=round(seconds))} left")

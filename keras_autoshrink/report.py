@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from keras_autoshrink.cell import INPUT, Cell
+from keras_autoshrink.trajectory import best_record
 
 Records = Sequence[dict[str, Any]]
 Point = tuple[float, float]
@@ -114,14 +115,14 @@ def _bend(source: Point, target: Point, others: Sequence[Point]) -> float:
 
 
 def plot_trajectory(
-    search: _Searched | Records, path: str | Path | None = None, objective: str = "objective"
+    search: _Searched | Records, path: str | Path | None = None, objective: str | None = None
 ) -> Figure:
     """Draws score, objective and MACs of a search over the edges left, the chosen cell marked.
 
     Args:
         search: a tuner, or the records that its `trajectory()` returns.
         path: where to save the picture (`.png`, `.svg` or `.pdf`), if anywhere.
-        objective: what to call the metric behind the score, such as "val_accuracy".
+        objective: what to call the metric behind the score; a tuner knows its name.
 
     Returns:
         The figure; a notebook shows it.
@@ -130,6 +131,8 @@ def plot_trajectory(
         ValueError: no round has finished yet.
     """
     records = search if isinstance(search, Sequence) else search.trajectory()
+    if objective is None:
+        objective = getattr(getattr(search, "oracle", None), "metric", "objective")
     if not records:
         raise ValueError("search: no round has finished yet")
     best = best_record(records)
@@ -211,8 +214,3 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
             ", ".join(notes),
         )
     return table
-
-
-def best_record(records: Records) -> dict[str, Any]:
-    """The best-scoring record, ties to fewer edges."""
-    return max(records, key=lambda record: (record["score"], -record["edges_left"]))

@@ -21,11 +21,9 @@ def read_search(folder: Path) -> ShrinkSearch:
     """
     path = folder / "oracle.json"
     try:
-        state = json.loads(path.read_text(encoding="utf-8")).get("search")
-    except FileNotFoundError:
+        state = files.read_json(path).get("search")
+    except OSError:
         raise ValueError(f"{folder}: holds no search (no {path.name})") from None
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: damaged: {error}") from error
     if state is None:
         raise ValueError(f"{folder}: holds a search that has not begun, or another tuner's")
     try:
@@ -60,7 +58,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged.
     """
-    return _read_object(folder / _SETTINGS)
+    path = folder / _SETTINGS
+    return files.read_json(path) if path.is_file() else {}
 
 
 def read_facts(model: Path) -> dict[str, Any]:
@@ -69,7 +68,8 @@ def read_facts(model: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged.
     """
-    return _read_object(_facts_path(model))
+    path = _facts_path(model)
+    return files.read_json(path) if path.is_file() else {}
 
 
 def write_facts(model: Path, facts: dict[str, Any]) -> None:
@@ -99,6 +99,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Notes the settings of the search in a folder, for `check_settings`."""
+    folder.mkdir(parents=True, exist_ok=True)  # KerasTuner leaves none after overwrite=True
     files.write_text(folder / _SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
@@ -126,15 +127,3 @@ def write_results(folder: Path, objective: str) -> list[Path]:
 
 def _facts_path(model: Path) -> Path:
     return model.with_name(f"{model.name}.json")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: damaged: holds no JSON object")
-    return content

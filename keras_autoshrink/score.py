@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
+
+Score = Callable[[Mapping[str, float], int], float]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,9 +63,9 @@ class ShrinkSearch:
     ) -> None:
         check_settings(num_candidates, keep_fraction, seed)
         self.cell = dataclasses.replace(cell, edges=cell.live_edges)
-        self.num_candidates = num_candidates
-        self.keep_fraction = keep_fraction
-        self.seed = seed
+        self.num_candidates = operator.index(num_candidates)
+        self.keep_fraction = float(keep_fraction)
+        self.seed = operator.index(seed)
         self._outcomes: dict[str, Outcome] = {}
         self._adopted: list[int] = []  # of each finished round, the index of the winner
         self._rounds: list[Round] = [Round(0, (Candidate(None, self.cell, False),))]
@@ -130,10 +130,16 @@ class ShrinkSearch:
             for finished, adopted in zip(self._rounds, self._adopted, strict=False)
         ]
 
+    @property
+    def best_score(self) -> float | None:
+        """The best score of all networks so far, the round under way included."""
+        scores = [o.score for o in self._outcomes.values() if o.score is not None]
+        return max(scores, default=None)
+
     def best(self) -> dict[str, Any] | None:
         """The best record of the trajectory, ties to fewer edges; None before round 0 ended."""
         records = self.trajectory()
-        return max(records, key=lambda r: (r["score"], -r["edges_left"])) if records else None
+        return trajectory.best_record(records) if records else None
 
     def to_json(self) -> dict[str, Any]:
         """The whole state as plain values, for `json.dump`."""
@@ -199,11 +205,14 @@ class ShrinkSearch:
     def _draw(self, cell: Cell) -> Iterator[Candidate]:
         """The candidates of the next round: cells that lack one edge of `cell` each."""
         # A draw of its own for each round, so that resuming needs no generator's state.
+        # Sorting by random() rather than sample(): Python promises the same numbers from this
+        # one method in all its versions, and a resumed search draws the old rounds again.
         generator = random.Random(f"{self.seed}/{len(self._rounds)}")
         ways_in = sum(i == 0 for i, _ in cell.edges)
         # The last edge out of the input has to stay: without it there is no cell.
         removable = [edge for edge in cell.edges if edge[0] != 0 or ways_in > 1]
-        for edge in generator.sample(removable, min(self.num_candidates, len(removable))):
+        drawn = sorted(removable, key=lambda _: generator.random())[: self.num_candidates]
+        for edge in drawn:
             candidate = cell.without_edge(edge)
             candidate = dataclasses.replace(candidate, edges=candidate.live_edges)
             yield Candidate(edge, candidate, candidate.key in self._seen)
@@ -240,7 +249,9 @@ def check_settings(num_candidates: int, keep_fraction: float, seed: int) -> None
             raise TypeError(f"{name}={value!r}: give an integer") from None
     if num_candidates < 1:
         raise ValueError(f"num_candidates={num_candidates}: a round has at least one candidate")
-    if not isinstance(keep_fraction, (int, float)):
-        raise TypeError(f"keep_fraction={keep_fraction!r}: give a number from 0 to 1")
-    if not 0 <= keep_fraction <= 1:
+    try:
+        in_range = 0 <= keep_fraction <= 1
+    except TypeError:
+        raise TypeError(f"keep_fraction={keep_fraction!r}: give a number from 0 to 1") from None
+    if not in_range:
         raise ValueError(f"keep_fraction={keep_fraction}: give a number from 0 to 1")

@@ -52,6 +52,22 @@ def build_network(cell: Cell, data: ImageData, width: float = 1.0, seed: int = 0
     return ShrinkCNN(cell, width=width, **architecture(data))
 
 
+def compile_classifier(model: keras.Model, learning_rate: Any) -> None:
+    """Compiles an image classifier that returns logits.
+
+    Args:
+        model: compiled in place.
+        learning_rate: of Adam: a number or a schedule.
+    """
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        # XLA compiles longer than a small network trains, and runs it slower on CPUs.
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+    )
+
+
 def train_network(
     model: keras.Model,
     data: ImageData,
@@ -76,21 +92,16 @@ def train_network(
         Accuracy on the test images, 0 to 1, measured once, at the end.
 
     Raises:
-        ValueError: `epochs` is less than 1, or the data were loaded without test images.
+        ValueError: `epochs` or `batch_size` is less than 1, or the data were loaded without
+            test images.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs}: expected 1 or more")
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected 1 or more")
     if data.test is None:
         raise ValueError("data: loaded for a search, without test images; use purpose='train'")
     steps = epochs * -(-len(data.train) // batch_size)
-    model.compile(
-        optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-        ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
-    )
+    compile_classifier(model, keras.optimizers.schedules.CosineDecay(learning_rate, steps))
     model.fit(
         data.train.x,
         data.train.y,

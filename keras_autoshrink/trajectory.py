@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
@@ -90,6 +90,11 @@ def round_record(finished: Round, adopted: int, outcomes: Mapping[str, Outcome])
         "cell": winner["cell"],
         "candidates": candidates,
     }
+
+
+def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The best-scoring record of a trajectory, ties to fewer edges."""
+    return max(records, key=lambda record: (record["score"], -record["edges_left"]))
 
 
 def _candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:

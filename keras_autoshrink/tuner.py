@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,14 @@ import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from keras_autoshrink import files
+from keras_autoshrink import files, settings
+from keras_autoshrink.callbacks import ScoreCallback
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.oracle import AutoShrinkOracle
+from keras_autoshrink.oracle import AutoShrinkOracle, check_readable
 from keras_autoshrink.progress import SearchProgress
-from keras_autoshrink.score import AccuracyScore
-from keras_autoshrink.search_space import CellSpace
+from keras_autoshrink.score import AccuracyScore, Score
 from keras_autoshrink.shrink import training_seed
-
-Score = Callable[[Mapping[str, float], int], float]
+from keras_autoshrink.trials import error_line
 
 
 class AutoShrink(keras_tuner.Tuner):
@@ -46,6 +44,9 @@ class AutoShrink(keras_tuner.Tuner):
         directory: folder of all projects.
         project_name: folder of this search in it.
         overwrite: whether to delete what is there and start anew.
+        hyperparameters: as in KerasTuner's tuners; so are the next two.
+        allow_new_entries: likewise.
+        tune_new_entries: likewise.
         max_retries_per_trial: how often to train a candidate again that raised.
         **kwargs: as for `keras_tuner.Tuner`, such as `distribution_strategy`,
             `executions_per_trial`, `max_model_size`.
@@ -68,27 +69,37 @@ class AutoShrink(keras_tuner.Tuner):
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
         overwrite: bool = False,
+        hyperparameters: keras_tuner.HyperParameters | None = None,
+        allow_new_entries: bool = True,
+        tune_new_entries: bool = True,
         max_retries_per_trial: int = 0,
         **kwargs: Any,
     ) -> None:
+        for argument, instead in _NOT_HERE.items():
+            if argument in kwargs:
+                raise TypeError(f"{argument}: not an argument of AutoShrink; {instead}")
         self.score = AccuracyScore() if score is None else score
         if not callable(self.score):
             raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
-        _check_writable(directory)
         self._progress = SearchProgress(verbose=0)
+        self._fit_verbose = 0
         self._idle = False
+        # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
         self._settings = {
-            # Two plain functions of one name are taken for the same; ours print as what they do.
-            "score": getattr(self.score, "__qualname__", None) or repr(self.score),
-            "hypermodel": _config(hypermodel),
+            "score": settings.describe(self.score),
+            "hypermodel": settings.of_hypermodel(hypermodel),
         }
         oracle = AutoShrinkOracle(
             metric=getattr(self.score, "objective", None),
             num_candidates=num_candidates,
             keep_fraction=keep_fraction,
             seed=seed,
+            hyperparameters=hyperparameters,
+            allow_new_entries=allow_new_entries,
+            tune_new_entries=tune_new_entries,
             max_retries_per_trial=max_retries_per_trial,
         )
+        _check_place(directory, project_name)
         super().__init__(
             oracle,
             hypermodel,
@@ -113,11 +124,15 @@ class AutoShrink(keras_tuner.Tuner):
         """
         verbose = kwargs.pop("verbose", 1)
         verbose = 1 if verbose == "auto" else verbose
+        # KerasTuner would take a verbose of 2 for word to print tables of its own.
+        self._fit_verbose = 2 if verbose == 2 else 0
+        if kwargs.get("epochs", 1) < 1:
+            raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if hasattr(self.hypermodel, "check_search_arguments"):
             self.hypermodel.check_search_arguments(*args, **kwargs)
         self._progress = SearchProgress(verbose)
         with self._progress:
-            super().search(*args, verbose=2 if verbose == 2 else 0, **kwargs)
+            super().search(*args, verbose=0, **kwargs)
 
     def trajectory(self) -> list[dict[str, Any]]:
         """One record for each finished round; see `trajectory.round_record`."""
@@ -139,14 +154,32 @@ class AutoShrink(keras_tuner.Tuner):
         seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
         keras.utils.set_random_seed(seed)
         # First of all callbacks: those behind it may look at the score.
-        callbacks = [_ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
+        callbacks = [ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
         started = time.monotonic()
-        results = super().run_trial(trial, *args, callbacks=callbacks, **kwargs)
+        kwargs = {**kwargs, "callbacks": callbacks, "verbose": self._fit_verbose}
+        results = super().run_trial(trial, *args, **kwargs)
         for result in results:
             if isinstance(result, keras.callbacks.History):
+                if "score" not in result.history:
+                    raise keras_tuner.errors.FatalValueError(
+                        "HyperModel.fit() has to pass its callbacks on to model.fit() and to train "
+                        "for one epoch or more: the history it returned has no score"
+                    )
                 epochs = len(result.history["score"])
                 result.history["seconds"] = [time.monotonic() - started] * epochs
         return results
+
+    def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
+        # As KerasTuner's, but that one prints the traceback; it is in the trial's file anyway.
+        try:
+            self._run_and_update_trial(trial, *args, **kwargs)
+            trial.status = TrialStatus.COMPLETED
+        except keras_tuner.errors.FatalError:
+            raise
+        except Exception as error:
+            failed = isinstance(error, keras_tuner.errors.FailedTrialError)
+            trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
+            trial.message = traceback.format_exc()
 
     def load_model(self, trial: Trial) -> keras.Model:
         """The trained model of a trial.
@@ -171,6 +204,15 @@ class AutoShrink(keras_tuner.Tuner):
         if not Path(self._get_tuner_fname()).exists():  # it never changes
             files.write_text(self._get_tuner_fname(), json.dumps(self.get_state()))
 
+    def reload(self) -> None:
+        """Goes on from the files of an earlier run.
+
+        Raises:
+            ValueError: one of them is damaged, or of another search; the message names it.
+        """
+        check_readable(self._get_tuner_fname())
+        super().reload()
+
     def get_state(self) -> dict[str, Any]:
         """What a search that goes on here must have in common with this one."""
         return self._settings
@@ -181,13 +223,13 @@ class AutoShrink(keras_tuner.Tuner):
         Raises:
             ValueError: it is another one.
         """
-        for name, theirs in state.items():
-            ours = self._settings.get(name)
+        for name, ours in self._settings.items():
+            theirs = state.get(name)
             if ours != theirs:
                 raise ValueError(
                     f"{self.project_dir} holds a search with another {name}: "
-                    f"{_difference(theirs, ours)}; use another project_name, or overwrite=True "
-                    "to delete it"
+                    f"{settings.difference(theirs, ours)}; use another project_name, or "
+                    "overwrite=True to delete it"
                 )
 
     def pre_create_trial(self) -> None:
@@ -209,7 +251,8 @@ class AutoShrink(keras_tuner.Tuner):
         """Reports the trial to the oracle and drops the weights that nobody needs any more."""
         super().on_trial_end(trial)
         self._drop_checkpoints()
-        self._progress.trial_end(self.oracle.search, self.oracle.get_trial(trial.trial_id).score)
+        ended = self.oracle.get_trial(trial.trial_id)
+        self._progress.trial_end(self.oracle.search, ended.score, error_line(ended.message))
 
     def on_search_end(self) -> None:
         """Shows the result."""
@@ -224,68 +267,33 @@ class AutoShrink(keras_tuner.Tuner):
         ]
         best = self.oracle.get_best_trials(1)[0]
         for trial in ended:
+            failed = trial.status == TrialStatus.FAILED
             # Among equals the search decides when the round ends: until then, keep them all.
-            tied = trial.score is not None and trial.score == best.score
-            if trial is not best and not (tied and not self.oracle.search.done):
+            tied = trial.score == best.score and not self.oracle.search.done
+            if failed or (trial is not best and not tied):
                 Path(self._get_checkpoint_fname(trial.trial_id)).unlink(missing_ok=True)
 
 
-class _ScoreCallback(keras.callbacks.Callback):
-    """Puts the score and the costs of the network into the logs of each epoch."""
-
-    def __init__(self, score: Score) -> None:
-        super().__init__()
-        self.score = score
-        self.costs: dict[str, int] = {}
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self.costs = {"macs": count_macs(self.model), "params": count_params(self.model)}
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        try:
-            score = self.score(logs, self.costs["macs"])
-        except KeyError as error:
-            # Fatal: it would be the same for every candidate.
-            raise keras_tuner.errors.FatalValueError(
-                f"the score needs the metric {error}, but training reports "
-                f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
-                "metric to compile()"
-            ) from error
-        if not math.isfinite(score):
-            raise keras_tuner.errors.FailedTrialError(f"the score of epoch {epoch + 1} is {score}")
-        logs.update(score=float(score), **self.costs)
+# What people who know KerasTuner's tuners try first.
+_NOT_HERE = {
+    "objective": "the search maximises score=, a callable score(logs, macs)",
+    "max_trials": "the search ends by itself; keep_fraction and num_candidates say when",
+    "oracle": "it makes its own; give an AutoShrinkOracle to a keras_tuner.Tuner instead",
+}
 
 
-def _check_writable(directory: str | os.PathLike[str] | None) -> None:
+def _check_place(directory: str | os.PathLike[str] | None, project_name: str | None) -> None:
+    """Checks where a search is to live, before KerasTuner writes or deletes there."""
+    # An empty name, "." or ".." would make overwrite=True delete other searches.
+    if project_name is not None and (
+        project_name in ("", ".", "..") or Path(project_name).name != project_name
+    ):
+        raise ValueError(f"project_name={project_name!r}: give the name of a folder, not a path")
     path = Path(directory or ".")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"directory={str(path)!r}: cannot be created: {error.strerror}") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ValueError(f"directory={str(path)!r}: cannot be written")
-
-
-def _config(hypermodel: Any) -> Any:
-    """What tells one search space from another, as plain values."""
-    if hasattr(hypermodel, "get_config"):
-        return _plain(hypermodel.get_config())
-    hp = keras_tuner.HyperParameters()
-    (hypermodel.build if hasattr(hypermodel, "build") else hypermodel)(hp)
-    return {"cell": CellSpace(hp.space).cell.to_json()}
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON gives it back: tuples become lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _difference(theirs: Any, ours: Any) -> str:
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
-        names = [n for n in {**theirs, **ours} if theirs.get(n) != ours.get(n)]
-        return ", ".join(f"{_difference(theirs.get(n), ours.get(n))} ({n})" for n in names)
-    return f"{theirs}, not {ours}"
+    existing = next(
+        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
+    )
+    if not existing.is_dir():
+        raise ValueError(f"directory={str(path)!r}: cannot be created: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"directory={str(path)!r}: {existing} cannot be written")

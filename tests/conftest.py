@@ -2,3 +2,9 @@ import os
 
 # Before anything imports TensorFlow: it is talkative, and the tests read what commands print.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from hypothesis import settings
+
+# A shared machine can take long over an example: no deadlines.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")

@@ -77,7 +77,7 @@ def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
     [
         ("--epochs 2", "epochs=1, not 2"),
         ("--seed 1", "split_seed=0, not 1"),
-        ("--filters 8", r"4, not 8 (filters)"),
+        ("--filters 8", "filters=4, not 8"),
         ("--mac-weight 0.2", "another score"),
         ("--candidates 3", "num_candidates=3"),
     ],
@@ -86,6 +86,21 @@ def test_another_search_in_its_folder_is_refused(run_folder, capsys, change, cul
     line = refused(capsys, f"{SEARCH} --directory {run_folder.parent} {change}")
     assert culprit in line
     assert "overwrite" in line
+
+
+def test_overwrite_starts_anew(run_folder, tmp_path):
+    shutil.copytree(run_folder.parent, tmp_path / "runs")
+    command = [*SEARCH.split(), "--directory", str(tmp_path / "runs"), "--overwrite"]
+    assert main([*command, "--seed", "5"]) == 0
+    assert json.loads((tmp_path / "runs/digits/settings.json").read_text())["split_seed"] == 5
+
+
+def test_a_folder_named_by_a_dot_gets_its_own_name(tmp_path, monkeypatch, capsys):
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "images")
+    refused(capsys, "search --dataset . --project-name .. --overwrite")
+    assert (tmp_path / "images" / "a").exists()
 
 
 def test_killed_and_started_again_it_ends_the_same(run_folder, tmp_path):
@@ -217,9 +232,9 @@ def write_npz(path, **arrays):
         ("", "COMMAND"),
         ("serch", "'serch'"),
         ("search --nodes many", "--nodes: invalid int value: 'many'"),
-        ("search --directory {tmp} --candidates 0", "num_candidates=0"),
+        ("search --directory {tmp}/new/deep --candidates 0", "'0' is no whole number"),
         ("search --directory {tmp} --nodes 1", "num_nodes=1"),
-        ("search --directory {tmp} --keep-fraction 3", "keep_fraction=3"),
+        ("search --directory {tmp}/new/deep --keep-fraction 3", "keep_fraction=3"),
         ("search --directory {tmp} --mac-weight -1", "weight=-1"),
         ("search --directory {tmp} --dataset {tmp}/absent.npz", "absent.npz"),
         ("search --directory {tmp} --dataset {tmp}/labels.npz", "label -1"),
@@ -231,8 +246,11 @@ def write_npz(path, **arrays):
         ("train {tmp}/absent.json --output {tmp}/m.keras", "absent.json"),
         ("train {tmp}/empty --output {tmp}/m.keras", "holds no search"),
         ("train shrinkcnn --output {tmp}/m.h5", "must end in .keras"),
-        ("train shrinkcnn --output {tmp}/m.keras --epochs 0", "epochs=0"),
-        ("train shrinkcnn --output {tmp}/m.keras --width 0", "width=0"),
+        ("train shrinkcnn --output {tmp}/m.keras --epochs 0", "'0' is no whole number"),
+        ("train shrinkcnn --output {tmp}/m.keras --batch-size -4", "'-4' is no whole number"),
+        ("train shrinkcnn --output {tmp}/m.keras --width 0", "'0' is no number greater than 0"),
+        ("search --learning-rate nan", "'nan' is no number greater than 0"),
+        ("train shrinkcnn --output {tmp}/folder.keras", "is a folder"),
         ("train shrinkcnn --output {tmp}/m.keras --target-macs 10", "target_macs=10"),
         ("train shrinkcnn --output {tmp}/m.keras --target-macs many", "'many'"),
         ("train shrinkcnn --output {tmp}/m.keras --target-macs 1M --width 1", "not allowed with"),
@@ -248,7 +266,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(tmp_path, capsys, command, c
     write_npz(tmp_path / "labels.npz", x_train=images, y_train=labels - 1)
     write_npz(tmp_path / "nan.npz", x_train=images * np.nan, y_train=labels)
     (tmp_path / "corrupt.keras").write_bytes(b"PK\x03\x04 not a zip")
-    for folder in ("empty", "classes/a", "classes/b", "damaged"):
+    for folder in ("empty", "classes/a", "classes/b", "damaged", "folder.keras"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "damaged" / "oracle.json").write_text('{"search": {"cell"')
     before = sorted(tmp_path.rglob("*"))
@@ -259,9 +277,17 @@ def test_bad_input_gets_one_line_and_leaves_nothing(tmp_path, capsys, command, c
 def test_a_model_that_does_not_fit_the_data_is_refused(trained, tmp_path, capsys):
     images = np.zeros((40, 9, 9, 1), "float32")
     write_npz(tmp_path / "d.npz", x_train=images, y_train=np.arange(40) % 2)
-    line = refused(capsys, f"export {trained} --dataset {tmp_path / 'd.npz'}")
+    shutil.copy(trained, tmp_path / "net.keras")  # without the facts that lie beside it
+    line = refused(capsys, f"export {tmp_path}/net.keras --dataset {tmp_path / 'd.npz'}")
     assert "(None, 9, 9, 1)" in line
-    assert [file.name for file in tmp_path.iterdir()] == ["d.npz"]
+    assert not list(tmp_path.glob("*.tflite"))
+
+
+def test_other_data_than_the_models_are_refused(trained, tmp_path, capsys):
+    images = np.random.default_rng(0).normal(size=(200, 8, 8, 1))
+    write_npz(tmp_path / "d.npz", x_train=images, y_train=np.arange(200) % 10)
+    line = refused(capsys, f"export {trained} --dataset {tmp_path / 'd.npz'}")
+    assert "was trained on other data (digits)" in line
     assert not list(trained.parent.glob("*.tflite"))
 
 

@@ -90,6 +90,8 @@ class MysteryCell(layers.Layer):
         (Custom(name="c"), r"operation 'c' \(Custom\): .*; put it into a layer of its own"),
         (ops.linalg.inv, r"operation '.*' \(Inv\)"),
         (lambda x: ops.map(lambda row: row @ row, x), r"\(Map\)"),
+        (lambda x: ops.image.extract_patches(x[..., None], 2), r"\(ExtractPatches\)"),
+        (lambda x: ops.unfold(x[:, None], 2), r"\(Unfold\)"),
         (
             lambda x: ops.einsum("bii,bij,bjk->bk", x, x, x),
             r"\(Einsum\): .* of 3 operands has no single",
@@ -101,6 +103,40 @@ def test_unknown_layers_are_named(layer: Any, message: str) -> None:
     if isinstance(layer, layers.MelSpectrogram):
         shape = (64,)
     with pytest.raises(ValueError, match=message):
+        count_macs(model_of(layer, shape))
+
+
+@keras.saving.register_keras_serializable()
+def product(x: Any) -> Any:
+    return ops.matmul(x, ops.ones((x.shape[-1], x.shape[-1])))
+
+
+class ProductReLU(layers.ReLU):
+    def call(self, inputs: Any) -> Any:
+        return product(inputs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (layers.Activation(product, name="a"), r"'a' \(Activation\): its activation is not .* own"),
+        (layers.Dense(5, activation=product, name="d"), r"layer 'd' \(Dense\): its activation"),
+        (layers.Conv1D(4, 1, activation=layers.Dense(4)), r"\(Conv1D\): its activation"),
+        (layers.Dense(5, activation=layers.Activation(product)), r"\(Dense\): its activation"),
+        (layers.Dense(5, activation=ProductReLU()), r"\(Dense\): its activation"),
+        (layers.Dense(5, activation=Doubler()), r"\(Dense\): its activation"),
+        (layers.Activation(ops.linalg.inv), r"\(Activation\): its activation"),
+        (layers.LSTM(3, recurrent_activation=product), r"\(LSTM\): its recurrent_activation"),
+        (layers.ConvLSTM1D(3, 1, activation=product), r"\(ConvLSTM1D\): its activation"),
+        (layers.RNN(layers.GRUCell(3, activation=product)), r"\(GRUCell\): its activation"),
+        (layers.RNN([layers.SimpleRNNCell(3, activation=product)]), r"\(SimpleRNNCell\): its act"),
+        (layers.Bidirectional(layers.GRU(3, activation=product)), r"\(GRU\): its activation"),
+        (layers.TimeDistributed(layers.Activation(product)), r"\(Activation\): its activation"),
+    ],
+)
+def test_activations_that_may_cost_are_named(layer: Any, message: str) -> None:
+    shape = (3, 5, 5) if isinstance(layer, layers.ConvLSTM1D) else (5, 5)
+    with pytest.raises(ValueError, match=f"{message}.* a method count_macs"):
         count_macs(model_of(layer, shape))
 
 

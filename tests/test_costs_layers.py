@@ -105,6 +105,21 @@ def test_what_costs_nothing() -> None:
     assert count_macs(keras.Model(inputs, outputs)) == 0
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [
+        *("relu", "swish", "hard_swish", None),
+        *(keras.activations.gelu, keras.ops.sin, keras.ops.log_sigmoid),
+        *(layers.ReLU(), layers.LeakyReLU(), layers.Activation("tanh")),
+    ],
+)
+def test_activations_of_keras_cost_nothing(activation: Any) -> None:
+    assert count_macs(model_of(layers.Activation(activation), (5,))) == 0
+    assert count_macs(model_of(layers.Dense(5, activation=activation), (5,))) == 25
+    cell = layers.GRUCell(3, activation=activation, recurrent_activation=activation)
+    assert count_macs(model_of(layers.RNN(cell), (6, 5))) == 6 * (5 + 3) * 3 * 3
+
+
 # Attention: query (4, 6), value (5, 7), key (5, 6)
 def test_multi_head_attention() -> None:
     q, v, k = keras.Input((4, 6)), keras.Input((5, 7)), keras.Input((5, 8))

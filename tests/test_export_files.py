@@ -228,7 +228,7 @@ def test_conversion_is_silent(model, tmp_path, capfd):
 def test_latency(files):
     for num_threads in (1, 2):
         latency = benchmark(files["float32"], num_threads, runs=20)
-        assert 0 < latency.median_ms <= latency.p95_ms < 1000
+        assert 0 < latency.median_ms <= latency.p95_ms
         assert (latency.num_threads, latency.runs) == (num_threads, 20)
         assert "LiteRT" in latency.measured_by
 

@@ -135,6 +135,29 @@ def test_operator_that_cannot_be_counted_is_named(conv_file, operator, custom_co
         count_macs(conv_file)
 
 
+def test_second_signature_is_named(conv_file):
+    model = load(conv_file)
+    model.subgraphs.append(load(conv_file).subgraphs[0])
+    model.subgraphs[1].name = b"helper"
+    rewrite(model, conv_file)
+    with pytest.raises(ValueError, match=r"model.tflite: has several signatures: .*, 'helper'; "):
+        count_macs(conv_file)
+    signature = schema.SignatureDefT()
+    signature.subgraphIndex, signature.signatureKey = 1, b"decode"
+    model.signatureDefs = [*(model.signatureDefs or []), signature]
+    rewrite(model, conv_file)
+    with pytest.raises(ValueError, match=r"model.tflite: has several signatures: .*, 'decode'; "):
+        count_macs(conv_file)
+
+
+def test_second_name_of_the_only_graph_counts_once(conv_file):
+    model = load(conv_file)
+    signature = schema.SignatureDefT()
+    signature.subgraphIndex, signature.signatureKey = 0, b"again"
+    model.signatureDefs = [*(model.signatureDefs or []), signature]
+    assert count_macs(rewrite(model, conv_file)) == 6 * 6 * 9 * 3 * 4
+
+
 def test_dynamic_shapes_are_refused(conv_file):
     model = load(conv_file)
     for tensor in model.subgraphs[0].tensors:

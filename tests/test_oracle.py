@@ -3,8 +3,10 @@
 import json
 import random
 import shutil
+import threading
 
 import keras_tuner
+import numpy as np
 import pytest
 
 from keras_autoshrink import AutoShrinkOracle, Cell, declare_cell
@@ -291,3 +293,78 @@ def test_a_directory_with_other_settings_is_refused(tmp_path, setting):
 def test_bad_settings_are_named(settings, error):
     with pytest.raises(error, match=next(iter(settings))):
         AutoShrinkOracle(**settings)
+
+
+def test_files_older_than_the_trials_by_several_rounds_are_caught_up_with(smaller, tmp_path):
+    def interrupted(cell):
+        if len(broken.ran) == 3:
+            shutil.copy(tmp_path / "search" / "oracle.json", tmp_path / "older.json")
+        if len(broken.ran) == 25:
+            raise KeyboardInterrupt
+        return default_result(cell)
+
+    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broken.search(verbose=0)
+    shutil.copy(tmp_path / "older.json", tmp_path / "search" / "oracle.json")
+    resumed = searched(tmp_path, Declares(OPS[:5]))
+    assert resumed.oracle.search.trajectory() == smaller.oracle.search.trajectory()
+    assert len(resumed.ran) == len(smaller.ran) - 24
+
+
+def test_a_trial_that_was_interrupted_counts_its_second_training_alone(tmp_path):
+    """As after a kill between the report of its metrics and its end."""
+
+    def interrupted(cell):
+        if len(broken.ran) == 2:
+            broken.oracle.update_trial("0001", {"accuracy": 100.0})
+            raise KeyboardInterrupt
+        return default_result(cell)
+
+    broken = tuner(tmp_path, Declares(OPS[:3]), interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broken.search(verbose=0)
+    resumed = searched(tmp_path, Declares(OPS[:3]))
+    assert all(trial.score < 1 for trial in resumed.oracle.trials.values())
+
+
+@pytest.mark.parametrize("name", ["oracle.json", "trial_0002/trial.json"])
+@pytest.mark.parametrize("content", ["", '{"half": ', "[]"])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    searched(tmp_path, Declares(OPS[:3]))
+    (tmp_path / "search" / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name}: damaged: .*overwrite=True"):
+        tuner(tmp_path, Declares(OPS[:3]))
+
+
+def test_a_search_of_another_oracle_is_refused(tmp_path):
+    foreign = Computes(
+        keras_tuner.oracles.RandomSearchOracle(
+            keras_tuner.Objective("accuracy", "max"), max_trials=2
+        ),
+        Declares(OPS[:3]),
+        function=lambda cell: {"accuracy": 0.5},
+        directory=tmp_path,
+        project_name="search",
+    )
+    foreign.search(verbose=0)
+    with pytest.raises(ValueError, match=r"search of another oracle.*overwrite=True"):
+        tuner(tmp_path, Declares(OPS[:3]))
+
+
+def test_numpy_numbers_are_numbers(tmp_path):
+    settings = {"seed": np.int64(3), "num_candidates": np.int32(2), "keep_fraction": np.float32(0)}
+    made = searched(tmp_path, Declares(OPS[:3]), **settings)
+    assert made.oracle.search.done
+    searched(tmp_path, Declares(OPS[:3]), seed=3, num_candidates=2, keep_fraction=0.0)
+
+
+@pytest.mark.parametrize("macs", [float("nan"), float("inf"), 7.0])
+@pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")  # KerasTuner's
+def test_costs_that_are_no_numbers_leave_the_lock_free(tmp_path, macs):
+    made = searched(tmp_path, Declares(OPS[:3]), lambda cell: {"accuracy": 0.5, "macs": macs})
+    assert made.oracle.search.best()["macs"] == (7 if macs == 7 else None)
+    other = threading.Thread(target=made.oracle.create_trial, args=("other",), daemon=True)
+    other.start()
+    other.join(timeout=20)
+    assert not other.is_alive()

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 import keras_autoshrink as kas
+from keras_autoshrink.callbacks import ProxyStopping
 from keras_autoshrink.datasets import load_images
-from keras_autoshrink.hypermodels import ProxyStopping
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_a_directory_with_another_search_is_refused(finished):
     directory = path_of(finished).parent
     before = {p: p.read_bytes() for p in path_of(finished).rglob("*.json")}
     for changed, culprit in (
-        ({"model": hypermodel(filters=8)}, r"another hypermodel: 4, not 8 \(filters\)"),
-        ({"model": hypermodel(num_nodes=4)}, r"another hypermodel: .*\(cell\)"),
+        ({"model": hypermodel(filters=8)}, r"another hypermodel: .*filters=4, not 8"),
+        ({"model": hypermodel(num_nodes=4)}, r"another hypermodel: .*ops="),
         ({"score": kas.AccuracyScore(0.5)}, r"another score: .*weight=0.1.*, not .*weight=0.5"),
         ({"seed": 5}, "seed=5: the search in .* has seed=0"),
         ({"num_candidates": 5}, "num_candidates=5"),
@@ -136,6 +136,67 @@ def test_a_directory_with_another_search_is_refused(finished):
         with pytest.raises(ValueError, match=rf"{culprit}.*overwrite=True"):
             make(directory, **changed)
     assert {p: p.read_bytes() for p in path_of(finished).rglob("*.json")} == before
+
+
+def test_what_cannot_be_built_deletes_nothing(finished):
+    before = sorted(path_of(finished).rglob("*"))
+    for model in (hypermodel(stem_filters=0), hypermodel(filters=0), lambda hp: None):
+        with pytest.raises(ValueError, match=r"stem_filters=0|filters=0|declare the edges"):
+            make(path_of(finished).parent, model, overwrite=True)
+    assert sorted(path_of(finished).rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../other"])
+def test_a_project_name_that_is_no_name_is_refused(tmp_path, name):
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(ValueError, match="project_name="):
+        kas.AutoShrink(hypermodel(), directory=tmp_path, project_name=name, overwrite=True)
+    assert (tmp_path / "precious").exists()
+
+
+def test_functions_that_build_other_networks_are_told_apart(tmp_path):
+    def builder(units):
+        def build(hp):
+            cell = kas.declare_cell(hp, kas.Cell.dense(("input", "tanh")))
+            inputs = keras.Input((units,))
+            return keras.Model(inputs, keras.layers.Dense(1, cell.ops[1])(inputs))
+
+        return build
+
+    make(tmp_path, builder(3)).save()
+    make(tmp_path, builder(3))
+    with pytest.raises(ValueError, match=r"another hypermodel: params=4, not 6"):
+        make(tmp_path, builder(5))
+
+
+def test_a_folder_of_another_tuner_is_refused(tmp_path):
+    keras_tuner.RandomSearch(
+        hypermodel(), "val_accuracy", 1, directory=tmp_path, project_name="search"
+    ).save()
+    with pytest.raises(ValueError, match=r"overwrite=True"):
+        make(tmp_path)
+
+
+def test_a_hypermodel_that_drops_its_callbacks_is_told_so(tmp_path, data):
+    class Drops(kas.CNNCellHyperModel):
+        def fit(self, hp, model, *args, callbacks, **kwargs):
+            return model.fit(*args, **kwargs)
+
+    model = Drops(input_shape=(8, 8, 1), num_nodes=2, filters=4, stem_filters=4)
+    with pytest.raises(ValueError, match="pass its callbacks on"):
+        search(make(tmp_path, model), data, epochs=1)
+
+
+def test_a_failed_candidates_weights_do_not_stay(tmp_path, data):
+    class Fails(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise ValueError("boom")
+
+    tuner = make(tmp_path, keep_fraction=1)
+    with pytest.raises(RuntimeError, match="ValueError: boom"):
+        search(tuner, data, callbacks=[Fails()])
+    assert not list(path_of(tuner).rglob("*.weights.h5"))
 
 
 def test_overwrite_starts_anew(tmp_path, data):
@@ -221,6 +282,13 @@ def test_a_score_that_is_not_a_number_is_a_failed_candidate(tmp_path, data):
         search(tuner, data, epochs=1)
 
 
+def test_a_network_that_diverged_is_a_failed_candidate(tmp_path, data):
+    (x, y), validation = data
+    tuner = make(tmp_path, hypermodel(learning_rate=1e30), keep_fraction=1)
+    with pytest.raises(RuntimeError, match=r"loss of epoch \d is (nan|inf)"):
+        search(tuner, ((x * 1e18, y), validation), epochs=3)
+
+
 def test_a_score_that_lacks_its_metric_says_what_to_pass(tmp_path, data):
     tuner = make(tmp_path, keep_fraction=1, score=lambda logs, macs: logs["val_f1"])
     with pytest.raises(ValueError, match="needs the metric 'val_f1', but training reports"):
@@ -239,6 +307,7 @@ BAD_DATA = {
     "labels": ((images()[0], np.full(8, 10)), {}, "x: label 10 is not one of 0 to 9"),
     "number": ((images()[0], np.zeros(7, int)), {}, r"8 images, but labels of shape \(7,\)"),
     "float labels": ((images()[0], np.zeros(8)), {}, "labels are float64"),
+    "list": ((images()[0].tolist(), images()[1]), {}, "x: images are in a list"),
     "nan": (images(value=np.nan), {}, "8 of 8 images have pixels that are NaN"),
     "validation labels": (
         images(),
@@ -267,12 +336,16 @@ def test_bad_data_are_refused_before_anything_is_trained(tmp_path, case):
         ({"keep_fraction": -1}, ValueError, "keep_fraction=-1"),
         ({"seed": None}, TypeError, "seed=None"),
         ({"score": "accuracy"}, TypeError, "score='accuracy'"),
+        ({"objective": "val_accuracy"}, TypeError, "objective: .* score="),
+        ({"max_trials": 3}, TypeError, "max_trials: .* keep_fraction"),
         ({"model": lambda hp: None}, ValueError, "declare the edges of one cell"),
     ],
 )
 def test_bad_arguments_are_named_and_leave_nothing(tmp_path, arguments, error, culprit):
     with pytest.raises(error, match=culprit):
         make(tmp_path, **arguments)
+    with pytest.raises(error, match=culprit):
+        make(tmp_path / "new" / "deep", **arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -289,6 +362,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
         ({"classes": 1}, "classes=1"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"operations": ()}, "operations"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"operations": ("conv9x9",)}, "'conv9x9'"),
     ],
 )
@@ -324,6 +398,9 @@ def test_hopeless_candidates_are_stopped():
     assert stops_after(val_accuracy=0.21, val_loss=1) is None
     assert stops_after(val_accuracy=0.9, val_loss=3.1) == 4
     assert stops_after(val_accuracy=0.9, val_loss=2.9) is None
+    # Twice chance is out of reach with two classes.
+    assert stops_after(val_accuracy=0.8, val_loss=1, classes=2) is None
+    assert stops_after(val_accuracy=0.7, val_loss=1, classes=2) == 4
 
 
 def test_the_oracle_serves_another_tuner_with_our_hypermodel(tmp_path, data):

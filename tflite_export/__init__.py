@@ -4,7 +4,7 @@ Importing this package loads neither TensorFlow nor Keras; ``convert`` and ``ver
 they are called.
 """
 
-from tflite_export.convert import convert, load_model
+from tflite_export.convert import Quantization, convert, load_model
 from tflite_export.latency import Latency, benchmark
 from tflite_export.macs import count_macs
 from tflite_export.table import Check, check, render_table
@@ -14,6 +14,7 @@ __all__ = [
     "Agreement",
     "Check",
     "Latency",
+    "Quantization",
     "benchmark",
     "check",
     "convert",

@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
+from tflite_export.command_line import Parser, fail
 from tflite_export.convert import Quantization, convert, load_model
 from tflite_export.flatbuffer import quantization
 from tflite_export.latency import benchmark
@@ -13,19 +14,6 @@ from tflite_export.macs import count_macs
 from tflite_export.verify import verify
 
 _MACS = "multiply-accumulates for one sample (1 MAC = 2 FLOPs)"
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        _fail(message)
-
-
-def _fail(message: str) -> NoReturn:
-    line = " ".join(message.split())
-    print(f"tflite_export: error: {line}", file=sys.stderr)
-    sys.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,12 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        _fail(str(error))
+        fail("tflite_export", str(error), 2)
+    except KeyboardInterrupt:
+        fail("tflite_export", "interrupted", 130)
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m tflite_export",
         description="A Keras model to a checked .tflite file.\n"
         "MACs are multiply-accumulates (1 MAC = 2 FLOPs).",

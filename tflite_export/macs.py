@@ -60,13 +60,14 @@ def count_macs(path: str | os.PathLike[str]) -> int:
         axis of its first input, the batch. A sample of a language model is a whole sequence.
 
     Raises:
-        ValueError: The file is not a ``.tflite`` file, has dynamic shapes, or holds an operator
-            whose multiply-accumulates are not known; the message names it.
+        ValueError: The file is not a ``.tflite`` file, has dynamic shapes or several signatures,
+            or holds an operator whose multiply-accumulates are not known; the message names it.
     """
     model = flatbuffer.load(path)
     graph = model.subgraphs[0]
     try:
         total = _count_graph(model, graph)
+        _check_one_entry(model)
         shape = flatbuffer.tensor_shape(graph, graph.inputs[0]) if len(graph.inputs) else ()
         batch = shape[0] if shape else 1
         if batch < 1 or total % batch:
@@ -76,6 +77,26 @@ def count_macs(path: str | os.PathLike[str]) -> int:
     except ValueError as error:
         raise ValueError(f"{Path(path)}: {error}") from error
     return total // batch
+
+
+def _check_one_entry(model: Any) -> None:
+    """Checks that every subgraph but the first belongs to a WHILE.
+
+    It comes after the count, which refuses the other operators that have subgraphs by name.
+
+    Raises:
+        ValueError: Another subgraph can be called from outside.
+    """
+    entries = dict(enumerate(graph.name for graph in model.subgraphs))
+    entries |= {x.subgraphIndex: x.signatureKey for x in model.signatureDefs or []}
+    for graph in model.subgraphs:
+        for operator in graph.operators or []:
+            if flatbuffer.operator_name(model, operator) == "WHILE":
+                entries.pop(operator.builtinOptions.condSubgraphIndex, None)
+                entries.pop(operator.builtinOptions.bodySubgraphIndex, None)
+    if len(entries) > 1:
+        names = ", ".join(repr((x or b"").decode(errors="replace")) for x in entries.values())
+        raise ValueError(f"has several signatures: {names}; export each to a file of its own")
 
 
 def _count_graph(model: Any, graph: Any) -> int:

@@ -15,7 +15,7 @@ import keras
 from keras_autoshrink.costs.calls import REMEDY, Call, describe, keras_class, shape_of
 from keras_autoshrink.costs.layers import LAYER_RULES, WRAPPERS
 from keras_autoshrink.costs.products import PRODUCT_RULES
-from keras_autoshrink.costs.zero import costs_nothing
+from keras_autoshrink.costs.zero import costs_nothing, function_costs_nothing
 
 _RULES = {**LAYER_RULES, **PRODUCT_RULES}
 
@@ -121,6 +121,9 @@ def _call_macs(call: Call) -> int:
             remedy = f"put it into a layer of its own and {REMEDY}"
     elif overridden := _overridden(type(operation)):
         reason, remedy = f"it overrides {kind}.{overridden}", REMEDY
+    elif name := _unknown_activation(operation):
+        reason = f"its {name} is not one of Keras's own that cost nothing"
+        remedy = f"put it into a layer (or cell) of its own and {REMEDY}"
     else:
         call.check_input_spec()
         if kind in WRAPPERS:
@@ -160,6 +163,21 @@ def _nested_shapes(call: Call) -> list[tuple[int | None, ...]]:
     if len(tensors) != len(model.inputs) or any(x is None for x in tensors):
         raise ValueError(f"{describe(model)} is called without one of its inputs: pass them all")
     return [shape_of(x) for x in tensors]
+
+
+def _unknown_activation(layer: Any) -> str | None:
+    """The name of an activation of a known layer whose cost is not known."""
+    for name in ("activation", "recurrent_activation"):
+        activation = getattr(layer, name, None)
+        if isinstance(activation, keras.layers.Layer):
+            cls = type(activation)
+            known = costs_nothing(Call(activation, ()).kind) and not hasattr(cls, "count_macs")
+            free = known and not _overridden(cls) and not _unknown_activation(activation)
+        else:
+            free = activation is None or function_costs_nothing(activation)
+        if not free:
+            return name
+    return None
 
 
 def _overridden(cls: type) -> str | None:

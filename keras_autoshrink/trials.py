@@ -1,0 +1,45 @@
+"""What KerasTuner's trials say, in the terms of the search."""
+
+from __future__ import annotations
+
+import math
+
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from keras_autoshrink.trajectory import Outcome
+
+
+def outcome_of(trial: Trial, sign: int, metric: str) -> Outcome:
+    """What came of a trial that has ended.
+
+    Args:
+        trial: completed, or failed for good.
+        sign: 1 if its score is to be maximised, -1 if minimised.
+        metric: the metric behind the score.
+    """
+    if trial.status != TrialStatus.COMPLETED:
+        return Outcome(None, trial_id=trial.trial_id, error=error_line(trial.message))
+    macs, params = metric_of(trial, "macs"), metric_of(trial, "params")
+    return Outcome(
+        score=sign * float(trial.score),
+        objective=metric_of(trial, metric),
+        macs=None if macs is None else round(macs),
+        params=None if params is None else round(params),
+        seconds=metric_of(trial, "seconds") or 0.0,
+        trial_id=trial.trial_id,
+    )
+
+
+def metric_of(trial: Trial, name: str) -> float | None:
+    """A metric of a trial; None if it has none of this name, or one that is not finite."""
+    if not trial.metrics.exists(name):
+        return None
+    value = float(trial.metrics.get_best_value(name))
+    return value if math.isfinite(value) else None
+
+
+def error_line(message: str | None) -> str:
+    """The line of a traceback that says what was wrong: the first after the last frame."""
+    lines = (message or "no error message").strip().splitlines()
+    last = max((i for i, line in enumerate(lines) if line.startswith("Traceback (")), default=-1)
+    return next((line for line in lines[last + 1 :] if line[:1].strip()), lines[-1])

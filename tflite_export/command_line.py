@@ -1,0 +1,25 @@
+"""Command lines whose errors are one line."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that leaves the usage out of its errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with status 2 and one line on standard error."""
+        fail(self.prog.removeprefix("python -m ").split()[0], message, 2)
+
+
+def fail(program: str, message: str, status: int) -> NoReturn:
+    """Ends the process with one line on standard error.
+
+    Args:
+        program: its name, which begins the line.
+        message: what was wrong; line breaks become spaces.
+        status: the exit status.
+    """
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
