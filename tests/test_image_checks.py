@@ -175,7 +175,6 @@ WEIGHTS = np.ones(6)
         (OF_UNKNOWN_SIZE, None),
         (dataset({"image": X}, Y), None),
         (Batches(workers=1), None),
-        (X.tolist(), Y.tolist()),
         (tf.constant(X), tf.constant(Y)),
     ],
 )

@@ -134,13 +134,10 @@ def test_agreement_is_within_a_percent_or_the_rounding(script, macs, unit, count
     assert theirs.agrees(count) is agrees
 
 
-@pytest.mark.parametrize(
-    ("name", "macs"),
-    [("MobileNet", 569_000_000), ("MobileNetV2", 300_000_000), ("ResNet50", 3_860_000_000)],
-)
-def test_published_macs(script, name, macs):
-    assert script.PUBLISHED[name].macs == macs
-    assert script.kas.count_macs(script.build(name)) == pytest.approx(macs, rel=0.01)
+def test_the_figures_are_those_that_counts_are_tested_against(script):
+    """`test_costs.py` counts these three."""
+    macs = {"MobileNet": 569_000_000, "MobileNetV2": 300_000_000, "ResNet50": 3_860_000_000}
+    assert {name: script.PUBLISHED[name].macs for name in macs} == macs
 
 
 def test_a_network_without_an_int8_file_has_a_gap(script, run, monkeypatch, tmp_path):
