@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import commands, report, runs
+from keras_autoshrink import pipeline, report, runs
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.datasets import load_images
@@ -57,10 +57,10 @@ def demo(options: argparse.Namespace) -> int:
         validation_data=(data.validation.x, data.validation.y),
         epochs=_SEARCH_EPOCHS,
     )
-    commands.print_table(report.trajectory_table(tuner.trajectory(), commands.OBJECTIVE))
+    pipeline.print_table(report.trajectory_table(tuner.trajectory(), pipeline.OBJECTIVE))
     pictures = [
         path
-        for path in runs.write_results(folder / "search", commands.OBJECTIVE)
+        for path in runs.write_results(folder / "search", pipeline.OBJECTIVE)
         if path.suffix == ".png"
     ]
 
@@ -70,7 +70,7 @@ def demo(options: argparse.Namespace) -> int:
     source = {"dataset": "digits", "split_seed": options.seed}
     cells: dict[str, Cell] = {"found": tuner.best_cell(), "complete": hypermodel.cell}
     models = {
-        name: commands.train_and_save(
+        name: pipeline.train_and_save(
             cell, data, folder / f"{name}.keras", source, epochs=_EPOCHS, seed=options.seed
         )
         for name, cell in cells.items()
@@ -78,16 +78,16 @@ def demo(options: argparse.Namespace) -> int:
 
     console.rule("3. Export and checks")
     checks = {
-        name: commands.export_and_check(model, data, folder / name, ["float32", "int8"])
+        name: pipeline.export_and_check(model, data, folder / name, ["float32", "int8"])
         for name, model in models.items()
     }
     all_checks = [check for of_one in checks.values() for check in of_one]
-    commands.print_table(tflite_export.render_table(all_checks))
+    pipeline.print_table(tflite_export.render_table(all_checks))
 
-    commands.print_table(_comparison(models, checks))
+    pipeline.print_table(_comparison(models, checks))
     console.print(f"pictures: {', '.join(map(str, pictures))}")
     console.print(f"the demo took {time.monotonic() - started:.0f} s")
-    return commands.report_checks(all_checks)
+    return pipeline.report_checks(all_checks)
 
 
 def _comparison(

@@ -99,7 +99,7 @@ class AutoShrink(keras_tuner.Tuner):
             tune_new_entries=tune_new_entries,
             max_retries_per_trial=max_retries_per_trial,
         )
-        _check_place(directory, project_name)
+        files.check_place(directory, project_name)
         super().__init__(
             oracle,
             hypermodel,
@@ -280,20 +280,3 @@ _NOT_HERE = {
     "max_trials": "the search ends by itself; keep_fraction and num_candidates say when",
     "oracle": "it makes its own; give an AutoShrinkOracle to a keras_tuner.Tuner instead",
 }
-
-
-def _check_place(directory: str | os.PathLike[str] | None, project_name: str | None) -> None:
-    """Checks where a search is to live, before KerasTuner writes or deletes there."""
-    # An empty name, "." or ".." would make overwrite=True delete other searches.
-    if project_name is not None and (
-        project_name in ("", ".", "..") or Path(project_name).name != project_name
-    ):
-        raise ValueError(f"project_name={project_name!r}: give the name of a folder, not a path")
-    path = Path(directory or ".")
-    existing = next(
-        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
-    )
-    if not existing.is_dir():
-        raise ValueError(f"directory={str(path)!r}: cannot be created: {existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"directory={str(path)!r}: {existing} cannot be written")

@@ -13,7 +13,7 @@ import pytest
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink import commands, demo
+from keras_autoshrink import commands, demo, pipeline
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 
@@ -185,7 +185,7 @@ def test_export_ends_with_a_table_of_equal_macs(trained, tmp_path, capsys):
 
 def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatch, capsys):
     # No converter loses MACs on demand: miscount the model instead.
-    monkeypatch.setattr(commands, "count_macs", lambda model: kas.count_macs(model) + 1)
+    monkeypatch.setattr(pipeline, "count_macs", lambda model: kas.count_macs(model) + 1)
     command = f"export {trained} --dataset digits --output-dir {tmp_path} --quantization float32"
     assert main(command.split()) == 1
     assert "its MACs are not those of the model" in capsys.readouterr().out

@@ -18,8 +18,8 @@ ORDER = """
     trials progress settings applications callbacks runs
     oracle training
     tuner hypermodels
-    commands
-    demo
+    pipeline
+    commands demo
     cli
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
@@ -70,7 +70,7 @@ def test_imports_of_the_search_point_one_way(path):
                 continue
             assert RANK[known[0]] < RANK[module], f"{module} imports {known[0]}"
         if parts[0] == "tflite_export":
-            assert module in ("commands", "demo", "cli")
+            assert module in ("pipeline", "commands", "demo", "cli")
 
 
 @pytest.mark.parametrize("path", modules("tflite_export"), ids=dotted)
