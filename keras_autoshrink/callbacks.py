@@ -73,7 +73,7 @@ class ProxyStopping(keras.callbacks.Callback):
         logs = logs or {}
         if epoch < 3:
             return
-        # With two or three classes twice chance is out of reach: half of the way to 1 will do.
+        # With two classes twice chance would be 1: half of the way from chance to 1 will do.
         chance = 1 / self.classes
         hopeless = epoch == 3 and logs.get("val_accuracy", 1) < min(2 * chance, (1 + chance) / 2)
         overfitted = logs.get("val_loss", 0) > 3 * logs.get("loss", float("inf"))

@@ -46,6 +46,8 @@ class SearchProgress:
     def begin(self, search: ShrinkSearch) -> None:
         """Says where the search starts or goes on."""
         self._rounds = len(search.trajectory())
+        if search.error:
+            return  # the oracle raises it
         if search.done:
             self._console.print("This search has finished already.")
         elif self._rounds:

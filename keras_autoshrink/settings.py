@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import numbers
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -35,25 +35,33 @@ def of_hypermodel(hypermodel: Any) -> Any:
 def describe(value: Any) -> Any:
     """A value as JSON gives it back, equal for what a script makes anew at each run.
 
-    What prints as its contents is its repr; a function is its name with the values that it
-    closes over; another object is its class with its attributes.
+    A function is its name with the values that it closes over, a partial its function with
+    the arguments, another object its class with its attributes. What these hold is told by its
+    value if that is plain and by its kind if not: a model or a data set prints otherwise at
+    every run, and may hold itself.
     """
+    if isinstance(value, functools.partial):
+        held = {"args": value.args, "keywords": value.keywords}
+        return ["partial", describe(value.func), _plain(held)]
+    if hasattr(value, "__qualname__"):  # a function or a class
+        cells = getattr(value, "__closure__", None) or ()
+        return [value.__qualname__, *(_plain(cell.cell_contents) for cell in cells)]
+    if hasattr(value, "__dict__"):
+        return [type(value).__qualname__, _plain(vars(value))]
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """The value if JSON knows it; what is in it and is not plain becomes the name of its kind."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, numbers.Real):  # NumPy's
+        return float(value)
     if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [describe(item) for item in value]
-    if isinstance(value, functools.partial):
-        return ["partial", describe(value.func), describe(value.args), describe(value.keywords)]
-    if hasattr(value, "__qualname__"):  # a function or a class
-        closed_over = [
-            describe(cell.cell_contents) for cell in getattr(value, "__closure__", None) or ()
-        ]
-        return [value.__qualname__, *closed_over]
-    if dataclasses.is_dataclass(value):
-        return repr(value)
-    return [type(value).__qualname__, describe(getattr(value, "__dict__", {}))]
+        return [_plain(item) for item in value]
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def difference(theirs: Any, ours: Any, name: str = "") -> str:

@@ -8,20 +8,10 @@ import threading
 import keras_tuner
 import numpy as np
 import pytest
+from test_shrink import OPS
 
 from keras_autoshrink import AutoShrinkOracle, Cell, declare_cell
 from keras_autoshrink.search_space import CellSpace
-
-OPS = (
-    "input",
-    "sepconv3x3",
-    "conv1x1",
-    "conv1x1",
-    "sepconv3x3",
-    "conv1x1",
-    "sepconv3x3",
-    "conv1x1",
-)
 
 
 class Declares(keras_tuner.HyperModel):
@@ -160,13 +150,14 @@ def test_a_finished_search_resumes_as_finished(tmp_path):
     assert again.oracle.search.trajectory() == first.oracle.search.trajectory()
 
 
-def test_a_result_that_reached_the_trial_alone_is_not_lost(smaller, tmp_path):
-    """As after a kill between the writing of trial.json and that of oracle.json."""
+@pytest.mark.parametrize(("older_at", "stop_at"), [(5, 6), (3, 25)])
+def test_results_that_reached_the_trials_alone_are_not_lost(smaller, tmp_path, older_at, stop_at):
+    """As after a kill between trial.json and oracle.json; and with rounds between the two."""
 
     def interrupted(cell):
-        if len(broken.ran) == 5:
+        if len(broken.ran) == older_at:
             shutil.copy(tmp_path / "search" / "oracle.json", tmp_path / "older.json")
-        if len(broken.ran) == 6:
+        if len(broken.ran) == stop_at:
             raise KeyboardInterrupt
         return default_result(cell)
 
@@ -176,6 +167,7 @@ def test_a_result_that_reached_the_trial_alone_is_not_lost(smaller, tmp_path):
     shutil.copy(tmp_path / "older.json", tmp_path / "search" / "oracle.json")
     resumed = searched(tmp_path, Declares(OPS[:5]))
     assert resumed.oracle.search.trajectory() == smaller.oracle.search.trajectory()
+    assert len(resumed.ran) == len(smaller.ran) - (stop_at - 1)
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN axis encountered:RuntimeWarning")  # KerasTuner's
@@ -293,23 +285,6 @@ def test_a_directory_with_other_settings_is_refused(tmp_path, setting):
 def test_bad_settings_are_named(settings, error):
     with pytest.raises(error, match=next(iter(settings))):
         AutoShrinkOracle(**settings)
-
-
-def test_files_older_than_the_trials_by_several_rounds_are_caught_up_with(smaller, tmp_path):
-    def interrupted(cell):
-        if len(broken.ran) == 3:
-            shutil.copy(tmp_path / "search" / "oracle.json", tmp_path / "older.json")
-        if len(broken.ran) == 25:
-            raise KeyboardInterrupt
-        return default_result(cell)
-
-    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        broken.search(verbose=0)
-    shutil.copy(tmp_path / "older.json", tmp_path / "search" / "oracle.json")
-    resumed = searched(tmp_path, Declares(OPS[:5]))
-    assert resumed.oracle.search.trajectory() == smaller.oracle.search.trajectory()
-    assert len(resumed.ran) == len(smaller.ran) - 24
 
 
 def test_a_trial_that_was_interrupted_counts_its_second_training_alone(tmp_path):

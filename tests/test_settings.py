@@ -1,6 +1,7 @@
 import functools
 import traceback
 
+import keras
 import pytest
 
 from keras_autoshrink.score import AccuracyScore
@@ -37,6 +38,24 @@ def test_a_score_is_described_by_what_it_does(make):
     assert describe(make(0.1)) == describe(make(0.1))
     assert describe(make(0.1)) != describe(make(0.2))
     assert "0x" not in str(describe(make(0.1)))
+
+
+def holds_itself():
+    def score(logs, macs):
+        return score and logs["val_accuracy"]
+
+    return score
+
+
+def test_what_a_score_holds_and_is_not_plain_is_told_by_its_kind():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    assert describe(closing_over(model)) == ["closing_over.<locals>.score", "Sequential"]
+    assert describe(Weighs(model)) == ["Weighs", {"weight": "Sequential"}]
+    assert describe(Weighs(holds_itself)) == ["Weighs", {"weight": "holds_itself"}]
+    assert describe(holds_itself()) == [
+        "holds_itself.<locals>.score",
+        "holds_itself.<locals>.score",
+    ]
 
 
 def test_differences_are_spelled_out():

@@ -129,7 +129,10 @@ def test_a_directory_with_another_search_is_refused(finished):
     for changed, culprit in (
         ({"model": hypermodel(filters=8)}, r"another hypermodel: .*filters=4, not 8"),
         ({"model": hypermodel(num_nodes=4)}, r"another hypermodel: .*ops="),
-        ({"score": kas.AccuracyScore(0.5)}, r"another score: .*weight=0.1.*, not .*weight=0.5"),
+        (
+            {"score": kas.AccuracyScore(0.5)},
+            r"another score: .*'weight': 0.1.*, not .*'weight': 0.5",
+        ),
         ({"seed": 5}, "seed=5: the search in .* has seed=0"),
         ({"num_candidates": 5}, "num_candidates=5"),
     ):
