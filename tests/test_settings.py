@@ -2,6 +2,7 @@ import functools
 import traceback
 
 import keras
+import numpy as np
 import pytest
 
 from keras_autoshrink.score import AccuracyScore
@@ -56,6 +57,11 @@ def test_what_a_score_holds_and_is_not_plain_is_told_by_its_kind():
         "holds_itself.<locals>.score",
         "holds_itself.<locals>.score",
     ]
+
+
+def test_numpy_numbers_are_told_by_their_value():
+    assert describe(Weighs(np.int64(3))) == ["Weighs", {"weight": 3}]
+    assert describe(Weighs(np.float32(0.5))) == ["Weighs", {"weight": 0.5}]
 
 
 def test_differences_are_spelled_out():
