@@ -91,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     search = command("search", "find a cell")
     _add_data(search, "digits")
     _add_seed(search)
+    search.add_argument(
+        "--proxy-images",
+        type=_positive,
+        nargs=2,
+        metavar=("TRAIN", "VALIDATION"),
+        help="how many images to train candidates on, and to score them on, as many of each class "
+        "(default: all; of cifar10 5000 1000)",
+    )
     search.add_argument("--directory", type=Path, default=Path("runs"), help="folder of searches")
     search.add_argument("--project-name", help="this search's folder; by default the data set's")
     search.add_argument("--overwrite", action="store_true", help="delete the search in it")

@@ -27,7 +27,8 @@ _console = Console(soft_wrap=True, highlight=False)
 def search(options: argparse.Namespace) -> int:
     """Finds a cell."""
     source = _source(options, {"split_seed": options.seed})
-    data = _load(source, options, "search")
+    proxy = tuple(options.proxy_images) if options.proxy_images else None
+    data = _load(source, options, "search", proxy)
     folder = options.directory / (options.project_name or Path(source["dataset"]).resolve().stem)
     hypermodel = CNNCellHyperModel(
         input_shape=data.input_shape,
@@ -39,7 +40,11 @@ def search(options: argparse.Namespace) -> int:
         learning_rate=options.learning_rate,
         seed=options.seed,
     )
-    settings = {**source, "epochs": options.epochs}
+    settings = {
+        **source,
+        "epochs": options.epochs,
+        "proxy": [len(data.train), len(data.validation or ())],
+    }
     if not options.overwrite:
         runs.check_settings(folder, settings)
     tuner = AutoShrink(
@@ -165,13 +170,19 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
     return source
 
 
-def _load(source: dict[str, Any], options: argparse.Namespace, purpose: str) -> ImageData:
+def _load(
+    source: dict[str, Any],
+    options: argparse.Namespace,
+    purpose: str,
+    proxy: tuple[int, int] | None = None,
+) -> ImageData:
     return load_images(
         source["dataset"],
         purpose=purpose,
         seed=source["split_seed"],
         data_dir=options.data_dir,
         image_size=source["image_size"],
+        proxy=proxy,
     )
 
 

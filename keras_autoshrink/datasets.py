@@ -5,57 +5,23 @@ Arrays only: what comes from here serves every Keras backend.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import os
 import ssl
 import urllib.request
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from keras_autoshrink.image_checks import Array, check_parts
+from keras_autoshrink.splits import ImageData, Parts, split_and_normalise
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
+# Of CIFAR-10, unless another is asked for: to train candidates on, and to score them on.
+CIFAR10_PROXY = (5_000, 1_000)
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images, float32 of shape (n, height, width, channels), and labels, int32 of shape (n,)."""
-
-    x: Array
-    y: Array
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageData:
-    """A data set for classification, normalised by the statistics of its training images.
-
-    Attributes:
-        train: what networks are trained on.
-        validation: what a search scores on.
-        test: what nothing is chosen by; None where a search loads the data.
-        class_names: one for each label.
-        mean: per channel, in the units of the original pixels.
-        std: likewise; a network sees (pixel - mean) / std.
-    """
-
-    train: Split
-    validation: Split
-    test: Split | None
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of an image."""
-        return self.train.x.shape[1:]
+# What a source holds, whether it brings a test part (read or not), and its class names.
+_Loaded = tuple[Parts, bool, tuple[str, ...]]
 
 
 def load_images(
@@ -65,6 +31,7 @@ def load_images(
     seed: int = 0,
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int = 32,
+    proxy: tuple[int, int] | None = None,
 ) -> ImageData:
     """Loads a data set for a search, or for the training of one network.
 
@@ -73,13 +40,16 @@ def load_images(
             `"cifar10"` (through tensorflow-datasets), an `.npz` file with the arrays
             `x_train` and `y_train`, and `x_val`, `y_val`, `x_test`, `y_test` where it has
             them, or a folder that holds one folder of images for each class.
-        purpose: `"search"` leaves out the test part, unread where the source brings one, and of
-            CIFAR-10 draws 5,000 images to train on and 1,000 others, class-balanced and all from
-            the training split (arXiv 1911.09251); `"train"` takes everything.
+        purpose: `"search"` leaves out the test part, unread where the source brings one;
+            `"train"` takes everything, of CIFAR-10 all 50,000 training images, so that there
+            is no validation part.
         seed: of the splits that the source does not bring itself, 0 to 2**32 - 1. Only with the
             seed of the search is the test part then new to the network that it found.
         data_dir: where tensorflow-datasets keeps its data.
         image_size: height and width to which the images of a folder are resized, in RGB.
+        proxy: how many images a search trains its candidates on and how many it scores them
+            on, as many of each class, drawn without replacement; all by default, of CIFAR-10
+            5,000 and 1,000, both from its training split (arXiv 1911.09251).
 
     Raises:
         ValueError: the source is no data set; the message says what is wrong with it.
@@ -90,32 +60,46 @@ def load_images(
         raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1")
     if image_size < 1:
         raise ValueError(f"image_size={image_size}: expected 1 or more")
+    if proxy and purpose != "search":
+        raise ValueError(f"proxy={proxy}: only a search has one; expected None")
     searching = purpose == "search"
     path = Path(source)
     if str(source) == "digits":
-        return _load_digits(searching, seed)
-    if str(source) == "cifar10":
-        return _load_cifar10(searching, seed, data_dir)
-    if path.suffix == ".npz":
-        return _load_npz(path, searching, seed)
-    if path.is_dir():
-        return _load_folder(path, searching, seed, image_size)
-    raise ValueError(
-        f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, or a "
-        "folder with one folder of images for each class"
+        parts, has_test, class_names = _load_digits()
+    elif str(source) == "cifar10":
+        parts, has_test, class_names = _load_cifar10(searching, data_dir)
+        proxy = proxy or CIFAR10_PROXY
+    elif path.suffix == ".npz":
+        parts, has_test, class_names = _load_npz(path, searching)
+    elif path.is_dir():
+        parts, has_test, class_names = _load_folder(path, image_size)
+    else:
+        raise ValueError(
+            f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, or a "
+            "folder with one folder of images for each class"
+        )
+    return split_and_normalise(
+        parts,
+        class_names,
+        os.fspath(source),
+        has_test=has_test,
+        purpose=purpose,
+        seed=seed,
+        proxy=proxy,
+        holds_out_validation=str(source) != "cifar10",
     )
 
 
-def _load_digits(searching: bool, seed: int) -> ImageData:
+def _load_digits() -> _Loaded:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = digits.images[..., None].astype(np.float32)
     names = tuple(str(name) for name in digits.target_names)
-    return _finish({"train": (images, digits.target)}, False, names, searching, seed, "digits")
+    return {"train": (images, digits.target)}, False, names
 
 
-def _load_cifar10(searching: bool, seed: int, data_dir: str | os.PathLike[str] | None) -> ImageData:
+def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _Loaded:
     import tensorflow_datasets as tfds
 
     place = data_dir
@@ -134,12 +118,7 @@ def _load_cifar10(searching: bool, seed: int, data_dir: str | os.PathLike[str] |
         # The first line, without what TensorFlow puts in front.
         reason = str(error).partition("\n")[0].rpartition("}} ")[2] or type(error).__name__
         raise ValueError(f"cifar10: cannot be loaded from {place}: {reason}") from error
-    if searching:
-        images, labels = parts["train"]
-        train, validation = _draw_balanced(labels, (5_000, 1_000), seed)
-        parts["train"] = (images[train], labels[train])
-        parts["val"] = (images[validation], labels[validation])
-    return _finish(parts, True, names, searching, seed, "cifar10")
+    return parts, True, names
 
 
 def _check_reachable(address: str) -> None:
@@ -153,7 +132,7 @@ def _check_reachable(address: str) -> None:
             raise OSError(f"not there, and {address} does not answer: {reason}") from error
 
 
-def _load_npz(path: Path, searching: bool, seed: int) -> ImageData:
+def _load_npz(path: Path, searching: bool) -> _Loaded:
     wanted = ["x_train", "y_train", "x_val", "y_val"] + ([] if searching else ["x_test", "y_test"])
     try:
         with path.open("rb") as stream:  # np.load would leave a broken file open
@@ -177,10 +156,10 @@ def _load_npz(path: Path, searching: bool, seed: int) -> ImageData:
             parts[part] = (images[..., None] if images.ndim == 3 else images, labels)
     # As many as there are different labels: the check of their range then finds a gap too.
     classes = tuple(str(label) for label in range(len(np.unique(parts["train"][1]))))
-    return _finish(parts, "x_test" in has, classes, searching, seed, str(path))
+    return parts, "x_test" in has, classes
 
 
-def _load_folder(path: Path, searching: bool, seed: int, image_size: int) -> ImageData:
+def _load_folder(path: Path, image_size: int) -> _Loaded:
     from PIL import Image, UnidentifiedImageError
 
     def visible(folder: Path) -> list[Path]:  # not .ipynb_checkpoints, not ._cat.png of macOS
@@ -207,62 +186,4 @@ def _load_folder(path: Path, searching: bool, seed: int, image_size: int) -> Ima
             images.append(np.asarray(resized))
             labels.append(label)
     parts = {"train": (np.stack(images), np.array(labels))}
-    return _finish(parts, False, tuple(f.name for f in folders), searching, seed, str(path))
-
-
-def _finish(
-    parts: dict[str, tuple[Array, Array]],
-    has_test: bool,
-    class_names: tuple[str, ...],
-    searching: bool,
-    seed: int,
-    what: str,
-) -> ImageData:
-    """Checks the parts, splits off those that are missing, and normalises all of them."""
-    from sklearn.model_selection import train_test_split
-
-    check_parts(parts, class_names, what)
-    parts = {part: (x, y.reshape(-1).astype(np.int32)) for part, (x, y) in parts.items()}
-    counts = np.bincount(parts["train"][1])
-    # A source without a test part gives up a fifth for it, whether it is read now or not:
-    # no image that a search has seen is then in the test of the network it found.
-    for part in ([] if has_test else ["test"]) + ([] if "val" in parts else ["val"]):
-        x, y = parts["train"]
-        try:
-            x, x_fifth, y, y_fifth = train_test_split(
-                x, y, test_size=0.2, random_state=seed, stratify=y
-            )
-        except ValueError as error:
-            fewest = int(counts.argmin())
-            few = f"{counts[fewest]} of class {class_names[fewest]!r}; 7 of each are enough"
-            raise ValueError(f"{what}: too few images to split by class: {few}") from error
-        parts["train"], parts[part] = (x, y), (x_fifth, y_fifth)
-    if searching:
-        parts.pop("test", None)
-    mean, std = _statistics(parts["train"][0])
-    splits = {
-        part: Split(np.subtract(x, mean, dtype=np.float32) / np.array(std, np.float32), y)
-        for part, (x, y) in parts.items()
-    }
-    return ImageData(splits["train"], splits["val"], splits.get("test"), class_names, mean, std)
-
-
-def _statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel; 1 for the deviation of a constant one."""
-    # Float32 sums of ten million pixels stop growing. One channel at a time, for memory.
-    channels = np.moveaxis(images, -1, 0)
-    mean = tuple(float(c.mean(dtype=np.float64)) for c in channels)
-    std = tuple(float(c.std(dtype=np.float64)) if c.min() < c.max() else 1.0 for c in channels)
-    return mean, std
-
-
-def _draw_balanced(labels: Array, sizes: Sequence[int], seed: int) -> list[Array]:
-    """Disjoint, class-balanced index sets of the given sizes, drawn without replacement."""
-    generator = np.random.default_rng(seed)
-    classes = np.unique(labels)
-    orders = [generator.permutation(np.flatnonzero(labels == label)) for label in classes]
-    stops = np.cumsum([0, *sizes]) // len(classes)
-    return [
-        np.sort(np.concatenate([order[start:stop] for order in orders]))
-        for start, stop in itertools.pairwise(stops)
-    ]
+    return parts, False, tuple(folder.name for folder in folders)

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from keras_autoshrink.datasets import ImageData, Split, load_images
+from keras_autoshrink.datasets import load_images
+from keras_autoshrink.splits import ImageData, Split
 
 CIFAR10_IN_SMALL = Path("cifar10", "3.0.2")
 
@@ -517,9 +518,9 @@ def test_cifar10_seed_decides(small_cifar10):
 
 def test_cifar10_training_takes_everything(small_cifar10):
     data = load_images("cifar10", purpose="train", data_dir=small_cifar10)
-    assert np.bincount(data.train.y).tolist() == [520] * 10
-    assert np.bincount(data.validation.y).tolist() == [130] * 10
-    assert numbers(data.train, data) | numbers(data.validation, data) == set(range(6_500))
+    assert np.bincount(data.train.y).tolist() == [650] * 10
+    assert data.validation is None
+    assert numbers(data.train, data) == set(range(6_500))
     assert numbers(data.test, data) == set(range(10_000, 10_030))
 
 
@@ -585,14 +586,56 @@ def test_cifar10_itself():
     assert np.bincount(data.train.y).tolist() == [500] * 10
     assert np.bincount(data.validation.y).tolist() == [100] * 10
     data = load_images("cifar10", purpose="train", data_dir=folder)
-    assert [len(split) for split in (data.train, data.validation, data.test)] == [
-        40_000,
-        10_000,
-        10_000,
-    ]
+    assert data.validation is None
+    assert (len(data.train), len(data.test)) == (50_000, 10_000)
     # As published for the whole training part; re-encoding as JPEG moves them by up to 1.5.
     np.testing.assert_allclose(data.mean, [125.3, 123.0, 113.9], atol=2)
     np.testing.assert_allclose(data.std, [63.0, 62.1, 66.7], atol=2)
+
+
+# Proxies
+
+
+def test_a_proxy_is_balanced_and_drawn_from_what_a_search_may_see(npz):
+    path = npz()
+    whole = load_images(path, purpose="search")
+    trained = load_images(path, purpose="train")
+    data = load_images(path, purpose="search", proxy=(12, 8))
+    assert np.bincount(data.train.y).tolist() == [3] * 4
+    assert np.bincount(data.validation.y).tolist() == [2] * 4
+    drawn = [numbers(split, data) for split in (data.train, data.validation)]
+    assert not drawn[0] & drawn[1]
+    assert not (drawn[0] | drawn[1]) & numbers(trained.test, trained)
+    assert (drawn[0] | drawn[1]) < numbers(whole.train, whole) | numbers(whole.validation, whole)
+    # Normalised by its own statistics, not by those of all images.
+    assert data.train.x.mean(axis=(0, 1, 2))[:2] == pytest.approx([0, 0], abs=1e-6)
+    assert same(load_images(path, purpose="search", proxy=(12, 8)).train, data.train)
+    other = load_images(path, purpose="search", proxy=(12, 8), seed=1)
+    assert numbers(other.train, other) != drawn[0]
+
+
+def test_a_proxy_is_scored_on_the_sources_own_validation_part(npz):
+    data = load_images(npz(**VAL, **TEST), purpose="search", proxy=(20, 4))
+    assert (len(data.train), len(data.validation)) == (20, 4)
+    assert numbers(data.validation, data) < set(range(100, 108))
+
+
+@pytest.mark.parametrize(
+    ("proxy", "problem"),
+    [
+        ((13, 8), "13 images cannot be balanced over its 4 classes; take a multiple of 4"),
+        ((12, 0), "0 images cannot be balanced over its 4 classes; take a multiple of 4"),
+        ((24, 12), "has 8 images of class '0'; 24 + 12 images take 9 of each class"),
+    ],
+)
+def test_proxy_refused(npz, proxy, problem):
+    path = npz()
+    assert refusal(path, "search", proxy=proxy) == f"{path}: train: {problem}"
+
+
+def test_only_a_search_has_a_proxy():
+    problem = "proxy=(10, 10): only a search has one; expected None"
+    assert refusal("digits", purpose="train", proxy=(10, 10)) == problem
 
 
 # Arguments

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     canonical files image_checks costs.zero costs.calls
     cell score costs.layers costs.products costs.input_shapes
-    trajectory operations costs.graph
+    trajectory operations costs.graph splits
     shrink report search_space networks datasets costs
     trials progress settings applications callbacks runs
     oracle training
