@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from keras_autoshrink import __version__
-from tflite_export.command_line import Parser, fail
+from keras_autoshrink.arguments import PROGRAM, build_parser
+from tflite_export.command_line import fail
 from tflite_export.runtime import native_output_silenced
-
-_EXAMPLES = {
-    "demo": "autoshrink demo --directory demo",
-    "search": "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10",
-    "train": "autoshrink train runs/digits --epochs 30 --output digits.keras",
-    "export": "autoshrink export digits.keras --quantization float32 int8",
-    "show": "autoshrink show runs/digits --picture cell.png",
-}
-
-
-_PROGRAM = "autoshrink"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # TensorFlow reads it when it is first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         # The commands load TensorFlow, which takes seconds: not for --help or a typing error.
         # Each candidate is a graph of its own: TensorFlow would warn of its being traced.
@@ -53,192 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = getattr(module, options.command)
         return run(options)
     except (ValueError, TypeError, OSError) as error:
-        fail(_PROGRAM, str(error), 2)
+        fail(PROGRAM, str(error), 2)
     except RuntimeError as error:  # a search without survivors
-        fail(_PROGRAM, str(error), 1)
+        fail(PROGRAM, str(error), 1)
     except KeyboardInterrupt:
-        searching = options.command in ("demo", "search")
-        resume = "; run it again, without --overwrite, to go on" if searching else ""
-        fail(_PROGRAM, f"interrupted{resume}", 130)
+        resumes = options.command in ("demo", "search", "train")
+        resume = "; run it again, without --overwrite, to go on" if resumes else ""
+        fail(PROGRAM, f"interrupted{resume}", 130)
     except Exception as error:
         # Whatever TensorFlow and Keras raise of their own: still one line for the user.
-        fail(_PROGRAM, f"{type(error).__name__}: {error}", 1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog=_PROGRAM,
-        description="Finds small neural networks by shrinking a cell edge by edge, and brings "
-        "them to the phone as checked .tflite files.",
-        epilog="autoshrink COMMAND --help shows an example of each",
-    )
-    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, summary: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example: {_EXAMPLES[name]}",
-        )
-
-    demo = command("demo", "search, train, export and check on handwritten digits")
-    demo.add_argument("--directory", type=Path, default=Path("demo"), help="where to put it all")
-    demo.add_argument("--overwrite", action="store_true", help="delete an earlier demo there")
-    _add_seed(demo)
-
-    search = command("search", "find a cell")
-    _add_data(search, "digits")
-    _add_seed(search)
-    search.add_argument(
-        "--proxy-images",
-        type=_positive,
-        nargs=2,
-        metavar=("TRAIN", "VALIDATION"),
-        help="how many images to train candidates on, and to score them on, as many of each class "
-        "(default: all; of cifar10 5000 1000)",
-    )
-    search.add_argument("--directory", type=Path, default=Path("runs"), help="folder of searches")
-    search.add_argument("--project-name", help="this search's folder; by default the data set's")
-    search.add_argument("--overwrite", action="store_true", help="delete the search in it")
-    search.add_argument(
-        "--nodes", type=_positive, default=8, help="nodes of the complete cell (default: 8)"
-    )
-    search.add_argument(
-        "--candidates", type=_positive, default=10, help="edges tried in a round (default: 10)"
-    )
-    search.add_argument(
-        "--keep-fraction",
-        type=float,
-        default=0.01,
-        help="share of the edges at which to stop (default: 0.01)",
-    )
-    search.add_argument(
-        "--epochs", type=_positive, default=20, help="most epochs of a candidate (default: 20)"
-    )
-    search.add_argument(
-        "--filters", type=_positive, default=16, help="filters of the first stage (default: 16)"
-    )
-    search.add_argument(
-        "--stem-filters", type=_positive, default=32, help="filters of the stem (default: 32)"
-    )
-    _add_steps(search, batch_size=128)
-    search.add_argument(
-        "--mac-weight",
-        type=float,
-        default=0.1,
-        help="validation accuracy that ten times the multiply-accumulates have to buy "
-        "(default: 0.1)",
-    )
-    search.add_argument("--quiet", action="store_true", help="no progress, only the results")
-
-    train = command("train", "train a network of a cell in full")
-    _add_cell(train)
-    _add_data(train, "that of the search")
-    _add_seed(train, "of the initial weights; the data are split as the search split them")
-    train.add_argument("--epochs", type=_positive, default=30, help="(default: 30)")
-    _add_steps(train, batch_size=64)
-    size = train.add_mutually_exclusive_group()
-    size.add_argument("--width", type=_rate, default=1.0, help="width multiplier (default: 1.0)")
-    size.add_argument(
-        "--target-macs",
-        type=_count,
-        metavar="N",
-        help="take the largest width whose multiply-accumulates for one image are at most N, "
-        "such as 300M",
-    )
-    train.add_argument("--output", type=Path, required=True, metavar="MODEL.keras")
-    train.add_argument("--quiet", action="store_true", help="no progress, only the results")
-
-    export = command(
-        "export",
-        "convert a trained model to .tflite files and check them; exit with 1 if a file has "
-        "other multiply-accumulates or predictions than its model",
-    )
-    export.add_argument("model", type=Path, metavar="MODEL.keras")
-    _add_data(export, "that of the training")
-    export.add_argument(
-        "--quantization",
-        nargs="+",
-        choices=("float32", "float16", "dynamic", "int8"),
-        default=["float32", "int8"],
-        help="a file for each (default: float32 int8)",
-    )
-    export.add_argument("--output-dir", type=Path, help="by default the model's folder")
-
-    show = command("show", "draw and describe a cell or a search")
-    _add_cell(show)
-    show.add_argument("--picture", type=Path, metavar="FILE.png", help="save the cell's picture")
-    return parser
-
-
-def _add_cell(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "cell",
-        metavar="CELL",
-        help="a search's folder, a cell's .json file, or 'shrinkcnn' for the published cell",
-    )
-
-
-def _add_steps(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    parser.add_argument(
-        "--batch-size",
-        type=_positive,
-        default=batch_size,
-        help=f"images in a training step (default: {batch_size})",
-    )
-    parser.add_argument(
-        "--learning-rate", type=_rate, default=4e-3, help="of Adam (default: 0.004)"
-    )
-
-
-def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--dataset",
-        help="'digits', 'cifar10', an .npz file with x_train and y_train, or a folder with one "
-        f"folder of images for each class (default: {default})",
-    )
-    parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps its data")
-    parser.add_argument(
-        "--image-size",
-        type=_positive,
-        help="pixels to which a folder's images are resized, in RGB (default: 32)",
-    )
-
-
-def _add_seed(
-    parser: argparse.ArgumentParser, what: str = "all random choices come from it"
-) -> None:
-    parser.add_argument("--seed", type=int, default=0, help=f"{what} (default: 0)")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
-    return number
-
-
-def _count(text: str) -> int:
-    """A number such as 300M."""
-    factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper())
-    try:
-        number = float(text[:-1]) * factor if factor else float(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
-    return int(number)
+        fail(PROGRAM, f"{type(error).__name__}: {error}", 1)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,13 +14,21 @@ import tflite_export
 from keras_autoshrink import pipeline, report, runs
 from keras_autoshrink.applications import width_for_macs
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
-from keras_autoshrink.datasets import ImageData, load_images
+from keras_autoshrink.datasets import load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
+from keras_autoshrink.recipes import RECIPES, Recipe, default_recipe
 from keras_autoshrink.score import AccuracyScore
+from keras_autoshrink.splits import ImageData
 from keras_autoshrink.training import architecture
 from keras_autoshrink.tuner import AutoShrink
 
+if TYPE_CHECKING:
+    from keras_autoshrink.streams import ImageStreams
+
 _PUBLISHED = "shrinkcnn"  # names the published cell on the command line
+
+# Of a data set that is too large for memory: images to calibrate on, and to check a file on.
+_SAMPLE = (200, 1_000)
 
 _console = Console(soft_wrap=True, highlight=False)
 
@@ -80,7 +89,8 @@ def train(options: argparse.Namespace) -> int:
     cell = _cell(options.cell)
     # The split of the search, or else its validation images could end up in the test.
     source = _source(options, {} if options.cell == _PUBLISHED else _settings(options.cell))
-    data = _load(source, options, "train")
+    recipe = _recipe(options, source["dataset"])
+    data = _training_data(source, options)
     if Path(options.cell).is_dir() and not runs.read_search(Path(options.cell)).done:
         _console.print(f"The search in {options.cell} has not ended: taking its best cell so far")
     width = options.width
@@ -93,11 +103,13 @@ def train(options: argparse.Namespace) -> int:
         data,
         options.output,
         source,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
+        recipe,
         width=width,
+        activation=options.activation,
         seed=options.seed,
+        strategy=options.strategy,
+        precision=options.precision,
+        log_dir=options.tensorboard,
         verbose=0 if options.quiet else 2,
     )
     return 0
@@ -108,7 +120,12 @@ def export(options: argparse.Namespace) -> int:
     model = tflite_export.load_model(options.model)
     facts = runs.read_facts(options.model)
     source = _source(options, facts)
-    data = _load(source, options, "train")
+    data = _training_data(source, options)
+    if not isinstance(data, ImageData):
+        from keras_autoshrink import imagenet
+
+        data = imagenet.sample(data, *_SAMPLE)
+        _console.print(f"checking on {len(data.test):,} images, evenly drawn from the test part")
     if "mean" in facts and (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
         raise ValueError(
             f"{options.model}: was trained on other data ({facts['dataset']}): their mean and "
@@ -163,11 +180,41 @@ def _settings(cell: str) -> dict[str, Any]:
 
 def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
     """Which data to load, and how to split them: as given, else as recorded, else the digits."""
-    source = {"dataset": "digits", "image_size": 32, "split_seed": 0}
+    source = {"dataset": "digits", "image_size": None, "split_seed": 0}
     source.update({name: recorded[name] for name in source if name in recorded})
     given = {"dataset": options.dataset, "image_size": options.image_size}
     source.update({name: value for name, value in given.items() if value is not None})
+    if source["image_size"] is None:
+        source["image_size"] = 224 if _is_streamed(source["dataset"]) else 32
     return source
+
+
+def _is_streamed(dataset: str) -> bool:
+    """Whether a data set is too large for memory."""
+    from keras_autoshrink import imagenet
+
+    return imagenet.is_streamed(dataset)
+
+
+def _recipe(options: argparse.Namespace, dataset: str) -> Recipe:
+    """The recipe that was asked for, or that of the data set, with what else was asked for."""
+    recipe = RECIPES[options.recipe or default_recipe(dataset)]
+    names = ("epochs", "batch_size", "learning_rate", "label_smoothing", "ema")
+    given = {name: getattr(options, name) for name in names}
+    return dataclasses.replace(
+        recipe, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _training_data(source: dict[str, Any], options: argparse.Namespace) -> ImageData | ImageStreams:
+    """A data set for the training of a network, in memory if it fits."""
+    if not _is_streamed(source["dataset"]):
+        return _load(source, options, "train")
+    from keras_autoshrink import imagenet
+
+    return imagenet.open_streams(
+        source["dataset"], data_dir=options.data_dir, image_size=source["image_size"]
+    )
 
 
 def _load(

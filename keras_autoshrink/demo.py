@@ -16,12 +16,13 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
+from keras_autoshrink.recipes import RECIPES
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.tuner import AutoShrink
 
 _NODES = 5
 _SEARCH_EPOCHS = 10
-_EPOCHS = 30
+_RECIPE = RECIPES["plain"]
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -65,13 +66,15 @@ def demo(options: argparse.Namespace) -> int:
     ]
 
     console.rule("2. Full training")
-    console.print(f"ShrinkCNNs of the cell found and of the complete cell, {_EPOCHS} epochs each")
+    console.print(
+        f"ShrinkCNNs of the cell found and of the complete cell, {_RECIPE.epochs} epochs each"
+    )
     data = load_images("digits", purpose="train", seed=options.seed)
     source = {"dataset": "digits", "split_seed": options.seed}
     cells: dict[str, Cell] = {"found": tuner.best_cell(), "complete": hypermodel.cell}
     models = {
         name: pipeline.train_and_save(
-            cell, data, folder / f"{name}.keras", source, epochs=_EPOCHS, seed=options.seed
+            cell, data, folder / f"{name}.keras", source, _RECIPE, seed=options.seed
         )
         for name, cell in cells.items()
     }

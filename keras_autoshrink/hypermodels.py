@@ -109,7 +109,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             name="proxy",
             **self.architecture,
         )
-        compile_classifier(model, self.learning_rate)
+        compile_classifier(
+            model,
+            keras.optimizers.Adam(self.learning_rate),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
         return model
 
     def fit(

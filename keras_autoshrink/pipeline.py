@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from rich.console import Console
@@ -13,9 +14,14 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import runs
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.checkpoint import TrainingCheckpoint
 from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.datasets import ImageData
-from keras_autoshrink.training import build_network, train_network
+from keras_autoshrink.recipes import Recipe
+from keras_autoshrink.splits import ImageData
+from keras_autoshrink.training import train_network
+
+if TYPE_CHECKING:
+    from keras_autoshrink.streams import ImageStreams
 
 OBJECTIVE = "accuracy"  # of the validation images
 
@@ -24,56 +30,91 @@ _console = Console(soft_wrap=True, highlight=False)
 
 def train_and_save(
     cell: Cell,
-    data: ImageData,
+    data: ImageData | ImageStreams,
     path: Path,
     source: dict[str, Any],
+    recipe: Recipe,
     *,
-    epochs: int,
-    batch_size: int = 64,
-    learning_rate: float = 4e-3,
     width: float = 1.0,
+    activation: str = "relu",
     seed: int = 0,
+    strategy: str = "none",
+    precision: str = "float32",
+    log_dir: Path | None = None,
     verbose: int = 0,
 ) -> keras.Model:
     """Trains a network of a cell and writes it, with a `.json` of what its user has to know.
+
+    After each epoch the state of the training is written into a folder beside `path`, from
+    which the same call goes on if it is killed; the folder is deleted at the end.
 
     Args:
         cell: of the network.
         data: what to train it on.
         path: where to write it.
         source: where the data came from, for the record.
-        epochs: see `train_network`.
-        batch_size: likewise.
-        learning_rate: likewise.
-        width: see `build_network`.
-        seed: likewise.
-        verbose: see `train_network`.
+        recipe: see `train_network`, as for all that follow.
+        width: width multiplier.
+        activation: of all BatchNorms.
+        seed: of all random choices.
+        strategy: on which devices.
+        precision: in which to compute.
+        log_dir: folder for TensorBoard.
+        verbose: as for `keras.Model.fit`.
 
     Returns:
         The trained model.
+
+    Raises:
+        ValueError: the folder beside `path` is that of another training.
     """
-    model = build_network(cell, data, width, seed)
-    accuracy = train_network(model, data, epochs, batch_size, learning_rate, verbose)
+    # What decides the result: a training with other ones is another training.
+    settings = {
+        **source,
+        **dataclasses.asdict(recipe),
+        "images": len(data.train),
+        "width": width,
+        "activation": activation,
+        "seed": seed,
+        "precision": precision,
+        "cell": cell.to_json(),
+    }
+    checkpoint = TrainingCheckpoint(path.with_name(f"{path.name}.training"), settings)
+    if checkpoint.epochs_done:
+        _console.print(f"going on after epoch {checkpoint.epochs_done} of {recipe.epochs}")
+    trained = train_network(
+        cell,
+        data,
+        recipe,
+        width=width,
+        activation=activation,
+        seed=seed,
+        strategy=strategy,
+        precision=precision,
+        checkpoint=checkpoint,
+        log_dir=log_dir,
+        verbose=verbose,
+    )
+    model = trained.model
     # Whole or not at all: under another name first.
     unfinished = path.with_name(f".{path.name}")
     model.save(unfinished)
     unfinished.replace(path)
     facts: dict[str, Any] = {
-        **source,
+        **settings,
         "class_names": data.class_names,
         "mean": data.mean,
         "std": data.std,
-        "test_accuracy": accuracy,
+        "test_accuracy": trained.test_accuracy,
         "macs": count_macs(model),
         "params": count_params(model),
-        "epochs": epochs,
-        "seed": seed,
-        "cell": cell.to_json(),
+        "history": trained.history,
     }
     runs.write_facts(path, facts)
+    checkpoint.remove()
     _console.print(
-        f"wrote {path}: test accuracy {accuracy:.4f} on {len(data.test or ()):,} images, "
-        f"{facts['macs']:,} MACs, {facts['params']:,} parameters"
+        f"wrote {path}: test accuracy {trained.test_accuracy:.4f} on {len(data.test or ()):,} "
+        f"images, {facts['macs']:,} MACs, {facts['params']:,} parameters"
     )
     return model
 

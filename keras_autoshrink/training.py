@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_autoshrink.applications import ShrinkCNN
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.datasets import ImageData
+from keras_autoshrink.checkpoint import TrainingCheckpoint
+from keras_autoshrink.recipes import Recipe
+from keras_autoshrink.splits import ImageData
+
+if TYPE_CHECKING:
+    from keras_autoshrink.streams import ImageStreams
 
 # Below this size the published five stages would leave an image of one pixel.
 _SMALL = 64
@@ -20,8 +29,25 @@ _SMALL_ARCHITECTURE: dict[str, Any] = {
     "head_filters": None,
 }
 
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
-def architecture(data: ImageData) -> dict[str, Any]:
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What came of a training.
+
+    Attributes:
+        model: in float32, whatever it was trained in; returns logits.
+        history: loss and metrics after each epoch.
+        test_accuracy: 0 to 1, of `model`, measured once, at the end.
+    """
+
+    model: keras.Model
+    history: dict[str, list[float]]
+    test_accuracy: float
+
+
+def architecture(data: ImageData | ImageStreams) -> dict[str, Any]:
     """The arguments of `ShrinkCNN` that suit the images of a data set, all but its width.
 
     The published macro-architecture; for images below 64 pixels three stages of two cells each,
@@ -30,84 +56,141 @@ def architecture(data: ImageData) -> dict[str, Any]:
     return {
         "input_shape": data.input_shape,
         "classes": len(data.class_names),
-        # Some hundred steps an epoch or fewer: the statistics have to settle sooner.
-        "batchnorm_momentum": 0.9,
         **(_SMALL_ARCHITECTURE if min(data.input_shape[:2]) < _SMALL else {}),
     }
 
 
-def build_network(cell: Cell, data: ImageData, width: float = 1.0, seed: int = 0) -> keras.Model:
-    """A ShrinkCNN for the images of a data set; see `architecture`.
+def train_network(
+    cell: Cell,
+    data: ImageData | ImageStreams,
+    recipe: Recipe,
+    *,
+    width: float = 1.0,
+    activation: str = "relu",
+    seed: int = 0,
+    strategy: str = "none",
+    precision: str = "float32",
+    checkpoint: TrainingCheckpoint | None = None,
+    log_dir: Path | None = None,
+    verbose: int = 0,
+) -> Trained:
+    """Trains a ShrinkCNN of a cell for the images of a data set; see `architecture`.
+
+    The network is that of the last epoch, or of its moving average: nothing is chosen by the
+    validation images, which are only watched.
 
     Args:
         cell: its cell.
-        data: what it will be trained on.
+        data: loaded for a training, not for a search.
+        recipe: how to train.
         width: width multiplier.
-        seed: of the initial weights; seeds the global generators of Python, NumPy and Keras.
+        activation: of all BatchNorms, `"relu"` or another of `keras.activations`.
+        seed: of the initial weights, the order of the images and their augmentation; seeds the
+            global generators of Python, NumPy and Keras.
+        strategy: on which devices; see `keras_autoshrink.distribution`.
+        precision: `"float32"`, or the name of a mixed `keras.DTypePolicy`.
+        checkpoint: where a killed training is found again; it goes on after the last epoch
+            that was written, to the same weights.
+        log_dir: folder for TensorBoard.
+        verbose: as for `keras.Model.fit`.
 
-    Returns:
-        An untrained model that takes normalised images and returns logits.
+    Raises:
+        ValueError: an argument is out of its range, or does not fit the others.
+        RuntimeError: the loss is no longer a finite number.
     """
-    keras.utils.set_random_seed(seed)
-    return ShrinkCNN(cell, width=width, **architecture(data))
+    # TensorFlow's input pipelines take seconds to import; a search needs none.
+    from keras_autoshrink import distribution, input_pipeline, streams
+
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
+    images = streams.from_arrays(data) if isinstance(data, ImageData) else data
+    if "colour_jitter" in recipe.augmentation and isinstance(data, ImageData):
+        raise ValueError(
+            "the recipe changes colours, for which pixels have to be 0 to 255: it is for "
+            "imagenet2012 and for folders with 'train' and 'val'"
+        )
+    batch_size = min(recipe.batch_size, len(images.train))
+    steps = len(images.train) // batch_size
+    checkpoint = checkpoint or TrainingCheckpoint(None, {})
+
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        return ShrinkCNN(
+            cell,
+            width=width,
+            activation=activation,
+            batchnorm_momentum=recipe.batchnorm_momentum,
+            **architecture(images),
+        )
+
+    with _dtype_policy(precision), distribution.scope(strategy, batch_size):
+        model = build()
+        recipe.regularise(model)
+        loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        )
+        compile_classifier(model, recipe.build_optimizer(recipe.epochs * steps), loss)
+        checkpoint.restore(model)
+    callbacks = [checkpoint]
+    if recipe.ema is not None:
+        # Before all others: what is watched are the averaged weights, what is written are not.
+        callbacks.insert(0, keras.callbacks.SwapEMAWeights())
+    if log_dir is not None:
+        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
+    model.fit(
+        input_pipeline.training_batches(
+            images,
+            recipe.augmentation,
+            batch_size,
+            range(checkpoint.epochs_done, recipe.epochs),
+            seed,
+        ),
+        steps_per_epoch=steps,
+        initial_epoch=checkpoint.epochs_done,
+        epochs=recipe.epochs,
+        validation_data=(
+            input_pipeline.evaluation_batches(images, images.validation, batch_size)
+            if images.validation
+            else None
+        ),
+        callbacks=callbacks,
+        shuffle=False,  # the pipeline has done it
+        verbose=verbose,
+    )
+    # Without what training needs: the regularisers, the mixed precision, the devices.
+    trained = build()
+    trained.set_weights(model.get_weights())
+    compile_classifier(trained, "sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    test = input_pipeline.evaluation_batches(images, images.test, batch_size)
+    accuracy = trained.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+    return Trained(trained, checkpoint.history, float(accuracy))
 
 
-def compile_classifier(model: keras.Model, learning_rate: Any) -> None:
-    """Compiles an image classifier that returns logits.
+def compile_classifier(
+    model: keras.Model, optimizer: keras.Optimizer | str, loss: keras.Loss
+) -> None:
+    """Compiles an image classifier.
 
     Args:
         model: compiled in place.
-        learning_rate: of Adam: a number or a schedule.
+        optimizer: as for `keras.Model.compile`.
+        loss: likewise; it says whether labels are numbers or one-hot.
     """
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        optimizer=optimizer,
+        loss=loss,
         metrics=["accuracy"],
         # XLA compiles longer than a small network trains, and runs it slower on CPUs.
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
 
 
-def train_network(
-    model: keras.Model,
-    data: ImageData,
-    epochs: int,
-    batch_size: int = 64,
-    learning_rate: float = 4e-3,
-    verbose: int = 0,
-) -> float:
-    """Trains a classifier: Adam, the learning rate falling to 0 along a cosine.
-
-    The weights are those after the last epoch: nothing is chosen by the validation images.
-
-    Args:
-        model: an image classifier that returns logits; trained in place.
-        data: its training images are trained on, its validation images watched.
-        epochs: number of epochs, at least 1.
-        batch_size: number of images in a step.
-        learning_rate: at the first step.
-        verbose: as for `keras.Model.fit`.
-
-    Returns:
-        Accuracy on the test images, 0 to 1, measured once, at the end.
-
-    Raises:
-        ValueError: `epochs` or `batch_size` is less than 1, or the data were loaded without
-            test images.
-    """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected 1 or more")
-    if data.test is None:
-        raise ValueError("data: loaded for a search, without test images; use purpose='train'")
-    steps = epochs * -(-len(data.train) // batch_size)
-    compile_classifier(model, keras.optimizers.schedules.CosineDecay(learning_rate, steps))
-    model.fit(
-        data.train.x,
-        data.train.y,
-        batch_size=batch_size,
-        epochs=epochs,
-        validation_data=(data.validation.x, data.validation.y),
-        verbose=verbose,
-    )
-    return float(model.evaluate(data.test.x, data.test.y, verbose=0, return_dict=True)["accuracy"])
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Layers made within have this policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_autoshrink.cli import _parser as autoshrink_parser
+from keras_autoshrink.arguments import build_parser
 from tflite_export.__main__ import _parser as tflite_parser
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_a_command_is_understood(command):
     if command.startswith("python"):
         assert tflite_parser().parse_args(command.split()[3:]).command
     else:
-        assert autoshrink_parser().parse_args(command.split()[1:]).command
+        assert build_parser().parse_args(command.split()[1:]).command
 
 
 def test_the_counts_are_true():

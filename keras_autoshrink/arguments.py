@@ -1,0 +1,229 @@
+"""The arguments of the command `autoshrink`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from keras_autoshrink import __version__
+from tflite_export.command_line import Parser
+
+PROGRAM = "autoshrink"
+
+_EXAMPLES = {
+    "demo": "autoshrink demo --directory demo",
+    "search": "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10",
+    "train": "autoshrink train runs/digits --epochs 30 --output digits.keras",
+    "export": "autoshrink export digits.keras --quantization float32 int8",
+    "show": "autoshrink show runs/digits --picture cell.png",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="Finds small neural networks by shrinking a cell edge by edge, and brings "
+        "them to the phone as checked .tflite files.",
+        epilog="autoshrink COMMAND --help shows an example of each",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example: {_EXAMPLES[name]}",
+        )
+
+    demo = command("demo", "search, train, export and check on handwritten digits")
+    demo.add_argument("--directory", type=Path, default=Path("demo"), help="where to put it all")
+    demo.add_argument("--overwrite", action="store_true", help="delete an earlier demo there")
+    _add_seed(demo)
+
+    search = command("search", "find a cell")
+    _add_data(search, "digits")
+    _add_seed(search)
+    search.add_argument(
+        "--proxy-images",
+        type=_positive,
+        nargs=2,
+        metavar=("TRAIN", "VALIDATION"),
+        help="how many images to train candidates on, and to score them on, as many of each class "
+        "(default: all; of cifar10 5000 1000)",
+    )
+    search.add_argument("--directory", type=Path, default=Path("runs"), help="folder of searches")
+    search.add_argument("--project-name", help="this search's folder; by default the data set's")
+    search.add_argument("--overwrite", action="store_true", help="delete the search in it")
+    search.add_argument(
+        "--nodes", type=_positive, default=8, help="nodes of the complete cell (default: 8)"
+    )
+    search.add_argument(
+        "--candidates", type=_positive, default=10, help="edges tried in a round (default: 10)"
+    )
+    search.add_argument(
+        "--keep-fraction",
+        type=float,
+        default=0.01,
+        help="share of the edges at which to stop (default: 0.01)",
+    )
+    search.add_argument(
+        "--epochs", type=_positive, default=20, help="most epochs of a candidate (default: 20)"
+    )
+    search.add_argument(
+        "--filters", type=_positive, default=16, help="filters of the first stage (default: 16)"
+    )
+    search.add_argument(
+        "--stem-filters", type=_positive, default=32, help="filters of the stem (default: 32)"
+    )
+    search.add_argument(
+        "--batch-size", type=_positive, default=128, help="images in a step (default: 128)"
+    )
+    search.add_argument(
+        "--learning-rate", type=_rate, default=4e-3, help="of Adam (default: 0.004)"
+    )
+    search.add_argument(
+        "--mac-weight",
+        type=float,
+        default=0.1,
+        help="validation accuracy that ten times the multiply-accumulates have to buy "
+        "(default: 0.1)",
+    )
+    search.add_argument("--quiet", action="store_true", help="no progress, only the results")
+
+    train = command("train", "train a network of a cell in full")
+    _add_cell(train)
+    _add_data(train, "that of the search")
+    _add_seed(train, "of the initial weights; the data are split as the search split them")
+    train.add_argument(
+        "--recipe",
+        choices=("plain", "cifar10", "imagenet"),
+        help="how to train: 'plain' (Adam, images as they are), 'cifar10' (SGD, random crop, flip, "
+        "cutout) or 'imagenet' (as published); by default that of the data set, else 'plain'",
+    )
+    train.add_argument("--epochs", type=_positive, help="by default the recipe's: 30, 200, 300")
+    train.add_argument(
+        "--batch-size", type=_positive, help="images in a step (by default the recipe's)"
+    )
+    train.add_argument(
+        "--learning-rate", type=_rate, help="at the first step (by default the recipe's)"
+    )
+    train.add_argument(
+        "--label-smoothing", type=float, metavar="SHARE", help="by default the recipe's"
+    )
+    train.add_argument(
+        "--ema",
+        type=float,
+        metavar="MOMENTUM",
+        help="take the moving average of the weights, such as 0.999 (by default the recipe's)",
+    )
+    train.add_argument(
+        "--activation", choices=("relu", "swish"), default="relu", help="(default: relu)"
+    )
+    train.add_argument(
+        "--precision",
+        choices=("float32", "mixed_float16", "mixed_bfloat16"),
+        default="float32",
+        help="of the computation; the trained model is float32 (default: float32)",
+    )
+    train.add_argument(
+        "--strategy",
+        choices=("none", "mirrored", "multiworker"),
+        default="none",
+        help="'mirrored' trains on all GPUs of this machine, 'multiworker' on those of all "
+        "machines that TF_CONFIG names (default: none)",
+    )
+    train.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard")
+    size = train.add_mutually_exclusive_group()
+    size.add_argument("--width", type=_rate, default=1.0, help="width multiplier (default: 1.0)")
+    size.add_argument(
+        "--target-macs",
+        type=_count,
+        metavar="N",
+        help="take the largest width whose multiply-accumulates for one image are at most N, "
+        "such as 300M",
+    )
+    train.add_argument("--output", type=Path, required=True, metavar="MODEL.keras")
+    train.add_argument("--quiet", action="store_true", help="no progress, only the results")
+
+    export = command(
+        "export",
+        "convert a trained model to .tflite files and check them; exit with 1 if a file has "
+        "other multiply-accumulates or predictions than its model",
+    )
+    export.add_argument("model", type=Path, metavar="MODEL.keras")
+    _add_data(export, "that of the training")
+    export.add_argument(
+        "--quantization",
+        nargs="+",
+        choices=("float32", "float16", "dynamic", "int8"),
+        default=["float32", "int8"],
+        help="a file for each (default: float32 int8)",
+    )
+    export.add_argument("--output-dir", type=Path, help="by default the model's folder")
+
+    show = command("show", "draw and describe a cell or a search")
+    _add_cell(show)
+    show.add_argument("--picture", type=Path, metavar="FILE.png", help="save the cell's picture")
+    return parser
+
+
+def _add_cell(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "cell",
+        metavar="CELL",
+        help="a search's folder, a cell's .json file, or 'shrinkcnn' for the published cell",
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--dataset",
+        help="'digits', 'cifar10', an .npz file with x_train and y_train, or a folder with one "
+        "folder of images for each class; to train, also 'imagenet2012', or a folder with two such "
+        f"folders, 'train' and 'val' (default: {default})",
+    )
+    parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps its data")
+    parser.add_argument(
+        "--image-size",
+        type=_positive,
+        help="pixels to which images from files are resized, in RGB (default: 32; of "
+        "'imagenet2012' and 'train' and 'val' 224)",
+    )
+
+
+def _add_seed(
+    parser: argparse.ArgumentParser, what: str = "all random choices come from it"
+) -> None:
+    parser.add_argument("--seed", type=int, default=0, help=f"{what} (default: 0)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
+    return number
+
+
+def _count(text: str) -> int:
+    """A number such as 300M."""
+    factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper())
+    try:
+        number = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
+    return int(number)

@@ -1,0 +1,119 @@
+"""The state of a training on the disk, so that it can go on after whatever stopped it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_autoshrink import files
+
+
+class TrainingCheckpoint(keras.callbacks.Callback):
+    """Writes weights, the optimizer's state and the curves after each epoch.
+
+    `keras.callbacks.BackupAndRestore` writes the weights and the number of the epoch into two
+    files one after the other: a kill between the two repeats an epoch on weights that have
+    seen it. Here the weights get a name of their own, and a small file that names them
+    replaces the older one in one step. It is the only thing that is believed.
+
+    Args:
+        folder: where to write, or None to write nothing; made when there is something to write.
+        settings: plain values that a training has to share to go on with this state.
+
+    Attributes:
+        history: for each metric its value after each epoch, those before a kill among them.
+        epochs_done: number of epochs in it.
+
+    Raises:
+        ValueError: the folder holds a state of other settings, or a damaged one.
+    """
+
+    def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
+        super().__init__()
+        self.folder = folder
+        self.settings = json.loads(json.dumps(settings))  # as they will be read
+        self.history: dict[str, list[float]] = {}
+        self.epochs_done = 0
+        self._weights: Path | None = None
+        if folder is None or not self._state.is_file():
+            return
+        state = files.read_json(self._state)
+        try:
+            theirs = state["settings"]
+            self.history, self.epochs_done = state["history"], int(state["epochs_done"])
+            self._weights = folder / state["weights"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self._state}: damaged: lacks {error}") from error
+        names = [n for n in {**theirs, **self.settings} if theirs.get(n) != self.settings.get(n)]
+        if names:
+            ours = self.settings.get(names[0])
+            raise ValueError(
+                f"{folder} holds an unfinished training with {names[0]}="
+                f"{theirs.get(names[0])!r}, not {ours!r}; give it the same settings to go on, or "
+                "delete it"
+            )
+
+    def restore(self, model: keras.Model) -> None:
+        """Gives a compiled model the state on the disk, if there is one.
+
+        Raises:
+            ValueError: the weights cannot be read.
+        """
+        if self._weights is None:
+            return
+        model.optimizer.build(model.trainable_variables)  # or its state would not be loaded
+        try:
+            model.load_weights(self._weights)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{self._weights}: damaged: {reason}; delete its folder") from error
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Writes the state; `epoch` counts from 0."""
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(logs["loss"]):
+            # What is on the disk stays that of the epoch before.
+            raise RuntimeError(
+                f"the loss of epoch {epoch + 1} is {logs['loss']}; a lower learning rate may help"
+            )
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+        self.epochs_done = epoch + 1
+        if self.folder is not None:
+            self._write(self.folder)
+
+    def remove(self) -> None:
+        """Deletes the state."""
+        if self.folder is not None:
+            # First what makes the rest believed: a kill in between leaves no half of a state.
+            self._state.unlink(missing_ok=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _state(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "state.json"
+
+    def _write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = folder / f"epoch-{self.epochs_done}.weights.h5"
+        self.model.save_weights(weights)
+        with weights.open("rb") as file:
+            os.fsync(file.fileno())
+        state = {
+            "settings": self.settings,
+            "epochs_done": self.epochs_done,
+            "weights": weights.name,
+            "history": self.history,
+        }
+        files.write_text(self._state, json.dumps(state, indent=1) + "\n")
+        for other in folder.glob("epoch-*.weights.h5"):
+            if other != weights:
+                other.unlink()
+        self._weights = weights
