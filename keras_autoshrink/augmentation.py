@@ -82,8 +82,8 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor
     area = shape[0] * shape[1]
     inside = []
     for axis in (0, 1):
-        shortest = max(1, round((0.02 * 0.3 * area) ** 0.5))
         longest = min(shape[axis], round((0.4 / 0.3 * area) ** 0.5))
+        shortest = min(longest, max(1, round((0.02 * 0.3 * area) ** 0.5)))
         side = tf.random.stateless_uniform((), seeds[axis], shortest, longest + 1, tf.int32)
         rest = shape[axis] - side
         first = tf.random.stateless_uniform((), seeds[2 + axis], 0, rest + 1, tf.int32)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_autoshrink import files
 
@@ -63,14 +64,18 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Gives a compiled model the state on the disk, if there is one.
 
         Raises:
-            ValueError: the weights cannot be read.
+            ValueError: the file cannot be read, or is that of another model.
         """
+        model.optimizer.build(model.trainable_variables)  # or it would have no variables yet
         if self._weights is None:
             return
-        model.optimizer.build(model.trainable_variables)  # or its state would not be loaded
+        variables = _variables(model)
         try:
-            model.load_weights(self._weights)
-        except (OSError, ValueError, KeyError) as error:
+            with np.load(self._weights, allow_pickle=False) as file:
+                values = [file[f"{number}"] for number in range(len(variables))]
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+        except Exception as error:  # zipfile and zlib have errors of their own
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{self._weights}: damaged: {reason}; delete its folder") from error
 
@@ -102,9 +107,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        weights = folder / f"epoch-{self.epochs_done}.weights.h5"
-        self.model.save_weights(weights)
-        with weights.open("rb") as file:
+        weights = folder / f"epoch-{self.epochs_done}.npz"
+        values = {f"{number}": np.asarray(v) for number, v in enumerate(_variables(self.model))}
+        with weights.open("wb") as file:
+            np.savez(file, **values)
+            file.flush()
             os.fsync(file.fileno())
         state = {
             "settings": self.settings,
@@ -113,7 +120,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "history": self.history,
         }
         files.write_text(self._state, json.dumps(state, indent=1) + "\n")
-        for other in folder.glob("epoch-*.weights.h5"):
+        for other in folder.glob("epoch-*.npz"):
             if other != weights:
                 other.unlink()
         self._weights = weights
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    """All that a training changes.
+
+    `save_weights` would leave out the state of Dropout's random generators.
+    """
+    return [*model.variables, *model.optimizer.variables]

@@ -82,11 +82,15 @@ def search(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Trains a network of a cell in full."""
+    from keras_autoshrink import distribution
+
     if options.output.suffix != ".keras":
         raise ValueError(f"--output {options.output}: must end in .keras")
     if options.output.is_dir():
         raise ValueError(f"--output {options.output}: is a folder")
     cell = _cell(options.cell)
+    # Before all else of TensorFlow: several workers have to find each other at its start.
+    strategy = distribution.create_strategy(options.strategy)
     # The split of the search, or else its validation images could end up in the test.
     source = _source(options, {} if options.cell == _PUBLISHED else _settings(options.cell))
     recipe = _recipe(options, source["dataset"])
@@ -107,7 +111,7 @@ def train(options: argparse.Namespace) -> int:
         width=width,
         activation=options.activation,
         seed=options.seed,
-        strategy=options.strategy,
+        strategy=strategy,
         precision=options.precision,
         log_dir=options.tensorboard,
         verbose=0 if options.quiet else 2,

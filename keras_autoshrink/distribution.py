@@ -1,42 +1,86 @@
-"""The devices of a training: `tf.distribute` strategies by name."""
+"""The devices of a training: `tf.distribute` strategies, and a Keras model that runs on them."""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 STRATEGIES = ("none", "mirrored", "multiworker")
 
+Logs = dict[str, tf.Tensor]
 
-def scope(name: str, batch_size: int) -> contextlib.AbstractContextManager[object]:
-    """The scope in which to build and compile a model that is trained on several devices.
+
+def create_strategy(name: str) -> tf.distribute.Strategy:
+    """The strategy of a name.
 
     Args:
         name: `"none"` for the default device; `"mirrored"` for all GPUs of this machine, or its
-            CPU if it has none; `"multiworker"` for the devices of all workers that the
-            environment variable TF_CONFIG names, each of which runs this same program.
-        batch_size: images in a step, over all devices together.
+            CPUs if it has none; `"multiworker"` for the devices of all workers that the
+            environment variable TF_CONFIG names, each of which runs this same program; to be
+            called before anything else of TensorFlow.
 
     Raises:
-        ValueError: there is no such strategy, Keras runs on another backend than TensorFlow, or
-            there are more devices than images in a step.
+        ValueError: there is no such strategy, or Keras runs on another backend than TensorFlow.
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy={name!r}: expected one of {', '.join(STRATEGIES)}")
     if name == "none":
-        return contextlib.nullcontext()
+        return tf.distribute.get_strategy()
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ValueError(f"strategy={name!r}: needs Keras's TensorFlow backend, this is {backend}")
-    if name == "mirrored":
-        strategy = tf.distribute.MirroredStrategy(tf.config.list_logical_devices("GPU") or None)
-    else:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    if batch_size < strategy.num_replicas_in_sync:
-        raise ValueError(
-            f"batch_size={batch_size}: less than one image for each of the "
-            f"{strategy.num_replicas_in_sync} devices"
-        )
-    return strategy.scope()
+    if name == "multiworker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes files; without other workers it is."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    chief = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return (resolver.task_type, resolver.task_id) == (chief, 0)
+
+
+def build_model(strategy: tf.distribute.Strategy, build: Callable[[], keras.Model]) -> keras.Model:
+    """A model whose variables all devices share, and whose training does not hang on them.
+
+    Args:
+        strategy: on which devices.
+        build: makes a functional model.
+
+    Returns:
+        The model; compile and train it in the strategy's scope.
+    """
+    with strategy.scope():
+        model = build()
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                # By the statistics of the whole step, as one device would: without it workers
+                # would end up with moving statistics of their own.
+                layer.synchronized = strategy.num_replicas_in_sync > 1
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return model
+    # Keras 3 fails on several workers with a model that was made in the scope, and with logs
+    # that have no axis to reduce (its issue 20585). The layers' variables are what has to be
+    # made there.
+    return _DistributedModel(model.inputs, model.outputs, name=model.name)
+
+
+class _DistributedModel(keras.Model):
+    """A model whose steps report metrics of shape (1,), one for each device."""
+
+    def train_step(self, data: Any) -> Logs:
+        return _with_axis(super().train_step(data))
+
+    def test_step(self, data: Any) -> Logs:
+        return _with_axis(super().test_step(data))
+
+
+def _with_axis(logs: Logs) -> Logs:
+    return {name: tf.reshape(value, (1,)) for name, value in logs.items()}

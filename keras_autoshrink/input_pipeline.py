@@ -68,17 +68,22 @@ def training_batches(
     )
 
 
-def evaluation_batches(streams: ImageStreams, part: Stream, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    streams: ImageStreams, part: Stream, batch_size: int, devices: int = 1
+) -> tf.data.Dataset:
     """All images of a part in their order, unchanged but for their size.
 
     Args:
         streams: the data set.
         part: one of its parts.
-        batch_size: number of images in a batch; the last one may have fewer.
+        batch_size: number of images in a batch, at most; the last one may have fewer.
+        devices: that share a batch; each gets as many images of the last batch as the others,
+            for the loss of none is no number.
 
     Returns:
         Batches as of `training_batches`.
     """
+    batch_size = next(size for size in range(batch_size, 0, -1) if len(part) % size % devices == 0)
 
     def prepare(*element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = part.load(*element)

@@ -38,7 +38,7 @@ def train_and_save(
     width: float = 1.0,
     activation: str = "relu",
     seed: int = 0,
-    strategy: str = "none",
+    strategy: Any = None,
     precision: str = "float32",
     log_dir: Path | None = None,
     verbose: int = 0,
@@ -46,7 +46,8 @@ def train_and_save(
     """Trains a network of a cell and writes it, with a `.json` of what its user has to know.
 
     After each epoch the state of the training is written into a folder beside `path`, from
-    which the same call goes on if it is killed; the folder is deleted at the end.
+    which the same call goes on if it is killed; the folder is deleted at the end. Of several
+    workers only the chief writes; all have to see that folder.
 
     Args:
         cell: of the network.
@@ -96,6 +97,8 @@ def train_and_save(
         verbose=verbose,
     )
     model = trained.model
+    if not trained.is_chief:
+        return model
     # Whole or not at all: under another name first.
     unfinished = path.with_name(f".{path.name}")
     model.save(unfinished)

@@ -40,11 +40,13 @@ class Trained:
         model: in float32, whatever it was trained in; returns logits.
         history: loss and metrics after each epoch.
         test_accuracy: 0 to 1, of `model`, measured once, at the end.
+        is_chief: whether this process is the one of several workers that writes files.
     """
 
     model: keras.Model
     history: dict[str, list[float]]
     test_accuracy: float
+    is_chief: bool
 
 
 def architecture(data: ImageData | ImageStreams) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def train_network(
     width: float = 1.0,
     activation: str = "relu",
     seed: int = 0,
-    strategy: str = "none",
+    strategy: Any = None,
     precision: str = "float32",
     checkpoint: TrainingCheckpoint | None = None,
     log_dir: Path | None = None,
@@ -87,7 +89,8 @@ def train_network(
         activation: of all BatchNorms, `"relu"` or another of `keras.activations`.
         seed: of the initial weights, the order of the images and their augmentation; seeds the
             global generators of Python, NumPy and Keras.
-        strategy: on which devices; see `keras_autoshrink.distribution`.
+        strategy: a `tf.distribute.Strategy`, or None for the default device; see
+            `keras_autoshrink.distribution`.
         precision: `"float32"`, or the name of a mixed `keras.DTypePolicy`.
         checkpoint: where a killed training is found again; it goes on after the last epoch
             that was written, to the same weights.
@@ -109,9 +112,22 @@ def train_network(
             "the recipe changes colours, for which pixels have to be 0 to 255: it is for "
             "imagenet2012 and for folders with 'train' and 'val'"
         )
-    batch_size = min(recipe.batch_size, len(images.train))
+    devices = strategy or distribution.create_strategy("none")
+    replicas = devices.num_replicas_in_sync
+    if recipe.batch_size % replicas:
+        raise ValueError(
+            f"batch_size={recipe.batch_size}: {replicas} devices share it; take a multiple of that"
+        )
+    batch_size = min(recipe.batch_size, len(images.train) // replicas * replicas)
     steps = len(images.train) // batch_size
+    if precision == "mixed_float16" and replicas > 1:
+        raise ValueError(
+            "precision='mixed_float16': an overflow on one of several devices would ruin the "
+            "weights of all; take 'mixed_bfloat16'"
+        )
     checkpoint = checkpoint or TrainingCheckpoint(None, {})
+    if not distribution.is_chief(devices):
+        checkpoint.folder = log_dir = None  # it has read there, but another process writes
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(seed)
@@ -123,8 +139,9 @@ def train_network(
             **architecture(images),
         )
 
-    with _dtype_policy(precision), distribution.scope(strategy, batch_size):
-        model = build()
+    with _dtype_policy(precision):
+        model = distribution.build_model(devices, build)
+    with devices.scope():
         recipe.regularise(model)
         loss = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=recipe.label_smoothing
@@ -137,33 +154,29 @@ def train_network(
         callbacks.insert(0, keras.callbacks.SwapEMAWeights())
     if log_dir is not None:
         callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
-    model.fit(
-        input_pipeline.training_batches(
-            images,
-            recipe.augmentation,
-            batch_size,
-            range(checkpoint.epochs_done, recipe.epochs),
-            seed,
-        ),
-        steps_per_epoch=steps,
-        initial_epoch=checkpoint.epochs_done,
-        epochs=recipe.epochs,
-        validation_data=(
-            input_pipeline.evaluation_batches(images, images.validation, batch_size)
-            if images.validation
-            else None
-        ),
-        callbacks=callbacks,
-        shuffle=False,  # the pipeline has done it
-        verbose=verbose,
+    epochs = range(checkpoint.epochs_done, recipe.epochs)
+    batches = input_pipeline.training_batches(images, recipe.augmentation, batch_size, epochs, seed)
+    watched = images.validation and input_pipeline.evaluation_batches(
+        images, images.validation, batch_size, replicas
     )
+    with devices.scope():
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            validation_data=watched,
+            callbacks=callbacks,
+            shuffle=False,  # the pipeline has done it
+            verbose=verbose,
+        )
     # Without what training needs: the regularisers, the mixed precision, the devices.
     trained = build()
     trained.set_weights(model.get_weights())
     compile_classifier(trained, "sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
     test = input_pipeline.evaluation_batches(images, images.test, batch_size)
     accuracy = trained.evaluate(test, verbose=0, return_dict=True)["accuracy"]
-    return Trained(trained, checkpoint.history, float(accuracy))
+    return Trained(trained, checkpoint.history, float(accuracy), distribution.is_chief(devices))
 
 
 def compile_classifier(

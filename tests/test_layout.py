@@ -32,7 +32,7 @@ TENSORFLOW = {"streams", "imagenet", "augmentation", "input_pipeline", "distribu
 def imported(path, in_functions=True):
     """The modules that a file imports, in functions or not, but for annotations alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = () if in_functions else (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    functions = () if in_functions else (ast.FunctionDef, ast.AsyncFunctionDef)
     skipped = {
         id(node)
         for block in ast.walk(tree)

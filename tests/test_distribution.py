@@ -1,0 +1,151 @@
+"""Several devices and several workers: the same training as on one, but for rounding."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_autoshrink as kas
+from keras_autoshrink import distribution
+
+CELL = kas.Cell.dense(("input", "conv1x1"))
+
+# Two CPU devices have to be made before TensorFlow begins: in a process of its own.
+MIRRORED = """
+import dataclasses, json, sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras_autoshrink as kas
+from keras_autoshrink import distribution, training
+from keras_autoshrink.checkpoint import TrainingCheckpoint
+from keras_autoshrink.datasets import load_images
+from keras_autoshrink.recipes import RECIPES
+from pathlib import Path
+
+strategies = {name: distribution.create_strategy(name) for name in ("none", "mirrored")}
+assert strategies["mirrored"].num_replicas_in_sync == 2
+digits = load_images("digits", purpose="train")
+recipe = dataclasses.replace(
+    RECIPES["plain"], epochs=2, augmentation=("padded_crop",), ema=0.9, l2=1e-4, batch_size=64
+)
+cell = kas.Cell.dense(("input", "conv1x1"))
+
+def train(recipe=recipe, **options):
+    return training.train_network(cell, digits, recipe, width=0.25, **options)
+
+class Killed(Exception): pass
+
+class Dying(TrainingCheckpoint):
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        raise Killed
+
+state = Path(sys.argv[1])
+both = {name: train(strategy=strategy) for name, strategy in strategies.items()}
+mirrored = strategies["mirrored"]
+try:
+    train(strategy=mirrored, checkpoint=Dying(state, {}))
+except Killed:
+    both["resumed"] = train(strategy=mirrored, checkpoint=TrainingCheckpoint(state, {}))
+refused = {}
+for what, options in {
+    "float16": {"precision": "mixed_float16"},
+    "batch": {"recipe": dataclasses.replace(recipe, batch_size=63)},
+}.items():
+    try:
+        train(strategy=mirrored, **options)
+    except ValueError as error:
+        refused[what] = str(error)
+histories = {name: trained.history for name, trained in both.items()}
+print(json.dumps({"histories": histories, "refused": refused}))
+"""
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory):
+    state = tmp_path_factory.mktemp("mirrored") / "state"
+    ran = subprocess.run(
+        [sys.executable, "-c", MIRRORED, str(state)], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def assert_close(one, other):
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(values, other[name], rtol=2e-3, err_msg=name)
+
+
+def test_two_devices_train_as_one(mirrored):
+    assert_close(mirrored["histories"]["mirrored"], mirrored["histories"]["none"])
+
+
+def test_a_training_on_two_devices_is_resumed(mirrored):
+    assert_close(mirrored["histories"]["resumed"], mirrored["histories"]["mirrored"])
+
+
+def test_what_several_devices_cannot_do_is_refused(mirrored):
+    assert mirrored["refused"]["float16"].startswith("precision='mixed_float16': an overflow on")
+    assert mirrored["refused"]["batch"] == (
+        "batch_size=63: 2 devices share it; take a multiple of that"
+    )
+
+
+def test_two_workers_train_as_one_and_the_chief_writes(tmp_path):
+    CELL.save(tmp_path / "cell.json")
+    ports = []
+    for _ in range(2):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            ports.append(listener.getsockname()[1])
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+
+    def command(output, strategy):
+        options = f"--width 0.25 --epochs 2 --batch-size 64 --ema 0.9 --strategy {strategy}"
+        train = [sys.executable, "-m", "keras_autoshrink.cli", "train", str(tmp_path / "cell.json")]
+        return [*train, "--output", str(tmp_path / output), *options.split()]
+
+    workers = [
+        subprocess.Popen(
+            command("several.keras", "multiworker"),
+            env={
+                **os.environ,
+                "TF_CONFIG": json.dumps(
+                    {"cluster": cluster, "task": {"type": "worker", "index": index}}
+                ),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [worker.communicate(timeout=240) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert "wrote " in outputs[0][0]
+    assert "wrote " not in outputs[1][0]
+    assert subprocess.run(command("one.keras", "none"), capture_output=True).returncode == 0
+    several, one = (
+        json.loads((tmp_path / f"{name}.keras.json").read_text()) for name in ("several", "one")
+    )
+    assert_close(several["history"], one["history"])
+    assert not list(tmp_path.glob("*.training"))
+
+
+def test_an_unknown_strategy_is_refused():
+    with pytest.raises(ValueError, match="strategy='tpu': expected one of none, mirrored, mul"):
+        distribution.create_strategy("tpu")
+
+
+def test_alone_a_process_is_the_chief():
+    assert distribution.is_chief(tf.distribute.get_strategy())
+    assert distribution.is_chief(tf.distribute.MirroredStrategy(["CPU:0"]))

@@ -1,0 +1,429 @@
+"""What the batches of a training and of an evaluation hold, and in which order."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_autoshrink.input_pipeline import evaluation_batches, training_batches
+from keras_autoshrink.splits import ImageData, Split
+from keras_autoshrink.streams import ImageStreams, Stream, from_arrays
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+IMAGES, BATCH = 11, 3
+STEPS = IMAGES // BATCH
+SEEDS = [0, 1, 2**31 - 1, 2**32 - 1]
+ALL_AUGMENTATIONS = (
+    "resized_crop",
+    "padded_crop",
+    "horizontal_flip",
+    "colour_jitter",
+    "cutout",
+    "random_erasing",
+)
+
+
+def labels(images: int) -> np.ndarray:
+    """A class of its own for each image, but not its number."""
+    return ((np.arange(images) * 7 + 3) % images).astype(np.int32)
+
+
+def streams_of(x: np.ndarray) -> ImageStreams:
+    """A data set in memory; each image is the only one of its class."""
+    split = Split(x.astype(np.float32), labels(len(x)))
+    names = tuple(f"class {label}" for label in range(len(x)))
+    return from_arrays(ImageData(split, None, split, names, (0.0,) * 3, (1.0,) * 3))
+
+
+def numbered(images: int = IMAGES, side: int = 8) -> np.ndarray:
+    """Images of one value each: the image's number, counted from 1."""
+    return np.ones((images, side, side, 3)) * np.arange(1, images + 1)[:, None, None, None]
+
+
+def noise(images: int = IMAGES, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (images, side, side, 3))
+
+
+def numbers(batch: Batch) -> list[int]:
+    """The numbers, from 0, of numbered images, whose labels must be their own."""
+    x, y = batch
+    found = x.reshape(len(x), -1).max(1).round().astype(int) - 1
+    np.testing.assert_array_equal(y.argmax(1), labels(y.shape[1])[found])
+    return found.tolist()
+
+
+def trained_on(
+    streams: ImageStreams,
+    augmentation: tuple[str, ...] = (),
+    batch_size: int = BATCH,
+    epochs: range = range(5),
+    seed: int = 0,
+) -> list[list[Batch]]:
+    """The batches of each epoch."""
+    dataset = training_batches(streams, augmentation, batch_size, epochs, seed)
+    batches = list(dataset.as_numpy_iterator())
+    steps = len(streams.train) // batch_size
+    assert len(batches) == steps * len(epochs)
+    return [batches[steps * n : steps * (n + 1)] for n in range(len(epochs))]
+
+
+def orders(*args: Any, **kwargs: Any) -> list[list[int]]:
+    """The numbers of numbered images in each epoch."""
+    epochs = trained_on(*args, **kwargs)
+    return [[number for batch in epoch for number in numbers(batch)] for epoch in epochs]
+
+
+def assert_same(some: list[list[Batch]], others: list[list[Batch]]) -> None:
+    """The same batches, bit by bit."""
+    for one, other in zip(some, others, strict=True):
+        for batch, other_batch in zip(one, other, strict=True):
+            np.testing.assert_array_equal(batch[0], other_batch[0])
+            np.testing.assert_array_equal(batch[1], other_batch[1])
+
+
+@pytest.fixture(autouse=True)
+def no_global_seed_afterwards() -> Iterator[None]:
+    yield
+    tf.random.set_seed(None)
+
+
+# Order
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("batch_size", [1, 3, 6, 11])
+def test_an_epoch_has_each_image_once_and_whole_batches_alone(seed, batch_size):
+    streams = streams_of(numbered())
+    epochs = orders(streams, batch_size=batch_size, seed=seed)
+    for order in epochs:
+        assert len(order) == len(set(order)) == IMAGES // batch_size * batch_size
+        assert set(order) <= set(range(IMAGES))
+    assert len(set(map(tuple, epochs))) == 5
+    assert list(range(IMAGES)) not in epochs
+    if IMAGES % batch_size:
+        left_out = {frozenset(range(IMAGES)) - set(order) for order in epochs}
+        assert len(left_out) > 1
+
+
+def test_orders_are_those_of_the_seed():
+    streams = streams_of(numbered(30))
+    made = [orders(streams, batch_size=30, seed=seed) for seed in range(6)]
+    epochs = [tuple(order) for of_seed in made for order in of_seed]
+    assert len(set(epochs)) == 6 * 5  # no epoch of one seed is that of another
+
+
+def test_each_place_of_an_order_gets_all_images():
+    """As it would not where a buffer does not hold them all."""
+    made = np.array(orders(streams_of(numbered(6)), batch_size=6, epochs=range(60)))
+    for place in made.T:
+        assert set(place) == set(range(6))
+
+
+def test_batches_have_known_shapes_and_one_hot_labels():
+    dataset = training_batches(streams_of(noise()), ("cutout",), BATCH, range(2), 0)
+    expected = (tf.TensorSpec((BATCH, 8, 8, 3)), tf.TensorSpec((BATCH, IMAGES)))
+    assert dataset.element_spec == expected
+    for _, y in dataset.as_numpy_iterator():
+        assert set(np.unique(y)) == {0, 1}
+        assert (y.sum(1) == 1).all()
+
+
+def test_without_augmentation_images_are_unchanged():
+    x = noise().astype(np.float32)
+    (epoch,) = trained_on(streams_of(x), batch_size=IMAGES, epochs=range(1))
+    ((images, y),) = epoch
+    place = labels(IMAGES).argsort()[y.argmax(1)]
+    np.testing.assert_array_equal(images, x[place])
+
+
+@pytest.mark.parametrize("augmentation", [(), ALL_AUGMENTATIONS])
+def test_a_part_may_be_exactly_one_batch(augmentation):
+    epochs = trained_on(streams_of(noise()), augmentation, batch_size=IMAGES)
+    found = [tuple(y.argmax(1)) for ((_, y),) in epochs]
+    assert all(set(order) == set(range(IMAGES)) for order in found)
+    assert len(set(found)) == 5
+
+
+# Going on in the middle
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("augmentation", [(), ALL_AUGMENTATIONS])
+def test_later_epochs_are_the_same_without_the_first(seed, augmentation):
+    streams = streams_of(noise())
+    whole = trained_on(streams, augmentation, seed=seed)
+    assert_same(trained_on(streams, augmentation, epochs=range(2, 5), seed=seed), whole[2:])
+    assert_same(trained_on(streams, augmentation, epochs=range(4, 5), seed=seed), whole[4:])
+    assert trained_on(streams, augmentation, epochs=range(5, 5), seed=seed) == []
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_neither_the_global_seed_nor_what_ran_before_matters(seed):
+    streams = streams_of(noise())
+    tf.random.set_seed(None)
+    first = trained_on(streams, ALL_AUGMENTATIONS, epochs=range(2), seed=seed)
+    for global_seed in (0, 5, None):
+        tf.random.set_seed(global_seed)
+        assert_same(trained_on(streams, ALL_AUGMENTATIONS, epochs=range(2), seed=seed), first)
+        tf.random.uniform(())
+        list(tf.data.Dataset.range(5).shuffle(5))
+    assert_same(trained_on(streams, ALL_AUGMENTATIONS, epochs=range(2), seed=seed), first)
+
+
+def test_the_global_seed_stays_what_it_was():
+    tf.random.set_seed(5)
+    expected = [float(tf.random.uniform(())) for _ in range(2)]
+    tf.random.set_seed(5)
+    drawn = [float(tf.random.uniform(()))]
+    trained_on(streams_of(noise()), ALL_AUGMENTATIONS)
+    assert [*drawn, float(tf.random.uniform(()))] == expected
+
+
+def test_batches_are_the_same_when_they_are_gone_through_again():
+    dataset = training_batches(streams_of(noise()), ALL_AUGMENTATIONS, BATCH, range(2), 3)
+    assert_same([list(dataset.as_numpy_iterator())], [list(dataset.as_numpy_iterator())])
+
+
+def sums(seed: int) -> list[list[float]]:
+    """Of the pixels of each batch, and its labels."""
+    (epoch,) = trained_on(streams_of(noise()), ALL_AUGMENTATIONS, epochs=range(3, 4), seed=seed)
+    return [[float(x.sum(dtype=np.float64)), *map(int, y.argmax(1))] for x, y in epoch]
+
+
+def test_another_process_makes_the_same_batches():
+    """As does the one that goes on with a training that was killed."""
+    code = "import json, test_input_pipeline as t; print(json.dumps(t.sums(2**32 - 1)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == sums(2**32 - 1)
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_two_images_or_epochs_are_augmented_alike(seed):
+    """Of images that are all the same no two come out the same, whatever their epoch."""
+    streams = streams_of(np.broadcast_to(noise(1), (IMAGES, 8, 8, 3)))
+    epochs = trained_on(streams, ("colour_jitter",), epochs=range(6), seed=seed)
+    images = {image.tobytes() for epoch in epochs for x, _ in epoch for image in x}
+    assert len(images) == 6 * STEPS * BATCH
+
+
+def test_seeds_augment_differently():
+    streams = streams_of(np.broadcast_to(noise(1), (IMAGES, 8, 8, 3)))
+    images = set()
+    for seed in (*SEEDS, 2, 3, 2**31, 2**32):
+        for epoch in trained_on(streams, ("colour_jitter",), epochs=range(2), seed=seed):
+            images |= {image.tobytes() for x, _ in epoch for image in x}
+    assert len(images) == 8 * 2 * STEPS * BATCH
+
+
+def test_functions_of_one_image_draw_one_by_one():
+    """Two holes in an image are not always in one place."""
+    streams = streams_of(np.ones((30, 16, 16, 3)))
+    (((one, _),),) = trained_on(streams, ("cutout",), 30, range(1))
+    (((two, _),),) = trained_on(streams, ("cutout", "cutout"), 30, range(1))
+    holes = [(x[..., 0] == 0).sum((1, 2)) for x in (one, two)]
+    assert holes[0].max() <= 64
+    assert (holes[1] > 64).sum() > 10
+
+
+def test_functions_run_in_their_order():
+    streams = streams_of(np.full((10, 16, 16, 3), 0.5))
+    (((last, _),),) = trained_on(streams, ("colour_jitter", "cutout"), 10, range(1))
+    assert (last == 0).any((1, 2, 3)).all()
+    (((first, _),),) = trained_on(streams, ("cutout", "colour_jitter"), 10, range(1))
+    assert not (first == 0).any()
+
+
+@pytest.mark.parametrize("augmentation", [("cutout",), ("padded_crop", "horizontal_flip")])
+def test_augmented_images_keep_their_labels(augmentation):
+    streams = streams_of(numbered(side=16))
+    for order in orders(streams, augmentation, batch_size=2):  # which looks at the labels
+        assert len(set(order)) == 10
+
+
+# Streams that are not arrays
+
+
+def file_streams(
+    sizes: list[tuple[int, int]],
+    input_shape: tuple[int, int, int],
+    shuffle_buffer: int | None = None,
+) -> ImageStreams:
+    """Images of these sizes that are told by a text and a label, as files in folders are.
+
+    A pixel's channels are its row and its column, counted from 0, and the image's number,
+    counted from 1.
+    """
+
+    def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        told = tf.strings.to_number(tf.strings.split(path), tf.int32)
+        number, height, width = tf.unstack(told, num=3)
+        row, column = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
+        image = tf.stack([row, column, tf.fill((height, width), number)], axis=-1)
+        image = tf.ensure_shape(tf.cast(image, tf.float32), (None, None, 3))
+        return image, label
+
+    count = len(sizes)
+    paths = [f"{n + 1} {height} {width}" for n, (height, width) in enumerate(sizes)]
+    elements = tf.data.Dataset.from_tensor_slices((paths, labels(count)))
+    part = Stream(elements, load, count, shuffle_buffer or count)
+    names = tuple(f"class {label}" for label in range(count))
+    return ImageStreams(part, None, part, names, input_shape, (0.0,) * 3, (1.0,) * 3)
+
+
+def number_of(batch: Batch) -> list[int]:
+    """The numbers of images of files, whose labels must be their own."""
+    x, y = batch
+    np.testing.assert_allclose(x[..., 2], np.broadcast_to(x[:, :1, :1, 2], x.shape[:3]), rtol=1e-5)
+    return numbers((x[:, :1, :1, 2:], y))
+
+
+SIZES = [(16, 16), (32, 16), (16, 32), (64, 16), (16, 64)]
+# 7/8 of the sides lie in the middle: of 16 rows the second to the last but one.
+MIDDLE = np.arange(1, 15, dtype=np.float32)
+
+
+@pytest.mark.parametrize("augmentation", [(), ("horizontal_flip",)])
+def test_files_are_cropped_to_their_middle_and_resized(augmentation):
+    streams = file_streams(SIZES, (14, 14, 3))
+    seen = []
+    for epoch in trained_on(streams, augmentation, batch_size=2):
+        for batch in epoch:
+            for number, image in zip(number_of(batch), batch[0], strict=True):
+                assert_is_middle(image, SIZES[number], mirrored=bool(augmentation))
+                seen.append(number)
+    assert set(seen) == set(range(5))
+
+
+def assert_is_middle(image: np.ndarray, size: tuple[int, int], *, mirrored: bool = False) -> None:
+    """The rows and columns of what `center_crop` is to make of an image of a file."""
+    assert image.shape == (14, 14, 3)
+    rows, columns = image[:, 0, 0], image[0, :, 1]
+    np.testing.assert_allclose(image[..., 0], np.broadcast_to(rows[:, None], (14, 14)), atol=1e-3)
+    np.testing.assert_allclose(image[..., 1], np.broadcast_to(columns, (14, 14)), atol=1e-3)
+    if mirrored and columns[0] > columns[-1]:
+        columns = columns[::-1]
+    for found, side in ((rows, size[0]), (columns, size[1])):
+        # Of a longer side several lines make one, which is where their middle was; at the
+        # borders, where there are lines to one side alone, it is not.
+        scale = side / 16
+        expected = (MIDDLE + 0.5) * scale - 0.5
+        inner = slice(None) if scale == 1 else slice(1, -1)
+        np.testing.assert_allclose(found[inner], expected[inner], atol=1e-3)
+        assert (np.abs(found - expected) < scale / 2).all()
+
+
+def test_a_crop_at_random_takes_from_the_whole_image():
+    streams = file_streams([(40, 40)] * 30, (80, 80, 3))
+    (((x, _),),) = trained_on(streams, ("resized_crop",), 30, range(1))
+    assert x.shape == (30, 80, 80, 3)
+    for channel in (0, 1):
+        # The middle would be 2.5 to 37.5.
+        assert x[..., channel].min() == pytest.approx(0, abs=1e-3)
+        assert x[..., channel].max() > 37.9
+
+
+def test_files_are_all_augmented():
+    streams = file_streams([(5, 6), (40, 30), (1, 1), (16, 12)], (16, 12, 3))
+    dataset = training_batches(streams, ALL_AUGMENTATIONS, 4, range(2), 0)
+    assert dataset.element_spec == (tf.TensorSpec((4, 16, 12, 3)), tf.TensorSpec((4, 4)))
+    for x, y in dataset.as_numpy_iterator():
+        assert np.isfinite(x).all()
+        assert sorted(y.argmax(1)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_files_in_later_epochs_are_the_same_without_the_first(seed):
+    streams = file_streams([(20, 16 + n) for n in range(IMAGES)], (16, 16, 3))
+    whole = trained_on(streams, ALL_AUGMENTATIONS, seed=seed)
+    tf.random.set_seed(seed % 7)
+    assert_same(trained_on(streams, ALL_AUGMENTATIONS, epochs=range(2, 5), seed=seed), whole[2:])
+
+
+@pytest.mark.parametrize("shuffle_buffer", [1, 2, 5])
+def test_a_small_shuffle_buffer_gives_each_element_once(shuffle_buffer):
+    streams = file_streams([(16, 16)] * 20, (16, 16, 3), shuffle_buffer)
+    epochs = trained_on(streams, batch_size=4)
+    found = [[number for batch in epoch for number in number_of(batch)] for epoch in epochs]
+    for order in found:
+        assert sorted(order) == list(range(20))
+        # An element can come late, but not before the buffer has reached it.
+        assert all(number < place + shuffle_buffer for place, number in enumerate(order))
+    assert len(set(map(tuple, found))) == (1 if shuffle_buffer == 1 else 5)
+    assert_same(trained_on(streams, batch_size=4, epochs=range(3, 5)), epochs[3:])
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 11, 20])
+def test_an_evaluation_has_all_images_in_their_order(batch_size):
+    x = noise().astype(np.float32)
+    streams = streams_of(x)
+    dataset = evaluation_batches(streams, streams.test, batch_size)
+    expected = (tf.TensorSpec((None, 8, 8, 3)), tf.TensorSpec((None, IMAGES)))
+    assert dataset.element_spec == expected
+    for _ in range(2):
+        batches = list(dataset.as_numpy_iterator())
+        whole, rest = divmod(IMAGES, batch_size)
+        assert [len(images) for images, _ in batches] == [batch_size] * whole + [rest] * (rest > 0)
+        np.testing.assert_array_equal(np.concatenate([images for images, _ in batches]), x)
+        one_hot = np.eye(IMAGES, dtype=np.float32)[labels(IMAGES)]
+        np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), one_hot)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "sizes"),
+    [
+        (4, 1, [4, 4, 3]),
+        (4, 3, [4, 4, 3]),
+        (4, 2, [3, 3, 3, 2]),
+        (8, 4, [7, 4]),
+        (6, 2, [3, 3, 3, 2]),
+        (10, 2, [9, 2]),
+        (11, 2, [11]),
+        (20, 3, [11]),
+    ],
+)
+def test_the_last_batch_of_an_evaluation_falls_evenly_on_the_devices(batch_size, devices, sizes):
+    streams = streams_of(numbered())
+    dataset = evaluation_batches(streams, streams.test, batch_size, devices)
+    batches = list(dataset.as_numpy_iterator())
+    assert [number for batch in batches for number in numbers(batch)] == list(range(IMAGES))
+    assert [len(x) for x, _ in batches] == sizes
+
+
+def test_an_evaluation_takes_the_part_it_is_given():
+    split, other = (Split(numbered(3).astype(np.float32) + n, labels(3)) for n in (0, 50))
+    data = ImageData(split, other, split, ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3)
+    streams = from_arrays(data)
+    (batch,) = evaluation_batches(streams, streams.validation, 3).as_numpy_iterator()
+    np.testing.assert_array_equal(batch[0], other.x)
+
+
+def test_an_evaluation_of_files_sees_their_middle():
+    streams = file_streams(SIZES, (14, 14, 3))
+    dataset = evaluation_batches(streams, streams.test, 2)
+    assert dataset.element_spec == (tf.TensorSpec((None, 14, 14, 3)), tf.TensorSpec((None, 5)))
+    batches = list(dataset.as_numpy_iterator())
+    assert [len(x) for x, _ in batches] == [2, 2, 1]
+    assert [number for batch in batches for number in number_of(batch)] == list(range(5))
+    for image, size in zip(np.concatenate([x for x, _ in batches]), SIZES, strict=True):
+        assert_is_middle(image, size)
