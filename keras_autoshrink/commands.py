@@ -14,7 +14,7 @@ import tflite_export
 from keras_autoshrink import pipeline, report, runs
 from keras_autoshrink.applications import width_for_macs
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
-from keras_autoshrink.datasets import load_images
+from keras_autoshrink.datasets import is_streamed, load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.recipes import RECIPES, Recipe, default_recipe
 from keras_autoshrink.score import AccuracyScore
@@ -189,15 +189,8 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
     given = {"dataset": options.dataset, "image_size": options.image_size}
     source.update({name: value for name, value in given.items() if value is not None})
     if source["image_size"] is None:
-        source["image_size"] = 224 if _is_streamed(source["dataset"]) else 32
+        source["image_size"] = 224 if is_streamed(source["dataset"]) else 32
     return source
-
-
-def _is_streamed(dataset: str) -> bool:
-    """Whether a data set is too large for memory."""
-    from keras_autoshrink import imagenet
-
-    return imagenet.is_streamed(dataset)
 
 
 def _recipe(options: argparse.Namespace, dataset: str) -> Recipe:
@@ -212,7 +205,7 @@ def _recipe(options: argparse.Namespace, dataset: str) -> Recipe:
 
 def _training_data(source: dict[str, Any], options: argparse.Namespace) -> ImageData | ImageStreams:
     """A data set for the training of a network, in memory if it fits."""
-    if not _is_streamed(source["dataset"]):
+    if not is_streamed(source["dataset"]):
         return _load(source, options, "train")
     from keras_autoshrink import imagenet
 

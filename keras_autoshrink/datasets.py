@@ -20,8 +20,19 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 # Of CIFAR-10, unless another is asked for: to train candidates on, and to score them on.
 CIFAR10_PROXY = (5_000, 1_000)
 
+IMAGENET = "imagenet2012"  # its name in tensorflow-datasets
+
 # What a source holds, whether it brings a test part (read or not), and its class names.
 _Loaded = tuple[Parts, bool, tuple[str, ...]]
+
+
+def is_streamed(source: str | os.PathLike[str]) -> bool:
+    """Whether a data set is too large for `load_images`, and one for `imagenet.open_streams`.
+
+    That is ImageNet, and a folder that holds the folders `train` and `val`.
+    """
+    parts = (Path(source, part) for part in ("train", "val"))
+    return str(source) == IMAGENET or all(part.is_dir() for part in parts)
 
 
 def load_images(
@@ -62,6 +73,11 @@ def load_images(
         raise ValueError(f"image_size={image_size}: expected 1 or more")
     if proxy and purpose != "search":
         raise ValueError(f"proxy={proxy}: only a search has one; expected None")
+    if is_streamed(source):
+        raise ValueError(
+            f"data set {os.fspath(source)!r}: too large for memory; search on cifar10, or on some "
+            "of its images, and train on it"
+        )
     searching = purpose == "search"
     path = Path(source)
     if str(source) == "digits":

@@ -33,7 +33,13 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
     if backend != "tensorflow":
         raise ValueError(f"strategy={name!r}: needs Keras's TensorFlow backend, this is {backend}")
     if name == "multiworker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"strategy='multiworker': TF_CONFIG does not serve: {reason}"
+            ) from error
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 

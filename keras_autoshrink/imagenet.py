@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_autoshrink.datasets import IMAGE_SUFFIXES
+from keras_autoshrink.datasets import IMAGE_SUFFIXES, IMAGENET, is_streamed
 from keras_autoshrink.splits import ImageData, Split
 from keras_autoshrink.streams import ImageStreams, Stream, center_crop
-
-IMAGENET = "imagenet2012"  # its name in tensorflow-datasets
 
 # Not all releases of TensorFlow decode WebP.
 _SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".webp")
@@ -27,12 +25,6 @@ _SHUFFLE_BUFFER = 16_384
 
 # The training part, the test part and the names of the classes.
 _Opened = tuple[Stream, Stream, tuple[str, ...]]
-
-
-def is_streamed(source: str | os.PathLike[str]) -> bool:
-    """Whether a data set is one for `open_streams`, and not for `load_images`."""
-    parts = (Path(source, part) for part in ("train", "val"))
-    return str(source) == IMAGENET or all(part.is_dir() for part in parts)
 
 
 def open_streams(

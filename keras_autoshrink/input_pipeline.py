@@ -34,7 +34,13 @@ def training_batches(
     Returns:
         Batches of images, float32 of shape (batch_size, height, width, channels), and one-hot
         labels, float32 of shape (batch_size, classes); `len(part) // batch_size` an epoch.
+
+    Raises:
+        ValueError: there is no such augmentation.
     """
+    for name in augmentation:
+        if name not in AUGMENTATIONS:
+            raise ValueError(f"augmentation {name!r}: expected some of {', '.join(AUGMENTATIONS)}")
     part = streams.train
     images = len(part) // batch_size * batch_size
 
@@ -71,19 +77,22 @@ def training_batches(
 def evaluation_batches(
     streams: ImageStreams, part: Stream, batch_size: int, devices: int = 1
 ) -> tf.data.Dataset:
-    """All images of a part in their order, unchanged but for their size.
+    """The images of a part in their order, unchanged but for their size.
 
     Args:
         streams: the data set.
         part: one of its parts.
         batch_size: number of images in a batch, at most; the last one may have fewer.
-        devices: that share a batch; each gets as many images of the last batch as the others,
-            for the loss of none is no number.
+        devices: that share a batch. If there are several, each gets the same number of images
+            of every batch, as the loss of none would be no number, and up to `devices - 1`
+            images are left out.
 
     Returns:
         Batches as of `training_batches`.
     """
-    batch_size = next(size for size in range(batch_size, 0, -1) if len(part) % size % devices == 0)
+    if devices > 1:
+        sizes = range(batch_size // devices * devices, 0, -devices)
+        batch_size = min(sizes, key=lambda size: len(part) % size)  # the largest of the best
 
     def prepare(*element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = part.load(*element)
@@ -91,6 +100,6 @@ def evaluation_batches(
 
     return (
         part.elements.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size)
+        .batch(batch_size, drop_remainder=devices > 1)
         .prefetch(tf.data.AUTOTUNE)
     )

@@ -1,5 +1,6 @@
 """The command as people use it; trainings are as small as they can be."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ import tflite_export
 from keras_autoshrink import commands, demo, pipeline
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
+from keras_autoshrink.recipes import RECIPES
 
 SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 
@@ -88,6 +91,14 @@ def test_another_search_in_its_folder_is_refused(run_folder, capsys, change, cul
     assert "overwrite" in line
 
 
+def test_a_search_on_a_proxy_is_told_from_one_on_all_images(run_folder, tmp_path, capsys):
+    command = f"{SEARCH} --directory {tmp_path} --proxy-images 100 50"
+    assert main(command.split()) == 0
+    assert json.loads((tmp_path / "digits/settings.json").read_text())["proxy"] == [100, 50]
+    line = refused(capsys, f"{SEARCH} --directory {tmp_path} --proxy-images 100 60")
+    assert "proxy=[100, 50], not [100, 60]" in line
+
+
 def test_overwrite_starts_anew(run_folder, tmp_path):
     shutil.copytree(run_folder.parent, tmp_path / "runs")
     command = [*SEARCH.split(), "--directory", str(tmp_path / "runs"), "--overwrite"]
@@ -153,6 +164,25 @@ def test_training_and_export_take_the_data_of_the_search(run_folder, tmp_path, m
         main(f"train {cell} --epochs 1 --width 0.1 --output {tmp_path}/{name}.keras".split())
     main(f"export {tmp_path}/a.keras --quantization float32".split())
     assert loaded == [("digits", 7), ("digits", 7), ("digits", 0), ("digits", 7)]
+
+
+def test_a_training_of_other_settings_is_not_gone_on_with(run_folder, tmp_path, capsys):
+    class Stopped(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    command = f"train {run_folder} --epochs 2 --width 0.1 --output {tmp_path}/m.keras"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.callbacks, "TensorBoard", lambda *_, **__: Stopped())
+        line = refused(capsys, f"{command} --tensorboard {tmp_path}/logs", status=130)
+    assert "interrupted; run it again" in line
+    line = refused(capsys, f"{command} --learning-rate 0.001")
+    assert "m.keras.training holds an unfinished training with learning_rate=0.004, not" in line
+    capsys.readouterr()
+    assert main([*command.split(), "--tensorboard", f"{tmp_path}/logs"]) == 0
+    assert "going on after epoch 1 of 2" in capsys.readouterr().out
+    assert list((tmp_path / "logs" / "train").glob("events*"))
+    assert not (tmp_path / "m.keras.training").exists()
 
 
 def test_train_fits_a_budget(run_folder, tmp_path, capsys):
@@ -254,6 +284,17 @@ def write_npz(path, **arrays):
         ("train shrinkcnn --output {tmp}/m.keras --target-macs 10", "target_macs=10"),
         ("train shrinkcnn --output {tmp}/m.keras --target-macs many", "'many'"),
         ("train shrinkcnn --output {tmp}/m.keras --target-macs 1M --width 1", "not allowed with"),
+        ("train shrinkcnn --output {tmp}/m.keras --label-smoothing 2", "label_smoothing=2.0"),
+        ("train shrinkcnn --output {tmp}/m.keras --ema 1", "ema=1.0"),
+        ("train shrinkcnn --output {tmp}/m.keras --recipe best", "'best'"),
+        ("train shrinkcnn --output {tmp}/m.keras --recipe imagenet", "recipe changes colours"),
+        (
+            "train shrinkcnn --output {tmp}/m.keras --dataset imagenet2012 --data-dir {tmp}/empty",
+            "imagenet2012: cannot be opened in",
+        ),
+        ("search --directory {tmp} --dataset imagenet2012", "'imagenet2012': too large for"),
+        ("search --directory {tmp} --proxy-images 300 0", "'0' is no whole number"),
+        ("search --directory {tmp} --proxy-images 333 100", "digits: train: 333 images cannot"),
         ("export {tmp}/absent.keras", "no such file"),
         ("export {tmp}/corrupt.keras", "not a .keras file"),
         ("export {tmp}/corrupt.keras --quantization int4", "'int4'"),
@@ -302,7 +343,8 @@ def test_help_shows_an_example(command, capsys):
 
 
 def test_the_demo(tmp_path, monkeypatch, capsys):
-    for name, value in (("_NODES", 3), ("_SEARCH_EPOCHS", 1), ("_EPOCHS", 4)):
+    recipe = dataclasses.replace(RECIPES["plain"], epochs=4)
+    for name, value in (("_NODES", 3), ("_SEARCH_EPOCHS", 1), ("_RECIPE", recipe)):
         monkeypatch.setattr(demo, name, value)
     assert main(["demo", "--directory", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

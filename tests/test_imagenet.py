@@ -15,7 +15,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_autoshrink.imagenet import is_streamed, open_streams, sample
+from keras_autoshrink.datasets import is_streamed
+from keras_autoshrink.imagenet import open_streams, sample
 from keras_autoshrink.splits import ImageData, Split
 from keras_autoshrink.streams import Stream, center_crop, from_arrays
 

@@ -38,11 +38,12 @@ def test_good_values(values):
 
 
 SHARE = "0 or more and less than 1"
+COUNT = "a whole number of 1 or more"
 REFUSED = [
     *(("optimizer", value, "one of adam, rmsprop, sgd") for value in ("", "SGD", "adamw", None)),
     *(("learning_rate", value, "more than 0") for value in (0, -0.1, math.inf, math.nan)),
-    *(("batch_size", value, "1 or more") for value in (0, -1, math.nan)),
-    *(("epochs", value, "1 or more") for value in (0, -1, math.nan)),
+    *(("batch_size", value, COUNT) for value in (0, -1, math.nan)),
+    *(("epochs", value, COUNT) for value in (0, -1, 2.5, math.inf)),
     *(("l2", value, "0 or more") for value in (-1e-9, math.inf, math.nan)),
     *(("label_smoothing", value, SHARE) for value in (-0.1, 1, math.inf, math.nan)),
     *(("ema", value, SHARE) for value in (-0.1, 1, math.inf, math.nan)),
@@ -117,6 +118,7 @@ def test_optimizers_take_these_steps(name, expected):
 @pytest.mark.parametrize("momentum", [0.0, 0.75, 0.999])
 def test_the_moving_average_has_its_momentum(name, momentum):
     optimizer = recipe(optimizer=name, ema=momentum).build_optimizer(100)
+    assert optimizer.use_ema is True  # also at 0: a callback that swaps the weights asks for it
     weight = keras.Variable([1.0])
     optimizer.build([weight])
     values = []

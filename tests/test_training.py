@@ -62,7 +62,7 @@ class _DyingCheckpoint(TrainingCheckpoint):
     def on_epoch_end(self, epoch, logs=None):
         if self.while_writing and epoch + 1 == self.after:
             # The next epoch's weights are there, what names them is not.
-            self.model.save_weights(self.folder / f"epoch-{epoch + 1}.weights.h5")
+            (self.folder / f"epoch-{epoch + 1}.npz").write_bytes(b"half of it")
             raise _KilledError
         super().on_epoch_end(epoch, logs)
         if epoch + 1 == self.after:
@@ -87,7 +87,7 @@ def test_a_resumed_training_ends_with_the_same_weights(data, whole, tmp_path, wh
     assert resumed.test_accuracy == whole.test_accuracy
     assert same_weights(resumed.model, whole.model)
     # One state is kept, not one for each epoch.
-    assert sorted(path.name for path in folder.iterdir()) == ["epoch-3.weights.h5", "state.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["epoch-3.npz", "state.json"]
     # Killed after the last epoch, but before its model was written.
     again = train(data, checkpoint=TrainingCheckpoint(folder, {"seed": 0}))
     assert again.history == whole.history
@@ -111,12 +111,36 @@ def written(tmp_path):
     return checkpoint
 
 
+def test_a_state_has_all_that_a_training_changes(tmp_path):
+    """The state of Dropout's random generator among it."""
+    x, y = np.ones((8, 2)), np.ones((8, 1))
+
+    def build():
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((2,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile(keras.optimizers.Adam(0.1, use_ema=True), "mse")
+        return model
+
+    model = build()
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[TrainingCheckpoint(tmp_path, {})])
+    other = build()
+    TrainingCheckpoint(tmp_path, {}).restore(other)
+    assert not np.array_equal(seeds_of(other)[0], seeds_of(build())[0])
+    states = [[*m.optimizer.variables, *seeds_of(m)] for m in (model, other)]
+    assert all(np.array_equal(a, b) for a, b in zip(*states, strict=True))
+
+
+def seeds_of(model):
+    return [variable for variable in model.variables if "seed" in variable.path]
+
+
 def test_a_state_of_other_settings_is_refused(written):
     with pytest.raises(ValueError, match=r"with ema=None, not 0\.9; give it the same settings"):
         TrainingCheckpoint(written.folder, {"seed": 0, "ema": 0.9})
 
 
-@pytest.mark.parametrize("file", ["state.json", "epoch-1.weights.h5"])
+@pytest.mark.parametrize("file", ["state.json", "epoch-1.npz"])
 def test_a_damaged_state_is_named(written, file):
     (written.folder / file).write_bytes(b"{}")
     with pytest.raises(ValueError, match=rf"{file}: damaged: ") as caught:
