@@ -5,22 +5,32 @@ The tables are those of TensorFlow Lite's ``schema.fbs``, as the object classes 
 ``TensorT``. That module has no types, hence ``Any``.
 """
 
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 _IDENTIFIER = b"TFL3"
-_OP_NAMES: dict[int, str] = {
-    code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
-}
 _WEIGHTED = frozenset(
     ("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 )
-_SCALAR_INTEGERS = {schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
+
+
+@functools.cache
+def _schema() -> Any:
+    """LiteRT's module, when a file is read: searching and training need no LiteRT."""
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+@functools.cache
+def _op_names() -> dict[int, str]:
+    operators = vars(_schema().BuiltinOperator)
+    return {code: name for name, code in operators.items() if isinstance(code, int)}
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -54,6 +64,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def _unpack(data: bytes) -> Any:
+    schema = _schema()  # not in the try: that it is missing is no fault of the file's
     try:
         return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
     # Generated code that follows offsets into garbage raises whatever comes of it: struct.error,
@@ -81,7 +92,7 @@ def _check_references(model: Any) -> None:
             check("operator code", [operator.opcodeIndex], len(model.operatorCodes))
             check("tensor", operator.inputs, len(tensors), lowest=-1)  # -1: an optional input
             check("tensor", operator.outputs, len(tensors))
-            if isinstance(operator.builtinOptions, schema.WhileOptionsT):
+            if isinstance(operator.builtinOptions, _schema().WhileOptionsT):
                 options = operator.builtinOptions
                 called = [options.condSubgraphIndex, options.bodySubgraphIndex]
                 check("subgraph", called, len(model.subgraphs), lowest=1)
@@ -92,9 +103,9 @@ def operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     # Codes below 127 lived in a byte-sized field first, and old files have them only there.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    if number == schema.BuiltinOperator.CUSTOM:
+    if number == _schema().BuiltinOperator.CUSTOM:
         return f"CUSTOM {(code.customCode or b'').decode(errors='replace')!r}"
-    return _OP_NAMES.get(number, str(number))
+    return _op_names().get(number, str(number))
 
 
 def tensor_shape(graph: Any, index: int) -> tuple[int, ...]:
@@ -119,7 +130,8 @@ def scalar_constant(model: Any, graph: Any, index: int) -> int | None:
     """The value of a constant integer tensor of one element; None for any other tensor."""
     tensor = graph.tensors[index]
     data = model.buffers[tensor.buffer].data
-    dtype = _SCALAR_INTEGERS.get(tensor.type)
+    types = _schema().TensorType
+    dtype = {types.INT32: np.int32, types.INT64: np.int64}.get(tensor.type)
     if dtype is None or data is None or len(data) != np.dtype(dtype).itemsize:
         return None
     return int(np.frombuffer(bytes(data), dtype)[0])
@@ -140,6 +152,7 @@ def quantization(path: str | os.PathLike[str]) -> str:
         ValueError: It is not a ``.tflite`` file.
     """
     model = load(path)
+    tensor_type = _schema().TensorType
     kinds = set()
     for graph in model.subgraphs:
         operators = graph.operators or []
@@ -149,15 +162,15 @@ def quantization(path: str | os.PathLike[str]) -> str:
             operator.outputs[0]
             for operator in operators
             if operator_name(model, operator) == "DEQUANTIZE"
-            and types[operator.inputs[0]] == schema.TensorType.FLOAT16
+            and types[operator.inputs[0]] == tensor_type.FLOAT16
         }
         for operator in operators:
             if operator_name(model, operator) not in _WEIGHTED:
                 continue
             weights = operator.inputs[1]
-            if types[operator.outputs[0]] != schema.TensorType.FLOAT32:
-                kinds.add("int8" if types[weights] == schema.TensorType.INT8 else "mixed")
-            elif types[weights] == schema.TensorType.INT8:
+            if types[operator.outputs[0]] != tensor_type.FLOAT32:
+                kinds.add("int8" if types[weights] == tensor_type.INT8 else "mixed")
+            elif types[weights] == tensor_type.INT8:
                 kinds.add("dynamic")
             else:
                 kinds.add("float16" if weights in widened else "float32")
