@@ -35,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--epochs 8",
     )
     parser.add_argument(
-        "cells", nargs="+", type=_named, metavar="NAME=CELL", help="a search's folder or a .json"
+        "cells",
+        nargs="+",
+        type=_named,
+        metavar="NAME=CELL",
+        help="a search's folder, a .json, or shrinkcnn for the published cell",
     )
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps its data")

@@ -13,7 +13,6 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import pipeline, report, runs
 from keras_autoshrink.applications import width_for_macs
-from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.datasets import is_streamed, load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.recipes import RECIPES, Recipe, default_recipe
@@ -24,8 +23,6 @@ from keras_autoshrink.tuner import AutoShrink
 
 if TYPE_CHECKING:
     from keras_autoshrink.streams import ImageStreams
-
-_PUBLISHED = "shrinkcnn"  # names the published cell on the command line
 
 # Of a data set that is too large for memory: images to calibrate on, and to check a file on.
 _SAMPLE = (200, 1_000)
@@ -88,11 +85,11 @@ def train(options: argparse.Namespace) -> int:
         raise ValueError(f"--output {options.output}: must end in .keras")
     if options.output.is_dir():
         raise ValueError(f"--output {options.output}: is a folder")
-    cell = _cell(options.cell)
+    cell = runs.read_cell(Path(options.cell))
     # Before all else of TensorFlow: several workers have to find each other at its start.
     strategy = distribution.create_strategy(options.strategy)
     # The split of the search, or else its validation images could end up in the test.
-    source = _source(options, {} if options.cell == _PUBLISHED else _settings(options.cell))
+    source = _source(options, {} if options.cell == runs.PUBLISHED else _settings(options.cell))
     recipe = _recipe(options, source["dataset"])
     data = _training_data(source, options)
     if Path(options.cell).is_dir() and not runs.read_search(Path(options.cell)).done:
@@ -162,7 +159,7 @@ def show(options: argparse.Namespace) -> int:
             _console.print(
                 f"This search is in round {searched.round.number}: chosen is the best so far."
             )
-    cell = _cell(options.cell)
+    cell = runs.read_cell(Path(options.cell))
     table = Table(title=f"cell with {len(cell.edges)} edges")
     for heading in ("node", "op", "inputs", ""):
         table.add_column(heading)
@@ -228,7 +225,3 @@ def _load(
         image_size=source["image_size"],
         proxy=proxy,
     )
-
-
-def _cell(name: str) -> Cell:
-    return SHRINKCNN_CELL if name == _PUBLISHED else runs.read_cell(Path(name))

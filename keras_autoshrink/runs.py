@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_autoshrink import files, report
-from keras_autoshrink.cell import INPUT, Cell, declare_operation
+from keras_autoshrink.cell import INPUT, SHRINKCNN_CELL, Cell, declare_operation
 from keras_autoshrink.shrink import ShrinkSearch
+
+PUBLISHED = "shrinkcnn"  # in the place of a path: the published cell
 
 _SETTINGS = "settings.json"
 
@@ -36,11 +38,13 @@ def read_search(folder: Path) -> ShrinkSearch:
 
 
 def read_cell(path: Path) -> Cell:
-    """The cell in a file, or the best one of a search's folder, pruned.
+    """The cell in a file, the best one of a search's folder, pruned, or `shrinkcnn`'s.
 
     Raises:
-        ValueError: neither is there.
+        ValueError: there is neither.
     """
+    if str(path) == PUBLISHED:
+        return SHRINKCNN_CELL
     if path.is_dir():
         best = read_search(path).best()
         if best is None:
