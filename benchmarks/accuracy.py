@@ -83,21 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(
     cell: kas.Cell, data: Any, path: Path, dataset: str, recipe: Any, width: float, seed: int
 ) -> dict[str, Any]:
-    """The facts of a training, which is not repeated if it has ended."""
+    """The facts of a training."""
     from keras_autoshrink.pipeline import train_and_save
     from keras_autoshrink.runs import read_facts
 
-    facts = read_facts(path)
-    # Read back as JSON does, which knows no tuples.
-    wanted = json.loads(json.dumps({**dataclasses.asdict(recipe), "width": width, "seed": seed}))
-    wanted["cell"] = cell.to_json()
-    if not facts or any(facts.get(key) != value for key, value in wanted.items()):
-        started = time.monotonic()
-        source = {"dataset": dataset, "split_seed": 0}
-        train_and_save(cell, data, path, source, recipe, width=width, seed=seed, verbose=2)
-        print(f"{path}: {time.monotonic() - started:.0f} s", flush=True)
-        facts = read_facts(path)
-    return facts
+    started = time.monotonic()
+    source = {"dataset": dataset, "split_seed": 0}
+    train_and_save(cell, data, path, source, recipe, width=width, seed=seed, verbose=2)
+    print(f"{path}: {time.monotonic() - started:.0f} s", flush=True)
+    return read_facts(path)
 
 
 def _table(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> Table:

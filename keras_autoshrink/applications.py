@@ -124,7 +124,10 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
-    outputs = keras.layers.Dense(classes, activation=classifier_activation, name="classes")(x)
+    # In float32 also where a mixed policy is in force: half precision is too coarse for a loss.
+    outputs = keras.layers.Dense(
+        classes, activation=classifier_activation, dtype="float32", name="classes"
+    )(x)
     return keras.Model(inputs, outputs, name=name)
 
 

@@ -134,7 +134,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("none", "mirrored", "multiworker"),
         default="none",
         help="'mirrored' trains on all GPUs of this machine, 'multiworker' on those of all "
-        "machines that TF_CONFIG names (default: none)",
+        "machines that TF_CONFIG names; they have to see the folder of the output "
+        "(default: none)",
     )
     train.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard")
     size = train.add_mutually_exclusive_group()
@@ -147,6 +148,9 @@ def build_parser() -> argparse.ArgumentParser:
         "such as 300M",
     )
     train.add_argument("--output", type=Path, required=True, metavar="MODEL.keras")
+    train.add_argument(
+        "--overwrite", action="store_true", help="begin anew where such a training has ended"
+    )
     train.add_argument("--quiet", action="store_true", help="no progress, only the results")
 
     export = command(
@@ -226,4 +230,4 @@ def _count(text: str) -> int:
         number = 0
     if not 1 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
-    return int(number)
+    return round(number)

@@ -40,7 +40,7 @@ def resized_crop(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
 
 
 def horizontal_flip(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
-    """Mirrors every other image."""
+    """Mirrors half of the images."""
     return tf.image.stateless_random_flip_left_right(image, seed)
 
 
@@ -73,7 +73,7 @@ def cutout(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
 
 
 def random_erasing(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
-    """Fills a rectangle of every other image with noise from -1 to 1 (arXiv 1708.04896).
+    """Fills a rectangle in half of the images with noise from -1 to 1 (arXiv 1708.04896).
 
     Its sides are drawn one by one, as in the release of arXiv 1911.09251: from
     (0.02 * 0.3 * area)^0.5 to (0.4 / 0.3 * area)^0.5 pixels or the whole side.

@@ -14,6 +14,9 @@ import numpy as np
 
 from keras_autoshrink import files
 
+_STATE = "state.json"
+_KINDS = {"settings": dict, "history": dict, "epochs_done": int, "weights": str}
+
 
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Writes weights, the optimizer's state and the curves after each epoch.
@@ -42,22 +45,22 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.history: dict[str, list[float]] = {}
         self.epochs_done = 0
         self._weights: Path | None = None
-        if folder is None or not self._state.is_file():
+        if folder is None or not (folder / _STATE).is_file():
             return
-        state = files.read_json(self._state)
-        try:
-            theirs = state["settings"]
-            self.history, self.epochs_done = state["history"], int(state["epochs_done"])
-            self._weights = folder / state["weights"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self._state}: damaged: lacks {error}") from error
+        state = files.read_json(folder / _STATE)
+        for name, kind in _KINDS.items():
+            if not isinstance(state.get(name), kind):
+                raise ValueError(f"{folder / _STATE}: damaged: has no {name}; delete its folder")
+        theirs = state["settings"]
+        self.history, self.epochs_done = state["history"], state["epochs_done"]
+        self._weights = folder / state["weights"]
         names = [n for n in {**theirs, **self.settings} if theirs.get(n) != self.settings.get(n)]
         if names:
             ours = self.settings.get(names[0])
             raise ValueError(
                 f"{folder} holds an unfinished training with {names[0]}="
                 f"{theirs.get(names[0])!r}, not {ours!r}; give it the same settings to go on, or "
-                "delete it"
+                "overwrite it"
             )
 
     def restore(self, model: keras.Model) -> None:
@@ -72,7 +75,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         variables = _variables(model)
         try:
             with np.load(self._weights, allow_pickle=False) as file:
-                values = [file[f"{number}"] for number in range(len(variables))]
+                values = [file[f"{number}"] for number in range(len(file.files))]
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
         except Exception as error:  # zipfile and zlib have errors of their own
@@ -93,18 +96,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self.folder is not None:
             self._write(self.folder)
 
-    def remove(self) -> None:
-        """Deletes the state."""
-        if self.folder is not None:
-            # First what makes the rest believed: a kill in between leaves no half of a state.
-            self._state.unlink(missing_ok=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    @property
-    def _state(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "state.json"
-
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         weights = folder / f"epoch-{self.epochs_done}.npz"
@@ -119,7 +110,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "weights": weights.name,
             "history": self.history,
         }
-        files.write_text(self._state, json.dumps(state, indent=1) + "\n")
+        files.write_text(folder / _STATE, json.dumps(state, indent=1) + "\n")
         for other in folder.glob("epoch-*.npz"):
             if other != weights:
                 other.unlink()
@@ -132,3 +123,16 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
     `save_weights` would leave out the state of Dropout's random generators.
     """
     return [*model.variables, *model.optimizer.variables]
+
+
+def remove_state(folder: Path) -> None:
+    """Deletes the state in a folder, and the folder."""
+    # First what makes the rest believed: a kill in between leaves no half of a state.
+    (folder / _STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_part(settings: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Whether facts that were read from JSON have all of these settings."""
+    plain = json.loads(json.dumps(settings))
+    return all(name in facts and facts[name] == value for name, value in plain.items())

@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, or 1 if a check failed.
 
     Raises:
-        SystemExit: with 2 for bad input and 1 for a search that failed, after one line on
-            standard error; with 130 after Ctrl-C.
+        SystemExit: with 2 for bad input and 1 for a search or training that failed, after one
+            line on standard error; with 130 after Ctrl-C.
     """
     # TensorFlow reads it when it is first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run(options)
     except (ValueError, TypeError, OSError) as error:
         fail(PROGRAM, str(error), 2)
-    except RuntimeError as error:  # a search without survivors
+    except RuntimeError as error:  # a search without survivors, a training that diverged
         fail(PROGRAM, str(error), 1)
     except KeyboardInterrupt:
         resumes = options.command in ("demo", "search", "train")

@@ -13,7 +13,7 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import pipeline, report, runs
 from keras_autoshrink.applications import width_for_macs
-from keras_autoshrink.datasets import is_streamed, load_images
+from keras_autoshrink.datasets import BUILT_IN, is_streamed, load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.recipes import RECIPES, Recipe, default_recipe
 from keras_autoshrink.score import AccuracyScore
@@ -85,6 +85,10 @@ def train(options: argparse.Namespace) -> int:
         raise ValueError(f"--output {options.output}: must end in .keras")
     if options.output.is_dir():
         raise ValueError(f"--output {options.output}: is a folder")
+    if options.tensorboard and options.tensorboard.is_file():
+        raise ValueError(f"--tensorboard {options.tensorboard}: is a file; give a folder")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
     cell = runs.read_cell(Path(options.cell))
     # Before all else of TensorFlow: several workers have to find each other at its start.
     strategy = distribution.create_strategy(options.strategy)
@@ -99,6 +103,7 @@ def train(options: argparse.Namespace) -> int:
         width = width_for_macs(options.target_macs, cell, **architecture(data))
         _console.print(f"width {width} fits into {options.target_macs:,} MACs")
     options.output.parent.mkdir(parents=True, exist_ok=True)
+    _console.print(f"training with {recipe}")
     pipeline.train_and_save(
         cell,
         data,
@@ -111,6 +116,7 @@ def train(options: argparse.Namespace) -> int:
         strategy=strategy,
         precision=options.precision,
         log_dir=options.tensorboard,
+        overwrite=options.overwrite,
         verbose=0 if options.quiet else 2,
     )
     return 0
@@ -126,7 +132,7 @@ def export(options: argparse.Namespace) -> int:
         from keras_autoshrink import imagenet
 
         data = imagenet.sample(data, *_SAMPLE)
-        _console.print(f"checking on {len(data.test):,} images, evenly drawn from the test part")
+        _console.print(f"checking on {len(data.test):,} of the test images")
     if "mean" in facts and (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
         raise ValueError(
             f"{options.model}: was trained on other data ({facts['dataset']}): their mean and "
@@ -181,9 +187,13 @@ def _settings(cell: str) -> dict[str, Any]:
 
 def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
     """Which data to load, and how to split them: as given, else as recorded, else the digits."""
+    dataset = options.dataset
+    if dataset is not None and Path(dataset).exists() and dataset not in BUILT_IN:
+        dataset = str(Path(dataset).resolve())  # to be found from another folder, too
     source = {"dataset": "digits", "image_size": None, "split_seed": 0}
-    source.update({name: recorded[name] for name in source if name in recorded})
-    given = {"dataset": options.dataset, "image_size": options.image_size}
+    if dataset in (None, recorded.get("dataset", dataset)):  # of other data it says nothing
+        source.update({name: recorded[name] for name in source if name in recorded})
+    given = {"dataset": dataset, "image_size": options.image_size}
     source.update({name: value for name, value in given.items() if value is not None})
     if source["image_size"] is None:
         source["image_size"] = 224 if is_streamed(source["dataset"]) else 32

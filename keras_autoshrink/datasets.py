@@ -21,18 +21,20 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 CIFAR10_PROXY = (5_000, 1_000)
 
 IMAGENET = "imagenet2012"  # its name in tensorflow-datasets
+BUILT_IN = ("digits", "cifar10", IMAGENET)
 
 # What a source holds, whether it brings a test part (read or not), and its class names.
 _Loaded = tuple[Parts, bool, tuple[str, ...]]
 
 
 def is_streamed(source: str | os.PathLike[str]) -> bool:
-    """Whether a data set is too large for `load_images`, and one for `imagenet.open_streams`.
+    """Whether a data set is one for `imagenet.open_streams`, and not for `load_images`.
 
     That is ImageNet, and a folder that holds the folders `train` and `val`.
     """
-    parts = (Path(source, part) for part in ("train", "val"))
-    return str(source) == IMAGENET or all(part.is_dir() for part in parts)
+    if str(source) in BUILT_IN:
+        return str(source) == IMAGENET
+    return all(Path(source, part).is_dir() for part in ("train", "val"))
 
 
 def load_images(
@@ -75,8 +77,8 @@ def load_images(
         raise ValueError(f"proxy={proxy}: only a search has one; expected None")
     if is_streamed(source):
         raise ValueError(
-            f"data set {os.fspath(source)!r}: too large for memory; search on cifar10, or on some "
-            "of its images, and train on it"
+            f"data set {os.fspath(source)!r}: ImageNet, and a folder with 'train' and 'val', are "
+            "for training a network only; search on cifar10, or on some of the images"
         )
     searching = purpose == "search"
     path = Path(source)

@@ -74,7 +74,13 @@ def demo(options: argparse.Namespace) -> int:
     cells: dict[str, Cell] = {"found": tuner.best_cell(), "complete": hypermodel.cell}
     models = {
         name: pipeline.train_and_save(
-            cell, data, folder / f"{name}.keras", source, _RECIPE, seed=options.seed
+            cell,
+            data,
+            folder / f"{name}.keras",
+            source,
+            _RECIPE,
+            seed=options.seed,
+            overwrite=options.overwrite,
         )
         for name, cell in cells.items()
     }

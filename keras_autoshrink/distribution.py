@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,11 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
     if backend != "tensorflow":
         raise ValueError(f"strategy={name!r}: needs Keras's TensorFlow backend, this is {backend}")
     if name == "multiworker":
+        if not os.environ.get("TF_CONFIG"):
+            raise ValueError(
+                "strategy='multiworker': the environment variable TF_CONFIG has to name all "
+                "workers, and which of them this one is"
+            )
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -51,6 +57,19 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         return True
     chief = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
     return (resolver.task_type, resolver.task_id) == (chief, 0)
+
+
+def agree(strategy: tf.distribute.Strategy, number: int) -> bool:
+    """Whether all workers have the same number; each of them has to ask."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+
+    def summed() -> tf.Tensor:
+        replica = tf.distribute.get_replica_context()
+        return replica.all_reduce("sum", tf.constant([1.0, number, number**2]))
+
+    reduced = strategy.experimental_local_results(strategy.run(tf.function(summed)))[0].numpy()
+    return bool(reduced[0] * reduced[2] == reduced[1] ** 2)
 
 
 def build_model(strategy: tf.distribute.Strategy, build: Callable[[], keras.Model]) -> keras.Model:

@@ -20,7 +20,8 @@ def training_batches(
     """The batches of several epochs, one after the other.
 
     What an epoch holds depends on the seed and its number alone: a training that goes on in the
-    middle sees what it would have seen. Each epoch is shuffled anew and leaves out the images
+    middle sees what it would have seen. Each epoch is shuffled anew, as far as the part's buffer
+    reaches, and leaves out the images
     that do not fill its last batch: a smaller one would count for more, and with several
     devices one of them could get nothing to normalise by.
 
@@ -84,14 +85,15 @@ def evaluation_batches(
         part: one of its parts.
         batch_size: number of images in a batch, at most; the last one may have fewer.
         devices: that share a batch. If there are several, each gets the same number of images
-            of every batch, as the loss of none would be no number, and up to `devices - 1`
-            images are left out.
+            of every batch: the mean loss over no images would be NaN. Images that do not fill
+            the last batch are left out; the size of the batches is chosen so that they are few.
 
     Returns:
         Batches as of `training_batches`.
     """
     if devices > 1:
-        sizes = range(batch_size // devices * devices, 0, -devices)
+        largest = batch_size // devices * devices
+        sizes = range(largest, largest // 2, -devices)  # not so small that it takes long
         batch_size = min(sizes, key=lambda size: len(part) % size)  # the largest of the best
 
     def prepare(*element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -14,7 +14,7 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import runs
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.checkpoint import TrainingCheckpoint
+from keras_autoshrink.checkpoint import TrainingCheckpoint, is_part, remove_state
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.recipes import Recipe
 from keras_autoshrink.splits import ImageData
@@ -41,6 +41,7 @@ def train_and_save(
     strategy: Any = None,
     precision: str = "float32",
     log_dir: Path | None = None,
+    overwrite: bool = False,
     verbose: int = 0,
 ) -> keras.Model:
     """Trains a network of a cell and writes it, with a `.json` of what its user has to know.
@@ -61,6 +62,7 @@ def train_and_save(
         strategy: on which devices.
         precision: in which to compute.
         log_dir: folder for TensorBoard.
+        overwrite: whether to begin anew where such a training has ended, or was killed.
         verbose: as for `keras.Model.fit`.
 
     Returns:
@@ -69,18 +71,30 @@ def train_and_save(
     Raises:
         ValueError: the folder beside `path` is that of another training.
     """
-    # What decides the result: a training with other ones is another training.
+    from keras_autoshrink import distribution
+
+    # All that the result depends on: a training with others is another training.
     settings = {
         **source,
         **dataclasses.asdict(recipe),
         "images": len(data.train),
+        "class_names": data.class_names,
+        "mean": data.mean,
+        "std": data.std,
         "width": width,
         "activation": activation,
         "seed": seed,
         "precision": precision,
         "cell": cell.to_json(),
     }
-    checkpoint = TrainingCheckpoint(path.with_name(f"{path.name}.training"), settings)
+    chief = strategy is None or distribution.is_chief(strategy)
+    folder = path.with_name(f"{path.name}.training")
+    if overwrite and chief:
+        remove_state(folder)
+    elif path.is_file() and is_part(settings, runs.read_facts(path)):
+        _console.print(f"{path} has been trained like this already")
+        return tflite_export.load_model(path)
+    checkpoint = TrainingCheckpoint(folder, settings)
     if checkpoint.epochs_done:
         _console.print(f"going on after epoch {checkpoint.epochs_done} of {recipe.epochs}")
     trained = train_network(
@@ -97,7 +111,7 @@ def train_and_save(
         verbose=verbose,
     )
     model = trained.model
-    if not trained.is_chief:
+    if not chief:
         return model
     # Whole or not at all: under another name first.
     unfinished = path.with_name(f".{path.name}")
@@ -105,16 +119,13 @@ def train_and_save(
     unfinished.replace(path)
     facts: dict[str, Any] = {
         **settings,
-        "class_names": data.class_names,
-        "mean": data.mean,
-        "std": data.std,
         "test_accuracy": trained.test_accuracy,
         "macs": count_macs(model),
         "params": count_params(model),
         "history": trained.history,
     }
     runs.write_facts(path, facts)
-    checkpoint.remove()
+    remove_state(folder)
     _console.print(
         f"wrote {path}: test accuracy {trained.test_accuracy:.4f} on {len(data.test or ()):,} "
         f"images, {facts['macs']:,} MACs, {facts['params']:,} parameters"

@@ -22,7 +22,7 @@ class Recipe:
     Attributes:
         optimizer: `"adam"`; `"sgd"` with Nesterov momentum 0.9; or `"rmsprop"` with momentum
             0.9 and epsilon 1.
-        learning_rate: at the first step; at the last one it is 0.
+        learning_rate: at the first step; after the last one it would be 0.
         batch_size: images in a step, over all devices together.
         epochs: how often all images are seen.
         augmentation: names of functions in `keras_autoshrink.augmentation`, in their order.
@@ -91,7 +91,7 @@ class Recipe:
 
 
 RECIPES = {
-    # Small images and data sets, about which nothing is known: no augmentation can do harm.
+    # For images about which nothing is known: a digit that is mirrored is no longer one.
     "plain": Recipe("adam", learning_rate=4e-3, batch_size=64, epochs=30),
     "cifar10": Recipe(
         "sgd",

@@ -92,7 +92,8 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         ValueError: the folder holds a search with other settings.
     """
     theirs = read_settings(folder)
-    differing = [n for n in theirs if theirs[n] != settings.get(n)]
+    names = {**theirs, **settings} if theirs else {}
+    differing = [n for n in names if theirs.get(n) != settings.get(n)]
     if differing:
         name = differing[0]
         raise ValueError(

@@ -1,6 +1,6 @@
 """Images that are read as training needs them: arrays, ImageNet, folders too large for memory.
 
-TensorFlow's input pipelines, whatever the Keras backend; a search takes arrays and needs none.
+TensorFlow's input pipelines. A search takes arrays and needs none.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def from_arrays(data: ImageData) -> ImageStreams:
 
 def _array_stream(split: Split) -> Stream:
     # Indices are shuffled, not images: a shuffle buffer would hold a second copy of them all.
-    x, y = tf.constant(split.x), tf.constant(split.y)
+    # They stay on the CPU, where input pipelines run.
+    with tf.device("CPU"):
+        x, y = tf.constant(split.x), tf.constant(split.y)
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.gather(x, index), tf.gather(y, index)

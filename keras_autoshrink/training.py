@@ -40,13 +40,11 @@ class Trained:
         model: in float32, whatever it was trained in; returns logits.
         history: loss and metrics after each epoch.
         test_accuracy: 0 to 1, of `model`, measured once, at the end.
-        is_chief: whether this process is the one of several workers that writes files.
     """
 
     model: keras.Model
     history: dict[str, list[float]]
     test_accuracy: float
-    is_chief: bool
 
 
 def architecture(data: ImageData | ImageStreams) -> dict[str, Any]:
@@ -126,6 +124,11 @@ def train_network(
             "weights of all; take 'mixed_bfloat16'"
         )
     checkpoint = checkpoint or TrainingCheckpoint(None, {})
+    if not distribution.agree(devices, checkpoint.epochs_done):
+        raise ValueError(
+            f"this worker would go on after epoch {checkpoint.epochs_done}, another would not: "
+            "the workers have to write to one folder that all of them see"
+        )
     if not distribution.is_chief(devices):
         checkpoint.folder = log_dir = None  # it has read there, but another process writes
 
@@ -151,6 +154,7 @@ def train_network(
     callbacks = [checkpoint]
     if recipe.ema is not None:
         # Before all others: what is watched are the averaged weights, what is written are not.
+        # (It swaps the two by adding and subtracting, which rounds the weights.)
         callbacks.insert(0, keras.callbacks.SwapEMAWeights())
     if log_dir is not None:
         callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
@@ -171,12 +175,13 @@ def train_network(
             verbose=verbose,
         )
     # Without what training needs: the regularisers, the mixed precision, the devices.
-    trained = build()
+    with _dtype_policy("float32"):
+        trained = build()
     trained.set_weights(model.get_weights())
     compile_classifier(trained, "sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
     test = input_pipeline.evaluation_batches(images, images.test, batch_size)
     accuracy = trained.evaluate(test, verbose=0, return_dict=True)["accuracy"]
-    return Trained(trained, checkpoint.history, float(accuracy), distribution.is_chief(devices))
+    return Trained(trained, checkpoint.history, float(accuracy))
 
 
 def compile_classifier(

@@ -1,5 +1,6 @@
 """The command as people use it; trainings are as small as they can be."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -12,6 +13,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_autoshrink as kas
 import tflite_export
@@ -185,6 +187,49 @@ def test_a_training_of_other_settings_is_not_gone_on_with(run_folder, tmp_path, 
     assert not (tmp_path / "m.keras.training").exists()
 
 
+def test_the_same_training_is_not_repeated(trained, run_folder, capsys):
+    command = f"train {run_folder} --dataset digits --epochs 4 --width 0.25 --output {trained}"
+    written = trained.stat().st_mtime_ns
+    assert main(command.split()) == 0
+    assert "has been trained like this already" in capsys.readouterr().out
+    assert trained.stat().st_mtime_ns == written
+    assert main([*command.split(), "--overwrite"]) == 0
+    assert trained.stat().st_mtime_ns != written
+
+
+def test_other_data_than_those_of_the_search_have_sizes_of_their_own(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    options = argparse.Namespace(dataset=str(tmp_path), image_size=None)
+    recorded = {"dataset": "cifar10", "image_size": 32, "split_seed": 7}
+    expected = {"dataset": str(tmp_path), "image_size": 224, "split_seed": 0}
+    assert commands._source(options, recorded) == expected
+    options.dataset = None
+    assert commands._source(options, recorded) == recorded
+
+
+def test_folders_with_train_and_val_are_trained_on_and_exported(tmp_path, monkeypatch, capsys):
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 40), ("val", 10)):
+        for label in range(2):
+            folder = tmp_path / "images" / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = generator.integers(0, 100, (20, 24, 3)) + 150 * label
+                Image.fromarray(noise.astype(np.uint8)).save(folder / f"{number}.JPEG")
+    monkeypatch.chdir(tmp_path)
+    command = "train shrinkcnn --dataset images --image-size 16 --recipe imagenet --width 0.2"
+    command += " --epochs 2 --batch-size 16 --ema 0.5 --learning-rate 0.02 --output m.keras"
+    assert main(command.split()) == 0
+    monkeypatch.chdir("/")  # what was given relative to a folder is found from another one
+    assert main(f"export {tmp_path}/m.keras --quantization float32".split()) == 0
+    assert "checking on 20 of the test images" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "m.keras.json").read_text())
+    assert facts["dataset"] == str(tmp_path / "images")
+    assert facts["class_names"] == ["class0", "class1"]
+    assert facts["mean"] == [127.5] * 3
+
+
 def test_train_fits_a_budget(run_folder, tmp_path, capsys):
     command = f"train {run_folder} --epochs 1 --target-macs 100K --output {tmp_path}/m.keras"
     assert main(command.split()) == 0
@@ -287,12 +332,18 @@ def write_npz(path, **arrays):
         ("train shrinkcnn --output {tmp}/m.keras --label-smoothing 2", "label_smoothing=2.0"),
         ("train shrinkcnn --output {tmp}/m.keras --ema 1", "ema=1.0"),
         ("train shrinkcnn --output {tmp}/m.keras --recipe best", "'best'"),
+        ("train shrinkcnn --output {tmp}/m.keras --seed -1", "--seed -1: expected 0 to"),
+        (
+            "train shrinkcnn --output {tmp}/m.keras --tensorboard {tmp}/corrupt.keras",
+            "corrupt.keras: is a file",
+        ),
+        ("train shrinkcnn --output {tmp}/m.keras --strategy multiworker", "TF_CONFIG has to name"),
         ("train shrinkcnn --output {tmp}/m.keras --recipe imagenet", "recipe changes colours"),
         (
             "train shrinkcnn --output {tmp}/m.keras --dataset imagenet2012 --data-dir {tmp}/empty",
             "imagenet2012: cannot be opened in",
         ),
-        ("search --directory {tmp} --dataset imagenet2012", "'imagenet2012': too large for"),
+        ("search --directory {tmp} --dataset imagenet2012", "training a network only"),
         ("search --directory {tmp} --proxy-images 300 0", "'0' is no whole number"),
         ("search --directory {tmp} --proxy-images 333 100", "digits: train: 333 images cannot"),
         ("export {tmp}/absent.keras", "no such file"),

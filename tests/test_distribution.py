@@ -146,6 +146,15 @@ def test_an_unknown_strategy_is_refused():
         distribution.create_strategy("tpu")
 
 
+def test_several_workers_need_to_know_each_other(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="environment variable TF_CONFIG has to name all"):
+        distribution.create_strategy("multiworker")
+    monkeypatch.setenv("TF_CONFIG", "{")
+    with pytest.raises(ValueError, match="TF_CONFIG does not serve: "):
+        distribution.create_strategy("multiworker")
+
+
 def test_alone_a_process_is_the_chief():
     assert distribution.is_chief(tf.distribute.get_strategy())
     assert distribution.is_chief(tf.distribute.MirroredStrategy(["CPU:0"]))

@@ -108,7 +108,7 @@ def test_what_needs_no_keras_loads_none(module):
     assert printed.stdout.strip() == "set()", printed.stderr
 
 
-def test_a_search_loads_no_input_pipelines():
+def test_the_command_search_loads_no_input_pipelines():
     code = (
         "import argparse, sys; from keras_autoshrink import commands;"
         "commands._source(argparse.Namespace(dataset=None, image_size=None), {});"

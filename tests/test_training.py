@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
-from keras_autoshrink.checkpoint import TrainingCheckpoint
+from keras_autoshrink.checkpoint import TrainingCheckpoint, remove_state
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
@@ -92,7 +92,7 @@ def test_a_resumed_training_ends_with_the_same_weights(data, whole, tmp_path, wh
     again = train(data, checkpoint=TrainingCheckpoint(folder, {"seed": 0}))
     assert again.history == whole.history
     assert same_weights(again.model, whole.model)
-    TrainingCheckpoint(folder, {"seed": 0}).remove()
+    remove_state(folder)
     assert not folder.exists()
 
 
@@ -140,9 +140,17 @@ def test_a_state_of_other_settings_is_refused(written):
         TrainingCheckpoint(written.folder, {"seed": 0, "ema": 0.9})
 
 
-@pytest.mark.parametrize("file", ["state.json", "epoch-1.npz"])
-def test_a_damaged_state_is_named(written, file):
-    (written.folder / file).write_bytes(b"{}")
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("state.json", b"{}"),
+        ("state.json", b'{"settings": [], "history": {}, "epochs_done": 1, "weights": "a"}'),
+        ("state.json", b'{"settings": {}, "history": null, "epochs_done": 1, "weights": "a"}'),
+        ("epoch-1.npz", b"{}"),
+    ],
+)
+def test_a_damaged_state_is_named(written, file, content):
+    (written.folder / file).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{file}: damaged: ") as caught:
         TrainingCheckpoint(written.folder, written.settings).restore(written.model)
     assert "\n" not in str(caught.value)
@@ -176,6 +184,16 @@ def test_mixed_precision_trains_and_gives_a_float32_model(data, whole, precision
     assert {layer.dtype_policy.name for layer in trained.model.layers} == {"float32"}
     assert {weight.dtype for weight in trained.model.weights} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
+
+
+def test_another_policy_in_force_changes_nothing(data, whole):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        trained = train(data)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert trained.history == whole.history
+    assert {layer.dtype_policy.name for layer in trained.model.layers} == {"float32"}
 
 
 def test_images_without_a_validation_part(data):
