@@ -92,7 +92,7 @@ def evaluation_batches(
         Batches as of `training_batches`.
     """
     if devices > 1:
-        largest = batch_size // devices * devices
+        largest = min(batch_size, len(part)) // devices * devices
         sizes = range(largest, largest // 2, -devices)  # not so small that it takes long
         batch_size = min(sizes, key=lambda size: len(part) % size)  # the largest of the best
 
