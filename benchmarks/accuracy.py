@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="example: python benchmarks/accuracy.py found=runs/cifar10 "
-        "chain=benchmarks/cells/separable_chain.json --dataset cifar10 --target-macs 3000000 "
+        "chain=benchmarks/cells/separable_chain.json --dataset cifar10 --target-macs 4000000 "
         "--epochs 8",
     )
     parser.add_argument(
@@ -50,6 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures")
     options = parser.parse_args(arguments)
+    if len(dict(options.cells)) < len(options.cells):
+        parser.error("two cells have the same NAME")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json {options.json}: its folder does not exist")
+    try:
+        results = _results(options)
+    except ValueError as error:
+        parser.error(str(error))
+    Console(width=160, highlight=False).print(_table(results, options.seeds))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _results(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """The facts of all trainings, by cell and seed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
     with native_output_silenced():  # TensorFlow announces its devices when it is imported
         from keras_autoshrink.datasets import load_images
@@ -74,10 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = options.directory / f"{name}-{seed}.keras"
             facts = _train(cell, data, path, options.dataset, recipe, widths[name], seed)
             results[name].append(facts)
-    Console(width=160, highlight=False).print(_table(results, options.seeds))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return results
 
 
 def _train(
