@@ -149,7 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--output", type=Path, required=True, metavar="MODEL.keras")
     train.add_argument(
-        "--overwrite", action="store_true", help="begin anew where such a training has ended"
+        "--overwrite", action="store_true", help="replace an output that is there, and begin anew"
     )
     train.add_argument("--quiet", action="store_true", help="no progress, only the results")
 

@@ -54,13 +54,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         theirs = state["settings"]
         self.history, self.epochs_done = state["history"], state["epochs_done"]
         self._weights = folder / state["weights"]
-        names = [n for n in {**theirs, **self.settings} if theirs.get(n) != self.settings.get(n)]
-        if names:
-            ours = self.settings.get(names[0])
+        differs = difference(theirs, self.settings)
+        if differs:
             raise ValueError(
-                f"{folder} holds an unfinished training with {names[0]}="
-                f"{theirs.get(names[0])!r}, not {ours!r}; give it the same settings to go on, or "
-                "overwrite it"
+                f"{folder} holds an unfinished training with {differs}; give it the same settings "
+                "to go on, or overwrite=True (--overwrite) to begin anew"
             )
 
     def restore(self, model: keras.Model) -> None:
@@ -132,7 +130,9 @@ def remove_state(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_part(settings: dict[str, Any], facts: dict[str, Any]) -> bool:
-    """Whether facts that were read from JSON have all of these settings."""
-    plain = json.loads(json.dumps(settings))
-    return all(name in facts and facts[name] == value for name, value in plain.items())
+def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
+    """The first of our settings that theirs, read from JSON, do not share: `seed=0, not 1`."""
+    for name, value in json.loads(json.dumps(ours)).items():
+        if name not in theirs or theirs[name] != value:
+            return f"{name}={theirs.get(name)!r}, not {value!r}"
+    return None

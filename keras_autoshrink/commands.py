@@ -103,7 +103,6 @@ def train(options: argparse.Namespace) -> int:
         width = width_for_macs(options.target_macs, cell, **architecture(data))
         _console.print(f"width {width} fits into {options.target_macs:,} MACs")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    _console.print(", ".join(f"{n} {value}" for n, value in dataclasses.asdict(recipe).items()))
     pipeline.train_and_save(
         cell,
         data,

@@ -78,7 +78,8 @@ def load_images(
     if is_streamed(source):
         raise ValueError(
             f"data set {os.fspath(source)!r}: ImageNet, and a folder with 'train' and 'val', are "
-            "for training a network only; search on cifar10, or on some of the images"
+            "for training a network only, by imagenet.open_streams; search on cifar10, or on some "
+            "of the images"
         )
     searching = purpose == "search"
     path = Path(source)

@@ -34,7 +34,7 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
     if backend != "tensorflow":
         raise ValueError(f"strategy={name!r}: needs Keras's TensorFlow backend, this is {backend}")
     if name == "multiworker":
-        if not os.environ.get("TF_CONFIG"):
+        if "cluster" not in os.environ.get("TF_CONFIG", ""):
             raise ValueError(
                 "strategy='multiworker': the environment variable TF_CONFIG has to name all "
                 "workers, and which of them this one is"

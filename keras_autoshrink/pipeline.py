@@ -14,7 +14,7 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import runs
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.checkpoint import TrainingCheckpoint, is_part, remove_state
+from keras_autoshrink.checkpoint import TrainingCheckpoint, difference, remove_state
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.recipes import Recipe
 from keras_autoshrink.splits import ImageData
@@ -69,7 +69,8 @@ def train_and_save(
         The trained model.
 
     Raises:
-        ValueError: the folder beside `path` is that of another training.
+        ValueError: `path` is there and was trained otherwise, or the folder beside it is that
+            of another training.
     """
     from keras_autoshrink import distribution
 
@@ -91,12 +92,22 @@ def train_and_save(
     folder = path.with_name(f"{path.name}.training")
     if overwrite and chief:
         remove_state(folder)
-    elif path.is_file() and is_part(settings, runs.read_facts(path)):
+    elif path.is_file() and not folder.exists():  # or a kill came between the last two steps
+        differs = difference(runs.read_facts(path), settings)
+        if differs:
+            raise ValueError(
+                f"{path}: is there already, with {differs}; take another name, or overwrite=True "
+                "(--overwrite) to replace it"
+            )
         _console.print(f"{path} has been trained like this already")
         return tflite_export.load_model(path)
     checkpoint = TrainingCheckpoint(folder, settings)
     if checkpoint.epochs_done:
         _console.print(f"going on after epoch {checkpoint.epochs_done} of {recipe.epochs}")
+    if verbose:
+        devices = strategy.num_replicas_in_sync if strategy else 1
+        values = {**dataclasses.asdict(recipe), "width": width, "devices": devices}
+        _console.print(", ".join(f"{name} {value}" for name, value in values.items()))
     trained = train_network(
         cell,
         data,
@@ -127,8 +138,8 @@ def train_and_save(
     runs.write_facts(path, facts)
     remove_state(folder)
     _console.print(
-        f"wrote {path}: test accuracy {trained.test_accuracy:.4f} on {len(data.test or ()):,} "
-        f"images, {facts['macs']:,} MACs, {facts['params']:,} parameters"
+        f"wrote {path} and {path.name}.json: test accuracy {trained.test_accuracy:.4f} on "
+        f"{len(data.test or ()):,} images, {facts['macs']:,} MACs, {facts['params']:,} parameters"
     )
     return model
 

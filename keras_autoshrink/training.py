@@ -102,6 +102,11 @@ def train_network(
     # TensorFlow's input pipelines take seconds to import; a search needs none.
     from keras_autoshrink import distribution, input_pipeline, streams
 
+    for argument, value, kind in (("cell", cell, Cell), ("recipe", recipe, Recipe)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{argument}={value!r}: expected a {kind.__name__}")
+    if not isinstance(data, (ImageData, streams.ImageStreams)):
+        raise TypeError(f"data: is a {type(data).__name__}; load it with load_images")
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
     images = streams.from_arrays(data) if isinstance(data, ImageData) else data

@@ -192,6 +192,8 @@ def test_the_same_training_is_not_repeated(trained, run_folder, capsys):
     written = trained.stat().st_mtime_ns
     assert main(command.split()) == 0
     assert "has been trained like this already" in capsys.readouterr().out
+    line = refused(capsys, f"{command} --learning-rate 0.001")
+    assert "net.keras: is there already, with learning_rate=0.004, not 0.001; take" in line
     assert trained.stat().st_mtime_ns == written
     assert main([*command.split(), "--overwrite"]) == 0
     assert trained.stat().st_mtime_ns != written

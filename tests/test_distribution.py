@@ -150,7 +150,10 @@ def test_several_workers_need_to_know_each_other(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="environment variable TF_CONFIG has to name all"):
         distribution.create_strategy("multiworker")
-    monkeypatch.setenv("TF_CONFIG", "{")
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(ValueError, match="environment variable TF_CONFIG has to name all"):
+        distribution.create_strategy("multiworker")
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": ')
     with pytest.raises(ValueError, match="TF_CONFIG does not serve: "):
         distribution.create_strategy("multiworker")
 

@@ -224,6 +224,19 @@ def test_what_is_refused(data, options, culprit):
         train(data, **options)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("shrinkcnn", None, RECIPE), "cell='shrinkcnn': expected a Cell"),
+        ((CELL, "digits", RECIPE), "data: is a str; load it with load_images"),
+        ((CELL, None, "plain"), "recipe='plain': expected a Recipe"),
+    ],
+)
+def test_names_are_not_what_they_name(arguments, problem):
+    with pytest.raises(TypeError, match=problem):
+        train_network(*arguments)
+
+
 def test_data_for_a_search_are_refused():
     searched: ImageData = load_images("digits", purpose="search")
     with pytest.raises(ValueError, match="loaded for a search"):
