@@ -62,7 +62,8 @@ def train_and_save(
         strategy: on which devices.
         precision: in which to compute.
         log_dir: folder for TensorBoard.
-        overwrite: whether to begin anew where such a training has ended, or was killed.
+        overwrite: whether to replace a model that is there, and to forget a training that was
+            killed.
         verbose: as for `keras.Model.fit`.
 
     Returns:
@@ -92,7 +93,9 @@ def train_and_save(
     folder = path.with_name(f"{path.name}.training")
     if overwrite and chief:
         remove_state(folder)
-    elif path.is_file() and not folder.exists():  # or a kill came between the last two steps
+    checkpoint = TrainingCheckpoint(folder, settings)
+    # Where there is a state, a kill may have come between the model and its facts: it goes on.
+    if path.is_file() and not (overwrite or checkpoint.epochs_done):
         differs = difference(runs.read_facts(path), settings)
         if differs:
             raise ValueError(
@@ -101,7 +104,6 @@ def train_and_save(
             )
         _console.print(f"{path} has been trained like this already")
         return tflite_export.load_model(path)
-    checkpoint = TrainingCheckpoint(folder, settings)
     if checkpoint.epochs_done:
         _console.print(f"going on after epoch {checkpoint.epochs_done} of {recipe.epochs}")
     if verbose:
