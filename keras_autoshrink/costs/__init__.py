@@ -69,6 +69,8 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
 def count_params(model: keras.Model, batchnorm: bool = True) -> int:
     """Counts the parameters of a model: every number in its weights, trainable or not.
 
+    The `states` that a layer carries from one batch to the next are none.
+
     Args:
         model: A built Keras 3 model (or layer).
         batchnorm: Whether the weights of BatchNormalization layers count (gamma, beta and the
@@ -92,6 +94,9 @@ def count_params(model: keras.Model, batchnorm: bool = True) -> int:
                 "call its build((None, ...)), or call it on data"
             )
     sizes = {id(weight): math.prod(weight.shape) for weight in model.weights}
+    for layer in layers:
+        for state in keras.tree.flatten(getattr(layer, "states", None)):
+            sizes.pop(id(state), None)
     if not batchnorm:
         for layer in layers:
             if isinstance(layer, keras.layers.BatchNormalization):

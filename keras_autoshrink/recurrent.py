@@ -1,0 +1,177 @@
+"""From a cell to a recurrent Keras layer: the step that a ShrinkRNN takes for each token.
+
+Zhang et al., arXiv 1911.09251; the gated step is that of recurrent highway networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from keras_autoshrink.cell import RNN_OPERATIONS, Cell
+
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "tanh": keras.ops.tanh,
+    "relu": keras.ops.relu,
+    "sigmoid": keras.ops.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+# Of SimpleRNNCell it takes what has nothing to do with its equation: the size of the state, the
+# initial state, and one dropout mask for a whole sequence, which `keras.layers.RNN` makes and
+# clears only for cells of Keras's own classes.
+@keras.saving.register_keras_serializable(package="keras_autoshrink")
+class ShrinkRNNCell(keras.layers.SimpleRNNCell):
+    """One time step of a cell, for `keras.layers.RNN`.
+
+    With x the input, h the state before and f_j the activation of node j:
+
+        [c, g] = [x, h] W0,  s_0 = h + sigmoid(c) (tanh(g) - h)
+        edge i-j:  [c, g] = s_i W_ij,  contribution  s_i + sigmoid(c) (f_j(g) - s_i)
+
+    A node is the mean of its contributions, the new state and output the mean of the leaves.
+    No product has a bias. All edges out of a node are one matrix product.
+
+    Args:
+        cell: its ops are activations, `cell.RNN_OPERATIONS`; nodes that it cannot reach from
+            node 0 are left out.
+        units: size of the state and the output.
+        dropout: share of x that is dropped in training, with one mask for a whole sequence
+            (Gal and Ghahramani, arXiv 1512.05287).
+        recurrent_dropout: likewise of h, in W0's product; the same mask is on every s_i.
+        kernel_initializer: of all W; by default uniform within 1 / sqrt(units), which at the
+            paper's 745 units is its release's 0.04.
+        seed: of the dropout masks.
+        **kwargs: as for every Keras layer.
+
+    Raises:
+        ValueError: an argument is out of its range, or an op is no activation.
+
+    Call arguments:
+        sequence: x, shape (batch, features).
+        states: [h], shape (batch, units).
+
+    Example:
+        >>> from keras_autoshrink.cell import SHRINKRNN_CELL
+        >>> layer = keras.layers.RNN(ShrinkRNNCell(SHRINKRNN_CELL, 8), return_sequences=True)
+        >>> layer(keras.ops.ones((2, 5, 4))).shape
+        TensorShape([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        cell: Cell | Mapping[str, Any],
+        units: int,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        kernel_initializer: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}={rate!r}: expected 0 or more and less than 1")
+        if not isinstance(units, int) or units < 1:
+            raise ValueError(f"units={units!r}: expected a whole number of 1 or more")
+        if kernel_initializer is None:
+            limit = units**-0.5
+            kernel_initializer = keras.initializers.RandomUniform(-limit, limit)
+        super().__init__(
+            units,
+            kernel_initializer=kernel_initializer,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            seed=seed,
+            **kwargs,
+        )
+        # A file of the model holds the cell as plain values.
+        self.cell = (cell if isinstance(cell, Cell) else Cell.from_json(cell)).prune()
+        for node, op in enumerate(self.cell.ops[1:], start=1):
+            if op not in _ACTIVATIONS:
+                raise ValueError(
+                    f"op {op!r} of node {node}: a recurrent cell's nodes are activations, "
+                    f"{', '.join(RNN_OPERATIONS)}"
+                )
+        self._successors = {
+            node: [j for i, j in self.cell.edges if i == node]
+            for node in range(self.cell.num_nodes)
+        }
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes W0, (features + units, 2 units), and for each node that has edges its W."""
+        self.input_kernel = self.add_weight(
+            shape=(input_shape[-1] + self.units, 2 * self.units),
+            initializer=self.kernel_initializer,
+            name="input_kernel",
+        )
+        # Columns: c of all its edges, in the order of the nodes they lead to, then g likewise.
+        # (The keys are strings because TensorFlow's saved models take no others.)
+        self.edge_kernels = {
+            str(node): self.add_weight(
+                shape=(self.units, 2 * self.units * len(successors)),
+                initializer=self.kernel_initializer,
+                name=f"node{node}_kernel",
+            )
+            for node, successors in self._successors.items()
+            if successors
+        }
+
+    def call(self, sequence: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
+        """The output and the new state of one step, which are the same."""
+        h = states[0] if isinstance(states, (list, tuple)) else states
+        mask = None
+        x, dropped = sequence, h
+        if training:
+            input_mask, mask = self.get_dropout_mask(x), self.get_recurrent_dropout_mask(h)
+            x = x if input_mask is None else x * input_mask
+            dropped = h if mask is None else h * mask
+        product = keras.ops.matmul(keras.ops.concatenate([x, dropped], axis=-1), self.input_kernel)
+        c, g = keras.ops.split(product, 2, axis=-1)
+        contributions: dict[int, list[Any]] = {node: [] for node in self._successors}
+        contributions[0] = [h + keras.ops.sigmoid(c) * (keras.ops.tanh(g) - h)]
+        values = []
+        for node, successors in self._successors.items():
+            s = _mean(contributions[node])
+            values.append(s)
+            if not successors:
+                continue
+            product = keras.ops.matmul(
+                s if mask is None else s * mask, self.edge_kernels[str(node)]
+            )
+            c, g = keras.ops.split(product, 2, axis=-1)
+            gates = keras.ops.split(keras.ops.sigmoid(c), len(successors), axis=-1)
+            inner = keras.ops.split(g, len(successors), axis=-1)
+            for successor, gate, value in zip(successors, gates, inner, strict=True):
+                activation = _ACTIVATIONS[self.cell.ops[successor]]
+                contributions[successor].append(s + gate * (activation(value) - s))
+        output = _mean([values[leaf] for leaf in self.cell.leaves])
+        return output, [output] if isinstance(states, (list, tuple)) else output
+
+    def count_macs(self, input_shape: tuple[int | None, ...]) -> int:
+        """The multiply-accumulates of one step; `kas.count_macs` asks for them."""
+        features = int(input_shape[-1] or 0)
+        edges = len(self.cell.edges)
+        return (features + self.units + edges * self.units) * 2 * self.units
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, as plain values."""
+        # SimpleRNNCell's would name arguments that are not ours.
+        return {
+            **keras.layers.Layer.get_config(self),
+            "cell": self.cell.to_json(),
+            "units": self.units,
+            "dropout": self.dropout,
+            "recurrent_dropout": self.recurrent_dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "seed": self.seed,
+        }
+
+
+def _mean(values: list[Any]) -> Any:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total if len(values) == 1 else total / len(values)
