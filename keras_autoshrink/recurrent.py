@@ -101,20 +101,21 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         }
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes W0, (features + units, 2 units), and for each node that has edges its W."""
-        self.input_kernel = self.add_weight(
-            shape=(input_shape[-1] + self.units, 2 * self.units),
-            initializer=self.kernel_initializer,
-            name="input_kernel",
-        )
+        """Makes W0, in two parts, and for each node that has edges its W."""
+
+        def kernel(name: str, rows: int, columns: int) -> keras.Variable:
+            # An initializer gives the same numbers each time it is asked for the same shape.
+            initializer = self.kernel_initializer.clone()
+            return self.add_weight(shape=(rows, columns), initializer=initializer, name=name)
+
+        # The rows of W0 for x and those for h. Eight-bit files give one scale to all that goes
+        # into a product: to [x, h] it would be too coarse for the smaller of the two.
+        self.kernel = kernel("kernel", input_shape[-1], 2 * self.units)
+        self.recurrent_kernel = kernel("recurrent_kernel", self.units, 2 * self.units)
         # Columns: c of all its edges, in the order of the nodes they lead to, then g likewise.
         # (The keys are strings because TensorFlow's saved models take no others.)
         self.edge_kernels = {
-            str(node): self.add_weight(
-                shape=(self.units, 2 * self.units * len(successors)),
-                initializer=self.kernel_initializer,
-                name=f"node{node}_kernel",
-            )
+            str(node): kernel(f"node{node}_kernel", self.units, 2 * self.units * len(successors))
             for node, successors in self._successors.items()
             if successors
         }
@@ -128,7 +129,9 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
             input_mask, mask = self.get_dropout_mask(x), self.get_recurrent_dropout_mask(h)
             x = x if input_mask is None else x * input_mask
             dropped = h if mask is None else h * mask
-        product = keras.ops.matmul(keras.ops.concatenate([x, dropped], axis=-1), self.input_kernel)
+        product = keras.ops.matmul(x, self.kernel) + keras.ops.matmul(
+            dropped, self.recurrent_kernel
+        )
         c, g = keras.ops.split(product, 2, axis=-1)
         contributions: dict[int, list[Any]] = {node: [] for node in self._successors}
         contributions[0] = [h + keras.ops.sigmoid(c) * (keras.ops.tanh(g) - h)]
@@ -138,15 +141,13 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
             values.append(s)
             if not successors:
                 continue
-            product = keras.ops.matmul(
-                s if mask is None else s * mask, self.edge_kernels[str(node)]
-            )
-            c, g = keras.ops.split(product, 2, axis=-1)
-            gates = keras.ops.split(keras.ops.sigmoid(c), len(successors), axis=-1)
-            inner = keras.ops.split(g, len(successors), axis=-1)
-            for successor, gate, value in zip(successors, gates, inner, strict=True):
+            dropped = s if mask is None else s * mask
+            product = keras.ops.matmul(dropped, self.edge_kernels[str(node)])
+            parts = keras.ops.split(product, 2 * len(successors), axis=-1)
+            gates, inner = parts[: len(successors)], parts[len(successors) :]
+            for successor, c, g in zip(successors, gates, inner, strict=True):
                 activation = _ACTIVATIONS[self.cell.ops[successor]]
-                contributions[successor].append(s + gate * (activation(value) - s))
+                contributions[successor].append(s + keras.ops.sigmoid(c) * (activation(g) - s))
         output = _mean([values[leaf] for leaf in self.cell.leaves])
         return output, [output] if isinstance(states, (list, tuple)) else output
 

@@ -68,15 +68,15 @@ def reference(cell, weights, x, h, **masks):
 def per_edge(cell, units, kernels):
     """Slices the layer's kernels into the weights of `reference_step`.
 
-    `kernels` are W0 and then those of the nodes that have edges, as in `layer.weights`. Columns
-    of W0: c, then g. Columns of a node's kernel: c of all its edges, in the order of the nodes
+    `kernels` are W0's rows for x, those for h, and then the kernels of the nodes that have edges,
+    as in `layer.weights`. Columns of W0: c, then g. Columns of a node's kernel: c of all its edges, in the order of the nodes
     that they lead to, then g of all its edges in the same order.
     """
     kernels = [np.asarray(kernel, "float64") for kernel in kernels]
-    weights = {"input": np.split(kernels[0], 2, axis=1)}
+    weights = {"input": np.split(np.concatenate(kernels[:2]), 2, axis=1)}
     edges = sorted(cell.live_edges)
     nodes = sorted({i for i, _ in edges})
-    for i, kernel in zip(nodes, kernels[1:], strict=True):
+    for i, kernel in zip(nodes, kernels[2:], strict=True):
         successors = [j for source, j in edges if source == i]
         assert kernel.shape == (units, 2 * units * len(successors))
         blocks = np.split(kernel, 2 * len(successors), axis=1)
@@ -310,7 +310,8 @@ def test_keras_file_round_trip(tmp_path):
 def test_weights_begin_uniform_within_the_inverse_root_of_the_units():
     layer = keras.layers.RNN(ShrinkRNNCell(CHAIN, 64))
     layer.build((1, 1, 40))
-    assert [w.shape for w in layer.get_weights()] == [(104, 128), (64, 128)]
+    assert [w.shape for w in layer.get_weights()] == [(40, 128), (64, 128), (64, 128)]
+    assert not np.array_equal(*layer.get_weights()[1:])
     for values in layer.get_weights():
         assert 0.99 / 8 < np.abs(values).max() <= 1 / 8
         assert abs(values.mean()) < 0.01

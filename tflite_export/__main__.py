@@ -110,8 +110,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _convert(options: argparse.Namespace) -> int:
     data = options.representative_data
+    model = load_model(options.model)
+    if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
+        raise ValueError(
+            f"{options.model}: has {len(model.inputs)} inputs, --representative-data an array for "
+            "one; convert it in Python with tflite_export.convert, whose representative_data can "
+            "be a dict"
+        )
     path = convert(
-        load_model(options.model),
+        model,
         options.path,
         options.quantization,
         representative_data=None if data is None else _load_array(data),

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
+from tflite_export.calibration import check_no_loop, input_structure, representative_batches
 from tflite_export.runtime import native_output_silenced
 
 if TYPE_CHECKING:
     import keras
+
+_UNKNOWN_CLASS = re.compile(r"Could not locate (?:class|function|module) '(?P<name>\w+)'")
 
 Quantization = Literal["float32", "float16", "dynamic", "int8"]
 
@@ -41,7 +41,9 @@ def convert(
             has at least 1,024, and float activations); "int8" (8-bit integers throughout).
         representative_data: For "int8", from which the ranges of activations are measured: an
             array (n, ...) of samples as the model takes them, or a finite iterable of such
-            batches, such as a ``tf.data.Dataset``, with or without labels. Some 100 samples do.
+            batches, such as a ``tf.data.Dataset``, with or without labels. For a model of several
+            inputs, a dict of arrays by the inputs' names in the place of each array. Some 100
+            samples do.
         batch_size: The number of samples that the file takes at a time.
 
     Returns:
@@ -75,14 +77,15 @@ def convert(
         lambda tensor: keras.InputSpec(
             shape=(batch_size, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
         ),
-        # A Sequential has one input, and no structure of it until it is first called.
-        model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
+        input_structure(model),
     )
     # A folder of its own rather than a temporary file, which would be readable by its owner only.
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
         try:
-            with native_output_silenced():
+            with native_output_silenced(), warnings.catch_warnings():
+                # The converter itself makes one, to see the order of the inputs.
+                warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
                 model.export(
                     unfinished,
                     format="litert",
@@ -123,8 +126,21 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
             return keras.saving.load_model(path, compile=False)
         # A damaged file is a zip, HDF5, JSON, key or value error, depending on where.
         except Exception as error:
+            unknown = _UNKNOWN_CLASS.search(str(error))
+            if unknown:
+                raise ValueError(
+                    f"{path}: needs {unknown['name']!r}, which Keras does not know yet; import "
+                    f"{_module_of(unknown['name'], str(error))} before you load the model"
+                ) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{path}: not a Keras model that can be loaded: {reason}") from error
+
+
+def _module_of(class_name: str, message: str) -> str:
+    """The module that defines a class, where Keras's message has it."""
+    module = re.search(rf"'module': '([\w.]+)', 'class_name': '{class_name}'", message)
+    known = module and module[1] not in ("__main__", "builtins")
+    return module[1] if module and known else "the library that defines it"
 
 
 def _checked_path(path: str | os.PathLike[str]) -> Path:
@@ -173,66 +189,16 @@ def _converter_options(
     if quantization == "float16":
         target["supported_types"] = [tf.float16]
     if quantization == "int8":
-        batches = _representative_batches(model, representative_data, batch_size)
-        _check_no_loop(model, batches[0])
-
-        def representative_dataset() -> Iterator[list[npt.NDArray[Any]]]:
-            return ([batch] for batch in batches)
+        batches = representative_batches(model, representative_data, batch_size)
+        check_no_loop(model, batches[0])
 
         # Operators without an 8-bit kernel are an error now, instead of staying float.
         target["supported_ops"] = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        options["representative_dataset"] = representative_dataset
-    return options
-
-
-def _representative_batches(model: keras.Model, data: Any, batch_size: int) -> npt.NDArray[Any]:
-    """Checks the data and cuts it to the file's batch: (batches, batch_size, ...)."""
-    if data is None:
-        raise ValueError("representative_data is missing; int8 needs samples to measure ranges")
-    if len(model.inputs) != 1:
-        raise ValueError(f"model has {len(model.inputs)} inputs; int8 needs a model of one")
-    if not isinstance(data, Iterable):
-        raise TypeError(f"representative_data must be arrays, not {type(data).__name__}")
-    # -1 is tf.data.INFINITE_CARDINALITY: the loop below would never end.
-    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
-        raise ValueError("representative_data never ends; take(n) batches of it")
-    parts = []
-    for part in [data] if hasattr(data, "shape") else data:
-        part = part[0] if isinstance(part, tuple) else part
-        parts.append(np.asarray(part.numpy() if hasattr(part, "numpy") else part))
-    (tensor,) = model.inputs
-    for part in parts:
-        if part.shape[1:] != tuple(tensor.shape[1:]) or part.ndim == 0:
-            raise ValueError(
-                f"representative_data has shape {part.shape}, but the model takes {tensor.shape}"
-            )
-        if part.dtype.kind not in ("iu" if "int" in tensor.dtype else "fiub"):
-            raise ValueError(
-                f"representative_data is {part.dtype}, but the model takes {tensor.dtype}"
-            )
-        if not np.isfinite(part).all():
-            raise ValueError("representative_data holds NaN or infinity")
-    samples = np.concatenate(parts).astype(tensor.dtype) if parts else np.empty(0)
-    if not len(samples):
-        raise ValueError("representative_data holds no sample")
-    # Samples from the start fill up the last batch: twice the same does not change a range.
-    count = -(-len(samples) // batch_size) * batch_size
-    return samples[np.arange(count) % len(samples)].reshape(-1, batch_size, *samples.shape[1:])
-
-
-def _check_no_loop(model: keras.Model, batch: npt.NDArray[Any]) -> None:
-    """Raises ValueError for a model with a loop, on which int8 calibration ends the process."""
-    import tensorflow as tf
-
-    function = tf.function(lambda inputs: model(inputs, training=False))
-    specification = tf.TensorSpec(batch.shape, batch.dtype)
-    graph = function.get_concrete_function(specification).graph.as_graph_def()
-    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
-    if any(node.op in ("While", "StatelessWhile") for node in nodes):
-        raise ValueError(
-            "model runs a loop, which TensorFlow Lite cannot convert to int8; build its recurrent "
-            "layers with unroll=True"
+        # By name the converter finds the order of several inputs, which is its own.
+        options["representative_dataset"] = lambda: (
+            batch if len(batch) > 1 else list(batch.values()) for batch in batches
         )
+    return options
 
 
 def _why(error: Exception) -> str:

@@ -14,6 +14,7 @@ from tflite_export.flatbuffer import quantization
 from tflite_export.latency import Latency, benchmark
 from tflite_export.macs import count_macs
 from tflite_export.verify import Agreement, verify
+from tflite_export.verify_language import TextAgreement, verify_language_model
 
 if TYPE_CHECKING:
     import keras
@@ -27,7 +28,8 @@ class Check:
     Attributes:
         path: The file.
         quantization: What the file holds: "float32", "float16", "dynamic", "int8" or "mixed".
-        model_macs: Multiply-accumulates of the model for one sample; None if not known.
+        model_macs: Multiply-accumulates of the model for one sample, which for a language model
+            is a token; None if not known.
         file_macs: Multiply-accumulates counted in the file for one sample (1 MAC = 2 FLOPs).
         num_bytes: The file's size.
         agreement: Its outputs against the model's.
@@ -39,7 +41,7 @@ class Check:
     model_macs: int | None
     file_macs: int
     num_bytes: int
-    agreement: Agreement
+    agreement: Agreement | TextAgreement
     latencies: tuple[Latency, ...]
 
     @property
@@ -73,6 +75,41 @@ def check(
         TypeError: ``model`` is not a ``keras.Model``.
         ValueError: As ``count_macs``, ``verify`` and ``benchmark`` raise it.
     """
+    return _check(path, verify(model, path, inputs, labels), model_macs, threads)
+
+
+def check_language_model(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    tokens: npt.ArrayLike,
+    model_macs: int | None = None,
+    threads: Sequence[int] = (1, 2),
+) -> Check:
+    """Counts, verifies and measures a language model's file.
+
+    Args:
+        model: The Keras model that the file was converted from.
+        path: The ``.tflite`` file.
+        tokens: A text, see ``verify_language_model``; both continue its first 20 tokens by 50.
+        model_macs: Multiply-accumulates of the model for one token, to hold the file against.
+        threads: The numbers of threads to measure the latency at.
+
+    Returns:
+        The results. The latencies are those of one token.
+
+    Raises:
+        TypeError: ``model`` is not a ``keras.Model``.
+        ValueError: As ``count_macs``, ``verify_language_model`` and ``benchmark`` raise it.
+    """
+    return _check(path, verify_language_model(model, path, tokens), model_macs, threads)
+
+
+def _check(
+    path: str | os.PathLike[str],
+    agreement: Agreement | TextAgreement,
+    model_macs: int | None,
+    threads: Sequence[int],
+) -> Check:
     path = Path(path)
     return Check(
         path=path,
@@ -80,7 +117,7 @@ def check(
         model_macs=model_macs,
         file_macs=count_macs(path),
         num_bytes=path.stat().st_size,
-        agreement=verify(model, path, inputs, labels),
+        agreement=agreement,
         latencies=tuple(benchmark(path, num_threads) for num_threads in threads),
     )
 
@@ -98,9 +135,11 @@ def render_table(checks: Sequence[Check]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    texts = [isinstance(one.agreement, TextAgreement) for one in checks]
+    sample = "token" if all(texts) else "sample or token" if any(texts) else "sample"
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="MACs: multiply-accumulates for one sample (1 MAC = 2 FLOPs)",
+        caption=f"MACs: multiply-accumulates for one {sample} (1 MAC = 2 FLOPs)",
         caption_justify="left",
     )
     table.add_column("file", no_wrap=True)
@@ -116,14 +155,30 @@ def render_table(checks: Sequence[Check]) -> Table:
     add_row("MACs in file", lambda one: f"{one.file_macs:,}")
     add_row("MACs equal", lambda one: {None: "?", True: "yes", False: "NO"}[one.macs_equal])
     add_row("bytes", lambda one: f"{one.num_bytes:,}")
-    add_row("same argmax", lambda one: f"{one.agreement.argmax_agreement:.4f}")
-    add_row("model accuracy", lambda one: _or_unknown(one.agreement.model_accuracy, ".4f"))
-    add_row("file accuracy", lambda one: _or_unknown(one.agreement.file_accuracy, ".4f"))
+    agreements = [_agreement_cells(one.agreement) for one in checks]
+    # The rows of all files, in the order of the first that has them.
+    for heading in dict.fromkeys(heading for cells in agreements for heading in cells):
+        table.add_row(heading, *(cells.get(heading, "") for cells in agreements))
     for latencies in zip(*(one.latencies for one in checks), strict=True):
         threads = f"{latencies[0].num_threads} thread" + "s" * (latencies[0].num_threads > 1)
         table.add_row(f"median ms, {threads}", *(f"{one.median_ms:.3f}" for one in latencies))
         table.add_row(f"p95 ms, {threads}", *(f"{one.p95_ms:.3f}" for one in latencies))
     return table
+
+
+def _agreement_cells(agreement: Agreement | TextAgreement) -> dict[str, str]:
+    """Cells by the headings of their rows."""
+    cells = {"same argmax": f"{agreement.argmax_agreement:.4f}"}
+    if isinstance(agreement, TextAgreement):
+        return cells | {
+            "same continuation": f"{agreement.continuation_agreement:.4f}",
+            "model perplexity": f"{agreement.model_perplexity:,.2f}",
+            "file perplexity": f"{agreement.file_perplexity:,.2f}",
+        }
+    return cells | {
+        "model accuracy": _or_unknown(agreement.model_accuracy, ".4f"),
+        "file accuracy": _or_unknown(agreement.file_accuracy, ".4f"),
+    }
 
 
 def _or_unknown(value: float | None, format_: str) -> str:

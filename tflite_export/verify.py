@@ -97,7 +97,7 @@ def verify(
     if [len(details) for details in tensors] != [1, 1]:
         raise ValueError(
             f"{path}: has {len(tensors[0])} inputs and {len(tensors[1])} outputs; "
-            "verify compares files of one each"
+            "verify compares files of one each, verify_language_model those of language models"
         )
     if samples.dtype.kind == "f" and _takes_integers(tensors[0][0]):
         raise ValueError(f"inputs must be integers for {path}, not {samples.dtype}")
