@@ -97,7 +97,7 @@ def _train(
     cell: kas.Cell, data: Any, path: Path, dataset: str, recipe: Any, width: float, seed: int
 ) -> dict[str, Any]:
     """The facts of a training."""
-    from keras_autoshrink.pipeline import train_and_save
+    from keras_autoshrink.image_pipeline import train_and_save
     from keras_autoshrink.runs import read_facts
 
     started = time.monotonic()

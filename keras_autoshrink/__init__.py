@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_autoshrink.applications import ShrinkCNN, width_for_macs
-    from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
+    from keras_autoshrink.cell import SHRINKCNN_CELL, SHRINKRNN_CELL, Cell
     from keras_autoshrink.costs import count_macs, count_params
     from keras_autoshrink.datasets import load_images
     from keras_autoshrink.hypermodels import CNNCellHyperModel
+    from keras_autoshrink.language_hypermodel import RNNCellHyperModel
+    from keras_autoshrink.language_models import ShrinkRNN, step_model
     from keras_autoshrink.operations import register_operation
     from keras_autoshrink.oracle import AutoShrinkOracle
     from keras_autoshrink.recipes import RECIPES, Recipe
+    from keras_autoshrink.recurrent import ShrinkRNNCell
     from keras_autoshrink.report import plot_cell, plot_trajectory
-    from keras_autoshrink.score import AccuracyScore
+    from keras_autoshrink.score import AccuracyScore, PerplexityScore
     from keras_autoshrink.search_space import declare_cell
+    from keras_autoshrink.text_data import load_text
+    from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
+    from keras_autoshrink.text_training import train_language_model
     from keras_autoshrink.training import train_network
     from keras_autoshrink.tuner import AutoShrink
 
@@ -28,20 +34,30 @@ __version__ = "0.1.0"
 __all__ = [
     "RECIPES",
     "SHRINKCNN_CELL",
+    "SHRINKRNN_CELL",
+    "TEXT_RECIPES",
     "AccuracyScore",
     "AutoShrink",
     "AutoShrinkOracle",
     "CNNCellHyperModel",
     "Cell",
+    "PerplexityScore",
+    "RNNCellHyperModel",
     "Recipe",
     "ShrinkCNN",
+    "ShrinkRNN",
+    "ShrinkRNNCell",
+    "TextRecipe",
     "count_macs",
     "count_params",
     "declare_cell",
     "load_images",
+    "load_text",
     "plot_cell",
     "plot_trajectory",
     "register_operation",
+    "step_model",
+    "train_language_model",
     "train_network",
     "width_for_macs",
 ]
@@ -49,20 +65,30 @@ __all__ = [
 _HOME = {
     "RECIPES": "recipes",
     "SHRINKCNN_CELL": "cell",
+    "SHRINKRNN_CELL": "cell",
+    "TEXT_RECIPES": "text_recipes",
     "AccuracyScore": "score",
     "AutoShrink": "tuner",
     "AutoShrinkOracle": "oracle",
     "CNNCellHyperModel": "hypermodels",
     "Cell": "cell",
+    "PerplexityScore": "score",
+    "RNNCellHyperModel": "language_hypermodel",
     "Recipe": "recipes",
     "ShrinkCNN": "applications",
+    "ShrinkRNN": "language_models",
+    "ShrinkRNNCell": "recurrent",
+    "TextRecipe": "text_recipes",
     "count_macs": "costs",
     "count_params": "costs",
     "declare_cell": "search_space",
     "load_images": "datasets",
+    "load_text": "text_data",
     "plot_cell": "report",
     "plot_trajectory": "report",
     "register_operation": "operations",
+    "step_model": "language_models",
+    "train_language_model": "text_training",
     "train_network": "training",
     "width_for_macs": "applications",
 }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 from keras_autoshrink import __version__
+from keras_autoshrink.argument_types import count, positive, rate
 from tflite_export.command_line import Parser
 
 PROGRAM = "autoshrink"
@@ -16,6 +16,7 @@ _EXAMPLES = {
     "search": "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10",
     "train": "autoshrink train runs/digits --epochs 30 --output digits.keras",
     "export": "autoshrink export digits.keras --quantization float32 int8",
+    "generate": "autoshrink generate lm.float32.tflite 'the exception is'",
     "show": "autoshrink show runs/digits --picture cell.png",
 }
 
@@ -39,17 +40,30 @@ def build_parser() -> argparse.ArgumentParser:
             epilog=f"example: {_EXAMPLES[name]}",
         )
 
-    demo = command("demo", "search, train, export and check on handwritten digits")
+    demo = command("demo", "search, train, export and check, on handwritten digits or a text")
+    demo.add_argument(
+        "--task",
+        choices=("images", "text"),
+        default="images",
+        help="'text' takes Python's own documentation (default: images)",
+    )
     demo.add_argument("--directory", type=Path, default=Path("demo"), help="where to put it all")
     demo.add_argument("--overwrite", action="store_true", help="delete an earlier demo there")
     _add_seed(demo)
 
     search = command("search", "find a cell")
+    search.add_argument(
+        "--task",
+        choices=("images", "text"),
+        default="images",
+        help="a cell of convolutions, or a recurrent one of a language model (default: images)",
+    )
     _add_data(search, "digits")
+    _add_text(search, "all that occur")
     _add_seed(search)
     search.add_argument(
         "--proxy-images",
-        type=_positive,
+        type=positive,
         nargs=2,
         metavar=("TRAIN", "VALIDATION"),
         help="how many images to train candidates on, and to score them on, as many of each class "
@@ -59,10 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--project-name", help="this search's folder; by default the data set's")
     search.add_argument("--overwrite", action="store_true", help="delete the search in it")
     search.add_argument(
-        "--nodes", type=_positive, default=8, help="nodes of the complete cell (default: 8)"
+        "--nodes", type=positive, help="nodes of the complete cell (default: 8; of texts 6)"
     )
     search.add_argument(
-        "--candidates", type=_positive, default=10, help="edges tried in a round (default: 10)"
+        "--candidates", type=positive, default=10, help="edges tried in a round (default: 10)"
     )
     search.add_argument(
         "--keep-fraction",
@@ -71,24 +85,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="share of the edges at which to stop (default: 0.01)",
     )
     search.add_argument(
-        "--epochs", type=_positive, default=20, help="most epochs of a candidate (default: 20)"
+        "--epochs", type=positive, help="most epochs of a candidate (default: 20; of texts 10)"
+    )
+    search.add_argument("--filters", type=positive, help="filters of the first stage (default: 16)")
+    search.add_argument("--stem-filters", type=positive, help="filters of the stem (default: 32)")
+    search.add_argument(
+        "--units", type=positive, help="of a text: size of the state (default: 100)"
     )
     search.add_argument(
-        "--filters", type=_positive, default=16, help="filters of the first stage (default: 16)"
+        "--steps", type=positive, help="of a text: tokens in a window (default: 35)"
     )
     search.add_argument(
-        "--stem-filters", type=_positive, default=32, help="filters of the stem (default: 32)"
+        "--batch-size",
+        type=positive,
+        default=128,
+        help="images, or windows of text, in a step (default: 128)",
     )
     search.add_argument(
-        "--batch-size", type=_positive, default=128, help="images in a step (default: 128)"
-    )
-    search.add_argument(
-        "--learning-rate", type=_rate, default=4e-3, help="of Adam (default: 0.004)"
+        "--learning-rate", type=rate, help="of Adam (default: 0.004), of texts SGD (default: 20)"
     )
     search.add_argument(
         "--mac-weight",
         type=float,
-        default=0.1,
         help="validation accuracy that ten times the multiply-accumulates have to buy "
         "(default: 0.1)",
     )
@@ -97,19 +115,28 @@ def build_parser() -> argparse.ArgumentParser:
     train = command("train", "train a network of a cell in full")
     _add_cell(train)
     _add_data(train, "that of the search")
+    _add_text(train, "that of the search")
     _add_seed(train, "of the initial weights; the data are split as the search split them")
     train.add_argument(
         "--recipe",
-        choices=("plain", "cifar10", "imagenet"),
-        help="how to train: 'plain' (Adam, images as they are), 'cifar10' (SGD, random crop, flip, "
-        "cutout) or 'imagenet' (as published); by default that of the data set, else 'plain'",
+        choices=("plain", "cifar10", "imagenet", "small", "ptb"),
+        help="how to train: images 'plain' (Adam, images as they are), 'cifar10' (SGD, random "
+        "crop, flip, cutout) or 'imagenet' (as published), by default that of the data set, else "
+        "'plain'; texts 'small' (the default) or 'ptb' (as published)",
     )
-    train.add_argument("--epochs", type=_positive, help="by default the recipe's: 30, 200, 300")
+    train.add_argument("--epochs", type=positive, help="by default the recipe's")
     train.add_argument(
-        "--batch-size", type=_positive, help="images in a step (by default the recipe's)"
+        "--units",
+        type=positive,
+        help="of a text: size of the state (default: 200, with --recipe ptb 745)",
     )
     train.add_argument(
-        "--learning-rate", type=_rate, help="at the first step (by default the recipe's)"
+        "--batch-size",
+        type=positive,
+        help="images, or windows of text, in a step (by default the recipe's)",
+    )
+    train.add_argument(
+        "--learning-rate", type=rate, help="at the first step (by default the recipe's)"
     )
     train.add_argument(
         "--label-smoothing", type=float, metavar="SHARE", help="by default the recipe's"
@@ -120,29 +147,25 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MOMENTUM",
         help="take the moving average of the weights, such as 0.999 (by default the recipe's)",
     )
-    train.add_argument(
-        "--activation", choices=("relu", "swish"), default="relu", help="(default: relu)"
-    )
+    train.add_argument("--activation", choices=("relu", "swish"), help="(default: relu)")
     train.add_argument(
         "--precision",
         choices=("float32", "mixed_float16", "mixed_bfloat16"),
-        default="float32",
         help="of the computation; the trained model is float32 (default: float32)",
     )
     train.add_argument(
         "--strategy",
         choices=("none", "mirrored", "multiworker"),
-        default="none",
         help="'mirrored' trains on all GPUs of this machine, 'multiworker' on those of all "
         "machines that TF_CONFIG names; they have to see the folder of the output "
         "(default: none)",
     )
     train.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard")
     size = train.add_mutually_exclusive_group()
-    size.add_argument("--width", type=_rate, default=1.0, help="width multiplier (default: 1.0)")
+    size.add_argument("--width", type=rate, help="width multiplier (default: 1.0)")
     size.add_argument(
         "--target-macs",
-        type=_count,
+        type=count,
         metavar="N",
         help="take the largest width whose multiply-accumulates for one image are at most N, "
         "such as 300M",
@@ -169,6 +192,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--output-dir", type=Path, help="by default the model's folder")
 
+    generate = command("generate", "continue a text with a language model's .tflite file")
+    generate.add_argument("model", type=Path, metavar="MODEL.tflite")
+    generate.add_argument(
+        "prompt", metavar="TEXT", help="what to continue, words divided by spaces"
+    )
+    generate.add_argument(
+        "--words", type=positive, default=20, help="how many words to add (default: 20)"
+    )
+    generate.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE.txt",
+        help="the words, one a line (default: the .vocabulary.txt beside the model)",
+    )
+
     show = command("show", "draw and describe a cell or a search")
     _add_cell(show)
     show.add_argument("--picture", type=Path, metavar="FILE.png", help="save the cell's picture")
@@ -179,7 +217,8 @@ def _add_cell(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "cell",
         metavar="CELL",
-        help="a search's folder, a cell's .json file, or 'shrinkcnn' for the published cell",
+        help="a search's folder, a cell's .json file, or 'shrinkcnn' or 'shrinkrnn' for the "
+        "published cells",
     )
 
 
@@ -190,10 +229,15 @@ def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
         "folder of images for each class; to train, also 'imagenet2012', or a folder with two such "
         f"folders, 'train' and 'val' (default: {default})",
     )
-    parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps its data")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="where tensorflow-datasets keeps its data; of a text, the folder with its train.txt, "
+        "valid.txt and test.txt (by default Python's own documentation)",
+    )
     parser.add_argument(
         "--image-size",
-        type=_positive,
+        type=positive,
         help="pixels to which images from files are resized, in RGB (default: 32; of "
         "'imagenet2012' and 'train' and 'val' 224)",
     )
@@ -205,29 +249,9 @@ def _add_seed(
     parser.add_argument("--seed", type=int, default=0, help=f"{what} (default: 0)")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
-    return number
-
-
-def _count(text: str) -> int:
-    """A number such as 300M."""
-    factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper())
-    try:
-        number = float(text[:-1]) * factor if factor else float(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
-    return round(number)
+def _add_text(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--vocabulary-size",
+        type=positive,
+        help=f"of a text: how many words to keep, the most frequent (default: {default})",
+    )

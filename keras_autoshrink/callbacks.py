@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import keras
 import keras_tuner
@@ -16,20 +17,24 @@ class ScoreCallback(keras.callbacks.Callback):
 
     Args:
         score: callable `score(logs, macs)`.
+        count_macs: callable `count_macs(model)`, where the unit is not what the model takes at a
+            time, but one token of it.
 
     Raises:
         keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs.
-        keras_tuner.errors.FailedTrialError: the score or a loss is not a finite number.
+        keras_tuner.errors.FailedTrialError: the score, a loss or the metric behind the score is
+            not a finite number.
     """
 
-    def __init__(self, score: Score) -> None:
+    def __init__(self, score: Score, count_macs: Callable[[keras.Model], int] = count_macs) -> None:
         super().__init__()
         self.score = score
+        self.count_macs = count_macs
         self.costs: dict[str, int] = {}
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Counts what the network costs."""
-        self.costs = {"macs": count_macs(self.model), "params": count_params(self.model)}
+        self.costs = {"macs": self.count_macs(self.model), "params": count_params(self.model)}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Adds to `logs`, which the callbacks after this one and the history see."""
@@ -42,7 +47,8 @@ class ScoreCallback(keras.callbacks.Callback):
                 f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
                 "metric to compile(); it is needed at every epoch"
             ) from error
-        diverged = [n for n in ("loss", "val_loss") if not math.isfinite(logs.get(n, 0))]
+        watched = ("loss", "val_loss", getattr(self.score, "objective", "loss"))
+        diverged = [name for name in watched if not math.isfinite(logs.get(name, 0))]
         if diverged:
             raise keras_tuner.errors.FailedTrialError(
                 f"the {diverged[0]} of epoch {epoch + 1} is {logs[diverged[0]]}"

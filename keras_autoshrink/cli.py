@@ -34,10 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Each candidate is a graph of its own: TensorFlow would warn of its being traced.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         with native_output_silenced():  # TensorFlow announces its devices when it is imported
-            from keras_autoshrink import commands, demo
-
-        module = demo if options.command == "demo" else commands
-        run: Callable[[argparse.Namespace], int] = getattr(module, options.command)
+            run = _command(options.command)
         return run(options)
     except (ValueError, TypeError, OSError) as error:
         fail(PROGRAM, str(error), 2)
@@ -50,6 +47,18 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         # Whatever TensorFlow and Keras raise of their own: still one line for the user.
         fail(PROGRAM, f"{type(error).__name__}: {error}", 1)
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    """The function of a subcommand, with no more loaded than it takes."""
+    if name == "generate":  # with LiteRT alone, as on a phone
+        from keras_autoshrink.generation import generate
+
+        return generate
+    from keras_autoshrink import commands
+
+    run: Callable[[argparse.Namespace], int] = getattr(commands, name)
+    return run
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the subcommands of `autoshrink` do; each takes its options and returns an exit status."""
+"""What the subcommands of `autoshrink` do with images."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
 from rich.console import Console
-from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import pipeline, report, runs
+from keras_autoshrink import image_pipeline, pipeline, runs
 from keras_autoshrink.applications import width_for_macs
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.datasets import BUILT_IN, is_streamed, load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.recipes import RECIPES, Recipe, default_recipe
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.splits import ImageData
 from keras_autoshrink.training import architecture
-from keras_autoshrink.tuner import AutoShrink
 
 if TYPE_CHECKING:
     from keras_autoshrink.streams import ImageStreams
@@ -35,7 +35,6 @@ def search(options: argparse.Namespace) -> int:
     source = _source(options, {"split_seed": options.seed})
     proxy = tuple(options.proxy_images) if options.proxy_images else None
     data = _load(source, options, "search", proxy)
-    folder = options.directory / (options.project_name or Path(source["dataset"]).resolve().stem)
     hypermodel = CNNCellHyperModel(
         input_shape=data.input_shape,
         classes=len(data.class_names),
@@ -51,59 +50,35 @@ def search(options: argparse.Namespace) -> int:
         "epochs": options.epochs,
         "proxy": [len(data.train), len(data.validation or ())],
     }
-    if not options.overwrite:
-        runs.check_settings(folder, settings)
-    tuner = AutoShrink(
+    validation = (data.validation.x, data.validation.y)
+    pipeline.search_and_report(
         hypermodel,
-        score=AccuracyScore(options.mac_weight),
-        num_candidates=options.candidates,
-        keep_fraction=options.keep_fraction,
-        seed=options.seed,
-        directory=options.directory,
-        project_name=options.project_name or folder.name,
-        overwrite=options.overwrite,
+        AccuracyScore(options.mac_weight),
+        options,
+        Path(source["dataset"]).resolve().stem,
+        settings,
+        {"x": data.train.x, "y": data.train.y, "validation_data": validation},
+        image_pipeline.OBJECTIVE,
     )
-    runs.write_settings(folder, settings)
-    tuner.search(
-        data.train.x,
-        data.train.y,
-        validation_data=(data.validation.x, data.validation.y),
-        epochs=options.epochs,
-        verbose=0 if options.quiet else 1,
-    )
-    pipeline.print_table(report.trajectory_table(tuner.trajectory(), pipeline.OBJECTIVE))
-    for path in runs.write_results(folder, pipeline.OBJECTIVE):
-        _console.print(f"wrote {path}")
     return 0
 
 
-def train(options: argparse.Namespace) -> int:
-    """Trains a network of a cell in full."""
+def train(options: argparse.Namespace, cell: Cell) -> int:
+    """Trains a ShrinkCNN of a cell in full."""
     from keras_autoshrink import distribution
 
-    if options.output.suffix != ".keras":
-        raise ValueError(f"--output {options.output}: must end in .keras")
-    if options.output.is_dir():
-        raise ValueError(f"--output {options.output}: is a folder")
-    if options.tensorboard and options.tensorboard.is_file():
-        raise ValueError(f"--tensorboard {options.tensorboard}: is a file; give a folder")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
-    cell = runs.read_cell(Path(options.cell))
     # Before all else of TensorFlow: several workers have to find each other at its start.
     strategy = distribution.create_strategy(options.strategy)
     # The split of the search, or else its validation images could end up in the test.
-    source = _source(options, {} if options.cell == runs.PUBLISHED else _settings(options.cell))
+    source = _source(options, runs.settings_of(options.cell))
     recipe = _recipe(options, source["dataset"])
     data = _training_data(source, options)
-    if Path(options.cell).is_dir() and not runs.read_search(Path(options.cell)).done:
-        _console.print(f"The search in {options.cell} has not ended: taking its best cell so far")
     width = options.width
     if options.target_macs:
         width = width_for_macs(options.target_macs, cell, **architecture(data))
         _console.print(f"width {width} fits into {options.target_macs:,} MACs")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    pipeline.train_and_save(
+    image_pipeline.train_and_save(
         cell,
         data,
         options.output,
@@ -121,10 +96,8 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def export(options: argparse.Namespace) -> int:
+def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]) -> int:
     """Converts a trained model and checks what came of it."""
-    model = tflite_export.load_model(options.model)
-    facts = runs.read_facts(options.model)
     source = _source(options, facts)
     data = _training_data(source, options)
     if not isinstance(data, ImageData):
@@ -140,48 +113,11 @@ def export(options: argparse.Namespace) -> int:
         )
     folder = options.output_dir or options.model.parent
     folder.mkdir(parents=True, exist_ok=True)
-    checks = pipeline.export_and_check(
+    checks = image_pipeline.export_and_check(
         model, data, folder / options.model.stem, options.quantization
     )
     pipeline.print_table(tflite_export.render_table(checks))
     return pipeline.report_checks(checks)
-
-
-def show(options: argparse.Namespace) -> int:
-    """Draws and describes a cell or a search."""
-    picture = options.picture
-    if picture and (picture.suffix not in (".png", ".svg", ".pdf") or picture.is_dir()):
-        raise ValueError(f"--picture {picture}: expected a file that ends in .png, .svg or .pdf")
-    if picture and not picture.parent.is_dir():
-        raise ValueError(f"--picture {picture}: its folder does not exist")
-    folder = Path(options.cell)
-    if folder.is_dir():
-        searched = runs.read_search(folder)
-        pipeline.print_table(report.trajectory_table(searched.trajectory()))
-        if searched.error:
-            _console.print(f"This search failed: {searched.error}")
-        elif not searched.done:
-            _console.print(
-                f"This search is in round {searched.round.number}: chosen is the best so far."
-            )
-    cell = runs.read_cell(Path(options.cell))
-    table = Table(title=f"cell with {len(cell.edges)} edges")
-    for heading in ("node", "op", "inputs", ""):
-        table.add_column(heading)
-    for node, op in enumerate(cell.ops):
-        inputs = ", ".join(map(str, cell.predecessors(node))) or "-"
-        table.add_row(str(node), op, inputs, "leaf" if node in cell.leaves else "")
-    pipeline.print_table(table)
-    if picture:
-        report.plot_cell(cell, picture)
-        _console.print(f"wrote {picture}")
-    return 0
-
-
-def _settings(cell: str) -> dict[str, Any]:
-    """The settings of the search that a cell comes from, if it lies in one's folder."""
-    path = Path(cell)
-    return runs.read_settings(path if path.is_dir() else path.parent)
 
 
 def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import pipeline, report, runs
+from keras_autoshrink import image_pipeline, pipeline, report, runs
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.datasets import load_images
@@ -58,10 +58,10 @@ def demo(options: argparse.Namespace) -> int:
         validation_data=(data.validation.x, data.validation.y),
         epochs=_SEARCH_EPOCHS,
     )
-    pipeline.print_table(report.trajectory_table(tuner.trajectory(), pipeline.OBJECTIVE))
+    pipeline.print_table(report.trajectory_table(tuner.trajectory(), image_pipeline.OBJECTIVE))
     pictures = [
         path
-        for path in runs.write_results(folder / "search", pipeline.OBJECTIVE)
+        for path in runs.write_results(folder / "search", image_pipeline.OBJECTIVE)
         if path.suffix == ".png"
     ]
 
@@ -73,7 +73,7 @@ def demo(options: argparse.Namespace) -> int:
     source = {"dataset": "digits", "split_seed": options.seed}
     cells: dict[str, Cell] = {"found": tuner.best_cell(), "complete": hypermodel.cell}
     models = {
-        name: pipeline.train_and_save(
+        name: image_pipeline.train_and_save(
             cell,
             data,
             folder / f"{name}.keras",
@@ -87,7 +87,7 @@ def demo(options: argparse.Namespace) -> int:
 
     console.rule("3. Export and checks")
     checks = {
-        name: pipeline.export_and_check(model, data, folder / name, ["float32", "int8"])
+        name: image_pipeline.export_and_check(model, data, folder / name, ["float32", "int8"])
         for name, model in models.items()
     }
     all_checks = [check for of_one in checks.values() for check in of_one]

@@ -190,7 +190,7 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        caption="MACs: multiply-accumulates for one sample (1 MAC = 2 FLOPs)",
+        caption="MACs: multiply-accumulates for one image or token (1 MAC = 2 FLOPs)",
         caption_justify="left",
     )
     for heading in ("round", "removed", "edges", "score", objective, "MACs", "params", "trained"):

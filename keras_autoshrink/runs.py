@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from keras_autoshrink import files, report
-from keras_autoshrink.cell import INPUT, SHRINKCNN_CELL, Cell, declare_operation
+from keras_autoshrink.cell import (
+    INPUT,
+    RNN_OPERATIONS,
+    SHRINKCNN_CELL,
+    SHRINKRNN_CELL,
+    Cell,
+    declare_operation,
+)
 from keras_autoshrink.shrink import ShrinkSearch
 
-PUBLISHED = "shrinkcnn"  # in the place of a path: the published cell
+# What to write in the place of a path for the published cells.
+PUBLISHED = {"shrinkcnn": SHRINKCNN_CELL, "shrinkrnn": SHRINKRNN_CELL}
 
 _SETTINGS = "settings.json"
 
@@ -38,13 +46,13 @@ def read_search(folder: Path) -> ShrinkSearch:
 
 
 def read_cell(path: Path) -> Cell:
-    """The cell in a file, the best one of a search's folder, pruned, or `shrinkcnn`'s.
+    """The cell in a file, the best one of a search's folder, pruned, or a published one.
 
     Raises:
         ValueError: there is neither.
     """
-    if str(path) == PUBLISHED:
-        return SHRINKCNN_CELL
+    if str(path) in PUBLISHED:
+        return PUBLISHED[str(path)]
     if path.is_dir():
         best = read_search(path).best()
         if best is None:
@@ -54,6 +62,21 @@ def read_cell(path: Path) -> Cell:
         return Cell.load(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def task_of(cell: Cell) -> str:
+    """`"text"` for a recurrent cell, else `"images"`."""
+    return "text" if set(cell.ops[1:]) <= set(RNN_OPERATIONS) else "images"
+
+
+def settings_of(cell: str) -> dict[str, Any]:
+    """The settings of the search that a cell comes from, if it lies in one's folder.
+
+    Args:
+        cell: as on the command line, see `read_cell`.
+    """
+    path = Path(cell)
+    return {} if cell in PUBLISHED else read_settings(path if path.is_dir() else path.parent)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -43,3 +43,21 @@ class AccuracyScore:
     def __call__(self, logs: Mapping[str, float], macs: int) -> float:
         """The score of an epoch with the metrics `logs` of a network of `macs` MACs."""
         return logs[self.objective] - self.weight * (math.log10(macs) - 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerplexityScore:
+    """`(200 - val_perplexity) / 4 - (log10(macs) - 6)` (arXiv 1911.09251).
+
+    Ten times the multiply-accumulates for a token have to buy a perplexity lower by 4.
+
+    Example:
+        >>> PerplexityScore()({"val_perplexity": 100.0}, macs=10_000_000)
+        24.0
+    """
+
+    objective: ClassVar[str] = "val_perplexity"
+
+    def __call__(self, logs: Mapping[str, float], macs: int) -> float:
+        """The score of an epoch with the metrics `logs` of a network of `macs` MACs a token."""
+        return (200 - logs[self.objective]) / 4 - (math.log10(macs) - 6)

@@ -18,6 +18,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_autoshrink import files, settings
 from keras_autoshrink.callbacks import ScoreCallback
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.costs import count_macs
 from keras_autoshrink.oracle import AutoShrinkOracle, check_readable
 from keras_autoshrink.progress import SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
@@ -36,7 +37,8 @@ class AutoShrink(keras_tuner.Tuner):
     Args:
         hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
             declares a cell's edges (see `declare_cell`).
-        score: callable `score(logs, macs)` to be maximised; by default `AccuracyScore()`.
+        score: callable `score(logs, macs)` to be maximised; by default the hypermodel's
+            `default_score` if it has one, else `AccuracyScore()`.
         num_candidates: k, how many edges are tried in a round.
         keep_fraction: the share of the initial edges at which the search stops.
         seed: integer, 0 included. Before each candidate the global generators of Python,
@@ -78,7 +80,9 @@ class AutoShrink(keras_tuner.Tuner):
         for argument, instead in _NOT_HERE.items():
             if argument in kwargs:
                 raise TypeError(f"{argument}: not an argument of AutoShrink; {instead}")
-        self.score = AccuracyScore() if score is None else score
+        if score is None:
+            score = getattr(hypermodel, "default_score", AccuracyScore())
+        self.score = score
         if not callable(self.score):
             raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
         self._progress = SearchProgress(verbose=0)
@@ -154,7 +158,8 @@ class AutoShrink(keras_tuner.Tuner):
         seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
         keras.utils.set_random_seed(seed)
         # First of all callbacks: those behind it may look at the score.
-        callbacks = [ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
+        macs = getattr(self.hypermodel, "count_macs", count_macs)
+        callbacks = [ScoreCallback(self.score, macs), *(kwargs.pop("callbacks", None) or ())]
         started = time.monotonic()
         kwargs = {**kwargs, "callbacks": callbacks, "verbose": self._fit_verbose}
         results = super().run_trial(trial, *args, **kwargs)

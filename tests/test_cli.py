@@ -17,7 +17,7 @@ from PIL import Image
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink import commands, demo, pipeline
+from keras_autoshrink import image_commands, image_demo, image_pipeline
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
@@ -157,7 +157,7 @@ def test_training_and_export_take_the_data_of_the_search(run_folder, tmp_path, m
         loaded.append((source, options["seed"]))
         return load_images(source, **options)
 
-    monkeypatch.setattr(commands, "load_images", load)
+    monkeypatch.setattr(image_commands, "load_images", load)
     shutil.copytree(run_folder, tmp_path / "run")
     settings = json.loads((run_folder / "settings.json").read_text())
     (tmp_path / "run" / "settings.json").write_text(json.dumps({**settings, "split_seed": 7}))
@@ -209,9 +209,9 @@ def test_other_data_than_those_of_the_search_have_sizes_of_their_own(tmp_path):
     options = argparse.Namespace(dataset=str(tmp_path), image_size=None)
     recorded = {"dataset": "cifar10", "image_size": 32, "split_seed": 7}
     expected = {"dataset": str(tmp_path), "image_size": 224, "split_seed": 0}
-    assert commands._source(options, recorded) == expected
+    assert image_commands._source(options, recorded) == expected
     options.dataset = None
-    assert commands._source(options, recorded) == recorded
+    assert image_commands._source(options, recorded) == recorded
 
 
 def test_folders_with_train_and_val_are_trained_on_and_exported(tmp_path, monkeypatch, capsys):
@@ -266,7 +266,7 @@ def test_export_ends_with_a_table_of_equal_macs(trained, tmp_path, capsys):
 
 def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatch, capsys):
     # No converter loses MACs on demand: miscount the model instead.
-    monkeypatch.setattr(pipeline, "count_macs", lambda model: kas.count_macs(model) + 1)
+    monkeypatch.setattr(image_pipeline, "count_macs", lambda model: kas.count_macs(model) + 1)
     command = f"export {trained} --dataset digits --output-dir {tmp_path} --quantization float32"
     assert main(command.split()) == 1
     assert "its MACs are not those of the model" in capsys.readouterr().out
@@ -402,7 +402,7 @@ def test_help_shows_an_example(command, capsys):
 def test_the_demo(tmp_path, monkeypatch, capsys):
     recipe = dataclasses.replace(RECIPES["plain"], epochs=4)
     for name, value in (("_NODES", 3), ("_SEARCH_EPOCHS", 1), ("_RECIPE", recipe)):
-        monkeypatch.setattr(demo, name, value)
+        monkeypatch.setattr(image_demo, name, value)
     assert main(["demo", "--directory", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "found / complete" in printed

@@ -11,22 +11,46 @@ ROOT = Path(__file__).parent.parent
 
 # Each module imports only from lines above its own.
 ORDER = """
-    canonical files image_checks costs.zero costs.calls recipes augmentation distribution arguments
-    cell score checkpoint costs.layers costs.products costs.input_shapes
-    trajectory operations costs.graph splits
-    shrink report search_space networks datasets costs streams
-    trials progress settings applications callbacks runs imagenet input_pipeline
-    oracle training
-    tuner hypermodels
+    canonical files image_checks costs.zero costs.calls recipes augmentation distribution
+    argument_types tasks language_layers text_windows averaged_sgd
+    cell score checkpoint costs.layers costs.products costs.input_shapes arguments vocabulary
+    text_pipeline text_recipes
+    trajectory operations costs.graph splits recurrent text_data generation
+    shrink report search_space networks datasets costs streams language_models
+    trials progress settings applications callbacks runs imagenet input_pipeline evaluation
+    oracle training text_training
+    tuner hypermodels language_hypermodel
     pipeline
-    commands demo
+    image_pipeline text_commands
+    image_commands image_demo text_demo
+    commands
     cli
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 
 # TensorFlow's input pipelines and devices. All else runs on every Keras backend, and imports
 # these, if at all, where they are needed.
-TENSORFLOW = {"streams", "imagenet", "augmentation", "input_pipeline", "distribution"}
+TENSORFLOW = {
+    "streams",
+    "imagenet",
+    "augmentation",
+    "input_pipeline",
+    "distribution",
+    "text_pipeline",
+}
+# What brings the search and the export together.
+BOTH = {
+    "pipeline",
+    "image_pipeline",
+    "image_commands",
+    "image_demo",
+    "text_commands",
+    "text_demo",
+    "commands",
+    "generation",
+    "arguments",
+    "cli",
+}
 
 
 def imported(path, in_functions=True):
@@ -79,7 +103,7 @@ def test_imports_of_the_search_point_one_way(path):
             if module not in TENSORFLOW and known[0] in TENSORFLOW:
                 assert name not in imported(path, in_functions=False), "import it in a function"
         if parts[0] == "tflite_export":
-            assert module in ("pipeline", "commands", "demo", "arguments", "cli")
+            assert module in BOTH
 
 
 @pytest.mark.parametrize("path", modules("tflite_export"), ids=dotted)
@@ -92,6 +116,7 @@ def test_the_export_never_imports_the_search(path):
     [
         "keras_autoshrink",
         "keras_autoshrink.cli",
+        "keras_autoshrink.vocabulary",
         "keras_autoshrink.runs",
         "keras_autoshrink.score",
         "keras_autoshrink.shrink",
@@ -110,8 +135,8 @@ def test_what_needs_no_keras_loads_none(module):
 
 def test_the_command_search_loads_no_input_pipelines():
     code = (
-        "import argparse, sys; from keras_autoshrink import commands;"
-        "commands._source(argparse.Namespace(dataset=None, image_size=None), {});"
+        "import argparse, sys; from keras_autoshrink import commands, image_commands;"
+        "image_commands._source(argparse.Namespace(dataset=None, image_size=None), {});"
         f"print({{*sys.modules}} & {set(map('keras_autoshrink.{}'.format, TENSORFLOW))})"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -45,3 +45,5 @@ def test_the_counts_are_true():
 
     model = kas.ShrinkCNN(classes=1001)
     assert str((kas.count_macs(model), kas.count_params(model, batchnorm=False))) in README
+    model = kas.ShrinkRNN()
+    assert str((kas.count_params(model), kas.count_macs(model, input_shape=(1,)))) in README

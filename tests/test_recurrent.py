@@ -69,8 +69,8 @@ def per_edge(cell, units, kernels):
     """Slices the layer's kernels into the weights of `reference_step`.
 
     `kernels` are W0's rows for x, those for h, and then the kernels of the nodes that have edges,
-    as in `layer.weights`. Columns of W0: c, then g. Columns of a node's kernel: c of all its edges, in the order of the nodes
-    that they lead to, then g of all its edges in the same order.
+    as in `layer.weights`. Columns of W0: c, then g. Columns of a node's kernel: c of all its
+    edges, in the order of the nodes that they lead to, then g of all its edges in the same order.
     """
     kernels = [np.asarray(kernel, "float64") for kernel in kernels]
     weights = {"input": np.split(np.concatenate(kernels[:2]), 2, axis=1)}

@@ -1,0 +1,96 @@
+"""What the subcommands of `autoshrink` do; each takes its options and returns an exit status."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import tflite_export
+from keras_autoshrink import (
+    image_commands,
+    image_demo,
+    pipeline,
+    report,
+    runs,
+    text_commands,
+    text_demo,
+)
+from keras_autoshrink.tasks import settle
+
+_OF = {"images": image_commands, "text": text_commands}
+
+_console = Console(soft_wrap=True, highlight=False)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """The whole way from data to checked files."""
+    return {"images": image_demo, "text": text_demo}[options.task].demo(options)
+
+
+def search(options: argparse.Namespace) -> int:
+    """Finds a cell."""
+    settle(options, options.task)
+    return _OF[options.task].search(options)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Trains a network of a cell in full."""
+    if options.output.suffix != ".keras":
+        raise ValueError(f"--output {options.output}: must end in .keras")
+    if options.output.is_dir():
+        raise ValueError(f"--output {options.output}: is a folder")
+    if options.tensorboard and options.tensorboard.is_file():
+        raise ValueError(f"--tensorboard {options.tensorboard}: is a file; give a folder")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
+    cell = runs.read_cell(Path(options.cell))
+    task = runs.task_of(cell)
+    settle(options, task)
+    if Path(options.cell).is_dir() and not runs.read_search(Path(options.cell)).done:
+        _console.print(f"The search in {options.cell} has not ended: taking its best cell so far")
+    return _OF[task].train(options, cell)
+
+
+def export(options: argparse.Namespace) -> int:
+    """Converts a trained model and checks what came of it."""
+    facts = runs.read_facts(options.model)
+    task = facts.get("task", "images")
+    settle(options, task)
+    # What the file of a model says of a layer means nothing before the layer's class is loaded:
+    # the modules imported above have it.
+    model = tflite_export.load_model(options.model)
+    return _OF[task].export(options, model, facts)
+
+
+def show(options: argparse.Namespace) -> int:
+    """Draws and describes a cell or a search."""
+    picture = options.picture
+    if picture and (picture.suffix not in (".png", ".svg", ".pdf") or picture.is_dir()):
+        raise ValueError(f"--picture {picture}: expected a file that ends in .png, .svg or .pdf")
+    if picture and not picture.parent.is_dir():
+        raise ValueError(f"--picture {picture}: its folder does not exist")
+    folder = Path(options.cell)
+    if folder.is_dir():
+        searched = runs.read_search(folder)
+        pipeline.print_table(report.trajectory_table(searched.trajectory()))
+        if searched.error:
+            _console.print(f"This search failed: {searched.error}")
+        elif not searched.done:
+            _console.print(
+                f"This search is in round {searched.round.number}: chosen is the best so far."
+            )
+    cell = runs.read_cell(Path(options.cell))
+    table = Table(title=f"cell with {len(cell.edges)} edges")
+    for heading in ("node", "op", "inputs", ""):
+        table.add_column(heading)
+    for node, op in enumerate(cell.ops):
+        inputs = ", ".join(map(str, cell.predecessors(node))) or "-"
+        table.add_row(str(node), op, inputs, "leaf" if node in cell.leaves else "")
+    pipeline.print_table(table)
+    if picture:
+        report.plot_cell(cell, picture)
+        _console.print(f"wrote {picture}")
+    return 0

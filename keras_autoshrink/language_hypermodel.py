@@ -1,0 +1,164 @@
+"""The HyperModel of the search for a recurrent cell."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from keras_autoshrink.cell import INPUT, RNN_OPERATIONS, Cell
+from keras_autoshrink.costs import count_macs
+from keras_autoshrink.evaluation import PerplexityCallback, jit_compile
+from keras_autoshrink.language_models import ShrinkRNN, carrying
+from keras_autoshrink.score import PerplexityScore
+from keras_autoshrink.search_space import declare_cell
+from keras_autoshrink.text_windows import training_windows
+
+
+class RNNCellHyperModel(keras_tuner.HyperModel):
+    """A small language model of a recurrent cell, trained for a short while: the proxy.
+
+    `tuner.search(train_tokens, validation_data=validation_tokens, epochs=10)` takes texts as
+    integers of shape (n,). Each is read as parallel streams in windows; the state is carried
+    from one window to the next. Plain SGD with gradients of bounded norm, and early stopping
+    after 5 epochs without a better validation perplexity (arXiv 1911.09251; the defaults are
+    the paper's search on a part of Penn Treebank). Without a `score=` the tuner takes
+    `PerplexityScore()`.
+
+    Args:
+        vocabulary_size: number of different tokens; tokens are 0 to vocabulary_size - 1.
+        num_nodes: N, the nodes of the complete DAG, the input included.
+        units: size of the state, and of a token's embedding.
+        operations: the activations that nodes draw from.
+        learning_rate: of SGD.
+        clip_norm: the largest norm of all gradients together.
+        batch_size: number of parallel streams of the training text.
+        steps: tokens in a window, through which gradients go back.
+        seed: integer, 0 included; decides which node has which activation.
+
+    Attributes:
+        default_score: what the tuner maximises unless it is told otherwise.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int = 10_000,
+        num_nodes: int = 6,
+        units: int = 100,
+        operations: Sequence[str] = RNN_OPERATIONS,
+        learning_rate: float = 20.0,
+        clip_norm: float = 0.25,
+        batch_size: int = 128,
+        steps: int = 35,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(name="rnn_cell")
+        for argument, value, least in (
+            ("vocabulary_size", vocabulary_size, 2),
+            ("num_nodes", num_nodes, 2),
+            ("units", units, 1),
+            ("batch_size", batch_size, 1),
+            ("steps", steps, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{argument}={value}: expected {least} or more")
+        for argument, rate in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"{argument}={rate}: expected a number greater than 0")
+        if not operations:
+            raise ValueError("operations=(): expected at least one activation")
+        self.default_score = PerplexityScore()
+        self.vocabulary_size = vocabulary_size
+        self.units = units
+        self.learning_rate = float(learning_rate)
+        self.clip_norm = clip_norm
+        self.batch_size = batch_size
+        self.steps = steps
+        # Each node for itself: the published cell has some twice, and one not at all.
+        generator = random.Random(f"operations/{seed}")
+        drawn = [operations[int(generator.random() * len(operations))] for _ in range(1, num_nodes)]
+        self.cell = Cell.dense((INPUT, *drawn))
+
+    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
+        """Declares the edges and ops of the complete DAG."""
+        declare_cell(hp, self.cell)
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """The compiled model of the cell that `hp` holds, with a state that is carried on."""
+        model = ShrinkRNN(
+            declare_cell(hp, self.cell), self.vocabulary_size, self.units, name="proxy"
+        )
+        model = carrying(model, self.batch_size, self.steps)
+        model.compile(
+            optimizer=keras.optimizers.SGD(self.learning_rate, global_clipnorm=self.clip_norm),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=jit_compile(),
+        )
+        return model
+
+    def fit(
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        x: Any,
+        validation_data: Any = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        **kwargs: Any,
+    ) -> Any:
+        """Trains a candidate on the text x, scored on another; the rest as in `keras.Model.fit`."""
+        windows, targets = training_windows(x, self.batch_size, self.steps)
+        return model.fit(
+            windows,
+            targets,
+            batch_size=self.batch_size,
+            shuffle=False,  # a window goes on where the one before it in its stream ended
+            callbacks=[
+                PerplexityCallback(validation_data, steps=self.steps),
+                *callbacks,
+                keras.callbacks.EarlyStopping("val_perplexity", mode="min", patience=5),
+            ],
+            **kwargs,
+        )
+
+    def count_macs(self, model: keras.Model) -> int:
+        """The multiply-accumulates of a candidate for one token."""
+        return count_macs(model) // self.steps
+
+    def check_search_arguments(self, x: Any, validation_data: Any = None, **kwargs: Any) -> None:
+        """Raises the ValueError that says what is wrong with the data of a search, if it is."""
+        for argument in ("y", "batch_size", "validation_split", "sample_weight"):
+            if kwargs.get(argument) is not None:
+                raise ValueError(
+                    f"{argument}: a text needs none; search(train_tokens, "
+                    "validation_data=validation_tokens), and the hypermodel has batch_size"
+                )
+        if validation_data is None:
+            raise ValueError("validation_data: missing; give the tokens to score candidates on")
+        for what, tokens in (("x", x), ("validation_data", validation_data)):
+            tokens = np.asarray(tokens)
+            if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+                raise ValueError(
+                    f"{what}: has shape {tokens.shape} and dtype {tokens.dtype}; expected the "
+                    "tokens of a text, integers of shape (n,)"
+                )
+            if not len(tokens):
+                raise ValueError(f"{what}: holds no token")
+            if tokens.min() < 0 or tokens.max() >= self.vocabulary_size:
+                culprit = tokens.max() if tokens.min() >= 0 else tokens.min()
+                raise ValueError(
+                    f"{what}: holds the token {culprit}; those of vocabulary_size="
+                    f"{self.vocabulary_size} are 0 to {self.vocabulary_size - 1}"
+                )
+        training_windows(x, self.batch_size, self.steps)  # it says where there are too few
+
+    def get_config(self) -> dict[str, Any]:
+        """All that decides what a candidate's score means, as plain values."""
+        names = ("vocabulary_size", "units", "learning_rate", "clip_norm", "batch_size", "steps")
+        return {"cell": self.cell.to_json(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,148 @@
+"""How a language model is trained in full: the published way, and one for small texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import keras
+
+from keras_autoshrink.averaged_sgd import AveragedSGD
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRecipe:
+    """How a text is read, what regularises the network, and the steps that are taken.
+
+    The text is read in windows by truncated backpropagation through time, and the optimizer is
+    SGD. (Merity et al., arXiv 1708.02182, have all of this.)
+
+    Attributes:
+        learning_rate: of SGD; it stays the same.
+        batch_size: number of parallel streams that the text is read in.
+        epochs: how often it is read.
+        steps: tokens in a window, through which gradients go back.
+        jitter: whether the windows' lengths are drawn anew in each epoch, around `steps`; see
+            `text_windows.jittered_lengths`. A window's learning rate is then in proportion to
+            its length.
+        clip_norm: the largest norm of all gradients together.
+        weight_decay: in each step all weights shrink by this times the learning rate.
+        output_dropout: see `language_models.language_model`.
+        recurrent_dropout: see `recurrent.ShrinkRNNCell`.
+        dropout: of the cell's input, likewise.
+        embedding_dropout: see `language_models.language_model`.
+        word_dropout: likewise.
+        activation_regularization: likewise.
+        averaging_window: n of `averaged_sgd.NonMonotonicTrigger`, which decides from when on the
+            weights are averaged; None to average none.
+
+    Raises:
+        ValueError: a value is out of its range; the message names it.
+    """
+
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    steps: int = 35
+    jitter: bool = False
+    clip_norm: float = 0.25
+    weight_decay: float = 0.0
+    output_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    word_dropout: float = 0.0
+    activation_regularization: float = 0.0
+    averaging_window: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        count, share = "a whole number of 1 or more", "0 or more and less than 1"
+        for valid, name, expected in (
+            (0 < self.learning_rate < math.inf, "learning_rate", "more than 0"),
+            (_is_count(self.batch_size), "batch_size", count),
+            (_is_count(self.epochs), "epochs", count),
+            (_is_count(self.steps), "steps", count),
+            (isinstance(self.jitter, bool), "jitter", "True or False"),
+            (0 < self.clip_norm < math.inf, "clip_norm", "more than 0"),
+            (0 <= self.weight_decay < math.inf, "weight_decay", "0 or more"),
+            (0 <= self.output_dropout < 1, "output_dropout", share),
+            (0 <= self.recurrent_dropout < 1, "recurrent_dropout", share),
+            (0 <= self.dropout < 1, "dropout", share),
+            (0 <= self.embedding_dropout < 1, "embedding_dropout", share),
+            (0 <= self.word_dropout < 1, "word_dropout", share),
+            (
+                0 <= self.activation_regularization < math.inf,
+                "activation_regularization",
+                "0 or more",
+            ),
+            (
+                self.averaging_window is None or _is_count(self.averaging_window),
+                "averaging_window",
+                f"{count}, or None",
+            ),
+        ):
+            if not valid:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+    def build_optimizer(self) -> keras.optimizers.SGD:
+        """The optimizer of a training; `AveragedSGD` if weights are to be averaged."""
+        kind = keras.optimizers.SGD if self.averaging_window is None else AveragedSGD
+        return kind(
+            float(self.learning_rate),
+            global_clipnorm=float(self.clip_norm),
+            weight_decay=float(self.weight_decay) or None,
+        )
+
+    def cell_dropouts(self) -> dict[str, float]:
+        """The arguments of a recurrent cell, ours or one of Keras's."""
+        return {"dropout": self.dropout, "recurrent_dropout": self.recurrent_dropout}
+
+    def regularization(self) -> dict[str, float]:
+        """The arguments of `language_models.language_model`."""
+        names = (
+            "word_dropout",
+            "embedding_dropout",
+            "output_dropout",
+            "activation_regularization",
+        )
+        return {name: getattr(self, name) for name in names}
+
+    def without_regularization(self) -> TextRecipe:
+        """The same without dropout and activation regularisation: for a network that is used."""
+        names = (*self.cell_dropouts(), *self.regularization())
+        return dataclasses.replace(self, **dict.fromkeys(names, 0.0))
+
+
+TEXT_RECIPES = {
+    # For texts of about a hundred thousand words, on a CPU.
+    "small": TextRecipe(
+        learning_rate=10.0,
+        batch_size=20,
+        epochs=20,
+        output_dropout=0.4,
+        dropout=0.2,
+        averaging_window=5,
+    ),
+    # arXiv 1911.09251, for Penn Treebank. It names no number of epochs; this one is of the order
+    # that networks searched for on this text have been trained for. (The release of DARTS,
+    # arXiv 1806.09055, whose procedure it is, stops at 8,000 at the latest.)
+    "ptb": TextRecipe(
+        learning_rate=20.0,
+        batch_size=64,
+        epochs=3600,
+        jitter=True,
+        weight_decay=8e-7,
+        output_dropout=0.75,
+        recurrent_dropout=0.25,
+        dropout=0.75,
+        embedding_dropout=0.2,
+        word_dropout=0.1,
+        activation_regularization=1e-3,
+        averaging_window=5,
+    ),
+}

@@ -1,0 +1,217 @@
+"""Training one language model in full, after the search."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_autoshrink.averaged_sgd import NonMonotonicTrigger
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.checkpoint import TrainingCheckpoint
+from keras_autoshrink.evaluation import (
+    Perplexity,
+    PerplexityCallback,
+    PerplexityEvaluation,
+    jit_compile,
+)
+from keras_autoshrink.language_models import ShrinkRNN, carrying
+from keras_autoshrink.text_data import TextData
+from keras_autoshrink.text_recipes import TextRecipe
+from keras_autoshrink.text_windows import jittered_lengths, parallel_streams, training_windows
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedText:
+    """What came of a training.
+
+    Attributes:
+        model: a `language_models.language_model` without dropout.
+        history: loss and perplexities after each epoch.
+        validation_perplexity: of `model`, with the whole text read from end to end.
+        test_perplexity: likewise, measured once, at the end.
+    """
+
+    model: keras.Model
+    history: dict[str, list[float]]
+    validation_perplexity: float
+    test_perplexity: float
+
+
+def train_language_model(
+    cell: Cell,
+    data: TextData,
+    recipe: TextRecipe,
+    *,
+    units: int = 745,
+    seed: int = 0,
+    checkpoint: TrainingCheckpoint | None = None,
+    log_dir: Path | None = None,
+    verbose: int = 0,
+) -> TrainedText:
+    """Trains a ShrinkRNN of a cell on a text; on Keras's TensorFlow backend.
+
+    Args:
+        cell: its cell.
+        data: loaded for a training, not for a search.
+        recipe: how to train.
+        units: size of the state, and of a token's embedding.
+        seed: see `train_model`, as for the others.
+        checkpoint: likewise.
+        log_dir: likewise.
+        verbose: likewise.
+
+    Raises:
+        TypeError: an argument is not what its name says.
+        ValueError: an argument is out of its range, or the text is too short.
+        RuntimeError: the loss is no longer a finite number.
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell={cell!r}: expected a Cell")
+    if not isinstance(units, int) or units < 1:
+        raise ValueError(f"units={units!r}: expected a whole number of 1 or more")
+
+    def build(recipe: TextRecipe) -> keras.Model:
+        return ShrinkRNN(
+            cell,
+            len(data.vocabulary),
+            units,
+            **recipe.cell_dropouts(),
+            **recipe.regularization(),
+        )
+
+    return train_model(
+        build,
+        data,
+        recipe,
+        seed=seed,
+        checkpoint=checkpoint,
+        log_dir=log_dir,
+        verbose=verbose,
+    )
+
+
+def train_model(
+    build: Callable[[TextRecipe], keras.Model],
+    data: TextData,
+    recipe: TextRecipe,
+    *,
+    seed: int = 0,
+    checkpoint: TrainingCheckpoint | None = None,
+    log_dir: Path | None = None,
+    verbose: int = 0,
+) -> TrainedText:
+    """Trains any `language_models.language_model`, such as an LSTM to compare with.
+
+    The network is that of the last epoch, or the average of the weights since the validation
+    perplexity stopped to fall, if the recipe says so and it did. Nothing else is chosen by the
+    validation text.
+
+    Args:
+        build: makes the model, with the dropout of the recipe that it is called with. It is
+            called with a recipe without dropout too, for the model that is returned.
+        data: loaded for a training, not for a search.
+        recipe: how to train.
+        seed: 0 or more, of the initial weights, of dropout and of the windows' lengths; seeds
+            the global generators of Python, NumPy and Keras.
+        checkpoint: where a killed training is found again; it goes on after the last epoch
+            that was written, to the same weights.
+        log_dir: folder for TensorBoard.
+        verbose: as for `keras.Model.fit`.
+
+    Raises:
+        TypeError: an argument is not what its name says.
+        ValueError: an argument is out of its range, or the text is too short.
+        RuntimeError: the loss is no longer a finite number.
+
+    Example:
+        >>> def build(recipe):
+        ...     cell = keras.layers.LSTMCell(650, **recipe.cell_dropouts())
+        ...     return language_model(cell, len(data.vocabulary), **recipe.regularization())
+        >>> trained = train_model(build, data, TEXT_RECIPES["small"])  # doctest: +SKIP
+    """
+    # TensorFlow's input pipelines take seconds to import; a search needs none.
+    from keras_autoshrink.text_pipeline import window_batches
+
+    if not isinstance(data, TextData):
+        raise TypeError(f"data: is a {type(data).__name__}; load it with load_text")
+    if not isinstance(recipe, TextRecipe):
+        raise TypeError(f"recipe={recipe!r}: expected a TextRecipe")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed={seed!r}: expected a whole number of 0 or more")
+    test = data.part("test")  # says so if there is none, before and not after the training
+    training_windows(data.train, recipe.batch_size, recipe.steps)  # or if the text is too short
+    positions = parallel_streams(data.train, recipe.batch_size)[0].shape[1]
+
+    def lengths_of_epoch(epoch: int) -> list[int]:
+        if not recipe.jitter:
+            return [recipe.steps] * (positions // recipe.steps)
+        return jittered_lengths(positions, recipe.steps, np.random.default_rng((seed, epoch)))
+
+    keras.utils.set_random_seed(seed)
+    model = build(recipe)
+    network = carrying(model, recipe.batch_size, None if recipe.jitter else recipe.steps)
+    network.compile(
+        recipe.build_optimizer(),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[Perplexity()],
+        jit_compile=jit_compile(),
+    )
+    checkpoint = checkpoint or TrainingCheckpoint(None, {})
+    checkpoint.restore(network)
+    callbacks = [PerplexityCallback(data.validation, steps=recipe.steps)]
+    if recipe.jitter:
+        callbacks.append(_RateByLength(recipe, lengths_of_epoch))
+    if recipe.averaging_window is not None:
+        losses = checkpoint.history.get("val_loss", ())
+        callbacks.append(NonMonotonicTrigger(recipe.averaging_window, losses))
+    callbacks.append(checkpoint)  # behind all that changes what it writes
+    if log_dir is not None:
+        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
+    epochs = range(checkpoint.epochs_done, recipe.epochs)
+    lengths = [lengths_of_epoch(epoch) for epoch in epochs]
+    if epochs:
+        network.fit(
+            window_batches(data.train, recipe.batch_size, lengths),
+            steps_per_epoch=len(lengths[0]),
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            callbacks=callbacks,
+            shuffle=False,  # a window goes on where the one before it in its stream ended
+            verbose=verbose,
+        )
+    # Without dropout, of which even a model that drops nothing would keep the random generators.
+    result = build(recipe.without_regularization())
+    with getattr(network.optimizer, "averaged", contextlib.nullcontext)():
+        result.set_weights(model.get_weights())
+    validation, tested = (
+        PerplexityEvaluation(result, tokens)() for tokens in (data.validation, test)
+    )
+    return TrainedText(result, checkpoint.history, validation, tested)
+
+
+class _RateByLength(keras.callbacks.Callback):
+    """Sets the learning rate of each window in proportion to its length."""
+
+    def __init__(
+        self, recipe: TextRecipe, lengths_of_epoch: Callable[[int], Sequence[int]]
+    ) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self._lengths_of_epoch = lengths_of_epoch
+        self._lengths: Sequence[int] = ()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._lengths = self._lengths_of_epoch(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        scale = self._lengths[batch] / self._recipe.steps
+        self.model.optimizer.learning_rate = self._recipe.learning_rate * scale
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        # What is written of an epoch says what the recipe says.
+        self.model.optimizer.learning_rate = self._recipe.learning_rate
