@@ -18,6 +18,7 @@ from keras_autoshrink import (
     text_commands,
     text_demo,
 )
+from keras_autoshrink.language_models import is_language_model
 from keras_autoshrink.tasks import settle
 
 _OF = {"images": image_commands, "text": text_commands}
@@ -56,13 +57,10 @@ def train(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Converts a trained model and checks what came of it."""
-    facts = runs.read_facts(options.model)
-    task = facts.get("task", "images")
-    settle(options, task)
-    # What the file of a model says of a layer means nothing before the layer's class is loaded:
-    # the modules imported above have it.
     model = tflite_export.load_model(options.model)
-    return _OF[task].export(options, model, facts)
+    task = "text" if is_language_model(model) else "images"
+    settle(options, task)
+    return _OF[task].export(options, model, runs.read_facts(options.model))
 
 
 def show(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def vocabulary_path(model: Path) -> Path:
 
 def generate(options: argparse.Namespace) -> int:
     """Prints a text and its continuation; the text begins a line."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     model = LanguageModelFile(options.model)
     path = options.vocabulary or vocabulary_path(options.model)
     if not path.is_file():
@@ -41,7 +41,7 @@ def generate(options: argparse.Namespace) -> int:
     words = vocabulary.split(options.prompt)
     unknown = [word for word in words if word not in vocabulary]
     if unknown:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print(
             f"not in the vocabulary, read as <unk>: {', '.join(dict.fromkeys(unknown))}"
         )
     prompt = vocabulary.encode([END, *words])

@@ -137,7 +137,10 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
 
 def _recipe(options: argparse.Namespace, dataset: str) -> Recipe:
     """The recipe that was asked for, or that of the data set, with what else was asked for."""
-    recipe = RECIPES[options.recipe or default_recipe(dataset)]
+    name = options.recipe or default_recipe(dataset)
+    if name not in RECIPES:
+        raise ValueError(f"--recipe {name}: is for texts; for images: {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
     names = ("epochs", "batch_size", "learning_rate", "label_smoothing", "ema")
     given = {name: getattr(options, name) for name in names}
     return dataclasses.replace(

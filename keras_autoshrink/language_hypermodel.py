@@ -131,32 +131,40 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         """The multiply-accumulates of a candidate for one token."""
         return count_macs(model) // self.steps
 
-    def check_search_arguments(self, x: Any, validation_data: Any = None, **kwargs: Any) -> None:
+    def check_search_arguments(
+        self, *args: Any, x: Any = None, validation_data: Any = None, **kwargs: Any
+    ) -> None:
         """Raises the ValueError that says what is wrong with the data of a search, if it is."""
-        for argument in ("y", "batch_size", "validation_split", "sample_weight"):
-            if kwargs.get(argument) is not None:
-                raise ValueError(
-                    f"{argument}: a text needs none; search(train_tokens, "
-                    "validation_data=validation_tokens), and the hypermodel has batch_size"
-                )
-        if validation_data is None:
-            raise ValueError("validation_data: missing; give the tokens to score candidates on")
+        usage = "a text is searched by search(train_tokens, validation_data=validation_tokens)"
+        x = args[0] if args else x
+        unused = ("y", "batch_size", "validation_split", "sample_weight")
+        given = [name for name in unused if kwargs.get(name) is not None]
+        if len(args) > 1 or given:
+            raise ValueError(f"{given[0] if given else 'y'}: is not for texts; {usage}")
         for what, tokens in (("x", x), ("validation_data", validation_data)):
-            tokens = np.asarray(tokens)
-            if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-                raise ValueError(
-                    f"{what}: has shape {tokens.shape} and dtype {tokens.dtype}; expected the "
-                    "tokens of a text, integers of shape (n,)"
-                )
-            if not len(tokens):
-                raise ValueError(f"{what}: holds no token")
-            if tokens.min() < 0 or tokens.max() >= self.vocabulary_size:
-                culprit = tokens.max() if tokens.min() >= 0 else tokens.min()
-                raise ValueError(
-                    f"{what}: holds the token {culprit}; those of vocabulary_size="
-                    f"{self.vocabulary_size} are 0 to {self.vocabulary_size - 1}"
-                )
+            if tokens is None:
+                raise ValueError(f"{what}: missing; {usage}")
+            self._check_tokens(what, tokens)
         training_windows(x, self.batch_size, self.steps)  # it says where there are too few
+
+    def _check_tokens(self, what: str, tokens: Any) -> None:
+        try:
+            tokens = np.asarray(tokens)
+        except ValueError:  # of several lengths
+            tokens = np.empty((), object)
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            raise ValueError(
+                f"{what}: has shape {tokens.shape} and dtype {tokens.dtype}; expected the "
+                "tokens of a text, integers of shape (n,)"
+            )
+        if len(tokens) < 2:
+            raise ValueError(f"{what}: has {len(tokens)} tokens; expected 2 or more")
+        if tokens.min() < 0 or tokens.max() >= self.vocabulary_size:
+            culprit = tokens.max() if tokens.min() >= 0 else tokens.min()
+            raise ValueError(
+                f"{what}: holds the token {culprit}; those of vocabulary_size="
+                f"{self.vocabulary_size} are 0 to {self.vocabulary_size - 1}"
+            )
 
     def get_config(self) -> dict[str, Any]:
         """All that decides what a candidate's score means, as plain values."""

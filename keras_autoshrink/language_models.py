@@ -191,11 +191,15 @@ def _state_sizes(cell: keras.Layer) -> list[int]:
     return list(size) if isinstance(size, (list, tuple)) else [size]
 
 
+def is_language_model(model: keras.Model) -> bool:
+    """Whether a model has the layers of a `language_model`."""
+    return {layer.name for layer in model.layers}.issuperset(_PARTS)
+
+
 def _parts(model: keras.Model) -> dict[str, Any]:
-    layers = {layer.name: layer for layer in getattr(model, "layers", ())}
-    if missing := [name for name in _PARTS if name not in layers]:
+    if not isinstance(model, keras.Model) or not is_language_model(model):
         raise ValueError(
-            f"model {getattr(model, 'name', model)!r}: is no language model of this library "
-            f"(it has no layer {missing[0]!r})"
+            f"model {getattr(model, 'name', model)!r}: is no language model of this library, "
+            f"which has the layers {', '.join(_PARTS)}"
         )
-    return layers
+    return {layer.name: layer for layer in model.layers}

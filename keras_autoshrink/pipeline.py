@@ -45,6 +45,7 @@ def search_and_report(
     Raises:
         ValueError: the folder holds a search with other settings.
     """
+    hypermodel.check_search_arguments(**data, epochs=options.epochs)  # before there is a folder
     folder = options.directory / (options.project_name or default_name)
     if not options.overwrite:
         runs.check_settings(folder, settings)

@@ -23,6 +23,8 @@ from keras_autoshrink.score import PerplexityScore
 from keras_autoshrink.text_data import PYDOC, TextData, load_text
 from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
 from keras_autoshrink.text_training import train_language_model
+from keras_autoshrink.text_windows import training_windows
+from keras_autoshrink.vocabulary import Vocabulary
 
 OBJECTIVE = "perplexity"  # of the validation text
 
@@ -76,6 +78,7 @@ def train(options: argparse.Namespace, cell: Cell) -> int:
     )
     source = _source(options, runs.settings_of(options.cell))
     data = load(source, "train")
+    training_windows(data.train, recipe.batch_size, recipe.steps)  # it says if there are too few
     options.output.parent.mkdir(parents=True, exist_ok=True)
     train_and_save(
         cell,
@@ -168,6 +171,12 @@ def train_and_save(
 def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]) -> int:
     """Converts a trained language model and checks what came of it."""
     data = load(_source(options, facts), "train")
+    words = vocabulary_path(options.model)
+    if words.is_file() and Vocabulary.load(words) != data.vocabulary:
+        raise ValueError(
+            f"{words}: has other words than {data.name}, which is not the text that "
+            f"{options.model} was trained on, or no longer"
+        )
     folder = options.output_dir or options.model.parent
     folder.mkdir(parents=True, exist_ok=True)
     checks = export_and_check(model, data, folder / options.model.stem, options.quantization)

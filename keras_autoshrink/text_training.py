@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def train_language_model(
     Raises:
         TypeError: an argument is not what its name says.
         ValueError: an argument is out of its range, or the text is too short.
-        RuntimeError: the loss is no longer a finite number.
+        RuntimeError: the loss or the perplexity is no longer a finite number.
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell={cell!r}: expected a Cell")
@@ -126,7 +127,7 @@ def train_model(
     Raises:
         TypeError: an argument is not what its name says.
         ValueError: an argument is out of its range, or the text is too short.
-        RuntimeError: the loss is no longer a finite number.
+        RuntimeError: the loss or the perplexity is no longer a finite number.
 
     Example:
         >>> def build(recipe):
@@ -191,6 +192,10 @@ def train_model(
     validation, tested = (
         PerplexityEvaluation(result, tokens)() for tokens in (data.validation, test)
     )
+    if not math.isfinite(validation):
+        raise RuntimeError(
+            f"the perplexity of the validation text is {validation}; a lower learning rate may help"
+        )
     return TrainedText(result, checkpoint.history, validation, tested)
 
 
