@@ -134,7 +134,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         )
         c, g = keras.ops.split(product, 2, axis=-1)
         contributions: dict[int, list[Any]] = {node: [] for node in self._successors}
-        contributions[0] = [h + keras.ops.sigmoid(c) * (keras.ops.tanh(g) - h)]
+        contributions[0] = [_mix(h, keras.ops.tanh(g), c)]
         values = []
         for node, successors in self._successors.items():
             s = _mean(contributions[node])
@@ -147,7 +147,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
             gates, inner = parts[: len(successors)], parts[len(successors) :]
             for successor, c, g in zip(successors, gates, inner, strict=True):
                 activation = _ACTIVATIONS[self.cell.ops[successor]]
-                contributions[successor].append(s + keras.ops.sigmoid(c) * (activation(g) - s))
+                contributions[successor].append(_mix(s, activation(g), c))
         output = _mean([values[leaf] for leaf in self.cell.leaves])
         return output, [output] if isinstance(states, (list, tuple)) else output
 
@@ -169,6 +169,16 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "seed": self.seed,
         }
+
+
+def _mix(old: Any, new: Any, c: Any) -> Any:
+    """The gated step, old + sigmoid(c) (new - old).
+
+    Not written like that: TensorFlow would make one sum of all of a node's contributions, whose
+    order, and so whose rounding, differs from run to run.
+    """
+    gate = keras.ops.sigmoid(c)
+    return (1 - gate) * old + gate * new
 
 
 def _mean(values: list[Any]) -> Any:
