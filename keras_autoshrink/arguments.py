@@ -41,23 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     demo = command("demo", "search, train, export and check, on handwritten digits or a text")
-    demo.add_argument(
-        "--task",
-        choices=("images", "text"),
-        default="images",
-        help="'text' takes Python's own documentation (default: images)",
-    )
+    _add_task(demo, "on handwritten digits, or on Python's own documentation")
     demo.add_argument("--directory", type=Path, default=Path("demo"), help="where to put it all")
     demo.add_argument("--overwrite", action="store_true", help="delete an earlier demo there")
     _add_seed(demo)
 
     search = command("search", "find a cell")
-    search.add_argument(
-        "--task",
-        choices=("images", "text"),
-        default="images",
-        help="a cell of convolutions, or a recurrent one of a language model (default: images)",
-    )
+    _add_task(search, "a cell of convolutions, or a recurrent one of a language model")
     _add_data(search, "digits")
     _add_text(search, "all that occur")
     _add_seed(search)
@@ -211,6 +201,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_cell(show)
     show.add_argument("--picture", type=Path, metavar="FILE.png", help="save the cell's picture")
     return parser
+
+
+def _add_task(parser: argparse.ArgumentParser, what: str) -> None:
+    tasks = ("images", "text")
+    parser.add_argument(
+        "--task", choices=tasks, default=tasks[0], help=f"{what} (default: {tasks[0]})"
+    )
 
 
 def _add_cell(parser: argparse.ArgumentParser) -> None:

@@ -161,7 +161,8 @@ def jittered_lengths(positions: int, steps: int, generator: np.random.Generator)
     # The borders are stretched, in whole numbers, and not the lengths: so the sum is exact. No
     # window gets lost: two borders are 5 or more apart, and shrink to no less than a fourth.
     borders = np.cumsum(lengths) * positions // lengths.sum()
-    return np.diff(borders, prepend=0).tolist()
+    result: list[int] = np.diff(borders, prepend=0).tolist()
+    return result
 
 
 def _checked(tokens: npt.NDArray[Any], **sizes: int) -> Tokens:
