@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -27,7 +28,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its
 
 import keras
 
-from keras_autoshrink.checkpoint import TrainingCheckpoint, remove_state
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.checkpoint import TrainingCheckpoint, difference, remove_state
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.language_models import ShrinkRNN, language_model
 from keras_autoshrink.runs import read_cell
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data = load_text(options.data_dir or PYDOC, purpose="train")
         results = _results(data, options)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         parser.error(str(error))
     Console(width=160, highlight=False).print(_table(data, results, options.seeds))
     if options.json:
@@ -85,7 +87,8 @@ def _results(data: TextData, options: argparse.Namespace) -> dict[str, list[dict
     recipe = dataclasses.replace(
         TEXT_RECIPES[options.recipe], **{n: value for n, value in given.items() if value}
     )
-    builds = {name: _shrink_rnn(read_cell(path), data) for name, path in options.cells}
+    cells = {name: read_cell(path) for name, path in options.cells}
+    builds = {name: _shrink_rnn(cell, data) for name, cell in cells.items()}
     builds[LSTM] = _lstm(data)
     reference = count_params(next(iter(builds.values()))(options.units, recipe))
     units = {name: _units(build, recipe, reference) for name, build in builds.items()}
@@ -95,11 +98,19 @@ def _results(data: TextData, options: argparse.Namespace) -> dict[str, list[dict
     for seed in options.seeds:
         for name, build in builds.items():
             path = options.directory / f"{name}-{seed}.json"
-            results[name].append(_train(build, units[name], data, recipe, seed, path))
+            settings = {
+                **dataclasses.asdict(recipe),
+                "cell": cells[name].to_json() if name in cells else LSTM,
+                "text": data.name,
+                "checksum": data.checksum,
+                "units": units[name],
+                "seed": seed,
+            }
+            results[name].append(_train(build, data, recipe, settings, path))
     return results
 
 
-def _shrink_rnn(cell: Any, data: TextData) -> Build:
+def _shrink_rnn(cell: Cell, data: TextData) -> Build:
     def build(units: int, recipe: TextRecipe) -> keras.Model:
         dropouts = {**recipe.cell_dropouts(), **recipe.regularization()}
         return ShrinkRNN(cell, len(data.vocabulary), units, **dropouts)
@@ -128,22 +139,21 @@ def _units(build: Build, recipe: TextRecipe, params: int) -> int:
 
 
 def _train(
-    build: Build, units: int, data: TextData, recipe: TextRecipe, seed: int, path: Path
+    build: Build, data: TextData, recipe: TextRecipe, settings: dict[str, Any], path: Path
 ) -> dict[str, Any]:
     """What came of a training; read, where it has ended already."""
-    settings = {**dataclasses.asdict(recipe), "text": data.name, "units": units, "seed": seed}
     if path.is_file():
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if any(facts[name] != value for name, value in settings.items()):
-            raise ValueError(f"{path}: is of another run; take another --directory")
+        if differs := difference(facts, settings):
+            raise ValueError(f"{path}: is of a run with {differs}; take another --directory")
         return facts
     started = time.monotonic()
     folder = path.with_suffix(".training")
     trained = train_model(
-        lambda recipe: build(units, recipe),
+        functools.partial(build, settings["units"]),
         data,
         recipe,
-        seed=seed,
+        seed=settings["seed"],
         checkpoint=TrainingCheckpoint(folder, settings),
     )
     facts = {

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_autoshrink.cell import RNN_OPERATIONS, SHRINKRNN_CELL, Cell
-from keras_autoshrink.evaluation import jit_compile
 from keras_autoshrink.language_models import carrying, language_model
+from keras_autoshrink.networks import jit_compile
 from keras_autoshrink.recurrent import ShrinkRNNCell
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keras_autoshrink.datasets import load_images
     from keras_autoshrink.hypermodels import CNNCellHyperModel
     from keras_autoshrink.language_hypermodel import RNNCellHyperModel
-    from keras_autoshrink.language_models import ShrinkRNN, step_model
+    from keras_autoshrink.language_models import ShrinkRNN, load_model, step_model
     from keras_autoshrink.operations import register_operation
     from keras_autoshrink.oracle import AutoShrinkOracle
     from keras_autoshrink.recipes import RECIPES, Recipe
@@ -52,6 +52,7 @@ __all__ = [
     "count_params",
     "declare_cell",
     "load_images",
+    "load_model",
     "load_text",
     "plot_cell",
     "plot_trajectory",
@@ -83,6 +84,7 @@ _HOME = {
     "count_params": "costs",
     "declare_cell": "search_space",
     "load_images": "datasets",
+    "load_model": "language_models",
     "load_text": "text_data",
     "plot_cell": "report",
     "plot_trajectory": "report",

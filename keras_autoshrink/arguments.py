@@ -48,10 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     search = command("search", "find a cell")
     _add_task(search, "a cell of convolutions, or a recurrent one of a language model")
-    _add_data(search, "digits")
-    _add_text(search, "all that occur")
+    images = _add_data(search, "digits")
+    text = _add_text(search, "all that occur")
     _add_seed(search)
-    search.add_argument(
+    images.add_argument(
         "--proxy-images",
         type=positive,
         nargs=2,
@@ -77,14 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--epochs", type=positive, help="most epochs of a candidate (default: 20; of texts 10)"
     )
-    search.add_argument("--filters", type=positive, help="filters of the first stage (default: 16)")
-    search.add_argument("--stem-filters", type=positive, help="filters of the stem (default: 32)")
-    search.add_argument(
-        "--units", type=positive, help="of a text: size of the state (default: 100)"
-    )
-    search.add_argument(
-        "--steps", type=positive, help="of a text: tokens in a window (default: 35)"
-    )
+    images.add_argument("--filters", type=positive, help="filters of the first stage (default: 16)")
+    images.add_argument("--stem-filters", type=positive, help="filters of the stem (default: 32)")
+    text.add_argument("--units", type=positive, help="size of the state (default: 100)")
+    text.add_argument("--steps", type=positive, help="tokens in a window (default: 35)")
     search.add_argument(
         "--batch-size",
         type=positive,
@@ -94,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--learning-rate", type=rate, help="of Adam (default: 0.004), of texts SGD (default: 20)"
     )
-    search.add_argument(
+    images.add_argument(
         "--mac-weight",
         type=float,
         help="validation accuracy that ten times the multiply-accumulates have to buy "
@@ -104,8 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = command("train", "train a network of a cell in full")
     _add_cell(train)
-    _add_data(train, "that of the search")
-    _add_text(train, "that of the search")
+    images = _add_data(train, "that of the search")
+    text = _add_text(train, "that of the search")
     _add_seed(train, "of the initial weights; the data are split as the search split them")
     train.add_argument(
         "--recipe",
@@ -115,10 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
         "'plain'; texts 'small' (the default) or 'ptb' (as published)",
     )
     train.add_argument("--epochs", type=positive, help="by default the recipe's")
-    train.add_argument(
+    text.add_argument(
         "--units",
         type=positive,
-        help="of a text: size of the state (default: 200, with --recipe ptb 745)",
+        help="size of the state (default: 200, with --recipe ptb 745)",
     )
     train.add_argument(
         "--batch-size",
@@ -128,22 +124,22 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--learning-rate", type=rate, help="at the first step (by default the recipe's)"
     )
-    train.add_argument(
+    images.add_argument(
         "--label-smoothing", type=float, metavar="SHARE", help="by default the recipe's"
     )
-    train.add_argument(
+    images.add_argument(
         "--ema",
         type=float,
         metavar="MOMENTUM",
         help="take the moving average of the weights, such as 0.999 (by default the recipe's)",
     )
-    train.add_argument("--activation", choices=("relu", "swish"), help="(default: relu)")
-    train.add_argument(
+    images.add_argument("--activation", choices=("relu", "swish"), help="(default: relu)")
+    images.add_argument(
         "--precision",
         choices=("float32", "mixed_float16", "mixed_bfloat16"),
         help="of the computation; the trained model is float32 (default: float32)",
     )
-    train.add_argument(
+    images.add_argument(
         "--strategy",
         choices=("none", "mirrored", "multiworker"),
         help="'mirrored' trains on all GPUs of this machine, 'multiworker' on those of all "
@@ -151,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: none)",
     )
     train.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard")
-    size = train.add_mutually_exclusive_group()
+    size = images.add_mutually_exclusive_group()
     size.add_argument("--width", type=rate, help="width multiplier (default: 1.0)")
     size.add_argument(
         "--target-macs",
@@ -219,8 +215,9 @@ def _add_cell(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
+def _add_data(parser: argparse.ArgumentParser, default: str) -> argparse._ArgumentGroup:
+    images = parser.add_argument_group("of images")
+    images.add_argument(
         "--dataset",
         help="'digits', 'cifar10', an .npz file with x_train and y_train, or a folder with one "
         "folder of images for each class; to train, also 'imagenet2012', or a folder with two such "
@@ -232,12 +229,13 @@ def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
         help="where tensorflow-datasets keeps its data; of a text, the folder with its train.txt, "
         "valid.txt and test.txt (by default Python's own documentation)",
     )
-    parser.add_argument(
+    images.add_argument(
         "--image-size",
         type=positive,
         help="pixels to which images from files are resized, in RGB (default: 32; of "
         "'imagenet2012' and 'train' and 'val' 224)",
     )
+    return images
 
 
 def _add_seed(
@@ -246,9 +244,11 @@ def _add_seed(
     parser.add_argument("--seed", type=int, default=0, help=f"{what} (default: 0)")
 
 
-def _add_text(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
+def _add_text(parser: argparse.ArgumentParser, default: str) -> argparse._ArgumentGroup:
+    text = parser.add_argument_group("of texts")
+    text.add_argument(
         "--vocabulary-size",
         type=positive,
-        help=f"of a text: how many words to keep, the most frequent (default: {default})",
+        help=f"how many words to keep, the most frequent (default: {default})",
     )
+    return text

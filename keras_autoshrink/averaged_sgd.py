@@ -7,6 +7,7 @@ weights of SGD move around a minimum; their mean is closer to it than they are.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -140,6 +141,7 @@ class NonMonotonicTrigger(keras.callbacks.Callback):
                 "val_loss: is not in the logs; NonMonotonicTrigger takes its place "
                 "behind the callback that measures it"
             )
-        if loss > min(self.history[: -self.window], default=float("inf")):
+        if loss > min(self.history[: -self.window], default=math.inf):
             self.model.optimizer.start_averaging()
-        self.history.append(loss)
+        # An epoch that overflowed is no lowest one, and nothing is less than NaN.
+        self.history.append(loss if math.isfinite(loss) else math.inf)

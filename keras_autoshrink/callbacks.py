@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import keras
 import keras_tuner
 
 from keras_autoshrink.costs import count_macs, count_params
+from keras_autoshrink.language_models import is_language_model
 from keras_autoshrink.score import Score
 
 
@@ -17,8 +17,6 @@ class ScoreCallback(keras.callbacks.Callback):
 
     Args:
         score: callable `score(logs, macs)`.
-        count_macs: callable `count_macs(model)`, where the unit is not what the model takes at a
-            time, but one token of it.
 
     Raises:
         keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs.
@@ -26,15 +24,18 @@ class ScoreCallback(keras.callbacks.Callback):
             not a finite number.
     """
 
-    def __init__(self, score: Score, count_macs: Callable[[keras.Model], int] = count_macs) -> None:
+    def __init__(self, score: Score) -> None:
         super().__init__()
         self.score = score
-        self.count_macs = count_macs
         self.costs: dict[str, int] = {}
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Counts what the network costs."""
-        self.costs = {"macs": self.count_macs(self.model), "params": count_params(self.model)}
+        """Counts what the network costs, for one image or one token."""
+        one = (1,) if is_language_model(self.model) else None
+        self.costs = {
+            "macs": count_macs(self.model, input_shape=one),
+            "params": count_params(self.model),
+        }
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Adds to `logs`, which the callbacks after this one and the history see."""
@@ -47,7 +48,8 @@ class ScoreCallback(keras.callbacks.Callback):
                 f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
                 "metric to compile(); it is needed at every epoch"
             ) from error
-        watched = ("loss", "val_loss", getattr(self.score, "objective", "loss"))
+        objective = getattr(self.score, "objective", None)
+        watched = ["loss", "val_loss", *([objective] if isinstance(objective, str) else [])]
         diverged = [name for name in watched if not math.isfinite(logs.get(name, 0))]
         if diverged:
             raise keras_tuner.errors.FailedTrialError(

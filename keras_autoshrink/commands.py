@@ -73,7 +73,8 @@ def show(options: argparse.Namespace) -> int:
     folder = Path(options.cell)
     if folder.is_dir():
         searched = runs.read_search(folder)
-        pipeline.print_table(report.trajectory_table(searched.trajectory()))
+        objective = _OF[runs.task_of(searched.cell)].OBJECTIVE
+        pipeline.print_table(report.trajectory_table(searched.trajectory(), objective))
         if searched.error:
             _console.print(f"This search failed: {searched.error}")
         elif not searched.done:

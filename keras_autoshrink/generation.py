@@ -7,9 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-import tflite_export
 from keras_autoshrink.vocabulary import END, Vocabulary
-from tflite_export.language import LanguageModelFile
+from tflite_export.language import LanguageModelFile, continue_text
 
 
 def vocabulary_path(model: Path) -> Path:
@@ -20,9 +19,9 @@ def vocabulary_path(model: Path) -> Path:
         ('lm.vocabulary.txt', 'lm.vocabulary.txt')
     """
     stem = model.stem
-    for quantization in ("float32", "float16", "dynamic", "int8"):
-        stem = stem.removesuffix(f".{quantization}")
-    return model.with_name(f"{stem}.vocabulary.txt")
+    kinds = ("float32", "float16", "dynamic", "int8") if model.suffix == ".tflite" else ()
+    ending = next((f".{kind}" for kind in kinds if stem.endswith(f".{kind}")), "")
+    return model.with_name(f"{stem.removesuffix(ending)}.vocabulary.txt")
 
 
 def generate(options: argparse.Namespace) -> int:
@@ -45,7 +44,12 @@ def generate(options: argparse.Namespace) -> int:
             f"not in the vocabulary, read as <unk>: {', '.join(dict.fromkeys(unknown))}"
         )
     prompt = vocabulary.encode([END, *words])
-    continuation = tflite_export.generate(options.model, prompt, options.words)
-    text = " ".join([*words, *vocabulary.decode(continuation)])
-    console.print(text.replace(f" {END}", "\n").replace("\n ", "\n"))
+    continuation = continue_text(model, prompt, options.words)
+    if len(continuation) < options.words:
+        raise ValueError(f"{options.model}: its log-probabilities are NaN")
+    lines: list[list[str]] = [[]]
+    for word in [*words, *vocabulary.decode(continuation)]:
+        lines += [[]] if word == END else []
+        lines[-1] += [] if word == END else [word]
+    console.print("\n".join(" ".join(line) for line in lines))
     return 0

@@ -14,8 +14,9 @@ import tflite_export
 from keras_autoshrink import image_pipeline, pipeline, runs
 from keras_autoshrink.applications import width_for_macs
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.datasets import BUILT_IN, is_streamed, load_images
+from keras_autoshrink.datasets import BUILT_IN, IMAGENET, is_streamed, load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
+from keras_autoshrink.image_pipeline import OBJECTIVE
 from keras_autoshrink.recipes import RECIPES, Recipe, default_recipe
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.splits import ImageData
@@ -58,7 +59,7 @@ def search(options: argparse.Namespace) -> int:
         Path(source["dataset"]).resolve().stem,
         settings,
         {"x": data.train.x, "y": data.train.y, "validation_data": validation},
-        image_pipeline.OBJECTIVE,
+        OBJECTIVE,
     )
     return 0
 
@@ -130,6 +131,11 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
         source.update({name: recorded[name] for name in source if name in recorded})
     given = {"dataset": dataset, "image_size": options.image_size}
     source.update({name: value for name, value in given.items() if value is not None})
+    if options.data_dir and source["dataset"] not in ("cifar10", IMAGENET):
+        raise ValueError(
+            f"--data-dir {options.data_dir}: is where tensorflow-datasets keeps its data, of which "
+            f"{source['dataset']!r} is none"
+        )
     if source["image_size"] is None:
         source["image_size"] = 224 if is_streamed(source["dataset"]) else 32
     return source

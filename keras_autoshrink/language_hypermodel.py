@@ -11,12 +11,13 @@ import keras_tuner
 import numpy as np
 
 from keras_autoshrink.cell import INPUT, RNN_OPERATIONS, Cell
-from keras_autoshrink.costs import count_macs
-from keras_autoshrink.evaluation import PerplexityCallback, jit_compile
+from keras_autoshrink.checks import positive, whole
+from keras_autoshrink.evaluation import PerplexityCallback
 from keras_autoshrink.language_models import ShrinkRNN, carrying
+from keras_autoshrink.networks import jit_compile
 from keras_autoshrink.score import PerplexityScore
 from keras_autoshrink.search_space import declare_cell
-from keras_autoshrink.text_windows import training_windows
+from keras_autoshrink.text_windows import check_length, training_windows
 
 
 class RNNCellHyperModel(keras_tuner.HyperModel):
@@ -27,7 +28,11 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
     from one window to the next. Plain SGD with gradients of bounded norm, and early stopping
     after 5 epochs without a better validation perplexity (arXiv 1911.09251; the defaults are
     the paper's search on a part of Penn Treebank). Without a `score=` the tuner takes
-    `PerplexityScore()`.
+    `PerplexityScore()`. Candidates are scored on ten parallel streams of the validation text, see
+    `PerplexityEvaluation`.
+
+    The tuner's `get_best_models()` returns a `carrying` model, with its batch size and its
+    windows; `step_model` makes the form for a phone of it.
 
     Args:
         vocabulary_size: number of different tokens; tokens are 0 to vocabulary_size - 1.
@@ -60,27 +65,16 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         seed: int = 0,
     ) -> None:
         super().__init__(name="rnn_cell")
-        for argument, value, least in (
-            ("vocabulary_size", vocabulary_size, 2),
-            ("num_nodes", num_nodes, 2),
-            ("units", units, 1),
-            ("batch_size", batch_size, 1),
-            ("steps", steps, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{argument}={value}: expected {least} or more")
-        for argument, rate in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
-            if not 0 < rate < float("inf"):
-                raise ValueError(f"{argument}={rate}: expected a number greater than 0")
-        if not operations:
-            raise ValueError("operations=(): expected at least one activation")
+        num_nodes = whole("num_nodes", num_nodes, 2)
         self.default_score = PerplexityScore()
-        self.vocabulary_size = vocabulary_size
-        self.units = units
-        self.learning_rate = float(learning_rate)
-        self.clip_norm = clip_norm
-        self.batch_size = batch_size
-        self.steps = steps
+        self.vocabulary_size = whole("vocabulary_size", vocabulary_size, 2)
+        self.units = whole("units", units, 1)
+        self.learning_rate = positive("learning_rate", learning_rate)
+        self.clip_norm = positive("clip_norm", clip_norm)
+        self.batch_size = whole("batch_size", batch_size, 1)
+        self.steps = whole("steps", steps, 1)
+        if not operations or isinstance(operations, str):
+            raise ValueError(f"operations={operations!r}: expected activations, such as ('tanh',)")
         # Each node for itself: the published cell has some twice, and one not at all.
         generator = random.Random(f"operations/{seed}")
         drawn = [operations[int(generator.random() * len(operations))] for _ in range(1, num_nodes)]
@@ -127,10 +121,6 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
             **kwargs,
         )
 
-    def count_macs(self, model: keras.Model) -> int:
-        """The multiply-accumulates of a candidate for one token."""
-        return count_macs(model) // self.steps
-
     def check_search_arguments(
         self, *args: Any, x: Any = None, validation_data: Any = None, **kwargs: Any
     ) -> None:
@@ -145,7 +135,7 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
             if tokens is None:
                 raise ValueError(f"{what}: missing; {usage}")
             self._check_tokens(what, tokens)
-        training_windows(x, self.batch_size, self.steps)  # it says where there are too few
+        check_length(len(x), self.batch_size, self.steps)
 
     def _check_tokens(self, what: str, tokens: Any) -> None:
         try:

@@ -161,7 +161,8 @@ class CarriedState(keras.layers.Layer):
     def call(self, inputs: Any, new_states: Sequence[Any] | None = None) -> Any:
         """Returns the states, or takes new ones."""
         if new_states is None:
-            return [state.value for state in self.states]
+            # Copies: what is handed out must not change when the new states come.
+            return [keras.ops.copy(state.value) for state in self.states]
         for state, new_state in zip(self.states, new_states, strict=True):
             state.assign(new_state)
         return inputs

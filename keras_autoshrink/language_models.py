@@ -7,11 +7,13 @@ one for a phone; both share the layers, and so the weights, of the model they ar
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
 
 from keras_autoshrink.cell import SHRINKRNN_CELL, Cell
+from keras_autoshrink.checks import share, whole
 from keras_autoshrink.language_layers import (
     CarriedState,
     TemporalActivationRegularization,
@@ -93,15 +95,13 @@ def language_model(
     Raises:
         ValueError: an argument is out of its range; the message names it.
     """
-    if not isinstance(vocabulary_size, int) or vocabulary_size < 2:
-        raise ValueError(f"vocabulary_size={vocabulary_size!r}: expected a whole number from 2 on")
+    vocabulary_size = whole("vocabulary_size", vocabulary_size, 2)
     for argument, rate in (
         ("word_dropout", word_dropout),
         ("embedding_dropout", embedding_dropout),
         ("output_dropout", output_dropout),
     ):
-        if not 0 <= rate < 1:
-            raise ValueError(f"{argument}={rate!r}: expected 0 or more and less than 1")
+        share(argument, rate)
     if not 0 <= activation_regularization < float("inf"):
         raise ValueError(
             f"activation_regularization={activation_regularization!r}: expected 0 or more"
@@ -189,6 +189,17 @@ def step_model(model: keras.Model) -> keras.Model:
 def _state_sizes(cell: keras.Layer) -> list[int]:
     size = cell.state_size
     return list(size) if isinstance(size, (list, tuple)) else [size]
+
+
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
+    """Loads a language model that was saved as a `.keras` file, such as `autoshrink train` writes.
+
+    `keras.saving.load_model` does not know the layers of this library before it is loaded.
+
+    Raises:
+        ValueError: there is no such file, or it holds no model.
+    """
+    return keras.saving.load_model(path, compile=False)
 
 
 def is_language_model(model: keras.Model) -> bool:

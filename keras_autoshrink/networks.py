@@ -40,6 +40,14 @@ class CellStyle:
         return keras.layers.Activation(self.activation, name=f"{name}_act")(x)
 
 
+def jit_compile() -> bool | str:
+    """What to compile models with.
+
+    XLA compiles longer than a small network trains, and runs it slower on CPUs.
+    """
+    return False if keras.backend.backend() == "tensorflow" else "auto"
+
+
 def round_filters(filters: float) -> int:
     """The nearest positive multiple of 4 (Python's round: halves go to the even multiple)."""
     return 4 * max(1, round(filters / 4))

@@ -16,8 +16,10 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import report, runs
 from keras_autoshrink.checkpoint import TrainingCheckpoint, difference, remove_state
+from keras_autoshrink.generation import vocabulary_path
 from keras_autoshrink.score import Score
 from keras_autoshrink.tuner import AutoShrink
+from keras_autoshrink.vocabulary import Vocabulary
 
 _console = Console(soft_wrap=True, highlight=False)
 
@@ -74,11 +76,13 @@ class Result:
         model: trained.
         facts: what to note of it beside what it was trained with, plain values.
         summary: the same for people, in one line.
+        vocabulary: the words of a language model, for a file beside it.
     """
 
     model: keras.Model
     facts: dict[str, Any]
     summary: str
+    vocabulary: Vocabulary | None = None
 
 
 def train_once(
@@ -137,9 +141,13 @@ def train_once(
     unfinished = path.with_name(f".{path.name}")
     model.save(unfinished)
     unfinished.replace(path)
+    # A kill from here on leaves the training's state, from which all of this is written again.
+    if result.vocabulary is not None:
+        result.vocabulary.save(vocabulary_path(path))
     runs.write_facts(path, {**settings, **result.facts})
     remove_state(folder)
-    _console.print(f"wrote {path} and {path.name}.json: {result.summary}")
+    words = f", {vocabulary_path(path).name}" if result.vocabulary else ""
+    _console.print(f"wrote {path}{words} and {path.name}.json: {result.summary}")
     return model
 
 

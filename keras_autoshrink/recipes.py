@@ -8,11 +8,9 @@ from typing import Any
 
 import keras
 
+from keras_autoshrink.checks import is_count
+
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +50,8 @@ class Recipe:
         for valid, name, expected in (
             (self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}"),
             (0 < self.learning_rate < math.inf, "learning_rate", "more than 0"),
-            (_is_count(self.batch_size), "batch_size", "a whole number of 1 or more"),
-            (_is_count(self.epochs), "epochs", "a whole number of 1 or more"),
+            (is_count(self.batch_size), "batch_size", "a whole number of 1 or more"),
+            (is_count(self.epochs), "epochs", "a whole number of 1 or more"),
             (0 <= self.l2 < math.inf, "l2", "0 or more"),
             (0 <= self.label_smoothing < 1, "label_smoothing", "0 or more and less than 1"),
             (0 <= ema < 1, "ema", "0 or more and less than 1"),

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_autoshrink.cell import RNN_OPERATIONS, Cell
+from keras_autoshrink.checks import share, whole
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "tanh": keras.ops.tanh,
@@ -42,8 +43,8 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         dropout: share of x that is dropped in training, with one mask for a whole sequence
             (Gal and Ghahramani, arXiv 1512.05287).
         recurrent_dropout: likewise of h, in W0's product; the same mask is on every s_i.
-        kernel_initializer: of all W; by default uniform within 1 / sqrt(units), which at the
-            paper's 745 units is its release's 0.04.
+        kernel_initializer: of all W; by default uniform within 1 / sqrt(units): at the paper's
+            745 units close to the 0.04 of its release.
         seed: of the dropout masks.
         **kwargs: as for every Keras layer.
 
@@ -71,19 +72,15 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name}={rate!r}: expected 0 or more and less than 1")
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"units={units!r}: expected a whole number of 1 or more")
+        units = whole("units", units, 1)
         if kernel_initializer is None:
             limit = units**-0.5
             kernel_initializer = keras.initializers.RandomUniform(-limit, limit)
         super().__init__(
             units,
             kernel_initializer=kernel_initializer,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
+            dropout=share("dropout", dropout),
+            recurrent_dropout=share("recurrent_dropout", recurrent_dropout),
             seed=seed,
             **kwargs,
         )

@@ -23,8 +23,7 @@ from keras_autoshrink.score import PerplexityScore
 from keras_autoshrink.text_data import PYDOC, TextData, load_text
 from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
 from keras_autoshrink.text_training import train_language_model
-from keras_autoshrink.text_windows import training_windows
-from keras_autoshrink.vocabulary import Vocabulary
+from keras_autoshrink.text_windows import check_length
 
 OBJECTIVE = "perplexity"  # of the validation text
 
@@ -40,7 +39,7 @@ _console = Console(soft_wrap=True, highlight=False)
 def search(options: argparse.Namespace) -> int:
     """Finds a recurrent cell."""
     source = _source(options, {})
-    data = load(source, "search")
+    data = load(source, "search", options.quiet)
     hypermodel = RNNCellHyperModel(
         vocabulary_size=len(data.vocabulary),
         num_nodes=options.nodes,
@@ -54,6 +53,7 @@ def search(options: argparse.Namespace) -> int:
         **source,
         "epochs": options.epochs,
         "tokens": [len(data.train), len(data.validation)],
+        "checksum": data.checksum,
     }
     pipeline.search_and_report(
         hypermodel,
@@ -77,8 +77,11 @@ def train(options: argparse.Namespace, cell: Cell) -> int:
         TEXT_RECIPES[name], **{n: value for n, value in given.items() if value is not None}
     )
     source = _source(options, runs.settings_of(options.cell))
-    data = load(source, "train")
-    training_windows(data.train, recipe.batch_size, recipe.steps)  # it says if there are too few
+    data = load(source, "train", options.quiet)
+    searched = runs.settings_of(options.cell)
+    if searched.get("text") == data.name and searched["checksum"] != data.checksum:
+        _console.print(f"{data.name}: is not as it was when the cell was searched for")
+    check_length(len(data.train), recipe.batch_size, recipe.steps)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     train_and_save(
         cell,
@@ -129,6 +132,7 @@ def train_and_save(
         **source,
         **dataclasses.asdict(recipe),
         "tokens": len(data.train),
+        "checksum": data.checksum,
         "vocabulary": len(data.vocabulary),
         "units": units,
         "seed": seed,
@@ -155,14 +159,13 @@ def train_and_save(
             "params": params,
             "history": result.history,
         }
-        # Before the model: where that is, its words are too.
-        data.vocabulary.save(vocabulary_path(path))
         return pipeline.Result(
             result.model,
             facts,
             f"perplexity {result.validation_perplexity:.2f} of the validation and "
             f"{result.test_perplexity:.2f} of the test text, {macs:,} MACs for a token, "
             f"{params:,} parameters",
+            data.vocabulary,
         )
 
     return pipeline.train_once(path, settings, recipe.epochs, trained, overwrite=overwrite)
@@ -171,11 +174,10 @@ def train_and_save(
 def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]) -> int:
     """Converts a trained language model and checks what came of it."""
     data = load(_source(options, facts), "train")
-    words = vocabulary_path(options.model)
-    if words.is_file() and Vocabulary.load(words) != data.vocabulary:
+    if facts.get("checksum", data.checksum) != data.checksum:
         raise ValueError(
-            f"{words}: has other words than {data.name}, which is not the text that "
-            f"{options.model} was trained on, or no longer"
+            f"{options.model}: was trained on another text than {data.name}, or that has been "
+            "changed since"
         )
     folder = options.output_dir or options.model.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,22 +202,30 @@ def export_and_check(
     if step.output_shape[0][-1] != len(data.vocabulary):
         raise ValueError(
             f"model {model.name!r} has {step.output_shape[0][-1]:,} words, the text "
-            f"{len(data.vocabulary):,}: it was trained on another one"
+            f"{len(data.vocabulary):,}: it was trained on another one; name it with --data-dir"
         )
     data.vocabulary.save(vocabulary_path(stem.with_name(f"{stem.name}.keras")))
     calibration = tflite_export.representative_steps(step, data.train[:_CALIBRATION])
+    test = data.part("test")
+    tokens = test[:_CHECKED]
+    if len(tokens) < len(test):
+        _console.print(f"checking on the first {len(tokens):,} of {len(test):,} words of the test")
     checks = []
     for quantization in quantizations:
         path = stem.with_name(f"{stem.name}.{quantization}.tflite")
         tflite_export.convert(step, path, quantization, representative_data=calibration)
-        tokens = data.part("test")[:_CHECKED]
         checks.append(tflite_export.check_language_model(step, path, tokens, count_macs(step)))
     return checks
 
 
-def load(source: dict[str, Any], purpose: str) -> TextData:
+def load(source: dict[str, Any], purpose: str, quiet: bool = False) -> TextData:
     """The text that a search or a training noted, and what is to be said of it."""
     data = load_text(source["text"], purpose=purpose, vocabulary_size=source["vocabulary_size"])
+    if quiet:
+        return data
+    _console.print(
+        f"text: {data.name}, {len(data.train):,} tokens to train on, {len(data.vocabulary):,} words"
+    )
     for note in data.notes():
         _console.print(note)
     return data
@@ -225,7 +235,9 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
     """Which text to load: as given, else as recorded, else the built-in one."""
     source = {"task": "text", "text": PYDOC, "vocabulary_size": None}
     # To be found from another folder, too.
-    text = str(options.data_dir.resolve()) if options.data_dir else None
+    text = str(options.data_dir) if options.data_dir else None
+    if text not in (None, PYDOC):
+        text = str(options.data_dir.resolve())
     if text in (None, recorded.get("text", text)):  # of another text it says nothing
         source.update({name: recorded[name] for name in source if name in recorded})
     given = {"text": text, "vocabulary_size": getattr(options, "vocabulary_size", None)}

@@ -6,9 +6,11 @@ Arrays only: what comes from here serves every Keras backend.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import re
+import zlib
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -75,6 +77,13 @@ class TextData:
         if tokens is None:
             raise ValueError(f"part={name!r}: was not read; load_text with purpose='train' does")
         return tokens
+
+    @property
+    def checksum(self) -> int:
+        """Of the training and validation text and the words: another text has another one."""
+        words = "\n".join(self.vocabulary.words).encode()
+        parts = (words, self.train.tobytes(), self.validation.tobytes())
+        return functools.reduce(lambda sum_, part: zlib.crc32(part, sum_), parts, 0)
 
     def notes(self) -> list[str]:
         """What to know of the words that are not in the vocabulary, one line each."""

@@ -13,9 +13,8 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import pipeline, report, runs, text_commands
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.costs import count_macs, count_params
+from keras_autoshrink.costs import count_params
 from keras_autoshrink.language_hypermodel import RNNCellHyperModel
-from keras_autoshrink.language_models import step_model
 from keras_autoshrink.score import PerplexityScore
 from keras_autoshrink.text_data import PYDOC, unigram_perplexity
 from keras_autoshrink.text_recipes import TEXT_RECIPES
@@ -118,7 +117,7 @@ def _comparison(
             what, *(format(value, form) for value in values), f"{values[0] / values[1]:.2f}"
         )
 
-    add("MACs for a word", [count_macs(step_model(models[name])) for name in names], ",")
+    add("MACs for a word", [checks[name][0].file_macs for name in names], ",")
     add("parameters", [count_params(models[name]) for name in names], ",")
     for place, check in enumerate(checks["found"]):
         files = [checks[name][place] for name in names]

@@ -14,16 +14,17 @@ import numpy as np
 from keras_autoshrink.averaged_sgd import NonMonotonicTrigger
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checkpoint import TrainingCheckpoint
+from keras_autoshrink.checks import whole
 from keras_autoshrink.evaluation import (
     Perplexity,
     PerplexityCallback,
     PerplexityEvaluation,
-    jit_compile,
 )
 from keras_autoshrink.language_models import ShrinkRNN, carrying
+from keras_autoshrink.networks import jit_compile
 from keras_autoshrink.text_data import TextData
 from keras_autoshrink.text_recipes import TextRecipe
-from keras_autoshrink.text_windows import jittered_lengths, parallel_streams, training_windows
+from keras_autoshrink.text_windows import check_length, jittered_lengths, parallel_streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,7 @@ def train_language_model(
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell={cell!r}: expected a Cell")
-    if not isinstance(units, int) or units < 1:
-        raise ValueError(f"units={units!r}: expected a whole number of 1 or more")
+    units = whole("units", units, 1)
 
     def build(recipe: TextRecipe) -> keras.Model:
         return ShrinkRNN(
@@ -142,10 +142,9 @@ def train_model(
         raise TypeError(f"data: is a {type(data).__name__}; load it with load_text")
     if not isinstance(recipe, TextRecipe):
         raise TypeError(f"recipe={recipe!r}: expected a TextRecipe")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed={seed!r}: expected a whole number of 0 or more")
+    seed = whole("seed", seed, 0)
     test = data.part("test")  # says so if there is none, before and not after the training
-    training_windows(data.train, recipe.batch_size, recipe.steps)  # or if the text is too short
+    check_length(len(data.train), recipe.batch_size, recipe.steps)
     positions = parallel_streams(data.train, recipe.batch_size)[0].shape[1]
 
     def lengths_of_epoch(epoch: int) -> list[int]:
@@ -155,6 +154,11 @@ def train_model(
 
     keras.utils.set_random_seed(seed)
     model = build(recipe)
+    if model.output_shape[-1] != len(data.vocabulary):
+        raise ValueError(
+            f"build: its model has {model.output_shape[-1]} words, the vocabulary "
+            f"{len(data.vocabulary)}"
+        )
     network = carrying(model, recipe.batch_size, None if recipe.jitter else recipe.steps)
     network.compile(
         recipe.build_optimizer(),
@@ -192,10 +196,11 @@ def train_model(
     validation, tested = (
         PerplexityEvaluation(result, tokens)() for tokens in (data.validation, test)
     )
-    if not math.isfinite(validation):
-        raise RuntimeError(
-            f"the perplexity of the validation text is {validation}; a lower learning rate may help"
-        )
+    for part, perplexity in (("validation", validation), ("test", tested)):
+        if not math.isfinite(perplexity):
+            raise RuntimeError(
+                f"the perplexity of the {part} text is {perplexity}; a lower learning rate may help"
+            )
     return TrainedText(result, checkpoint.history, validation, tested)
 
 

@@ -65,12 +65,7 @@ def training_windows(
         ValueError: an argument is not of this kind, or the text is too short for one window.
     """
     tokens = _checked(tokens, batch_size=batch_size, steps=steps)
-    needed = batch_size * steps + 1
-    if len(tokens) < needed:
-        raise ValueError(
-            f"{len(tokens):,} tokens: one window of {steps} steps in each of {batch_size} streams "
-            f"takes {needed:,}; lower batch_size or steps"
-        )
+    check_length(len(tokens), batch_size, steps)
     x, y = (
         stream[:, : stream.shape[1] // steps * steps]
         .reshape(batch_size, -1, steps)
@@ -79,6 +74,20 @@ def training_windows(
         for stream in parallel_streams(tokens, batch_size)
     )
     return x, y
+
+
+def check_length(tokens: int, batch_size: int, steps: int) -> None:
+    """Checks that there is a window of `steps` tokens in each of `batch_size` streams.
+
+    Raises:
+        ValueError: there are too few tokens.
+    """
+    needed = batch_size * steps + 1
+    if tokens < needed:
+        raise ValueError(
+            f"{tokens:,} tokens: one window of {steps} steps in each of {batch_size} streams "
+            f"takes {needed:,}; lower batch_size or steps"
+        )
 
 
 def evaluation_windows(

@@ -13,6 +13,7 @@ import keras
 from keras_autoshrink.applications import ShrinkCNN
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checkpoint import TrainingCheckpoint
+from keras_autoshrink.networks import jit_compile
 from keras_autoshrink.recipes import Recipe
 from keras_autoshrink.splits import ImageData
 
@@ -203,8 +204,7 @@ def compile_classifier(
         optimizer=optimizer,
         loss=loss,
         metrics=["accuracy"],
-        # XLA compiles longer than a small network trains, and runs it slower on CPUs.
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+        jit_compile=jit_compile(),
     )
 
 

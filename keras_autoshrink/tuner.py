@@ -18,7 +18,6 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_autoshrink import files, settings
 from keras_autoshrink.callbacks import ScoreCallback
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.costs import count_macs
 from keras_autoshrink.oracle import AutoShrinkOracle, check_readable
 from keras_autoshrink.progress import SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
@@ -158,8 +157,7 @@ class AutoShrink(keras_tuner.Tuner):
         seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
         keras.utils.set_random_seed(seed)
         # First of all callbacks: those behind it may look at the score.
-        macs = getattr(self.hypermodel, "count_macs", count_macs)
-        callbacks = [ScoreCallback(self.score, macs), *(kwargs.pop("callbacks", None) or ())]
+        callbacks = [ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
         started = time.monotonic()
         kwargs = {**kwargs, "callbacks": callbacks, "verbose": self._fit_verbose}
         results = super().run_trial(trial, *args, **kwargs)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import numpy.typing as npt
 
 from tflite_export.flatbuffer import quantization
@@ -19,6 +20,9 @@ from tflite_export.verify_language import TextAgreement, verify_language_model
 if TYPE_CHECKING:
     import keras
     from rich.table import Table
+
+
+_PROMPT_LENGTH = 20  # tokens of a text whose continuation is compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,8 @@ def check_language_model(
     Args:
         model: The Keras model that the file was converted from.
         path: The ``.tflite`` file.
-        tokens: A text, see ``verify_language_model``; both continue its first 20 tokens by 50.
+        tokens: A text, see ``verify_language_model``; both continue its first 20 tokens, or what
+            it has, by 50.
         model_macs: Multiply-accumulates of the model for one token, to hold the file against.
         threads: The numbers of threads to measure the latency at.
 
@@ -101,7 +106,9 @@ def check_language_model(
         TypeError: ``model`` is not a ``keras.Model``.
         ValueError: As ``count_macs``, ``verify_language_model`` and ``benchmark`` raise it.
     """
-    return _check(path, verify_language_model(model, path, tokens), model_macs, threads)
+    prompt_length = max(1, min(_PROMPT_LENGTH, np.size(tokens)))
+    agreement = verify_language_model(model, path, tokens, prompt_length)
+    return _check(path, agreement, model_macs, threads)
 
 
 def _check(

@@ -69,7 +69,8 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
 def count_params(model: keras.Model, batchnorm: bool = True) -> int:
     """Counts the parameters of a model: every number in its weights, trainable or not.
 
-    The `states` that a layer carries from one batch to the next are none.
+    What a layer carries from one batch to the next, its `states` that no training changes, are
+    none.
 
     Args:
         model: A built Keras 3 model (or layer).
@@ -96,7 +97,8 @@ def count_params(model: keras.Model, batchnorm: bool = True) -> int:
     sizes = {id(weight): math.prod(weight.shape) for weight in model.weights}
     for layer in layers:
         for state in keras.tree.flatten(getattr(layer, "states", None)):
-            sizes.pop(id(state), None)
+            if not getattr(state, "trainable", True):
+                sizes.pop(id(state), None)
     if not batchnorm:
         for layer in layers:
             if isinstance(layer, keras.layers.BatchNormalization):

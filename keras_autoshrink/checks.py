@@ -1,0 +1,49 @@
+"""Checks of arguments; what is wrong is named in one line."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number of 1 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """The value, of Python or NumPy, as an int.
+
+    Raises:
+        ValueError: it is no whole number of `least` or more.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number of {least} or more")
+    return number
+
+
+def share(name: str, value: float) -> float:
+    """The value.
+
+    Raises:
+        ValueError: it is not 0 or more and less than 1.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value!r}: expected 0 or more and less than 1")
+    return value
+
+
+def positive(name: str, value: float) -> float:
+    """The value as a float.
+
+    Raises:
+        ValueError: it is not a finite number greater than 0.
+    """
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r}: expected a number greater than 0")
+    return float(value)
