@@ -254,16 +254,16 @@ def test_a_search_with_other_settings_is_another_search(finished):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"vocabulary_size": 1}, "vocabulary_size=1: expected 2 or more"),
-        ({"num_nodes": 1}, "num_nodes=1: expected 2 or more"),
-        ({"units": 0}, "units=0: expected 1 or more"),
-        ({"batch_size": 0}, "batch_size=0: expected 1 or more"),
-        ({"steps": -1}, "steps=-1: expected 1 or more"),
+        ({"vocabulary_size": 1}, "vocabulary_size=1: expected a whole number of 2 or more"),
+        ({"num_nodes": 1}, "num_nodes=1: expected a whole number of 2 or more"),
+        ({"units": 0}, "units=0: expected a whole number of 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: expected a whole number of 1 or more"),
+        ({"steps": -1}, "steps=-1: expected a whole number of 1 or more"),
         ({"learning_rate": 0}, "learning_rate=0: expected a number greater than 0"),
         ({"learning_rate": math.nan}, "learning_rate=nan: expected a number greater than 0"),
         ({"clip_norm": math.inf}, "clip_norm=inf: expected a number greater than 0"),
         ({"clip_norm": -0.25}, "clip_norm=-0.25: expected a number greater than 0"),
-        ({"operations": ()}, "operations=(): expected at least one activation"),
+        ({"operations": ()}, "operations=(): expected activations, such as ('tanh',)"),
     ],
 )
 def test_bad_hypermodels_are_named(arguments, message):

@@ -14,8 +14,9 @@ import pytest
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink import text_commands, text_demo
+from keras_autoshrink import generation, text_commands, text_demo
 from keras_autoshrink.cli import main
+from keras_autoshrink.text_data import load_text
 from keras_autoshrink.text_recipes import TEXT_RECIPES
 from keras_autoshrink.vocabulary import END, UNKNOWN
 
@@ -127,6 +128,7 @@ def test_a_search_leaves_its_results(run_folder, text):
         assert (run_folder / name).read_bytes().startswith(b"\x89PNG")
     settings = json.loads((run_folder / "settings.json").read_text())
     lines = {part: len((text / f"{part}.txt").read_text().split()) for part in ("train", "valid")}
+    assert settings.pop("checksum") == load_text(text, purpose="search").checksum
     assert settings == {
         "task": "text",
         "text": str(text),
@@ -392,9 +394,9 @@ def test_generate_takes_litert_alone_and_writes_as_the_model_does(exported, trai
 def test_generate_says_which_words_it_does_not_know(exported, trained, monkeypatch, capsys):
     _, folder = exported
     prompts = []
-    run = tflite_export.generate
+    run = generation.continue_text
     monkeypatch.setattr(
-        tflite_export, "generate", lambda *given: prompts.append(given[1]) or run(*given)
+        generation, "continue_text", lambda *given: prompts.append(given[1]) or run(*given)
     )
     prompt = "the cow likes the zebra and the cow"
     assert main(["generate", f"{folder}/lm.float32.tflite", prompt, "--words", "6"]) == 0
@@ -514,7 +516,7 @@ def test_a_text_of_another_number_of_words_is_refused(bad, exported, tmp_path, c
     command = f"export {exported[1]}/lm.keras --data-dir {bad}/other --quantization float32"
     before = listing(exported[1])
     line = refused(capsys, command)
-    assert "lm.vocabulary.txt: has other words than" in line
+    assert "lm.keras: was trained on another text than" in line
     assert listing(exported[1]) == before
 
 
@@ -529,7 +531,7 @@ def test_a_text_of_other_words_is_refused(text, trained, tmp_path, capsys):
         capsys,
         f"export {tmp_path}/lm.keras --data-dir {tmp_path}/other --quantization float32",
     )
-    assert "lm.vocabulary.txt: has other words than" in line
+    assert "lm.keras: was trained on another text than" in line
     assert listing(tmp_path) == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +81,7 @@ class TextAgreement:
         return (
             not np.isnan(self.max_abs_difference)
             and self.argmax_agreement >= least
-            and np.isfinite(self.file_perplexity)
+            and math.isfinite(self.file_perplexity)
             and self.file_perplexity <= MAX_PERPLEXITY_RATIO * self.model_perplexity
             and (self.same_continuation or self.quantization != "float32")
         )
