@@ -26,16 +26,20 @@ from rich.table import Table
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
 
-import keras
 
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.checkpoint import TrainingCheckpoint, difference, remove_state
-from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.language_models import ShrinkRNN, language_model
-from keras_autoshrink.runs import read_cell
-from keras_autoshrink.text_data import PYDOC, TextData, load_text, unigram_perplexity
-from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
-from keras_autoshrink.text_training import train_model
+from tflite_export.runtime import native_output_silenced
+
+with native_output_silenced():  # TensorFlow announces its devices when it is imported
+    import keras
+
+    from keras_autoshrink.cell import Cell
+    from keras_autoshrink.checkpoint import TrainingCheckpoint, difference, remove_state
+    from keras_autoshrink.costs import count_macs, count_params
+    from keras_autoshrink.language_models import ShrinkRNN, language_model
+    from keras_autoshrink.runs import read_cell
+    from keras_autoshrink.text_data import PYDOC, TextData, load_text, unigram_perplexity
+    from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
+    from keras_autoshrink.text_training import train_model
 
 LSTM = "LSTM"
 

@@ -16,16 +16,20 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
 
-import keras
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from keras_autoshrink.cell import RNN_OPERATIONS, SHRINKRNN_CELL, Cell
-from keras_autoshrink.language_models import carrying, language_model
-from keras_autoshrink.networks import jit_compile
-from keras_autoshrink.recurrent import ShrinkRNNCell
+from tflite_export.runtime import native_output_silenced
+
+with native_output_silenced():  # TensorFlow announces its devices when it is imported
+    import keras
+
+    from keras_autoshrink.cell import RNN_OPERATIONS, SHRINKRNN_CELL, Cell
+    from keras_autoshrink.language_models import carrying, language_model
+    from keras_autoshrink.networks import jit_compile
+    from keras_autoshrink.recurrent import ShrinkRNNCell
 
 
 class EdgeByEdgeCell(ShrinkRNNCell):
