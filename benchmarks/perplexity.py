@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def _results(data: TextData, options: argparse.Namespace) -> dict[str, list[dict
                 "cell": cells[name].to_json() if name in cells else LSTM,
                 "text": data.name,
                 "checksum": data.checksum,
+                "test_checksum": zlib.crc32(data.part("test").tobytes()),
                 "units": units[name],
                 "seed": seed,
             }

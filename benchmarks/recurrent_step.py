@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=35, help="tokens that gradients go through")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each model")
     options = parser.parse_args(arguments)
+    if options.steps < 2:
+        parser.error(f"--steps {options.steps}: expected 2 or more, for a spread")
     cells = {
         "complete cell, 15 edges": Cell.dense(SHRINKRNN_CELL.ops),
         "published cell, 12 edges": SHRINKRNN_CELL,

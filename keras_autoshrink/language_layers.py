@@ -141,6 +141,8 @@ class CarriedState(keras.layers.Layer):
         states: a variable of shape (batch_size, size) for each; not parameters of the model.
     """
 
+    carries_state = True  # for `count_params`
+
     def __init__(self, batch_size: int, sizes: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.batch_size = batch_size

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -475,3 +477,29 @@ def test_an_embedding_begins_uniform_and_its_bias_at_0():
     assert 0.099 < np.abs(embeddings).max() <= 0.1
     assert embeddings.std() == pytest.approx(0.1 / 3**0.5, rel=0.05)
     np.testing.assert_array_equal(bias, np.zeros(100))
+
+
+# Files
+
+
+def test_a_process_that_imports_the_library_alone_loads_what_was_saved(tmp_path):
+    rates = dict.fromkeys(
+        ("dropout", "recurrent_dropout", "word_dropout", "embedding_dropout", "output_dropout"), 0.5
+    )
+    model = ShrinkRNN(SHRINKRNN_CELL, VOCABULARY, UNITS, activation_regularization=0.1, **rates)
+    weights = small().get_weights()
+    # The dropouts' random generators are no numbers of a trained model.
+    for variable, value in zip(model.trainable_weights, weights, strict=True):
+        variable.assign(value)
+    model.save(tmp_path / "m.keras")
+    np.save(tmp_path / "tokens.npy", text())
+    code = (
+        "import sys; import keras_autoshrink as kas; model = kas.load_model(sys.argv[1]);"
+        "import numpy as np; tokens = np.load(sys.argv[2]);"
+        "np.save(sys.argv[3], model.predict(tokens, verbose=0))"
+    )
+    files = [str(tmp_path / name) for name in ("m.keras", "tokens.npy", "logits.npy")]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_close(np.load(tmp_path / "logits.npy"), outputs(model, text()), 1e-6)
+    assert_close(np.load(tmp_path / "logits.npy"), outputs(small(), text()), 1e-6)

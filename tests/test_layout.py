@@ -137,7 +137,8 @@ def test_what_needs_no_keras_loads_none(module):
 def test_the_command_search_loads_no_input_pipelines():
     code = (
         "import argparse, sys; from keras_autoshrink import commands, image_commands;"
-        "image_commands._source(argparse.Namespace(dataset=None, image_size=None), {});"
+        "options = argparse.Namespace(dataset=None, image_size=None, data_dir=None);"
+        "image_commands._source(options, {});"
         f"print({{*sys.modules}} & {set(map('keras_autoshrink.{}'.format, TENSORFLOW))})"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -16,6 +16,7 @@ import keras_autoshrink as kas
 import tflite_export
 from keras_autoshrink import generation, text_commands, text_demo
 from keras_autoshrink.cli import main
+from keras_autoshrink.generation import vocabulary_path
 from keras_autoshrink.text_data import load_text
 from keras_autoshrink.text_recipes import TEXT_RECIPES
 from keras_autoshrink.vocabulary import END, UNKNOWN
@@ -305,6 +306,25 @@ def main_options(*arguments):
     return build_parser().parse_args(arguments)
 
 
+def test_a_text_that_has_changed_since_the_search_is_noted(run_folder, text, tmp_path, capsys):
+    shutil.copytree(text, tmp_path / "animals")
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / "settings.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "text": str(tmp_path / "animals")}))
+    command = f"train {tmp_path}/run --units 4 --epochs 1 --batch-size 50 --output {tmp_path}/"
+    note = f"{tmp_path}/animals: is not as it was when the cell was searched for\n"
+    assert main(f"{command}same.keras".split()) == 0
+    assert note not in capsys.readouterr().out
+    train = tmp_path / "animals" / "train.txt"
+    train.write_text("".join(f"{line}\n" for line in reversed(train.read_text().splitlines())))
+    assert main(f"{command}changed.keras".split()) == 0
+    assert note in capsys.readouterr().out
+    # Another text is named on purpose.
+    assert main(f"{command}other.keras --data-dir {text}".split()) == 0
+    assert "is not as it was" not in capsys.readouterr().out
+
+
 # The files
 
 
@@ -340,6 +360,40 @@ def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatc
     assert "its MACs are not those of the model" in capsys.readouterr().out
     names = ["lm.float32.tflite", "lm.vocabulary.txt"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+
+
+def test_export_checks_the_beginning_of_a_long_text_and_says_so(
+    trained, text, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(text_commands, "_CHECKED", 100)
+    command = f"export {trained} --output-dir {tmp_path}/new --quantization float32"
+    assert main(command.split()) == 0
+    printed = capsys.readouterr().out
+    assert "checking on the first 100 of 480 words of the test\n" in printed
+    words = vocabulary_of(trained.parent)
+    first = tokens_of(text / "test.txt", words)[:100]
+    measured = f"{perplexity(tflite_export.load_model(trained), first):.2f}"
+    rows = {" ".join(line.split()[:-1]): line.split()[-1:] for line in printed.splitlines()}
+    assert rows["model perplexity"] == [measured]
+    whole = json.loads(trained.with_name("lm.keras.json").read_text())["test_perplexity"]
+    assert measured != f"{whole:.2f}"
+
+
+@pytest.mark.parametrize("words", [1, 7])
+def test_a_model_of_a_very_short_test_text_is_exported(text, tmp_path, capsys, words):
+    shutil.copytree(text, tmp_path / "short")
+    (tmp_path / "short" / "test.txt").write_text("the " * words)
+    train = f"train shrinkrnn --data-dir {tmp_path}/short --units 4 --epochs 1 --batch-size 50"
+    assert main(f"{train} --output {tmp_path}/lm.keras --quiet".split()) == 0
+    capsys.readouterr()
+    # Of one word and the end of its line, one is predicted.
+    assert main(f"export {tmp_path}/lm.keras --quantization float32".split()) == 0
+    printed = capsys.readouterr().out
+    assert "checking on the first" not in printed
+    facts = json.loads((tmp_path / "lm.keras.json").read_text())
+    rows = {" ".join(line.split()[:-1]): line.split()[-1:] for line in printed.splitlines()}
+    assert rows["model perplexity"] == [f"{facts['test_perplexity']:,.2f}"]
+    assert rows["same continuation"] == ["1.0000"]
 
 
 # Its continuations
@@ -415,6 +469,31 @@ def test_generate_prints_the_prompt_as_it_is(exported, capsys):
     assert capsys.readouterr().out.startswith("the :dog: ")
 
 
+def test_generate_goes_on_from_nothing(exported, trained, capsys):
+    _, folder = exported
+    assert main(["generate", f"{folder}/lm.float32.tflite", "", "--words", "30"]) == 0
+    printed = capsys.readouterr().out
+    expected = continuation(trained, "", 30)
+    assert printed.strip() == expected
+    assert "\n" in expected  # an end of a line is among the words
+    assert END not in printed
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("lm.keras", "lm.vocabulary.txt"),
+        ("lm.int8.keras", "lm.int8.vocabulary.txt"),
+        ("lm.int8.tflite", "lm.vocabulary.txt"),
+        ("a.int8.float32.tflite", "a.int8.vocabulary.txt"),
+        ("lm.tflite", "lm.vocabulary.txt"),
+        ("lm.v2.tflite", "lm.v2.vocabulary.txt"),
+    ],
+)
+def test_where_the_words_of_a_model_are(tmp_path, model, words):
+    assert vocabulary_path(tmp_path / model) == tmp_path / words
+
+
 # Refusals
 
 
@@ -455,6 +534,12 @@ KERAS = "--output {tmp}/m.keras"
         ("search --directory {tmp} --steps 8", "--steps: is for text, this is images"),
         ("search --directory {tmp} --vocabulary-size 8", "--vocabulary-size: is for text"),
         ("search --task music", "'music'"),
+        # The digits come with scikit-learn.
+        (
+            "search --directory {tmp} --data-dir {bad}",
+            "--data-dir {bad}: is where tensorflow-datasets keeps its data, of which 'digits' is",
+        ),
+        (f"train shrinkcnn {KERAS} --dataset digits --data-dir {{bad}}", "--data-dir {bad}: is wh"),
         (f"train shrinkrnn {KERAS} --width 0.5", "--width: is for images, this is text"),
         (f"train shrinkrnn {KERAS} --target-macs 1M", "--target-macs: is for images"),
         (f"train shrinkrnn {KERAS} --ema 0.9", "--ema: is for images, this is text"),

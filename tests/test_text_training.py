@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
+from keras_autoshrink import text_training
 from keras_autoshrink.averaged_sgd import AveragedSGD
 from keras_autoshrink.checkpoint import TrainingCheckpoint
+from keras_autoshrink.evaluation import Perplexity
 from keras_autoshrink.language_models import language_model
 from keras_autoshrink.text_data import TextData, load_text, unigram_perplexity
 from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
@@ -168,6 +170,7 @@ def test_the_model_is_saved_and_drops_nothing(data, whole, tmp_path):
 # Windows
 
 
+@pytest.mark.usefixtures("whole")
 def test_each_window_has_the_rate_of_its_length(seen):
     assert len(seen.rates) == ALL.epochs
     for epoch, (*rates, after) in enumerate(seen.rates):
@@ -178,6 +181,40 @@ def test_each_window_has_the_rate_of_its_length(seen):
     assert seen.rates[0] != seen.rates[1]
 
 
+def test_each_batch_is_trained_on_at_the_rate_of_its_own_length(data, monkeypatch):
+    metrics, steps = [], []
+
+    class Width(Perplexity):
+        """Remembers the length of the windows that came last: what was trained on, not read."""
+
+        def __init__(self):
+            super().__init__()
+            self.width = self.add_variable((), "zeros", dtype="int32", name="width")
+            metrics.append(self)
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.width.assign(keras.ops.shape(y_true)[1])
+            super().update_state(y_true, y_pred, sample_weight)
+
+    class Steps(TrainingCheckpoint):
+        def on_train_batch_end(self, batch, logs=None):
+            rate = float(self.model.optimizer.learning_rate)
+            steps.append((len(self.history.get("loss", [])), int(metrics[0].width), rate))
+
+    monkeypatch.setattr(text_training, "Perplexity", Width)
+    recipe = dataclasses.replace(ALL, epochs=3, word_dropout=0, activation_regularization=0)
+    train(data, recipe, checkpoint=Steps(None, {}))
+    assert len(metrics) == 1
+    for _, width, rate in steps:
+        assert rate == pytest.approx(ALL.learning_rate * width / ALL.steps)
+    widths = [[width for e, width, _ in steps if e == epoch] for epoch in range(recipe.epochs)]
+    for of_epoch in widths:
+        assert sum(of_epoch) == (len(data.train) - 1) // ALL.batch_size
+        assert len(set(of_epoch)) > 3
+    assert len({tuple(of_epoch) for of_epoch in widths}) == recipe.epochs
+
+
+@pytest.mark.usefixtures("whole")
 def test_each_epoch_begins_with_a_state_of_zeros(seen):
     assert seen.states == [[0.0]] * ALL.epochs
 
@@ -207,6 +244,22 @@ def test_a_training_that_diverges_says_so(data, tmp_path):
     with pytest.raises(RuntimeError, match=r"the loss of epoch 1 is (nan|inf); a lower learning"):
         train(data, recipe, checkpoint=TrainingCheckpoint(tmp_path / "state", {}))
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_perplexity_beyond_all_numbers_names_the_text(data, part):
+    # The network is certain of word 2, which is all that there is, but for one part.
+    parts = {name: np.full(200, 2, np.int32) for name in ("train", "validation", "test")}
+    parts[part] = np.full(200, 3, np.int32)
+
+    def build(recipe):
+        model = language_model(keras.layers.LSTMCell(4), len(data.vocabulary))
+        model.get_layer("embedding").bias.assign([1000.0 * (n == 2) for n in range(10)])
+        return model
+
+    recipe = dataclasses.replace(PLAIN, epochs=1, learning_rate=1e-3)
+    with pytest.raises(RuntimeError, match=rf"^the perplexity of the {part} text is inf; a lower"):
+        train_model(build, dataclasses.replace(data, **parts), recipe)
 
 
 # Other networks
@@ -260,6 +313,14 @@ def test_what_is_refused(data, arguments, options, problem):
     cell, text, recipe = arguments
     with pytest.raises((TypeError, ValueError), match=problem):
         train_language_model(cell, data if text is None else text, recipe, **options)
+
+
+def test_a_network_of_another_number_of_words_is_refused(data):
+    def build(recipe):
+        return language_model(keras.layers.LSTMCell(4), 9)
+
+    with pytest.raises(ValueError, match=r"^build: its model has 9 words, the vocabulary 10$"):
+        train_model(build, data, PLAIN)
 
 
 def test_a_text_for_a_search_is_refused():

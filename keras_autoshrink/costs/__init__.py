@@ -69,8 +69,7 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
 def count_params(model: keras.Model, batchnorm: bool = True) -> int:
     """Counts the parameters of a model: every number in its weights, trainable or not.
 
-    What a layer carries from one batch to the next, its `states` that no training changes, are
-    none.
+    What a recurrent layer carries from one batch to the next is none.
 
     Args:
         model: A built Keras 3 model (or layer).
@@ -96,8 +95,8 @@ def count_params(model: keras.Model, batchnorm: bool = True) -> int:
             )
     sizes = {id(weight): math.prod(weight.shape) for weight in model.weights}
     for layer in layers:
-        for state in keras.tree.flatten(getattr(layer, "states", None)):
-            if not getattr(state, "trainable", True):
+        if getattr(type(layer), "carries_state", False):
+            for state in layer.states:
                 sizes.pop(id(state), None)
     if not batchnorm:
         for layer in layers:
