@@ -188,7 +188,6 @@ def test_count_params_of_a_layer_whose_states_are_trained() -> None:
     assert count_params(model) == model.count_params() == 5 * 3 + 2 * 7
     model = model_of(Foreign((True, False)), (5,))
     assert count_params(model) == model.count_params() == 5 * 3 + 2 * 7
-    assert model.count_params() == 5 * 3 + 2 * 7
 
 
 def test_count_params_of_a_stateful_layer() -> None:
