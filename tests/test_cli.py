@@ -206,7 +206,7 @@ def test_the_same_training_is_not_repeated(trained, run_folder, capsys):
 def test_other_data_than_those_of_the_search_have_sizes_of_their_own(tmp_path):
     for part in ("train", "val"):
         (tmp_path / part).mkdir()
-    options = argparse.Namespace(dataset=str(tmp_path), image_size=None)
+    options = argparse.Namespace(dataset=str(tmp_path), image_size=None, data_dir=None)
     recorded = {"dataset": "cifar10", "image_size": 32, "split_seed": 7}
     expected = {"dataset": str(tmp_path), "image_size": 224, "split_seed": 0}
     assert image_commands._source(options, recorded) == expected

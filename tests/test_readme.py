@@ -1,6 +1,7 @@
 """What the README shows runs as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_command_is_understood(command):
     if command.startswith("python"):
         assert tflite_parser().parse_args(command.split()[3:]).command
     else:
-        assert build_parser().parse_args(command.split()[1:]).command
+        assert build_parser().parse_args(shlex.split(command)[1:]).command
 
 
 def test_the_counts_are_true():
