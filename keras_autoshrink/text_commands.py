@@ -76,10 +76,12 @@ def train(options: argparse.Namespace, cell: Cell) -> int:
     recipe = dataclasses.replace(
         TEXT_RECIPES[name], **{n: value for n, value in given.items() if value is not None}
     )
-    source = _source(options, runs.settings_of(options.cell))
-    data = load(source, "train", options.quiet)
     searched = runs.settings_of(options.cell)
-    if searched.get("text") == data.name and searched["checksum"] != data.checksum:
+    source = _source(options, searched)
+    data = load(source, "train", options.quiet)
+    # With another vocabulary, which was asked for, the same text has other numbers.
+    same = all(searched.get(name) == value for name, value in source.items())
+    if same and searched.get("checksum", data.checksum) != data.checksum:
         _console.print(f"{data.name}: is not as it was when the cell was searched for")
     check_length(len(data.train), recipe.batch_size, recipe.steps)
     options.output.parent.mkdir(parents=True, exist_ok=True)
