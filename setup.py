@@ -18,6 +18,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "ai-edge-litert>=2.1",
+        "filelock>=3.12",
         # The first with model.export(format="litert").
         "keras>=3.13",
         "keras-tuner>=1.4.8",

@@ -96,6 +96,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="validation accuracy that ten times the multiply-accumulates have to buy "
         "(default: 0.1)",
     )
+    search.add_argument(
+        "--max-seconds-per-trial",
+        type=rate,
+        metavar="SECONDS",
+        help="a candidate that takes longer has failed (default: none does)",
+    )
     search.add_argument("--quiet", action="store_true", help="no progress, only the results")
 
     train = command("train", "train a network of a cell in full")

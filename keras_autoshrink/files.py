@@ -38,6 +38,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         raise
 
 
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Deletes what kills left of `write_text` in a folder and the folders in it.
+
+    Only for who alone writes there.
+    """
+    for pattern in (".*.json.????????", "*/.*.json.????????"):
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -52,28 +62,3 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{os.fspath(path)}: damaged: holds no JSON object")
     return content
-
-
-def check_place(directory: str | os.PathLike[str] | None, project_name: str | None) -> None:
-    """Checks where a search is to live, before KerasTuner writes or deletes there.
-
-    Args:
-        directory: folder of searches, which need not exist; None is the working directory.
-        project_name: folder of the search in it.
-
-    Raises:
-        ValueError: the one cannot be made or written, or the other is no name of a folder.
-    """
-    # An empty name, "." or ".." would make overwrite=True delete other searches.
-    if project_name is not None and (
-        project_name in ("", ".", "..") or Path(project_name).name != project_name
-    ):
-        raise ValueError(f"project_name={project_name!r}: give the name of a folder, not a path")
-    path = Path(directory or ".")
-    existing = next(
-        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
-    )
-    if not existing.is_dir():
-        raise ValueError(f"directory={str(path)!r}: cannot be created: {existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"directory={str(path)!r}: {existing} cannot be written")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import report, runs
+from keras_autoshrink import report, runs, service
 from keras_autoshrink.checkpoint import TrainingCheckpoint, difference, remove_state
 from keras_autoshrink.generation import vocabulary_path
 from keras_autoshrink.score import Score
@@ -49,7 +49,8 @@ def search_and_report(
     """
     hypermodel.check_search_arguments(**data, epochs=options.epochs)  # before there is a folder
     folder = options.directory / (options.project_name or default_name)
-    if not options.overwrite:
+    worker = service.role() == "worker"
+    if not options.overwrite or worker:
         runs.check_settings(folder, settings)
     tuner = AutoShrink(
         hypermodel,
@@ -57,10 +58,14 @@ def search_and_report(
         num_candidates=options.candidates,
         keep_fraction=options.keep_fraction,
         seed=options.seed,
+        max_seconds_per_trial=options.max_seconds_per_trial,
         directory=options.directory,
         project_name=options.project_name or folder.name,
-        overwrite=options.overwrite,
+        overwrite=options.overwrite and not worker,
     )
+    if worker:
+        tuner.search(**data, epochs=options.epochs)
+        return
     runs.write_settings(folder, settings)
     tuner.search(**data, epochs=options.epochs, verbose=0 if options.quiet else 1)
     print_table(report.trajectory_table(tuner.trajectory(), objective))

@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.status import Status
 
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.shrink import ShrinkSearch
 
 
@@ -28,7 +29,7 @@ class SearchProgress:
         self._rounds = 0
         self._started = time.monotonic()
         self._trained = 0
-        self._label = ""
+        self._labels: dict[str, str] = {}  # of each network in training
 
     def __enter__(self) -> SearchProgress:
         if self._console.is_terminal:
@@ -42,13 +43,15 @@ class SearchProgress:
         traceback: TracebackType | None,
     ) -> None:
         self._status.stop()
+        if kind is KeyboardInterrupt:
+            self._console.print("Interrupted; what has been trained is kept.")
 
     def begin(self, search: ShrinkSearch) -> None:
         """Says where the search starts or goes on."""
         self._rounds = len(search.trajectory())
         if search.error:
-            return  # the oracle raises it
-        if search.done:
+            self._console.print(f"Trying again: {search.error}.", markup=False)
+        elif search.done:
             self._console.print("This search has finished already.")
         elif self._rounds:
             self._console.print(f"Going on in round {search.round.number}.")
@@ -59,31 +62,34 @@ class SearchProgress:
                 f"at most {search.max_remaining()} networks to train."
             )
 
-    def trial_begin(self, search: ShrinkSearch) -> None:
-        """Says which candidate trains now."""
+    def trial_begin(self, search: ShrinkSearch, cell: Cell) -> None:
+        """Says which candidate trains now; several may do so at a time."""
         finished = search.trajectory()
         edges = finished[-1]["edges_left"] if finished else len(search.cell.edges)
-        networks = sum(not candidate.reused for candidate in search.round.candidates)
-        number = networks - len(search.pending()) + 1
-        self._label = (
-            f"Round {search.round.number}: {edges} edges, candidate {number} of {networks}"
+        networks = [c.cell.key for c in search.round.candidates if not c.reused]
+        self._labels[cell.key] = (
+            f"Round {search.round.number}: {edges} edges, "
+            f"candidate {networks.index(cell.key) + 1} of {len(networks)}"
         )
-        if self._console.is_terminal:
-            self._status.update(f"{self._label}, {self._outlook(search)}")
+        self._update(search)
 
-    def trial_end(self, search: ShrinkSearch, score: float | None, error: str) -> None:
+    def trial_end(self, search: ShrinkSearch, cell: Cell, score: float | None, error: str) -> None:
         """Says what came of the candidate, and of the round if it was the last one.
 
         Args:
             search: after it has been told.
+            cell: of the candidate; of one that is not in training nothing is said.
             score: of the candidate, None if it failed.
             error: why it failed, if it did.
         """
+        label = self._labels.pop(cell.key, None)
+        if label is None:
+            return
         self._trained += 1
         if score is None:
-            self._console.print(f"{self._label}: failed: {error}", markup=False)
+            self._console.print(f"{label}: failed: {error}", markup=False)
         elif not self._console.is_terminal:
-            self._console.print(f"{self._label}: score {score:.4f}, {self._outlook(search)}")
+            self._console.print(f"{label}: score {score:.4f}, {self._outlook(search)}")
         finished = search.trajectory()
         for record in finished[self._rounds :]:
             removed = record["removed_edge"]
@@ -94,6 +100,14 @@ class SearchProgress:
                 + ("" if record["macs"] is None else f", {record['macs']:,} MACs")
             )
         self._rounds = len(finished)
+        self._update(search)
+
+    def _update(self, search: ShrinkSearch) -> None:
+        """The line that changes."""
+        if self._console.is_terminal and self._labels:
+            label = list(self._labels.values())[-1]
+            others = f" and {len(self._labels) - 1} more" if len(self._labels) > 1 else ""
+            self._status.update(f"{label}{others}, {self._outlook(search)}")
 
     def end(self, search: ShrinkSearch) -> None:
         """Says which cell is best."""

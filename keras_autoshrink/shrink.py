@@ -116,6 +116,17 @@ class ShrinkSearch:
         self._outcomes[cell.key] = outcome
         self._advance()
 
+    def reopen(self) -> list[str | None]:
+        """Takes back the failures of a round that nothing survived, to try it again.
+
+        Returns:
+            The trial ids of those failures; none if there is no such round.
+        """
+        if not self.error:
+            return []
+        fresh = [c.cell.key for c in self.round.candidates if not c.reused]
+        return [self._outcomes.pop(key).trial_id for key in fresh]
+
     def max_remaining(self) -> int:
         """How many networks are left to train at most; duplicates and pruning make it fewer."""
         if self.done:

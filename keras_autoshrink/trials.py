@@ -8,6 +8,9 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink.trajectory import Outcome
 
+# A stopped trial has ended without an outcome: another trial has its candidate.
+ENDED = (TrialStatus.COMPLETED, TrialStatus.FAILED, TrialStatus.STOPPED)
+
 
 def outcome_of(trial: Trial, sign: int, metric: str) -> Outcome:
     """What came of a trial that has ended.

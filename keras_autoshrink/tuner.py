@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import time
@@ -15,14 +17,15 @@ import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from keras_autoshrink import files, settings
+from keras_autoshrink import files, search_folder, service, settings
 from keras_autoshrink.callbacks import ScoreCallback
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.oracle import AutoShrinkOracle, check_readable
+from keras_autoshrink.limits import Deadline, Interrupts, killed_after
+from keras_autoshrink.oracle import AutoShrinkOracle
 from keras_autoshrink.progress import SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
 from keras_autoshrink.shrink import training_seed
-from keras_autoshrink.trials import error_line
+from keras_autoshrink.trials import ENDED, error_line
 
 
 class AutoShrink(keras_tuner.Tuner):
@@ -40,6 +43,7 @@ class AutoShrink(keras_tuner.Tuner):
             `default_score` if it has one, else `AccuracyScore()`.
         num_candidates: k, how many edges are tried in a round.
         keep_fraction: the share of the initial edges at which the search stops.
+        max_seconds_per_trial: a candidate that takes longer has failed; by default none does.
         seed: integer, 0 included. Before each candidate the global generators of Python,
             NumPy and the backend are seeded, by the seed and the cell alone.
         directory: folder of all projects.
@@ -67,6 +71,7 @@ class AutoShrink(keras_tuner.Tuner):
         num_candidates: int = 10,
         keep_fraction: float = 0.01,
         seed: int = 0,
+        max_seconds_per_trial: float | None = None,
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
         overwrite: bool = False,
@@ -84,33 +89,46 @@ class AutoShrink(keras_tuner.Tuner):
         self.score = score
         if not callable(self.score):
             raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
+        self.max_seconds_per_trial = max_seconds_per_trial
         self._progress = SearchProgress(verbose=0)
+        self._interrupts = Interrupts()
         self._fit_verbose = 0
         self._idle = False
-        # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
-        self._settings = {
-            "score": settings.describe(self.score),
-            "hypermodel": settings.of_hypermodel(hypermodel),
-        }
         oracle = AutoShrinkOracle(
             metric=getattr(self.score, "objective", None),
             num_candidates=num_candidates,
             keep_fraction=keep_fraction,
             seed=seed,
+            max_seconds_per_trial=max_seconds_per_trial,
             hyperparameters=hyperparameters,
             allow_new_entries=allow_new_entries,
             tune_new_entries=tune_new_entries,
             max_retries_per_trial=max_retries_per_trial,
         )
-        files.check_place(directory, project_name)
+        oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
+        # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
+        self._settings = {
+            "score": settings.describe(self.score),
+            "hypermodel": settings.of_hypermodel(hypermodel),
+            "num_candidates": oracle.num_candidates,
+            "keep_fraction": oracle.keep_fraction,
+            "seed": oracle.seed,
+        }
+        search_folder.check_place(directory, project_name)
+        self.directory = os.fspath(directory or ".")
+        self.project_name = project_name or "untitled_project"
+        if not self._is_worker():
+            search_folder.prepare(self._get_tuner_fname(), self._settings, overwrite)
         super().__init__(
             oracle,
             hypermodel,
-            directory=None if directory is None else os.fspath(directory),
-            project_name=project_name,
+            directory=self.directory,
+            project_name=self.project_name,
             overwrite=overwrite,
             **kwargs,
         )
+        if self._is_worker():
+            self.oracle = service.WorkerOracle(self.oracle, oracle.seed)
 
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Trains candidates until the cell is as small as it shall be.
@@ -133,9 +151,28 @@ class AutoShrink(keras_tuner.Tuner):
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if hasattr(self.hypermodel, "check_search_arguments"):
             self.hypermodel.check_search_arguments(*args, **kwargs)
-        self._progress = SearchProgress(verbose)
-        with self._progress:
+        if self._is_worker():
             super().search(*args, verbose=0, **kwargs)
+            return
+        folder = Path(self.project_dir)
+        self._interrupts = Interrupts()
+        self._progress = SearchProgress(verbose)
+        with search_folder.alone(folder), self._progress, self._interrupts:
+            files.remove_unfinished(folder)
+            if Path(self._get_tuner_fname()).exists():
+                self.reload()  # another process may have gone on meanwhile
+            self.save()
+            found = self.oracle.search
+            self._progress.begin(found)
+            run = functools.partial(super().search, *args, verbose=0, **kwargs)
+            if service.role() == "alone":
+                run()
+            elif found.error or not found.done:
+                service.serve(run, self.oracle.finished)
+            if self.oracle.search.error:
+                raise RuntimeError(f"the search cannot go on: {self.oracle.search.error}")
+            self._drop_checkpoints()
+            self._progress.end(self.oracle.search)
 
     def trajectory(self) -> list[dict[str, Any]]:
         """One record for each finished round; see `trajectory.round_record`."""
@@ -158,6 +195,8 @@ class AutoShrink(keras_tuner.Tuner):
         keras.utils.set_random_seed(seed)
         # First of all callbacks: those behind it may look at the score.
         callbacks = [ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
+        if self.max_seconds_per_trial is not None:
+            callbacks.insert(0, Deadline(self.max_seconds_per_trial))
         started = time.monotonic()
         kwargs = {**kwargs, "callbacks": callbacks, "verbose": self._fit_verbose}
         results = super().run_trial(trial, *args, **kwargs)
@@ -174,8 +213,12 @@ class AutoShrink(keras_tuner.Tuner):
 
     def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
         # As KerasTuner's, but that one prints the traceback; it is in the trial's file anyway.
+        hanging = contextlib.nullcontext()
+        if self._is_worker() and self.max_seconds_per_trial is not None:
+            hanging = killed_after(self.max_seconds_per_trial)
         try:
-            self._run_and_update_trial(trial, *args, **kwargs)
+            with hanging:
+                self._run_and_update_trial(trial, *args, **kwargs)
             trial.status = TrialStatus.COMPLETED
         except keras_tuner.errors.FatalError:
             raise
@@ -202,8 +245,9 @@ class AutoShrink(keras_tuner.Tuner):
 
     def save(self) -> None:
         """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
-        if not self._is_worker():
-            self.oracle.save()
+        if self._is_worker():
+            return
+        self.oracle.save()
         if not Path(self._get_tuner_fname()).exists():  # it never changes
             files.write_text(self._get_tuner_fname(), json.dumps(self.get_state()))
 
@@ -211,10 +255,20 @@ class AutoShrink(keras_tuner.Tuner):
         """Goes on from the files of an earlier run.
 
         Raises:
-            ValueError: one of them is damaged, or of another search; the message names it.
+            ValueError: they are of another search, or too much of them is damaged; the message
+                names them.
         """
-        check_readable(self._get_tuner_fname())
-        super().reload()
+        path = self._get_tuner_fname()
+        try:
+            state = files.read_json(path)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; restore it, or delete it if your score and hypermodel are still those "
+                "of the search; or use another project_name, or overwrite=True to start anew"
+            ) from error
+        self.set_state(state)
+        if not self._is_worker():
+            self.oracle.reload()
 
     def get_state(self) -> dict[str, Any]:
         """What a search that goes on here must have in common with this one."""
@@ -226,56 +280,54 @@ class AutoShrink(keras_tuner.Tuner):
         Raises:
             ValueError: it is another one.
         """
-        for name, ours in self._settings.items():
-            theirs = state.get(name)
+        # A folder of another tuner, or of an older version, has not all of them.
+        for name in [n for n in self._settings if n in state]:
+            theirs, ours = state[name], self._settings[name]
             if ours != theirs:
+                differs = settings.difference(theirs, ours, "" if name in _DETAILED else name)
                 raise ValueError(
-                    f"{self.project_dir} holds a search with another {name}: "
-                    f"{settings.difference(theirs, ours)}; use another project_name, or "
-                    "overwrite=True to delete it"
+                    f"{self.project_dir} holds a search with another {name}: {differs}; use "
+                    "another project_name, or overwrite=True to delete it"
                 )
 
     def pre_create_trial(self) -> None:
         """Waits a little before asking again, where the oracle had nothing to do."""
+        self._interrupts.check()
         if self._idle:
-            time.sleep(0.2)
+            time.sleep(service.POLL)
         self._idle = True
 
-    def on_search_begin(self) -> None:
-        """Shows where the search starts or goes on."""
-        self._progress.begin(self.oracle.search)
-
     def on_trial_begin(self, trial: Trial) -> None:
-        """Shows which candidate trains."""
+        """Notes that there is something to do."""
         self._idle = False
-        self._progress.trial_begin(self.oracle.search)
 
-    def on_trial_end(self, trial: Trial) -> None:
-        """Reports the trial to the oracle and drops the weights that nobody needs any more."""
-        super().on_trial_end(trial)
-        self._drop_checkpoints()
-        ended = self.oracle.get_trial(trial.trial_id)
-        self._progress.trial_end(self.oracle.search, ended.score, error_line(ended.message))
+    def _get_tuner_fname(self) -> str:
+        # One name for the chief and for a search without one: either goes on with the other's.
+        return str(Path(self.directory, self.project_name, "tuner0.json"))
 
-    def on_search_end(self) -> None:
-        """Shows the result."""
+    def _trial_begun(self, trial: Trial) -> None:
+        """Shows which candidate trains."""
+        self._progress.trial_begin(self.oracle.search, self.oracle.cell_of(trial))
+
+    def _trial_ended(self, trial: Trial) -> None:
+        """Drops the weights that nobody needs any more, and shows what came of the trial."""
         self._drop_checkpoints()
-        self._progress.end(self.oracle.search)
+        self._progress.trial_end(
+            self.oracle.search, self.oracle.cell_of(trial), trial.score, error_line(trial.message)
+        )
 
     def _drop_checkpoints(self) -> None:
-        ended = [
-            trial
-            for trial in self.oracle.trials.values()
-            if trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED)
-        ]
-        best = self.oracle.get_best_trials(1)[0]
-        for trial in ended:
-            failed = trial.status == TrialStatus.FAILED
+        best = self.oracle.get_best_trials(1)[:1]
+        for trial in self.oracle.trials.values():
             # Among equals the search decides when the round ends: until then, keep them all.
-            tied = trial.score == best.score and not self.oracle.search.done
-            if failed or (trial is not best and not tied):
+            tied = trial.score == best[0].score and not self.oracle.search.done
+            useless = trial.status != TrialStatus.COMPLETED or not (trial in best or tied)
+            if trial.status in ENDED and useless:
                 Path(self._get_checkpoint_fname(trial.trial_id)).unlink(missing_ok=True)
 
+
+# Their differences name what differs in them.
+_DETAILED = ("score", "hypermodel")
 
 # What people who know KerasTuner's tuners try first.
 _NOT_HERE = {

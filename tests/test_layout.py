@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each module imports only from lines above its own.
 ORDER = """
-    checks
+    checks attempts
     canonical files image_checks costs.zero costs.calls recipes augmentation distribution
     argument_types tasks language_layers text_windows averaged_sgd
     cell score checkpoint costs.layers costs.products costs.input_shapes arguments vocabulary
@@ -19,7 +19,9 @@ ORDER = """
     trajectory operations costs.graph splits recurrent text_data generation
     shrink report search_space networks datasets costs streams language_models
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
-    oracle training text_training
+    service recovery search_folder
+    limits persistence training text_training
+    oracle
     tuner hypermodels language_hypermodel
     pipeline
     image_pipeline text_commands

@@ -1,0 +1,240 @@
+"""The state of a search: in memory, on the disk, and from there again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import operator
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from keras_autoshrink import files, recovery, service
+from keras_autoshrink.attempts import Attempts
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.search_space import CellSpace
+from keras_autoshrink.shrink import ShrinkSearch, check_settings
+from keras_autoshrink.trajectory import Outcome
+from keras_autoshrink.trials import ENDED, outcome_of
+
+_log = logging.getLogger(__name__)
+
+_SETTINGS = ("num_candidates", "keep_fraction", "seed")
+
+
+class PersistentOracle(keras_tuner.Oracle):
+    """An Oracle of a shrinking search whose files are whole at any moment.
+
+    What is trained, and in which order, is the business of `AutoShrinkOracle`, which documents
+    the arguments.
+    """
+
+    def __init__(
+        self,
+        objective: str | keras_tuner.Objective,
+        metric: str | None,
+        num_candidates: int,
+        keep_fraction: float,
+        seed: int,
+        max_seconds_per_trial: float | None,
+        **kwargs: Any,
+    ) -> None:
+        check_settings(num_candidates, keep_fraction, seed)
+        super().__init__(objective=objective, seed=operator.index(seed), **kwargs)
+        self.seed = operator.index(seed)  # KerasTuner replaces 0 by a random seed
+        self.metric = metric or self.objective.name
+        self.num_candidates = operator.index(num_candidates)
+        self.keep_fraction = float(keep_fraction)
+        self._space: CellSpace | None = None
+        self._search: ShrinkSearch | None = None
+        # Of each network that has been given out, the trial that counts.
+        self._trial_ids: dict[str, str] = {}
+        self._attempts = Attempts(max_seconds_per_trial)
+        self._may_reopen = False
+
+    @property
+    def search(self) -> ShrinkSearch:
+        """The state of the search; it starts when the search space is known.
+
+        Raises:
+            ValueError: the search space does not declare the edges of one cell.
+        """
+        if self._search is None:
+            settings = {name: getattr(self, name) for name in _SETTINGS}
+            self._search = ShrinkSearch(self.space.cell, **settings)
+        return self._search
+
+    @property
+    def space(self) -> CellSpace:
+        """The cell that the hyperparameters declare.
+
+        Raises:
+            ValueError: they do not declare the edges of one cell.
+        """
+        if self._space is None:
+            self._space = CellSpace(self.hyperparameters.space)
+        return self._space
+
+    def cell_of(self, trial: Trial) -> Cell:
+        """The cell that a trial trains, numbered as the complete DAG."""
+        return self.space.sub_cell(trial.hyperparameters.values)
+
+    def save(self) -> None:
+        """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
+        files.write_text(self._get_oracle_fname(), json.dumps(self.get_state()))
+
+    def _save_trial(self, trial: Trial) -> None:
+        path = Path(self._get_trial_dir(trial.trial_id)) / "trial.json"
+        files.write_text(path, json.dumps(trial.get_state()))
+
+    def get_state(self) -> dict[str, Any]:
+        """KerasTuner's state, and the search's."""
+        state = super().get_state()
+        state["search"] = self._search.to_json() if self._search else None
+        state["trial_ids"] = self._trial_ids
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` returned, and from the trials.
+
+        Raises:
+            ValueError: the state is of a search with other settings.
+        """
+        if "search" not in state:
+            raise ValueError(
+                f"{self._project_dir} holds the search of another oracle; use another "
+                "project_name, or overwrite=True to delete it"
+            )
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        theirs = state["search"] or settings
+        for name, value in settings.items():
+            if theirs.get(name) != value:
+                raise ValueError(
+                    f"{name}={value}: the search in {self._project_dir} has "
+                    f"{name}={theirs.get(name)}; use the same value, another "
+                    "project_name, or overwrite=True"
+                )
+        super().set_state({**state, "ongoing_trials": {}, "retry_queue": []})
+        self.seed = settings["seed"]
+        self._trial_ids = dict(state.get("trial_ids", {}))
+        self._space = None
+        self._search = ShrinkSearch(self.space.cell, **settings)
+        self._attempts.restore(())
+        self._replay((state["search"] or {}).get("outcomes", {}))
+        self._hand_out_again(state["ongoing_trials"])
+        self._may_reopen = True
+
+    def reload(self) -> None:
+        """Goes on from the files of an earlier run; see `keras_tuner.Oracle.reload`.
+
+        A file that is damaged is written again from the others, and the log says so. A round
+        that nothing survived is tried again.
+
+        Raises:
+            ValueError: the files are of another search, or too much of them is damaged; the
+                message names them.
+        """
+        path = Path(self._get_oracle_fname())
+        self.trials, damaged = recovery.read_trials(path.parent)
+        state = recovery.read_state(path, self.trials)
+        try:
+            self.set_state(state or recovery.state_of(self.trials, self.get_state()))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: damaged: {error!r}; restore it, use another project_name, or "
+                "overwrite=True to start anew"
+            ) from error
+        for trial_id in damaged:
+            if trial_id not in self.trials:
+                # Only keeps the number: what it trained nobody knows.
+                self._restore(self.search.cell, trial_id, TrialStatus.STOPPED)
+        if damaged or state is None:
+            self.save()
+
+    def _replay(self, outcomes: dict[str, dict[str, Any]]) -> None:
+        """Tells the search what the trials know, and what the state knows of lost trials."""
+        counted: dict[str, Trial] = {}
+        for trial in self.trials.values():
+            if trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED):
+                key = self.cell_of(trial).key
+                if key not in counted or trial.status == TrialStatus.COMPLETED:
+                    counted[key] = trial
+        lost = recovery.replay(
+            self.search,
+            {key: outcome_of(trial, self._sign, self.metric) for key, trial in counted.items()},
+            {key: Outcome(**outcome) for key, outcome in outcomes.items()},
+        )
+        self._trial_ids.update({key: trial.trial_id for key, trial in counted.items()})
+        for cell, outcome in lost:
+            status = TrialStatus.FAILED if outcome.score is None else TrialStatus.COMPLETED
+            self._restore(cell, outcome.trial_id, status, outcome)
+
+    def _hand_out_again(self, ongoing: dict[str, str]) -> None:
+        """Queues the trials that were under way, or leaves them to workers that live on."""
+        pending = {candidate.cell.key: candidate.cell for candidate in self.search.pending()}
+        for key, cell in pending.items():
+            if self._trial_ids.get(key, "") not in ("", *self.trials):
+                self._restore(cell, self._trial_ids[key], TrialStatus.INVALID)
+        workers = {trial_id: tuner_id for tuner_id, trial_id in ongoing.items()}
+        for trial_id, trial in self.trials.items():
+            if trial.status in ENDED:
+                continue
+            key = self.cell_of(trial).key
+            if key not in pending or self._trial_ids.setdefault(key, trial_id) != trial_id:
+                trial.status = TrialStatus.STOPPED
+            elif service.role() == "chief" and trial_id in workers:
+                self.ongoing_trials[workers[trial_id]] = trial
+            else:
+                # From the start: metrics of the first time would be averaged in.
+                self.trials[trial_id] = fresh(trial, TrialStatus.INVALID)
+                self._retry_queue.append(trial_id)
+        self._attempts.restore(trial.trial_id for trial in self.ongoing_trials.values())
+
+    def _restore(
+        self, cell: Cell, trial_id: str, status: str, outcome: Outcome | None = None
+    ) -> None:
+        """Writes a trial's file again."""
+        hyperparameters = self.get_space()
+        hyperparameters.values = self._values(cell)
+        trial = self.trials[trial_id] = Trial(hyperparameters, trial_id, status)
+        if status == TrialStatus.COMPLETED:
+            metrics = {
+                "macs": outcome.macs,
+                "params": outcome.params,
+                "seconds": outcome.seconds,
+                self.metric: outcome.objective,
+                self.objective.name: self._sign * outcome.score,
+            }
+            metrics = {name: value for name, value in metrics.items() if value is not None}
+            super().update_trial(trial_id, metrics)
+            self.score_trial(trial)
+        elif outcome is not None:
+            trial.message = outcome.error
+        self._save_trial(trial)
+        what = "written again from oracle.json" if outcome else "its candidate is trained again"
+        _log.warning("trial_%s/trial.json: damaged or missing; %s", trial_id, what)
+
+    def _reopen(self) -> None:
+        """Tries the candidates of a round again that nothing survived."""
+        for trial_id in self.search.reopen():
+            self.trials[trial_id] = fresh(self.trials[trial_id], TrialStatus.INVALID)
+            self._run_times[trial_id] = 0
+            self._retry_queue.append(trial_id)
+            # Or a kill before the last of them has ended would count the others' old failures.
+            self._save_trial(self.trials[trial_id])
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.objective.direction == "max" else -1
+
+    def _values(self, cell: Cell) -> dict[str, Any]:
+        """The hyperparameters of a cell; those that are not its own keep their defaults."""
+        defaults = {p.name: p.default for p in self.hyperparameters.space}
+        return {**defaults, **self.space.values(cell)}
+
+
+def fresh(trial: Trial, status: str) -> Trial:
+    """The trial as it was before it was trained."""
+    return Trial(trial.hyperparameters, trial.trial_id, status)

@@ -1,0 +1,121 @@
+"""A search's files after a crash: what is whole, and what follows from it.
+
+`oracle.json` holds the state of the search, `trial_<id>/trial.json` a trial each; a trial's file
+is written first. Each of the two has what it takes to write the other again. Files written by
+`files.write_text` are never torn by a kill; a disk that fails, or a copy cut short, can do it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_tuner.engine.trial import Trial
+
+from keras_autoshrink import files
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trajectory import Outcome
+
+_log = logging.getLogger(__name__)
+
+_KINDS = {
+    "ongoing_trials": dict,
+    "hyperparameters": dict,
+    "start_order": list,
+    "end_order": list,
+    "run_times": dict,
+    "retry_queue": list,
+}
+
+
+def read_trials(folder: Path) -> tuple[dict[str, Trial], list[str]]:
+    """The trials in a search's folder by their ids, and the ids of those that are damaged.
+
+    Args:
+        folder: of the search.
+    """
+    trials, damaged = {}, []
+    for path in sorted(folder.glob("trial_*/trial.json")):
+        trial_id = path.parent.name.removeprefix("trial_")
+        try:
+            trials[trial_id] = Trial.from_state(files.read_json(path))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged.append(trial_id)
+    return trials, damaged
+
+
+def read_state(path: Path, trials: Mapping[str, Trial]) -> dict[str, Any] | None:
+    """The state of a search, or None if it has to follow from the trials.
+
+    Raises:
+        ValueError: it is damaged, and there are no trials.
+    """
+    try:
+        state = files.read_json(path)
+        for name, kind in _KINDS.items():
+            if not isinstance(state.get(name), kind):
+                raise ValueError(f"{path}: damaged: has no {name}")
+        return state
+    except FileNotFoundError:
+        problem = f"{path}: missing"
+    except ValueError as error:
+        problem = str(error)
+    if not trials:
+        raise ValueError(
+            f"{problem}; no trial has been trained, so nothing is lost: use overwrite=True to "
+            "start anew, or another project_name"
+        )
+    _log.warning("%s; the search goes on from its %d trials", problem, len(trials))
+    return None
+
+
+def state_of(trials: Mapping[str, Trial], blank: dict[str, Any]) -> dict[str, Any]:
+    """The state of a search as its trials have it.
+
+    Args:
+        trials: at least one.
+        blank: of a search that has not begun.
+    """
+    ids = sorted(trials)
+    return {
+        **blank,
+        "hyperparameters": trials[ids[-1]].hyperparameters.get_config(),
+        "start_order": ids,
+    }
+
+
+def replay(
+    search: ShrinkSearch, outcomes: Mapping[str, Outcome], spare: Mapping[str, Outcome]
+) -> list[tuple[Cell, Outcome]]:
+    """Tells a search that begins all that is known of its networks.
+
+    Args:
+        search: to be told.
+        outcomes: what the trials' own files say, by `Cell.key`.
+        spare: what the state of the search says, for trials whose files are lost.
+
+    Returns:
+        The networks that were known from `spare` alone, and their outcomes.
+
+    Raises:
+        ValueError: there is an outcome of a network that this search would not propose.
+    """
+    known = {**spare, **outcomes}
+    lost = []
+    while told := [c.cell for c in search.pending() if c.cell.key in known]:
+        for cell in told:
+            outcome = known.pop(cell.key)
+            search.tell(cell, outcome)
+            if cell.key not in outcomes:
+                lost.append((cell, outcome))
+    if known:
+        trial_id = min(str(outcome.trial_id) for outcome in known.values())
+        raise ValueError(
+            f"trial {trial_id} is of another search: with this seed and these settings it would "
+            "not have been trained; use those of that search, another project_name, or "
+            "overwrite=True to delete it"
+        )
+    return lost

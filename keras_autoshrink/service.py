@@ -1,0 +1,163 @@
+"""One search on many workers, over KerasTuner's own chief and worker service.
+
+A script becomes the chief or a worker by the environment variables KERASTUNER_TUNER_ID,
+KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT. What that service loses on the way (the exact
+values of floats, tracebacks) travels here as JSON beside the hyperparameters of a trial.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from keras_tuner.engine.trial import Trial
+
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.search_space import CellSpace
+
+# Names of values that are no hyperparameters but letters from one side to the other.
+_VALUES = "keras_autoshrink/values"
+_REPORT = "keras_autoshrink/report"
+
+# A worker asks this often, in seconds: the round ends for it at most so much later.
+POLL = 0.5
+
+
+def role() -> str:
+    """`"chief"` or `"worker"` by the environment, or `"alone"`."""
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return "alone"
+    return "chief" if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") else "worker"
+
+
+def serve(run: Callable[[], None], finished: threading.Event) -> None:
+    """Runs KerasTuner's server until the search has finished.
+
+    Its loop looks every 20 seconds whether it may end. In a thread of its own nobody has to
+    wait for that.
+
+    Args:
+        run: serves, and returns some time after the end; what it raises is raised here.
+        finished: set once no worker waits for an answer any more.
+    """
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            run()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target, name="search service", daemon=True)
+    thread.start()
+    while thread.is_alive() and not finished.wait(POLL):
+        pass
+    if errors:
+        address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
+        raise ValueError(f"cannot serve at {address}: {errors[0]}") from errors[0]
+
+
+def with_exact_values(trial: Trial) -> Trial:
+    """A copy of a trial that brings its values to a worker as they are.
+
+    The service makes float32 of them.
+    """
+    hyperparameters = trial.hyperparameters.copy()
+    hyperparameters.values[_VALUES] = json.dumps(trial.hyperparameters.values)
+    return Trial(hyperparameters, trial.trial_id, trial.status)
+
+
+def take_report(trial: Trial) -> dict[str, Any]:
+    """What a worker has to say of a trial that it ended; removes it from the trial's values.
+
+    Returns:
+        `values`, `metrics`, `step` and `message`; empty if the trial did not come from a
+        `WorkerOracle`.
+    """
+    values = trial.hyperparameters.values
+    values.pop(_VALUES, None)
+    report = values.pop(_REPORT, None)
+    return {} if report is None else json.loads(report)
+
+
+class WorkerOracle:
+    """The chief's oracle, as a worker's tuner sees it.
+
+    KerasTuner's client with its gaps closed: floats and tracebacks arrive as they are, and a
+    call that the chief's death cut off is made again once there is a new one.
+
+    Args:
+        client: KerasTuner's `OracleClient`.
+        seed: of the search.
+    """
+
+    def __init__(self, client: Any, seed: int) -> None:
+        self._client = client
+        self._reports: dict[str, dict[str, Any]] = {}
+        self._trial: Trial | None = None
+        self.seed = seed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    @property
+    def search(self) -> Any:
+        """Not here.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a worker knows its own trial alone; ask the chief, or a new tuner")
+
+    def cell_of(self, trial: Trial) -> Cell:
+        """The cell that a trial trains, numbered as the complete DAG."""
+        values = trial.hyperparameters.values
+        return CellSpace(trial.hyperparameters.space).sub_cell(values)
+
+    def create_trial(self, tuner_id: str) -> Trial:
+        """Asks the chief for a trial; waits for a chief that is away."""
+        trial = _again(self._client.create_trial, tuner_id)
+        exact = trial.hyperparameters.values.pop(_VALUES, None)
+        if exact is not None:
+            trial.hyperparameters.values.update(json.loads(exact))
+        self._trial = trial
+        return trial
+
+    def get_trial(self, trial_id: str) -> Trial:
+        """The trial under way, as it was handed out."""
+        if self._trial is None or self._trial.trial_id != trial_id:
+            return _again(self._client.get_trial, trial_id)
+        return self._trial
+
+    def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
+        """Keeps the metrics; they go to the chief with the end of the trial."""
+        self._reports[trial_id] = {"metrics": metrics, "step": step}
+        return self.get_trial(trial_id)
+
+    def end_trial(self, trial: Trial) -> None:
+        """Tells the chief what came of the trial."""
+        report = self._reports.pop(trial.trial_id, {})
+        report.update(values=trial.hyperparameters.values, message=trial.message)
+        hyperparameters = trial.hyperparameters.copy()
+        hyperparameters.values = {_REPORT: json.dumps(report, default=float)}
+        _again(self._client.end_trial, Trial(hyperparameters, trial.trial_id, trial.status))
+
+
+def _again(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls the chief until it answers; the oracle takes a repeated call for the same one."""
+    import grpc
+
+    while True:
+        try:
+            return call(*arguments)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAVAILABLE:  # cut off in the middle
+                time.sleep(POLL)
+            elif error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise RuntimeError("no answer from the chief of the search for an hour") from error
+            else:
+                raise RuntimeError(f"the chief of the search refused: {error.details()}") from error
