@@ -8,7 +8,7 @@ is written first. Each of the two has what it takes to write the other again. Fi
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,18 @@ def read_trials(folder: Path) -> tuple[dict[str, Trial], list[str]]:
     return trials, damaged
 
 
-def read_state(path: Path, trials: Mapping[str, Trial]) -> dict[str, Any] | None:
+def read_state(
+    path: Path, trials: Mapping[str, Trial], damaged: Sequence[str]
+) -> dict[str, Any] | None:
     """The state of a search, or None if it has to follow from the trials.
 
+    Args:
+        path: of `oracle.json`.
+        trials: as of `read_trials`.
+        damaged: likewise.
+
     Raises:
-        ValueError: it is damaged, and there are no trials.
+        ValueError: it is damaged, and so is a trial, or there are none.
     """
     try:
         state = files.read_json(path)
@@ -67,6 +74,11 @@ def read_state(path: Path, trials: Mapping[str, Trial]) -> dict[str, Any] | None
         raise ValueError(
             f"{problem}; no trial has been trained, so nothing is lost: use overwrite=True to "
             "start anew, or another project_name"
+        )
+    if damaged:
+        raise ValueError(
+            f"{problem}; and so is trial_{damaged[0]}/trial.json: restore one of the two, or use "
+            "another project_name, or overwrite=True to start anew"
         )
     _log.warning("%s; the search goes on from its %d trials", problem, len(trials))
     return None

@@ -169,6 +169,7 @@ class AutoShrink(keras_tuner.Tuner):
                 run()
             elif found.error or not found.done:
                 service.serve(run, self.oracle.finished)
+                self.save()  # what the last trial told the search
             if self.oracle.search.error:
                 raise RuntimeError(f"the search cannot go on: {self.oracle.search.error}")
             self._drop_checkpoints()

@@ -214,16 +214,6 @@ def test_a_nan_is_not_tried_again(tmp_path):
     assert made.oracle.search.done
 
 
-def test_a_round_without_survivors_stops_with_the_last_error(tmp_path):
-    def fails(cell):
-        if len(cell.edges) < 6:
-            raise ValueError("out of memory, sort of")
-        return default_result(cell)
-
-    with pytest.raises(RuntimeError, match=r"round 1 failed .*out of memory, sort of"):
-        searched(tmp_path, Declares(OPS[:4]), fails)
-
-
 def declares(*names, **others):
     def build(hp):
         for name in names:
@@ -301,15 +291,6 @@ def test_a_trial_that_was_interrupted_counts_its_second_training_alone(tmp_path)
         broken.search(verbose=0)
     resumed = searched(tmp_path, Declares(OPS[:3]))
     assert all(trial.score < 1 for trial in resumed.oracle.trials.values())
-
-
-@pytest.mark.parametrize("name", ["oracle.json", "trial_0002/trial.json"])
-@pytest.mark.parametrize("content", ["", '{"half": ', "[]"])
-def test_a_damaged_file_is_named(tmp_path, name, content):
-    searched(tmp_path, Declares(OPS[:3]))
-    (tmp_path / "search" / name).write_text(content)
-    with pytest.raises(ValueError, match=rf"{name}: damaged: .*overwrite=True"):
-        tuner(tmp_path, Declares(OPS[:3]))
 
 
 def test_a_search_of_another_oracle_is_refused(tmp_path):

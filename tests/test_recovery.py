@@ -1,0 +1,261 @@
+"""Searches that were killed, and files that were torn."""
+
+import json
+import multiprocessing
+import random
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_oracle import OPS, Declares, default_result, searched, tuner
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import kills  # noqa: E402 - it lies in no package
+import torn_files  # noqa: E402
+
+processes = multiprocessing.get_context("fork")
+
+
+# Torn files
+
+
+@pytest.fixture(scope="module")
+def torn(tmp_path_factory):
+    return torn_files.TornFiles(tmp_path_factory.mktemp("torn"))
+
+
+@pytest.mark.parametrize("name", torn_files.FILES)
+def test_a_file_cut_off_anywhere_is_recovered(torn, name, caplog):
+    size = torn.size(name)
+    lengths = {0, 1, size - 1, *random.Random(name).sample(range(size), 8)}
+    assert {length: torn.outcome(name, length) for length in lengths} == dict.fromkeys(
+        lengths, "recovered"
+    )
+    assert name in caplog.text
+
+
+@pytest.fixture
+def finished(tmp_path):
+    made = searched(tmp_path, Declares(OPS[:4]))
+    return made.oracle.search.trajectory()
+
+
+@pytest.mark.parametrize("content", ["", '{"half": ', "[]", "{}", '{"ongoing_trials": 3}'])
+def test_a_damaged_state_follows_from_the_trials(tmp_path, finished, content, caplog):
+    path = tmp_path / "search" / "oracle.json"
+    path.write_text(content)
+    made = searched(tmp_path, Declares(OPS[:4]))
+    assert made.ran == []
+    assert made.oracle.search.trajectory() == finished
+    assert "search/oracle.json: damaged" in caplog.text
+    assert json.loads(path.read_text())["search"]["outcomes"]
+
+
+def test_a_trial_that_is_gone_is_written_again_with_its_result(tmp_path, finished, caplog):
+    path = tmp_path / "search" / "trial_0002" / "trial.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    made = searched(tmp_path, Declares(OPS[:4]))
+    assert made.ran == []
+    assert made.oracle.search.trajectory() == finished
+    after = json.loads(path.read_text())
+    assert after["score"] == before["score"]
+    assert after["hyperparameters"]["values"] == before["hyperparameters"]["values"]
+    assert "trial_0002/trial.json: damaged or missing; written again" in caplog.text
+
+
+def test_where_state_and_trial_are_torn_both_are_named(tmp_path, finished):
+    for name in ("oracle.json", "trial_0002/trial.json"):
+        (tmp_path / "search" / name).write_text('{"half": ')
+    with pytest.raises(ValueError, match=r"oracle.json: damaged: .*trial_0002/trial.json: restore"):
+        tuner(tmp_path, Declares(OPS[:4]))
+
+
+def test_without_state_and_trials_there_is_nothing_to_go_on_from(tmp_path):
+    made = tuner(tmp_path, Declares(OPS[:3]))
+    made.save()
+    (tmp_path / "search" / "oracle.json").write_text("{")
+    with pytest.raises(ValueError, match=r"oracle.json: damaged: .*overwrite=True"):
+        tuner(tmp_path, Declares(OPS[:3]))
+
+
+def test_trials_of_another_seed_are_not_taken_for_ours(tmp_path, finished):
+    (tmp_path / "search" / "oracle.json").write_text("{")
+    with pytest.raises(ValueError, match=r"trial \d+ is of another search.*overwrite=True"):
+        tuner(tmp_path, Declares(OPS[:4]), seed=1, num_candidates=2)
+
+
+def test_a_failure_is_recovered_as_one(tmp_path):
+    def fails(cell):
+        if (0, 1) not in cell.edges:
+            raise ValueError("boom")
+        return default_result(cell)
+
+    before = searched(tmp_path, Declares(OPS[:4]), fails)
+    failed = next(t for t in before.oracle.trials.values() if t.status == "FAILED")
+    (tmp_path / "search" / f"trial_{failed.trial_id}" / "trial.json").write_text("")
+    made = searched(tmp_path, Declares(OPS[:4]), fails)
+    assert made.ran == []
+    assert made.oracle.search.trajectory() == before.oracle.search.trajectory()
+
+
+# A round that nothing survived
+
+
+def test_a_failed_round_is_tried_again_after_a_fix(tmp_path):
+    broken = {"is": True}
+
+    def fails(cell):
+        if broken["is"] and len(cell.edges) < 6:
+            raise ValueError("out of memory, sort of")
+        return default_result(cell)
+
+    first = tuner(tmp_path / "a", Declares(OPS[:4]), fails)
+    with pytest.raises(RuntimeError, match=r"round 1 failed .*out of memory, sort of"):
+        first.search(verbose=0)
+    with pytest.raises(RuntimeError, match="out of memory, sort of"):
+        first.search(verbose=0)  # not tried again without a word
+    folder = tmp_path / "a" / "search"
+    tracebacks = [json.loads(p.read_text())["message"] for p in folder.glob("*/trial.json")]
+    assert sum("Traceback" in (message or "") for message in tracebacks) == 6
+    ran = len(first.ran)
+    # Still broken: it says so again, having tried.
+    again = tuner(tmp_path / "a", Declares(OPS[:4]), fails)
+    with pytest.raises(RuntimeError, match="out of memory, sort of"):
+        again.search(verbose=0)
+    assert len(again.ran) == ran - 1
+    broken["is"] = False
+    fixed = searched(tmp_path / "a", Declares(OPS[:4]), fails)
+    untroubled = searched(tmp_path / "b", Declares(OPS[:4]))
+    assert fixed.oracle.search.trajectory() == untroubled.oracle.search.trajectory()
+    assert len(fixed.ran) == len(untroubled.ran) - 1
+
+
+def test_a_failed_round_that_is_killed_in_its_second_try_starts_that_again(tmp_path):
+    """What one of its candidates came to in time must not end the round without the others."""
+
+    def fails(cell):
+        if len(cell.edges) < 6:
+            raise ValueError("boom")
+        return default_result(cell)
+
+    def killed_at_the_second(cell):
+        if len(made.ran) > 1:
+            raise KeyboardInterrupt
+        return default_result(cell)
+
+    with pytest.raises(RuntimeError, match="boom"):
+        searched(tmp_path / "a", Declares(OPS[:4]), fails)
+    made = tuner(tmp_path / "a", Declares(OPS[:4]), killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        made.search(verbose=0)
+    fixed = searched(tmp_path / "a", Declares(OPS[:4]))
+    untroubled = searched(tmp_path / "b", Declares(OPS[:4]))
+    assert fixed.oracle.search.trajectory() == untroubled.oracle.search.trajectory()
+
+
+# Kills
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_in_its_writes_again_and_again_it_ends_the_same(tmp_path, seed):
+    """With every process killed in one of its first 20 writes, until one gets through."""
+    expected = searched(tmp_path / "whole", Declares(OPS[:4]))
+    generator = random.Random(seed)
+    deaths = 0
+    while deaths < 100:
+        how, write = generator.choice(kills.IN_A_WRITE), 2 + generator.randrange(20)
+
+        def run(how=how, write=write):
+            kills.die_writing(how, write)
+            searched(tmp_path / "killed", Declares(OPS[:4]))
+
+        process = processes.Process(target=run)
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        deaths += 1
+    assert deaths
+    made = searched(tmp_path / "killed", Declares(OPS[:4]))
+    assert made.ran == []
+    assert made.oracle.search.trajectory() == expected.oracle.search.trajectory()
+
+
+def test_a_killed_search_of_real_networks_ends_the_same(tmp_path):
+    def run(name, how=None):
+        process = processes.Process(target=target, args=(tmp_path / name, how))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    def target(folder, how):
+        if how is not None:
+            kills.die_writing(how, 20)
+        kills.search(folder)
+
+    assert run("whole") == 0
+    for how in ("half written", "just renamed"):
+        assert run(how, how) == -signal.SIGKILL
+        assert run(how) == 0
+        assert kills.trajectory(tmp_path / how) == kills.trajectory(tmp_path / "whole")
+        # What the kill left of a write is gone.
+        assert [p.name for p in (tmp_path / how).rglob(".*")] == [".lock"]
+
+
+# Two processes in one folder
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    import keras_autoshrink as kas
+    from keras_autoshrink import search_folder
+
+    def make(**arguments):
+        model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
+        return kas.AutoShrink(model, directory=tmp_path, project_name="search", **arguments)
+
+    make().save()
+    entered, leave = processes.Event(), processes.Event()
+
+    def hold():
+        with search_folder.alone(tmp_path / "search"):
+            entered.set()
+            leave.wait(60)
+
+    process = processes.Process(target=hold)
+    process.start()
+    assert entered.wait(60)
+    x, y = np.zeros((20, 8, 8, 1)), np.arange(20) % 10
+    with pytest.raises(ValueError, match="search: another process is searching there"):
+        make().search(x, y, validation_data=(x, y), verbose=0)
+    with pytest.raises(ValueError, match="another process is searching there"):
+        make(overwrite=True)
+    assert (tmp_path / "search" / "oracle.json").exists()
+    leave.set()
+    process.join()
+    make(overwrite=True)
+
+
+def test_settings_that_are_gone_begin_nothing_anew(tmp_path, caplog):
+    import keras_autoshrink as kas
+
+    def make():
+        model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
+        return kas.AutoShrink(model, directory=tmp_path, project_name="search")
+
+    x, y = np.zeros((20, 8, 8, 1)), np.arange(20) % 10
+    first = make()
+    first.search(x, y, validation_data=(x, y), verbose=0)
+    path = tmp_path / "search" / "tuner0.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"tuner0.json: damaged: .*delete it if"):
+        make()
+    path.unlink()
+    assert make().trajectory() == first.trajectory()
+    assert "tuner0.json: missing" in caplog.text
+    assert json.loads(path.read_text())["seed"] == 0
