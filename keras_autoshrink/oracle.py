@@ -14,7 +14,8 @@ from keras_autoshrink.checks import positive
 from keras_autoshrink.persistence import PersistentOracle, fresh
 from keras_autoshrink.trials import ENDED, metric_of, outcome_of
 
-# How long the chief stays for workers that have not asked since the search ended, in seconds.
+# How long the chief stays for workers that do not ask any more, in seconds. One that comes later
+# learns from the files that the search is over.
 _FAREWELL = 3.0
 
 
@@ -132,12 +133,17 @@ class AutoShrinkOracle(PersistentOracle):
             self._attempts.begin(trial.trial_id)
             self.on_begin(trial)
         elif trial.status == TrialStatus.STOPPED:
-            if not self.tuner_ids:
-                self.finished.set()
-            farewell = threading.Timer(_FAREWELL, self.finished.set)
-            farewell.daemon = True
-            farewell.start()
+            self._take_leave()
         return trial
+
+    def _take_leave(self) -> None:
+        """Lets the chief go once all workers know that the search is over, or seem to be dead."""
+        if not self.tuner_ids and not self.ongoing_trials:
+            self.finished.set()
+            return
+        timer = threading.Timer(_FAREWELL, self.finished.set)
+        timer.daemon = True
+        timer.start()
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The next candidate that nobody trains yet, or word to wait, or to stop."""
@@ -189,6 +195,8 @@ class AutoShrinkOracle(PersistentOracle):
             del self.ongoing_trials[tuner_id]
         if ours is not None:
             self.on_end(ours)
+        if self.search.done and service.role() == "chief":
+            self._take_leave()
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best trials, the search's own choice before others of the same score."""

@@ -7,6 +7,7 @@ values of floats, tracebacks) travels here as JSON beside the hyperparameters of
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import threading
@@ -14,7 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from keras_tuner.engine.trial import Trial
+import grpc
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search_space import CellSpace
@@ -26,12 +29,20 @@ _REPORT = "keras_autoshrink/report"
 # A worker asks this often, in seconds: the round ends for it at most so much later.
 POLL = 0.5
 
+# For so long a worker waits for a chief that is away, in seconds.
+_PATIENCE = 3_600
+
 
 def role() -> str:
     """`"chief"` or `"worker"` by the environment, or `"alone"`."""
     if "KERASTUNER_ORACLE_IP" not in os.environ:
         return "alone"
     return "chief" if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") else "worker"
+
+
+def address() -> str:
+    """Where the chief listens, as host:port."""
+    return f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
 
 
 def serve(run: Callable[[], None], finished: threading.Event) -> None:
@@ -45,6 +56,7 @@ def serve(run: Callable[[], None], finished: threading.Event) -> None:
         finished: set once no worker waits for an answer any more.
     """
     errors: list[BaseException] = []
+    finished.clear()
 
     def target() -> None:
         try:
@@ -57,8 +69,7 @@ def serve(run: Callable[[], None], finished: threading.Event) -> None:
     while thread.is_alive() and not finished.wait(POLL):
         pass
     if errors:
-        address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
-        raise ValueError(f"cannot serve at {address}: {errors[0]}") from errors[0]
+        raise ValueError(f"cannot serve at {address()}: {errors[0]}") from errors[0]
 
 
 def with_exact_values(trial: Trial) -> Trial:
@@ -87,16 +98,24 @@ def take_report(trial: Trial) -> dict[str, Any]:
 class WorkerOracle:
     """The chief's oracle, as a worker's tuner sees it.
 
-    KerasTuner's client with its gaps closed: floats and tracebacks arrive as they are, and a
-    call that the chief's death cut off is made again once there is a new one.
+    KerasTuner's client with its gaps closed: floats and tracebacks arrive as they are, a call
+    that the chief's death cut off is made again once there is a new one, and a worker does not
+    wait for a chief that has ended.
 
     Args:
         client: KerasTuner's `OracleClient`.
         seed: of the search.
+        is_over: whether the search has ended, by its files.
     """
 
-    def __init__(self, client: Any, seed: int) -> None:
+    def __init__(self, client: Any, seed: int, is_over: Callable[[], bool]) -> None:
+        # By default a worker would look for a new chief ever less often, at last every two
+        # minutes.
+        options = [("grpc.max_reconnect_backoff_ms", 1_000)]
+        channel = grpc.insecure_channel(address(), options=options)
+        client.stub = type(client.stub)(grpc.intercept_channel(channel, _AtOnce()))
         self._client = client
+        self._is_over = is_over
         self._reports: dict[str, dict[str, Any]] = {}
         self._trial: Trial | None = None
         self.seed = seed
@@ -120,7 +139,9 @@ class WorkerOracle:
 
     def create_trial(self, tuner_id: str) -> Trial:
         """Asks the chief for a trial; waits for a chief that is away."""
-        trial = _again(self._client.create_trial, tuner_id)
+        trial = self._call("create_trial", tuner_id)
+        if trial is None:
+            return Trial(keras_tuner.HyperParameters(), status=TrialStatus.STOPPED)
         exact = trial.hyperparameters.values.pop(_VALUES, None)
         if exact is not None:
             trial.hyperparameters.values.update(json.loads(exact))
@@ -129,8 +150,6 @@ class WorkerOracle:
 
     def get_trial(self, trial_id: str) -> Trial:
         """The trial under way, as it was handed out."""
-        if self._trial is None or self._trial.trial_id != trial_id:
-            return _again(self._client.get_trial, trial_id)
         return self._trial
 
     def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
@@ -144,20 +163,52 @@ class WorkerOracle:
         report.update(values=trial.hyperparameters.values, message=trial.message)
         hyperparameters = trial.hyperparameters.copy()
         hyperparameters.values = {_REPORT: json.dumps(report, default=float)}
-        _again(self._client.end_trial, Trial(hyperparameters, trial.trial_id, trial.status))
+        self._call("end_trial", Trial(hyperparameters, trial.trial_id, trial.status))
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Calls the chief until it answers; it takes a repeated call for the same one.
+
+        Returns:
+            The answer; None if the search has ended, and with it the chief.
+
+        Raises:
+            RuntimeError: the chief refused, or is away for an hour.
+        """
+        patience = time.monotonic() + _PATIENCE
+        while time.monotonic() < patience:
+            try:
+                return getattr(self._client, name)(*arguments)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise RuntimeError(
+                        f"the chief of the search refused: {error.details()}"
+                    ) from error
+            if self._is_over():
+                return None
+            time.sleep(2 * POLL)
+        raise RuntimeError(f"no chief of the search at {address()} for an hour")
 
 
-def _again(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls the chief until it answers; the oracle takes a repeated call for the same one."""
-    import grpc
+class _Details(
+    collections.namedtuple(
+        "_Details", "method timeout metadata credentials wait_for_ready compression"
+    ),
+    grpc.ClientCallDetails,
+):
+    """How a call is made, in the terms of gRPC."""
 
-    while True:
-        try:
-            return call(*arguments)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAVAILABLE:  # cut off in the middle
-                time.sleep(POLL)
-            elif error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise RuntimeError("no answer from the chief of the search for an hour") from error
-            else:
-                raise RuntimeError(f"the chief of the search refused: {error.details()}") from error
+
+class _AtOnce(grpc.UnaryUnaryClientInterceptor):
+    """Has a call fail where there is no chief; KerasTuner's would wait for one for an hour."""
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Makes the call."""
+        changed = _Details(
+            details.method,
+            details.timeout,
+            details.metadata,
+            details.credentials,
+            False,
+            details.compression,
+        )
+        return continuation(changed, request)

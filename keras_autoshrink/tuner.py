@@ -17,7 +17,7 @@ import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from keras_autoshrink import files, search_folder, service, settings
+from keras_autoshrink import files, runs, search_folder, service, settings
 from keras_autoshrink.callbacks import ScoreCallback
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.limits import Deadline, Interrupts, killed_after
@@ -128,7 +128,7 @@ class AutoShrink(keras_tuner.Tuner):
             **kwargs,
         )
         if self._is_worker():
-            self.oracle = service.WorkerOracle(self.oracle, oracle.seed)
+            self.oracle = service.WorkerOracle(self.oracle, oracle.seed, self._is_over)
 
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Trains candidates until the cell is as small as it shall be.
@@ -305,6 +305,13 @@ class AutoShrink(keras_tuner.Tuner):
     def _get_tuner_fname(self) -> str:
         # One name for the chief and for a search without one: either goes on with the other's.
         return str(Path(self.directory, self.project_name, "tuner0.json"))
+
+    def _is_over(self) -> bool:
+        """Whether the search has ended, as its files have it; a worker's oracle knows not."""
+        try:
+            return runs.read_search(Path(self.directory, self.project_name)).done
+        except ValueError:  # there is none yet
+            return False
 
     def _trial_begun(self, trial: Trial) -> None:
         """Shows which candidate trains."""

@@ -1,24 +1,23 @@
 """Searches that were killed, and files that were torn."""
 
 import json
-import multiprocessing
 import random
-import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import KILLED, outcome, processes, start
 from test_oracle import OPS, Declares, default_result, searched, tuner
+
+import keras_autoshrink as kas
+from keras_autoshrink import search_folder
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import kills  # noqa: E402 - it lies in no package
 import torn_files  # noqa: E402
-
-processes = multiprocessing.get_context("fork")
-
 
 # Torn files
 
@@ -161,6 +160,11 @@ def test_a_failed_round_that_is_killed_in_its_second_try_starts_that_again(tmp_p
 # Kills
 
 
+def killed_in_a_write(folder, how, write):
+    kills.die_writing(how, write)
+    searched(folder, Declares(OPS[:4]))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_in_its_writes_again_and_again_it_ends_the_same(tmp_path, seed):
     """With every process killed in one of its first 20 writes, until one gets through."""
@@ -170,16 +174,10 @@ def test_killed_in_its_writes_again_and_again_it_ends_the_same(tmp_path, seed):
     while deaths < 100:
         how, write = generator.choice(kills.IN_A_WRITE), 2 + generator.randrange(20)
 
-        def run(how=how, write=write):
-            kills.die_writing(how, write)
-            searched(tmp_path / "killed", Declares(OPS[:4]))
-
-        process = processes.Process(target=run)
-        process.start()
-        process.join()
-        if process.exitcode == 0:
+        status = outcome(killed_in_a_write, tmp_path / "killed", how, write)
+        if status == 0:
             break
-        assert process.exitcode == -signal.SIGKILL
+        assert status == KILLED
         deaths += 1
     assert deaths
     made = searched(tmp_path / "killed", Declares(OPS[:4]))
@@ -187,34 +185,33 @@ def test_killed_in_its_writes_again_and_again_it_ends_the_same(tmp_path, seed):
     assert made.oracle.search.trajectory() == expected.oracle.search.trajectory()
 
 
+def run_real(folder, how=None):
+    if how is not None:
+        kills.die_writing(how, 20)
+    kills.search(folder)
+
+
 def test_a_killed_search_of_real_networks_ends_the_same(tmp_path):
-    def run(name, how=None):
-        process = processes.Process(target=target, args=(tmp_path / name, how))
-        process.start()
-        process.join()
-        return process.exitcode
-
-    def target(folder, how):
-        if how is not None:
-            kills.die_writing(how, 20)
-        kills.search(folder)
-
-    assert run("whole") == 0
+    assert outcome(run_real, tmp_path / "whole") == 0
     for how in ("half written", "just renamed"):
-        assert run(how, how) == -signal.SIGKILL
-        assert run(how) == 0
-        assert kills.trajectory(tmp_path / how) == kills.trajectory(tmp_path / "whole")
+        folder = tmp_path / how
+        assert outcome(run_real, folder, how) == KILLED
+        assert outcome(run_real, folder) == 0
+        assert kills.trajectory(folder) == kills.trajectory(tmp_path / "whole")
         # What the kill left of a write is gone.
-        assert [p.name for p in (tmp_path / how).rglob(".*")] == [".lock"]
+        assert [path.name for path in folder.rglob(".*")] == [".lock"]
 
 
 # Two processes in one folder
 
 
-def test_a_second_process_is_kept_out(tmp_path):
-    import keras_autoshrink as kas
-    from keras_autoshrink import search_folder
+def hold(folder, entered, leave):
+    with search_folder.alone(folder):
+        entered.set()
+        leave.wait(60)
 
+
+def test_a_second_process_is_kept_out(tmp_path):
     def make(**arguments):
         model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
         return kas.AutoShrink(model, directory=tmp_path, project_name="search", **arguments)
@@ -222,13 +219,7 @@ def test_a_second_process_is_kept_out(tmp_path):
     make().save()
     entered, leave = processes.Event(), processes.Event()
 
-    def hold():
-        with search_folder.alone(tmp_path / "search"):
-            entered.set()
-            leave.wait(60)
-
-    process = processes.Process(target=hold)
-    process.start()
+    process = start(hold, tmp_path / "search", entered, leave)
     assert entered.wait(60)
     x, y = np.zeros((20, 8, 8, 1)), np.arange(20) % 10
     with pytest.raises(ValueError, match="search: another process is searching there"):
@@ -242,8 +233,6 @@ def test_a_second_process_is_kept_out(tmp_path):
 
 
 def test_settings_that_are_gone_begin_nothing_anew(tmp_path, caplog):
-    import keras_autoshrink as kas
-
     def make():
         model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
         return kas.AutoShrink(model, directory=tmp_path, project_name="search")

@@ -1,0 +1,375 @@
+"""One search on a real chief and real workers, whose results are computed, not trained."""
+
+import json
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from forked import KILLED, start
+
+import keras_autoshrink as kas
+
+OPS = ("input", "sepconv3x3", "conv1x1", "sepconv3x3", "conv1x1")
+
+
+def build(hp):
+    hp.Float("learning_rate", 1e-4, 1e-1, default=1e-3)
+    return kas.declare_cell(hp, kas.Cell.dense(OPS))
+
+
+class Instant(kas.AutoShrink):
+    """A tuner whose trials take no time, unless the test's files say otherwise.
+
+    `log` gets a line for each trial that begins. A file named after the number of the trial
+    says what befalls it: "raise", "die", "hang" or "wait".
+    """
+
+    def run_trial(self, trial, *args, **kwargs):
+        folder = Path(self.directory)
+        worker = os.environ.get("KERASTUNER_TUNER_ID", "alone")
+        with (folder / "log").open("a") as log:
+            log.write(f"{trial.trial_id} {worker}\n")
+        order = folder / trial.trial_id
+        what = order.read_text() if order.exists() else ""
+        if what == "raise":
+            raise ValueError("boom")
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "die once":
+            order.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "hang":
+            order.unlink()
+            time.sleep(600)
+        if what == "wait":  # until the file is gone
+            while order.exists():
+                time.sleep(0.05)
+        cell = self.oracle.cell_of(trial)
+        return {
+            "score": random.Random(cell.key).random(),
+            "macs": 25_504_385 + len(cell.edges),  # no float32
+            "rate": trial.hyperparameters.get("learning_rate"),
+            "seconds": 0.1,
+        }
+
+
+def run(folder, environment, arguments):
+    os.environ.update(environment)
+    tuner = Instant(build, num_candidates=3, directory=folder, project_name="search", **arguments)
+    try:
+        tuner.search(verbose=0)
+    except RuntimeError as error:
+        (folder / f"error-{environment.get('KERASTUNER_TUNER_ID')}").write_text(str(error))
+        raise SystemExit(1) from error
+
+
+class Service:
+    """A chief and its workers."""
+
+    def __init__(self, folder, **arguments):
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.arguments = arguments
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.started = {}
+
+    def start(self, name, listens=True):
+        environment = {
+            "KERASTUNER_ORACLE_IP": "127.0.0.1",
+            "KERASTUNER_ORACLE_PORT": f"{self.port}",
+            "KERASTUNER_TUNER_ID": name,
+        }
+        self.started[name] = start(run, self.folder, environment, self.arguments)
+        if name == "chief" and listens:
+            self.wait_for(self.listens)
+        return self.started[name]
+
+    def listens(self):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def wait_for(self, condition):
+        """Sleeps until a condition holds; pytest's timeout ends it else."""
+        while not condition():
+            time.sleep(0.05)
+
+    def begun(self):
+        log = self.folder / "log"
+        return (
+            [tuple(line.split()) for line in log.read_text().splitlines()] if log.exists() else []
+        )
+
+    def wait_for_trial(self, trial_id, times=1):
+        self.wait_for(lambda: [i for i, _ in self.begun()].count(trial_id) >= times)
+
+    def kill(self, name):
+        self.started[name].kill()
+        self.started[name].join()
+        assert self.started[name].exitcode == KILLED
+
+    def statuses(self):
+        for process in self.started.values():
+            process.join()
+        return {name: process.exitcode for name, process in self.started.items()}
+
+    def order(self, trial_id, what):
+        (self.folder / trial_id).write_text(what)
+
+    def carry_on(self, trial_id):
+        (self.folder / trial_id).unlink()
+
+    def state(self):
+        return json.loads((self.folder / "search" / "oracle.json").read_text())
+
+    def trials(self):
+        paths = sorted((self.folder / "search").glob("trial_*/trial.json"))
+        return {path.parent.name[6:]: json.loads(path.read_text()) for path in paths}
+
+    def trajectory(self):
+        tuner = Instant(build, num_candidates=3, directory=self.folder, project_name="search")
+        return rounds(tuner)
+
+
+def rounds(tuner):
+    """A trajectory but for which trial trained what: that is a matter of who asks first."""
+    records = tuner.trajectory()
+    for record in records:
+        for candidate in record["candidates"]:
+            del candidate["trial_id"]
+    return records
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    tuner = Instant(
+        build, num_candidates=3, directory=tmp_path_factory.mktemp("alone"), project_name="search"
+    )
+    tuner.search(verbose=0)
+    return rounds(tuner)
+
+
+@pytest.fixture
+def service(tmp_path):
+    made = Service(tmp_path / "service")
+    yield made
+    for process in made.started.values():
+        process.kill()
+        process.join()
+
+
+def test_three_workers_end_as_a_search_alone(service, alone):
+    for trial_id in ("0001", "0002", "0003"):
+        service.order(trial_id, "wait")
+    for name in ("chief", "w1", "w2", "w3"):
+        service.start(name)
+    for trial_id in ("0001", "0002", "0003"):
+        service.wait_for_trial(trial_id)  # the round trains at one time
+    for trial_id in ("0003", "0002", "0001"):
+        service.carry_on(trial_id)
+    assert set(service.statuses().values()) == {0}
+    assert service.trajectory() == alone
+    assert {worker for _, worker in service.begun()} == {"w1", "w2", "w3"}
+    # Exact, though the service makes float32 of numbers.
+    for trial in service.trials().values():
+        assert trial["hyperparameters"]["values"] == {
+            **trial["hyperparameters"]["values"],
+            "learning_rate": 1e-3,
+        }
+        assert not [n for n in trial["hyperparameters"]["values"] if n.startswith("keras_auto")]
+        rate = trial["metrics"]["metrics"]["rate"]["observations"][0]["value"]
+        assert rate == [1e-3]
+    # The state on the disk has all rounds, for who reads it there.
+    assert len(service.state()["search"]["outcomes"]) == len(service.trials())
+
+
+def test_a_search_goes_on_with_and_without_a_service(service, alone):
+    service.start("chief")
+    service.order("0004", "wait")
+    service.start("w1")
+    service.wait_for_trial("0004")
+    service.kill("w1")
+    service.kill("chief")
+    service.carry_on("0004")
+    tuner = Instant(build, num_candidates=3, directory=service.folder, project_name="search")
+    tuner.search(verbose=0)
+    assert rounds(tuner) == alone
+    service.start("chief", listens=False).join()
+    assert service.started["chief"].exitcode == 0  # it is finished already
+
+
+def test_a_worker_that_dies_gets_its_trial_again(service, alone):
+    service.order("0002", "die once")
+    service.start("chief")
+    for name in ("w1", "w2"):
+        service.start(name)
+    service.wait_for(lambda: any(not p.is_alive() for p in service.started.values()))
+    dead = next(name for name, process in service.started.items() if not process.is_alive())
+    assert service.started[dead].exitcode == KILLED
+    service.start(dead)
+    assert set(service.statuses().values()) == {0}
+    assert service.begun().count(("0002", dead)) == 2
+    assert service.trajectory() == alone
+
+
+def test_a_candidate_that_kills_three_workers_has_failed(service):
+    service.order("0002", "die")
+    service.start("chief")
+    for _ in range(3):
+        service.start("w1").join()
+        assert service.started["w1"].exitcode == KILLED
+    service.start("w1")
+    assert set(service.statuses().values()) == {0}
+    assert [i for i, _ in service.begun()].count("0002") == 3
+    assert service.trials()["0002"]["status"] == "FAILED"
+    assert "its workers died, three times" in service.trials()["0002"]["message"]
+
+
+def test_a_chief_that_dies_goes_on_and_its_workers_with_it(service, alone):
+    service.order("0003", "wait")
+    service.start("chief")
+    for name in ("w1", "w2"):
+        service.start(name)
+    service.wait_for_trial("0003")
+    service.kill("chief")
+    service.carry_on("0003")  # it answers while nobody listens
+    service.start("chief")
+    assert set(service.statuses().values()) == {0}
+    assert service.trajectory() == alone
+    # Nobody trained it again: its worker has lived on.
+    assert len(service.begun()) == len(service.trials())
+
+
+def test_after_the_death_of_all_fewer_workers_go_on(service, alone):
+    service.order("0002", "wait")
+    service.order("0003", "wait")
+    service.start("chief")
+    for name in ("w1", "w2"):
+        service.start(name)
+    service.wait_for_trial("0002")
+    service.wait_for_trial("0003")
+    for name in ("chief", "w1", "w2"):
+        service.kill(name)
+    service.carry_on("0002")
+    service.carry_on("0003")
+    service.start("chief")
+    del service.started["w2"]
+    service.start("w1")
+    assert set(service.statuses().values()) == {0}
+    assert service.trajectory() == alone
+
+
+def test_a_worker_that_lives_on_without_a_chief_learns_that_all_is_over(service, alone):
+    service.order("0002", "wait")
+    service.order("0003", "wait")
+    service.start("chief")
+    for name in ("w1", "w2"):
+        service.start(name)
+    service.wait_for_trial("0003")
+    service.wait_for_trial("0002")
+    service.kill("chief")
+    owner = dict(service.begun())["0003"]
+    service.order("0003", "wait for long")
+    service.carry_on("0002")
+    service.start("chief").join()
+    service.carry_on("0003")
+    assert set(service.statuses().values()) == {0}
+    assert owner in service.started
+    assert service.trajectory() == alone
+
+
+def test_a_late_worker_joins(service, alone):
+    service.order("0001", "wait")
+    service.start("chief")
+    service.start("w1")
+    service.wait_for_trial("0001")
+    service.start("late")
+    service.wait_for_trial("0003")
+    service.carry_on("0001")
+    assert set(service.statuses().values()) == {0}
+    assert "late" in {worker for _, worker in service.begun()}
+    assert service.trajectory() == alone
+
+
+def test_a_trial_that_is_out_for_too_long_goes_to_another_worker(tmp_path, alone):
+    service = Service(tmp_path / "service", max_seconds_per_trial=1)
+    service.order("0002", "wait")
+    service.start("chief")
+    for name in ("w1", "w2"):
+        service.start(name)
+    service.wait_for_trial("0002")
+    slow = dict(service.begun())["0002"]
+    os.kill(service.started[slow].pid, signal.SIGSTOP)  # as a machine that hangs
+    service.wait_for(lambda: service.trials()["0002"]["status"] == "STOPPED")
+    service.carry_on("0002")
+    os.kill(service.started[slow].pid, signal.SIGCONT)
+    statuses = service.statuses()
+    assert statuses["chief"] == 0
+    assert service.trajectory() == alone
+    # Its late answer changed nothing.
+    assert service.trials()["0002"]["status"] == "STOPPED"
+    assert "no answer in time" in service.trials()["0002"]["message"]
+
+
+def test_a_worker_that_hangs_is_killed_by_itself(tmp_path, monkeypatch, alone):
+    service = Service(tmp_path / "service", max_seconds_per_trial=1)
+    service.order("0000", "hang")
+    service.start("chief")
+    service.start("w1").join()
+    assert service.started["w1"].exitcode == KILLED
+    service.start("w1")
+    assert set(service.statuses().values()) == {0}
+    assert service.trajectory() == alone
+
+
+def test_a_failure_leaves_its_traceback_with_the_chief(service):
+    service.order("0002", "raise")
+    for name in ("chief", "w1", "w2"):
+        service.start(name)
+    assert set(service.statuses().values()) == {0}
+    failed = service.trials()["0002"]
+    assert failed["status"] == "FAILED"
+    assert 'raise ValueError("boom")' in failed["message"]
+    errors = [c["error"] for r in service.trajectory() for c in r["candidates"]]
+    assert "ValueError: boom" in errors
+
+
+def test_a_round_without_survivors_ends_chief_and_workers(service, alone):
+    for trial_id in ("0001", "0002", "0003"):
+        service.order(trial_id, "raise")
+    for name in ("chief", "w1", "w2"):
+        service.start(name)
+    assert service.statuses() == {"chief": 1, "w1": 0, "w2": 0}
+    error = (service.folder / "error-chief").read_text()
+    assert "all candidates of round 1 failed" in error
+    assert "boom" in error
+    for trial_id in ("0001", "0002", "0003"):
+        service.carry_on(trial_id)
+    for name in ("chief", "w1", "w2"):
+        service.start(name)
+    assert set(service.statuses().values()) == {0}
+    assert service.trajectory() == alone
+
+
+def test_a_port_that_cannot_be_served_is_named(tmp_path):
+    service = Service(tmp_path / "service")
+    environment = {
+        "KERASTUNER_ORACLE_IP": "192.0.2.1",  # of nobody: it is for documentation
+        "KERASTUNER_ORACLE_PORT": "4000",
+        "KERASTUNER_TUNER_ID": "chief",
+    }
+    process = start(run_and_note, service.folder, environment)
+    process.join()
+    assert (service.folder / "error").read_text().startswith("cannot serve at 192.0.2.1:4000: ")
+
+
+def run_and_note(folder, environment):
+    try:
+        run(folder, environment, {})
+    except ValueError as error:
+        (folder / "error").write_text(str(error))
