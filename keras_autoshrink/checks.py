@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
+import re
+from collections.abc import Sequence
 from typing import Any
+
+MOST_NAMED = 5  # in one line; of what is more, the number is enough
 
 
 def is_count(value: object) -> bool:
@@ -47,3 +51,15 @@ def positive(name: str, value: float) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"{name}={value!r}: expected a number greater than 0")
     return float(value)
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are: `a, b, c, d, e and 3 more`."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def tensorflow_reason(error: Exception) -> str:
+    """The first line of an error of TensorFlow's, without what that puts in front of it."""
+    line = str(getattr(error, "message", error)).partition("\n")[0].rpartition("}} ")[2]
+    return re.sub(r"^Error in .* with iterator: \S+: ", "", line) or type(error).__name__

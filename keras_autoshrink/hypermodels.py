@@ -12,7 +12,7 @@ import keras_tuner
 from keras_autoshrink.applications import ShrinkCNN
 from keras_autoshrink.callbacks import ProxyStopping
 from keras_autoshrink.cell import CNN_OPERATIONS, INPUT, Cell
-from keras_autoshrink.image_checks import check_fit_data
+from keras_autoshrink.fit_checks import check_fit_data
 from keras_autoshrink.search_space import declare_cell
 from keras_autoshrink.training import compile_classifier
 

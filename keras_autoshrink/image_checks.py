@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from keras_autoshrink.checks import enumerated
+
 Array = npt.NDArray[Any]
+
+_logger = logging.getLogger("keras_autoshrink")
 
 
 def check_images(x: Array, y: Array, classes: int, what: str = "data") -> None:
@@ -38,14 +43,74 @@ def check_images(x: Array, y: Array, classes: int, what: str = "data") -> None:
     if y.min() < 0 or y.max() >= classes:
         wrong = y[(y < 0) | (y >= classes)][0]
         raise ValueError(f"{what}: label {wrong} is not one of 0 to {classes - 1}")
-    if x.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(x.astype(np.float32, copy=False)).all(axis=(1, 2, 3))
-        if not finite.all():
-            bad = f"{np.count_nonzero(~finite)} of {len(x)}"
-            raise ValueError(
-                f"{what}: {bad} images have pixels that are NaN or infinite in float32"
-            )
+    check_finite(x, what, "images have pixels that")
+
+
+def check_finite(values: Array, what: str, things: str) -> None:
+    """Checks that numbers stay numbers in the float32 of a network.
+
+    Args:
+        values: shape (n, ...).
+        what: what to call the data in messages.
+        things: what the n are, as the subject of a sentence.
+
+    Raises:
+        ValueError: some are NaN or infinite.
+    """
+    if values.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float32, copy=False)).reshape(len(values), -1)
+    bad = int(np.count_nonzero(~finite.all(axis=1)))
+    if bad:
+        raise ValueError(f"{what}: {bad} of {len(values)} {things} are NaN or infinite in float32")
+
+
+def check_classes(labels: Mapping[str, Array], names: Sequence[object]) -> None:
+    """Checks that a search is scored on what it trains on: each class is in both parts.
+
+    A score that does not see a class is wrong for every candidate alike, so nothing would show
+    it. A validation part with fewer images than there are classes cannot hold them all, however
+    it is drawn: it is only warned of, as are classes that occur in neither part, such as the
+    unused class 0 that many networks for ImageNet have.
+
+    Args:
+        labels: of the training and of the validation images, in this order, integers of any
+            shape; the keys are what to call them in messages.
+        names: of the classes, one for each label.
+
+    Raises:
+        ValueError: a class is in one part alone.
+    """
+    (train, in_train), (validation, in_validation) = (
+        (part, np.bincount(y.reshape(-1).astype(np.int64), minlength=len(names)))
+        for part, y in labels.items()
+    )
+    unseen = _named((in_train > 0) & (in_validation == 0), names)
+    unknown = _named((in_train == 0) & (in_validation > 0), names)
+    nowhere = _named((in_train == 0) & (in_validation == 0), names)
+    if unknown:
+        raise ValueError(f"{train}: has no image of {unknown}, which {validation} has")
+    if unseen and in_validation.sum() >= np.count_nonzero(in_train):
+        raise ValueError(
+            f"{validation}: has no image of {unseen}, which {train} has; the score would not see it"
+        )
+    if unseen:
+        _logger.warning(
+            "%s: has %d images for %d classes, none of %s; the score does not see them",
+            validation,
+            in_validation.sum(),
+            np.count_nonzero(in_train),
+            unseen,
+        )
+    if nowhere:
+        _logger.warning("%s, %s: have no image of %s", train, validation, nowhere)
+
+
+def _named(which: Array, names: Sequence[object]) -> str:
+    """Some of the classes: `class 3 of 10`, `classes 'ant', 'bee' of 10`; nothing for none."""
+    found = [repr(name) for name, here in zip(names, which, strict=True) if here]
+    return f"class{'es' * (len(found) > 1)} {enumerated(found)} of {len(names)}" if found else ""
 
 
 def check_parts(
@@ -71,68 +136,3 @@ def check_parts(
             )
     if len(class_names) < 2:
         raise ValueError(f"{what}: has one class; expected two or more")
-
-
-def check_fit_data(
-    x: Any = None,
-    y: Any = None,
-    *_: Any,
-    input_shape: Sequence[int],
-    classes: int,
-    validation_data: Any = None,
-    validation_split: float = 0.0,
-    **__: Any,
-) -> None:
-    """Checks the arguments of `fit` for an image classifier, as far as they can be seen.
-
-    Arrays are looked through; of a `tf.data.Dataset` the shape of the images is known; whatever
-    else `fit` takes is left to it.
-
-    Raises:
-        ValueError: they do not fit; the message names the argument.
-    """
-    if x is None:
-        raise ValueError("x: no training data; call search(x, y, validation_data=(x, y))")
-    if validation_data is None and not validation_split:
-        raise ValueError(
-            "validation_data: missing; the score is measured on it, pass "
-            "validation_data=(x, y) to search()"
-        )
-    _check_pair(x, y, tuple(input_shape), classes, "x")
-    images, labels = validation_data, None
-    if isinstance(validation_data, (tuple, list)):
-        if len(validation_data) not in (2, 3):
-            raise ValueError(
-                f"validation_data: has {len(validation_data)} parts; expected (x, y) or "
-                "(x, y, sample_weight)"
-            )
-        images, labels = validation_data[:2]
-    if images is not None:
-        _check_pair(images, labels, tuple(input_shape), classes, "validation_data")
-
-
-def _check_pair(x: Any, y: Any, input_shape: tuple[int, ...], classes: int, what: str) -> None:
-    """Checks images and their labels, or the data set that yields both."""
-    if isinstance(x, (list, tuple)):
-        raise ValueError(f"{what}: images are in a {type(x).__name__}; give a NumPy array")
-    if isinstance(x, np.ndarray):
-        if y is None:
-            raise ValueError(f"{what}: has no labels")
-        check_images(x, np.asarray(y), classes, what)
-        shape = x.shape
-    else:
-        spec = getattr(x, "element_spec", None)
-        if spec is not None and not (isinstance(spec, tuple) and len(spec) > 1):
-            raise ValueError(f"{what}: has no labels; expected a data set of (images, labels)")
-        spec_shape = getattr(spec[0], "shape", None) if spec else None
-        if spec_shape is None or spec_shape.rank is None:
-            return
-        shape = tuple(spec_shape)
-    if shape == input_shape:
-        raise ValueError(f"{what}: images of shape {shape}, one by one; call batch() first")
-    if len(shape) != 1 + len(input_shape) or any(
-        size not in (None, expected) for size, expected in zip(shape[1:], input_shape, strict=True)
-    ):
-        raise ValueError(
-            f"{what}: images have shape {shape[1:]}, the hypermodel's input_shape is {input_shape}"
-        )

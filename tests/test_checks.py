@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
-from keras_autoshrink.checks import is_count, positive, share, whole
+from keras_autoshrink.checks import enumerated, is_count, positive, share, whole
 
 CHAIN = kas.Cell(("input", "tanh"), ((0, 1),))
 NUMPY_INTEGERS = (np.int8, np.uint16, np.int32, np.int64)
@@ -76,3 +76,10 @@ def test_sizes_of_a_network_may_be_numpys(kind, tmp_path):
     assert type(loaded.get_layer("recurrent").cell.units) is int
     for weight, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, expected)
+
+
+def test_of_many_names_the_first_are_said():
+    names = [f"n{number}" for number in range(1_006)]
+    assert enumerated(names[:1]) == "n0"
+    assert enumerated(names[:5]) == "n0, n1, n2, n3, n4"
+    assert enumerated(names) == "n0, n1, n2, n3, n4 and 1,001 more"

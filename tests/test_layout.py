@@ -12,11 +12,11 @@ ROOT = Path(__file__).parent.parent
 # Each module imports only from lines above its own.
 ORDER = """
     checks attempts
-    canonical files image_checks costs.zero costs.calls recipes augmentation distribution
+    canonical files costs.zero costs.calls recipes augmentation distribution
     argument_types tasks language_layers text_windows averaged_sgd
-    cell score checkpoint costs.layers costs.products costs.input_shapes arguments vocabulary
-    text_pipeline text_recipes
-    trajectory operations costs.graph splits recurrent text_data generation
+    cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
+    vocabulary text_pipeline text_recipes
+    trajectory operations costs.graph image_folders fit_checks splits recurrent text_data generation
     shrink report search_space networks datasets costs streams language_models
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     service recovery search_folder

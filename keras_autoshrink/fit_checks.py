@@ -1,0 +1,218 @@
+"""What the data of a search for an image classifier must be like, as `search()` takes them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_autoshrink.checks import tensorflow_reason
+from keras_autoshrink.image_checks import Array, check_classes, check_finite, check_images
+
+_INFINITE, _UNKNOWN = -1, -2  # as `tf.data.Dataset.cardinality` says it
+
+
+def check_fit_data(
+    x: Any = None,
+    y: Any = None,
+    *_: Any,
+    input_shape: Sequence[int],
+    classes: int,
+    validation_data: Any = None,
+    validation_split: float = 0.0,
+    sample_weight: Any = None,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    **__: Any,
+) -> None:
+    """Checks the arguments of `fit` for an image classifier, as far as they can be seen.
+
+    Arrays are looked through. So is a `tf.data.Dataset`, by reading what an epoch reads of it,
+    once: that is little beside all the epochs of a search, and what is wrong in it would not
+    always show. (TensorFlow's ReLU makes 0 of a NaN: an image of NaN in the validation data
+    leaves a score that looks like any other.) Whatever else `fit` takes is left to it.
+
+    Raises:
+        ValueError: they do not fit; the message names the argument.
+    """
+    if x is None:
+        raise ValueError("x: no training data; call search(x, y, validation_data=(x, y))")
+    if validation_data is None and not validation_split:
+        raise ValueError(
+            "validation_data: missing; the score is measured on it, pass "
+            "validation_data=(x, y) to search()"
+        )
+    shape = tuple(input_shape)
+    steps = ("steps_per_epoch", steps_per_epoch)
+    labels = {"x": _check_part(x, y, sample_weight, steps, shape, classes, "x")}
+    if validation_data is not None:
+        images, val_y, weights = validation_data, None, None
+        if isinstance(validation_data, (tuple, list)):
+            if len(validation_data) not in (2, 3):
+                raise ValueError(
+                    f"validation_data: has {len(validation_data)} parts; expected (x, y) or "
+                    "(x, y, sample_weight)"
+                )
+            images, val_y, weights = (*validation_data, None)[:3]
+        steps = ("validation_steps", validation_steps)
+        what = "validation_data"
+        labels[what] = _check_part(images, val_y, weights, steps, shape, classes, what)
+    elif labels["x"] is not None:
+        # As Keras splits them: the last ones, unshuffled, which of sorted images are one class.
+        first = math.floor(len(labels["x"]) * (1 - validation_split))
+        train, held_out = labels["x"][:first], labels["x"][first:]
+        labels = {"x": train, f"validation_split={validation_split}": held_out}
+    known = {what: part for what, part in labels.items() if part is not None}
+    if len(known) == 2:
+        check_classes(known, range(classes))
+
+
+def _check_part(
+    x: Any,
+    y: Any,
+    weights: Any,
+    steps: tuple[str, int | None],
+    input_shape: tuple[int, ...],
+    classes: int,
+    what: str,
+) -> Array | None:
+    """Checks images and their labels, or the data set that yields both.
+
+    Returns:
+        The labels, shape (n,), or None if they cannot be seen.
+    """
+    if isinstance(x, Iterator):
+        # Not even with steps_per_epoch: at its end Keras begins again with the first two batches,
+        # which it has kept, and says nothing.
+        raise ValueError(
+            f"{what}: a {type(x).__name__} can be read once only, and a search reads its data for "
+            "each candidate; give arrays, a tf.data.Dataset or a keras.utils.PyDataset"
+        )
+    if isinstance(x, (list, tuple)):
+        raise ValueError(f"{what}: images are in a {type(x).__name__}; give a NumPy array")
+    x = _as_array(x)
+    if isinstance(x, np.ndarray):
+        if y is None:
+            raise ValueError(f"{what}: has no labels")
+        labels = np.asarray(y)
+        check_images(x, labels, classes, what)
+        if weights is not None:
+            _check_weights(np.asarray(weights), len(x), what)
+        _check_shape(x.shape, input_shape, what)
+        return labels.reshape(-1)
+    spec = getattr(x, "element_spec", None)
+    if spec is None:
+        return None
+    if not (isinstance(spec, tuple) and len(spec) > 1):
+        raise ValueError(f"{what}: has no labels; expected a data set of (images, labels)")
+    spec_shape = getattr(spec[0], "shape", None)
+    if spec_shape is None:
+        return None  # several inputs, which the network may take apart by itself
+    if spec_shape.rank is not None:
+        _check_shape(tuple(spec_shape), input_shape, what)
+    # A distributed data set yields what each device gets, and has no such method.
+    if not hasattr(x, "as_numpy_iterator"):
+        return None
+    return _look_through(x, steps, input_shape, classes, what)
+
+
+def _as_array(x: Any) -> Any:
+    """A tensor as an array of NumPy; what cannot be one stays as it is."""
+    if isinstance(x, np.ndarray) or not hasattr(x, "__array__"):
+        return x
+    try:
+        array = np.asarray(x)
+    except (TypeError, RuntimeError):  # PyTorch's, on a GPU or with a gradient
+        return x
+    return array if array.dtype.kind in "buif" else x  # NumPy itself has no bfloat16
+
+
+def _check_shape(shape: tuple[Any, ...], input_shape: tuple[int, ...], what: str) -> None:
+    if shape == input_shape:
+        raise ValueError(f"{what}: images of shape {shape}, one by one; call batch() first")
+    if len(shape) != 1 + len(input_shape) or any(
+        size not in (None, expected) for size, expected in zip(shape[1:], input_shape, strict=True)
+    ):
+        raise ValueError(
+            f"{what}: images have shape {shape[1:]}, the hypermodel's input_shape is {input_shape}"
+        )
+
+
+def _check_weights(weights: Array, images: int, what: str) -> None:
+    if weights.shape not in ((images,), (images, 1)):
+        raise ValueError(
+            f"{what}: {images} images, but a sample_weight of shape {weights.shape}; expected "
+            f"({images},)"
+        )
+    check_finite(weights, what, "values of sample_weight")
+
+
+def _look_through(
+    data: Any,
+    steps: tuple[str, int | None],
+    input_shape: tuple[int, ...],
+    classes: int,
+    what: str,
+) -> Array | None:
+    """Reads what an epoch reads of a `tf.data.Dataset`, and checks each of its batches.
+
+    Returns:
+        The labels, or None if these are not numbers of classes, or not all that there are.
+    """
+    name, wanted = steps
+    size = int(data.cardinality())
+    if size == _INFINITE and wanted is None:
+        raise ValueError(f"{what}: repeats for ever, so that no epoch would end; give {name}")
+    seen: list[Array | None] = []
+    batches = data.as_numpy_iterator()
+    for number in itertools.count(1):
+        if number - 1 == wanted:
+            break
+        try:
+            batch = next(batches)
+        except StopIteration:
+            break
+        except Exception as error:  # whatever its functions and TensorFlow raise
+            raise ValueError(
+                f"{what}: batch {number} cannot be read: {tensorflow_reason(error)}"
+            ) from error
+        seen.append(_check_batch(batch, input_shape, classes, f"{what}: batch {number}"))
+    if not seen:
+        raise ValueError(f"{what}: the data set is empty")
+    if wanted is not None and len(seen) < wanted:
+        raise ValueError(
+            f"{what}: the data end after {len(seen)} batches, but {name}={wanted}; lower it, or "
+            "repeat() the data"
+        )
+    if size == _UNKNOWN and next(data.as_numpy_iterator(), None) is None:
+        raise ValueError(
+            f"{what}: the data set is empty when it is read for the second time, and a search "
+            "reads it for each candidate; give from_generator() a function that makes a new "
+            "generator at each call"
+        )
+    known = [labels for labels in seen if labels is not None]
+    # In so many steps rare classes may have been missed.
+    return np.concatenate(known) if len(known) == len(seen) and wanted is None else None
+
+
+def _check_batch(
+    batch: tuple[Any, ...], input_shape: tuple[int, ...], classes: int, what: str
+) -> Array | None:
+    """Checks a batch of images, labels and perhaps weights; returns the labels if it can."""
+    images, labels = batch[:2]
+    if isinstance(images, np.ndarray):
+        _check_shape(images.shape, input_shape, what)
+        check_finite(images, what, "images have pixels that")
+    if len(batch) > 2 and isinstance(batch[2], np.ndarray):
+        check_finite(batch[2], what, "values of sample_weight")
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "uif":
+        return None
+    if labels.shape not in ((len(images),), (len(images), 1)):
+        return None  # one for each class: for a HyperModel that compiles such a loss
+    wrong = labels[~((labels >= 0) & (labels < classes))]  # NaN among them
+    if wrong.size:
+        raise ValueError(f"{what}: label {wrong[0]} is not one of 0 to {classes - 1}")
+    return labels.reshape(-1).astype(np.int64)
