@@ -11,15 +11,78 @@ from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.language_models import is_language_model
 from keras_autoshrink.score import Score
 
+# What Keras warns of at the end of every data set whose length it does not know.
+OUT_OF_DATA = "Your input ran out of data"
 
-class ScoreCallback(keras.callbacks.Callback):
-    """Puts `score`, `macs` and `params` into the logs of each epoch.
+
+class DataEnd(keras.callbacks.Callback):
+    """Stops the search where an epoch did not get the data that it was to have.
+
+    Keras itself only warns: the epoch counts with what it got, and a validation without data
+    leaves a metric out, or the one of the epoch before.
+
+    Raises:
+        keras_tuner.errors.FatalValueError: the data ended; it would be the same for every
+            candidate.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoch = 0
+        self._trained = 0  # steps of this epoch
+        self._validated = 0  # steps of this validation
+        self._to_validate = 1
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Begins to count; `epoch` counts from 0."""
+        self._epoch, self._trained = epoch + 1, 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Counts; `batch` counts from 0, with several steps in one execution that of the last."""
+        self._trained = batch + 1
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Begins to count."""
+        self._check_training()  # before a callback that looks at the metrics
+        self._validated = 0
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Counts, likewise."""
+        self._validated = batch + 1
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        """Looks whether this validation was as long as the one before."""
+        if self._validated < self._to_validate and not self.model.stop_evaluating:
+            self._fail("validation_data", self._validated, self._to_validate, "validation_steps")
+        self._to_validate = self._validated
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Looks whether there was as much to train on as there should be."""
+        self._check_training()
+
+    def _check_training(self) -> None:
+        wanted = self.params.get("steps") or 1  # None where Keras does not know
+        if self._trained < wanted and not self.model.stop_training:
+            self._fail("x", self._trained, wanted, "steps_per_epoch")
+
+    def _fail(self, what: str, done: int, wanted: int, steps: str) -> None:
+        after = f"after {done} of {wanted} steps" if wanted > 1 else "before its first step"
+        raise keras_tuner.errors.FatalValueError(
+            f"{what}: the data ended in epoch {self._epoch}, {after}; give arrays, or a "
+            f"tf.data.Dataset that can be read again and that repeat() makes long enough, or "
+            f"fewer {steps}"
+        )
+
+
+class ScoreCallback(DataEnd):
+    """Puts `score`, `macs` and `params` into the logs of each epoch that had all its data.
 
     Args:
         score: callable `score(logs, macs)`.
 
     Raises:
-        keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs.
+        keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs, or the
+            data ended.
         keras_tuner.errors.FailedTrialError: the score, a loss or the metric behind the score is
             not a finite number.
     """
@@ -39,6 +102,7 @@ class ScoreCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Adds to `logs`, which the callbacks after this one and the history see."""
+        super().on_epoch_end(epoch, logs)
         try:
             score = self.score(logs, self.costs["macs"])
         except KeyError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import keras
 import keras_tuner
 
 from keras_autoshrink.applications import ShrinkCNN
-from keras_autoshrink.callbacks import ProxyStopping
+from keras_autoshrink.callbacks import OUT_OF_DATA, ProxyStopping
 from keras_autoshrink.cell import CNN_OPERATIONS, INPUT, Cell
 from keras_autoshrink.fit_checks import check_fit_data
 from keras_autoshrink.search_space import declare_cell
@@ -130,7 +131,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
             ProxyStopping(self.architecture["classes"]),
         ]
-        return model.fit(*args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", OUT_OF_DATA)  # where it matters, it is an error
+            return model.fit(*args, **kwargs)
 
     def check_search_arguments(self, *args: Any, **kwargs: Any) -> None:
         """Raises the ValueError that says what is wrong with the data of a search, if it is."""
