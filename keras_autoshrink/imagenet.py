@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_autoshrink.checks import enumerated, tensorflow_reason
 from keras_autoshrink.datasets import IMAGE_SUFFIXES, IMAGENET, is_streamed
 from keras_autoshrink.splits import ImageData, Split
-from keras_autoshrink.streams import ImageStreams, Stream, center_crop
+from keras_autoshrink.streams import ImageStreams, Stream, center_crop, unreadable
 
 # Not all releases of TensorFlow decode WebP.
 _SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".webp")
@@ -43,7 +45,8 @@ def open_streams(
         source: `"imagenet2012"`, which its user has prepared with tensorflow-datasets, or a
             folder that holds the folders `train` and `val`, each with one folder of BMP, GIF,
             JPEG or PNG images for each class. Of a BMP with a palette TensorFlow takes the
-            indices for grey; of an animation it takes the first frame.
+            indices for grey; of an animation it takes the first frame. A file that cannot be read
+            shows, and ends the training, when it is met; see `streams.naming_unreadable`.
         data_dir: where tensorflow-datasets keeps its data.
         image_size: height and width of what a network sees, in pixels.
 
@@ -132,8 +135,8 @@ def _sample(streams: ImageStreams, part: Stream, count: int, what: str) -> Split
         for place, (image, label) in enumerate(loaded.as_numpy_iterator()):
             x[place], y[place] = image, label
     except tf.errors.OpError as error:
-        # The first line, without what TensorFlow puts in front.
-        reason = error.message.partition("\n")[0].rpartition("}} ")[2]
+        files = unreadable(dataclasses.replace(part, elements=wanted)) if part.from_files else []
+        reason = enumerated(files) if files else tensorflow_reason(error)
         raise ValueError(f"{what}: an image cannot be read: {reason}") from error
     return Split(x, y)
 
@@ -209,7 +212,7 @@ def _folder_stream(part: Path, classes: list[str]) -> Stream:
         counts.append(len(found))
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     elements = tf.data.Dataset.from_tensor_slices((paths, labels))
-    return Stream(elements, _read, len(paths), len(paths))
+    return Stream(elements, _read, len(paths), len(paths), from_files=True)
 
 
 def _read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

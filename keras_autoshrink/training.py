@@ -97,7 +97,8 @@ def train_network(
         verbose: as for `keras.Model.fit`.
 
     Raises:
-        ValueError: an argument is out of its range, or does not fit the others.
+        ValueError: an argument is out of its range, or does not fit the others, or files of the
+            data set cannot be read.
         RuntimeError: the loss is no longer a finite number.
     """
     # TensorFlow's input pipelines take seconds to import; a search needs none.
@@ -169,7 +170,7 @@ def train_network(
     watched = images.validation and input_pipeline.evaluation_batches(
         images, images.validation, batch_size, replicas
     )
-    with devices.scope():
+    with devices.scope(), streams.naming_unreadable(images):
         model.fit(
             batches,
             steps_per_epoch=steps,
@@ -186,7 +187,8 @@ def train_network(
     trained.set_weights(model.get_weights())
     compile_classifier(trained, "sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
     test = input_pipeline.evaluation_batches(images, images.test, batch_size)
-    accuracy = trained.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+    with streams.naming_unreadable(images):
+        accuracy = trained.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     return Trained(trained, checkpoint.history, float(accuracy))
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from keras_autoshrink.datasets import is_streamed
 from keras_autoshrink.imagenet import open_streams, sample
 from keras_autoshrink.splits import ImageData, Split
-from keras_autoshrink.streams import Stream, center_crop, from_arrays
+from keras_autoshrink.streams import Stream, center_crop, from_arrays, naming_unreadable, unreadable
 
 IMAGENET_IN_SMALL = Path("imagenet2012", "5.1.0")
 
@@ -431,7 +431,7 @@ def test_sample_of_arrays():
     ("content", "problem"),
     [
         (b"hello", "assertion failed: [not a BMP, GIF, JPEG or PNG image:] [{file}]"),
-        (b"\xff\xd8\xff\xe0 cut short", "Invalid JPEG data"),
+        (b"\xff\xd8\xff\xe0 cut short", "{file} (jpeg::Uncompress failed. Invalid JPEG data"),
         (None, "{file}; No such file or directory"),
     ],
 )
@@ -445,6 +445,50 @@ def test_sample_of_an_unreadable_image(folder, content, problem):
     assert message.startswith("test: an image cannot be read: ")
     assert problem.format(file=file) in message
     assert "function_node" not in message
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_broken_files_are_named_when_one_is_met(folder):
+    streams = open_streams(folder)
+    ant, bee = folder / "train" / "ant", folder / "val" / "bee"
+    picture(60, 60).save(ant / "001.jpg")
+    streams = open_streams(folder)
+    for file in (ant / "001.jpg", ant / "002.png", bee / "001.png"):
+        half(file)
+
+    def read():
+        with naming_unreadable(streams):
+            loaded(streams.train)
+
+    message = refusal(read)
+    assert message.startswith(f"train: 2 of 8 images cannot be read: {ant / '001.jpg'} (jpeg::")
+    assert f", {ant / '002.png'} (Invalid PNG data, size " in message
+    assert f"); test: 1 of 3 images cannot be read: {bee / '001.png'} (Invalid PNG" in message
+    assert message.endswith("); replace or remove them and run it again")
+    assert "{{" not in message
+
+
+def test_of_many_broken_files_some_are_named_and_all_counted(tmp_path):
+    root = write_folder(tmp_path, {"ant": 9, "bee": 9}, {"ant": 1, "bee": 1})
+    for number in range(9):
+        half(root / "train" / "bee" / f"{number:03}.png")
+    found = unreadable(open_streams(root).train)
+    assert [place.partition(" (")[0] for place in found] == [
+        str(root / "train" / "bee" / f"{number:03}.png") for number in range(9)
+    ]
+    assert ["(" in place for place in found] == [True] * 5 + [False] * 4
+
+
+def test_what_is_no_fault_of_a_file_stays_what_it_is(folder):
+    streams = open_streams(folder)
+    with (
+        pytest.raises(tf.errors.InvalidArgumentError, match="something else"),
+        naming_unreadable(streams),
+    ):
+        tf.debugging.Assert(False, ["something else"])
 
 
 # The crop
