@@ -241,6 +241,13 @@ def _add_data(parser: argparse.ArgumentParser, default: str) -> argparse._Argume
         help="pixels to which images from files are resized, in RGB (default: 32; of "
         "'imagenet2012' and 'train' and 'val' 224)",
     )
+    images.add_argument(
+        "--strict",
+        action="store_true",
+        default=None,
+        help="refuse a folder with an image that cannot be read; such images are left out and "
+        "named by default",
+    )
     return images
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_autoshrink.checks import tensorflow_reason
+from keras_autoshrink.image_folders import read_folder
 from keras_autoshrink.splits import ImageData, Parts, split_and_normalise
-
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 # Of CIFAR-10, unless another is asked for: to train candidates on, and to score them on.
 CIFAR10_PROXY = (5_000, 1_000)
@@ -45,6 +45,7 @@ def load_images(
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int = 32,
     proxy: tuple[int, int] | None = None,
+    strict: bool = False,
 ) -> ImageData:
     """Loads a data set for a search, or for the training of one network.
 
@@ -63,6 +64,8 @@ def load_images(
         proxy: how many images a search trains its candidates on and how many it scores them
             on, as many of each class, drawn without replacement; all by default, of CIFAR-10
             5,000 and 1,000, both from its training split (arXiv 1911.09251).
+        strict: whether a file of a folder that cannot be read is an error; it is left out by
+            default, and named in a warning of the logger `keras_autoshrink`.
 
     Raises:
         ValueError: the source is no data set; the message says what is wrong with it.
@@ -91,7 +94,8 @@ def load_images(
     elif path.suffix == ".npz":
         parts, has_test, class_names = _load_npz(path, searching)
     elif path.is_dir():
-        parts, has_test, class_names = _load_folder(path, image_size)
+        x, y, class_names = read_folder(path, image_size, strict)
+        parts, has_test = {"train": (x, y)}, False
     else:
         raise ValueError(
             f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, or a "
@@ -134,8 +138,7 @@ def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _
             read = tfds.as_numpy(builder.as_dataset(split=part, batch_size=-1))
             parts[part] = (read["image"], read["label"])
     except Exception as error:  # whatever the network, the disk or tfds raise
-        # The first line, without what TensorFlow puts in front.
-        reason = str(error).partition("\n")[0].rpartition("}} ")[2] or type(error).__name__
+        reason = tensorflow_reason(error)
         raise ValueError(f"cifar10: cannot be loaded from {place}: {reason}") from error
     return parts, True, names
 
@@ -176,33 +179,3 @@ def _load_npz(path: Path, searching: bool) -> _Loaded:
     # As many as there are different labels: the check of their range then finds a gap too.
     classes = tuple(str(label) for label in range(len(np.unique(parts["train"][1]))))
     return parts, "x_test" in has, classes
-
-
-def _load_folder(path: Path, image_size: int) -> _Loaded:
-    from PIL import Image, UnidentifiedImageError
-
-    def visible(folder: Path) -> list[Path]:  # not .ipynb_checkpoints, not ._cat.png of macOS
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-    folders = [entry for entry in visible(path) if entry.is_dir()]
-    if len(folders) < 2:
-        raise ValueError(f"{path}: expected two or more folders, one a class; found {len(folders)}")
-    images, labels = [], []
-    for label, folder in enumerate(folders):
-        found = [entry for entry in visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
-        if not found:
-            raise ValueError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
-        for file in found:
-            try:
-                with Image.open(file) as opened:
-                    image = opened
-                    if image.mode.startswith("I"):  # 16 bits, of which convert() keeps 0 to 255
-                        image = image.point(lambda grey: grey / 256).convert("L")
-                    resized = image.convert("RGB").resize((image_size, image_size))
-            except Exception as error:  # Pillow's decoders raise whatever they meet
-                reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-                raise ValueError(f"{file}: not a readable image: {reason}") from error
-            images.append(np.asarray(resized))
-            labels.append(label)
-    parts = {"train": (np.stack(images), np.array(labels))}
-    return parts, False, tuple(folder.name for folder in folders)

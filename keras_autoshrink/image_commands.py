@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _SAMPLE = (200, 1_000)
 
 _console = Console(soft_wrap=True, highlight=False)
+_logger = logging.getLogger("keras_autoshrink")
 
 
 def search(options: argparse.Namespace) -> int:
@@ -48,6 +50,7 @@ def search(options: argparse.Namespace) -> int:
     )
     settings = {
         **source,
+        **_counted(source, data),
         "epochs": options.epochs,
         "proxy": [len(data.train), len(data.validation or ())],
     }
@@ -71,9 +74,14 @@ def train(options: argparse.Namespace, cell: Cell) -> int:
     # Before all else of TensorFlow: several workers have to find each other at its start.
     strategy = distribution.create_strategy(options.strategy)
     # The split of the search, or else its validation images could end up in the test.
-    source = _source(options, runs.settings_of(options.cell))
+    searched = runs.settings_of(options.cell)
+    source = _source(options, searched)
     recipe = _recipe(options, source["dataset"])
     data = _training_data(source, options)
+    changed = _changed(searched, source, data)
+    if changed:
+        _logger.warning("%s; images that the search has seen may be in the test", changed)
+    source.update(_counted(source, data))
     width = options.width
     if options.target_macs:
         width = width_for_macs(options.target_macs, cell, **architecture(data))
@@ -106,6 +114,9 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
 
         data = imagenet.sample(data, *_SAMPLE)
         _console.print(f"checking on {len(data.test):,} of the test images")
+    changed = _changed(facts, source, data)
+    if changed:
+        raise ValueError(f"{options.model}: was trained on other data: {changed}")
     if "mean" in facts and (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
         raise ValueError(
             f"{options.model}: was trained on other data ({facts['dataset']}): their mean and "
@@ -165,6 +176,28 @@ def _training_data(source: dict[str, Any], options: argparse.Namespace) -> Image
     )
 
 
+def _counted(source: dict[str, Any], data: ImageData | ImageStreams) -> dict[str, int]:
+    """How many images were split into parts, of data that its user could change."""
+    number = getattr(data, "source_images", None)  # streams have none: they bring their parts
+    return {} if number is None or source["dataset"] in BUILT_IN else {"source_images": number}
+
+
+def _changed(
+    recorded: dict[str, Any], source: dict[str, Any], data: ImageData | ImageStreams
+) -> str | None:
+    """What to say if the recorded split was one of another number of images."""
+    then = recorded.get("source_images")
+    now = _counted(source, data).get("source_images")
+    if then is None or now is None or then == now:
+        return None
+    if any(recorded.get(name) != value for name, value in source.items()):
+        return None  # of other data it says nothing
+    return (
+        f"{source['dataset']}: has {now:,} images that can be read, it had {then:,}: they are "
+        "split otherwise"
+    )
+
+
 def _load(
     source: dict[str, Any],
     options: argparse.Namespace,
@@ -178,4 +211,5 @@ def _load(
         data_dir=options.data_dir,
         image_size=source["image_size"],
         proxy=proxy,
+        strict=options.strict,
     )

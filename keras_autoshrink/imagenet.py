@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_autoshrink.checks import enumerated, tensorflow_reason
-from keras_autoshrink.datasets import IMAGE_SUFFIXES, IMAGENET, is_streamed
+from keras_autoshrink.datasets import IMAGENET, is_streamed
+from keras_autoshrink.image_folders import IMAGE_SUFFIXES
 from keras_autoshrink.splits import ImageData, Split
 from keras_autoshrink.streams import ImageStreams, Stream, center_crop, unreadable
 

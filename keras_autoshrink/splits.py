@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_autoshrink.image_checks import Array, check_parts
+from keras_autoshrink.image_checks import Array, check_classes, check_parts
 
 Parts = dict[str, tuple[Array, Array]]
 
@@ -35,6 +35,8 @@ class ImageData:
         class_names: one for each label.
         mean: per channel, in the units of the original pixels.
         std: likewise; a network sees (pixel - mean) / std.
+        source_images: number of images from which the parts that the source lacks were split
+            off. With another number the same seed splits them otherwise.
     """
 
     train: Split
@@ -43,6 +45,7 @@ class ImageData:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    source_images: int | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -79,6 +82,7 @@ def split_and_normalise(
     check_parts(parts, class_names, what)
     parts = {part: (x, y.reshape(-1).astype(np.int32)) for part, (x, y) in parts.items()}
     searching = purpose == "search"
+    source_images = len(parts["train"][0])
     # A source without a test part gives up a fifth for it, whether it is read now or not:
     # no image that a search has seen is then in the test of the network it found.
     if not has_test:
@@ -89,12 +93,23 @@ def split_and_normalise(
         _draw_proxy(parts, proxy, class_names, what, seed)
     elif "val" not in parts and (searching or holds_out_validation):
         _split_off("val", parts, class_names, what, seed)
+    if searching:
+        labels = {f"{what}: {part}": parts[part][1] for part in ("train", "val")}
+        check_classes(labels, class_names)
     mean, std = _statistics(parts["train"][0])
     splits = {
         part: Split(np.subtract(x, mean, dtype=np.float32) / np.array(std, np.float32), y)
         for part, (x, y) in parts.items()
     }
-    return ImageData(splits["train"], splits.get("val"), splits.get("test"), class_names, mean, std)
+    return ImageData(
+        splits["train"],
+        splits.get("val"),
+        splits.get("test"),
+        class_names,
+        mean,
+        std,
+        source_images,
+    )
 
 
 def _split_off(part: str, parts: Parts, class_names: Sequence[str], what: str, seed: int) -> None:
@@ -107,10 +122,16 @@ def _split_off(part: str, parts: Parts, class_names: Sequence[str], what: str, s
         x, x_fifth, y, y_fifth = train_test_split(
             x, y, test_size=0.2, random_state=seed, stratify=y
         )
-    except ValueError as error:
-        fewest = int(counts.argmin())
-        few = f"{counts[fewest]} of class {class_names[fewest]!r}; 7 of each are enough"
-        raise ValueError(f"{what}: too few images to split by class: {few}") from error
+        # A fifth of fewer than 5 can come to none.
+        lacking = np.bincount(y_fifth, minlength=len(class_names)) == 0
+    except ValueError:
+        lacking = counts == counts.min()
+    if lacking.any():
+        scarce = int(lacking.argmax())
+        raise ValueError(
+            f"{what}: too few images to split by class: {counts[scarce]} of class "
+            f"{class_names[scarce]!r}; 7 of each are enough"
+        )
     parts["train"], parts[part] = (x, y), (x_fifth, y_fifth)
 
 

@@ -11,6 +11,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "images": {
             "dataset": None,
             "image_size": None,
+            "strict": False,
             "proxy_images": None,
             "nodes": 8,
             "epochs": 20,
@@ -32,6 +33,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "images": {
             "dataset": None,
             "image_size": None,
+            "strict": False,
             "label_smoothing": None,
             "ema": None,
             "activation": "relu",
@@ -42,7 +44,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "text": {"vocabulary_size": None, "units": None},
     },
-    "export": {"images": {"dataset": None, "image_size": None}, "text": {}},
+    "export": {"images": {"dataset": None, "image_size": None, "strict": False}, "text": {}},
 }
 
 

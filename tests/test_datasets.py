@@ -339,6 +339,11 @@ def test_npz_search_does_not_read_the_test_part_or_other_arrays(npz):
             "images of val have shape (4, 5, 1), those of train (4, 5, 3)",
         ),
         ({**VAL, "x_val": numbered(0)}, "val: images have shape (0, 4, 5, 3); expected"),
+        # Here a fifth of a fifth's rest holds none of them.
+        (
+            {"x_train": numbered(50), "y_train": np.r_[[0] * 48, 1, 1]},
+            "too few images to split by class: 2 of class '1'; 7 of each are enough",
+        ),
         ({"y_train": np.r_[[0] * 39, 1]}, "too few images to split by class: 1 of class '1'; 7 of"),
         (
             {"x_train": numbered(8), "y_train": np.arange(8) % 4},
@@ -468,24 +473,114 @@ def test_folder_with_a_class_without_images(tmp_path, leave):
     assert refusal(tmp_path).startswith(f"{tmp_path / 'bee'}: holds no images (.bmp, .gif, ")
 
 
-@pytest.mark.parametrize(
+SPOILT = pytest.mark.parametrize(
     ("spoil", "problem"),
     [
         (lambda file: file.write_text("hello"), "unknown format"),
         (lambda file: file.write_bytes(b""), "unknown format"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-25]), "image file is truncated"),
+        (halve, "image file is truncated"),
         (lambda file: file.write_bytes(file.read_bytes()[:45] + bytes(40)), ""),
-        (lambda file: (file.unlink(), file.mkdir()), "[Errno 21] Is a directory"),
+        (lambda file: (file.unlink(), file.mkdir()), "Is a directory"),
     ],
     ids=["text", "empty", "truncated", "corrupt", "folder"],
 )
-def test_folder_with_a_file_that_is_no_image(tmp_path, spoil, problem):
-    write_folder(tmp_path, {"ant": 9, "bee": 9})
-    file = tmp_path / "bee" / "3.png"
-    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    Image.fromarray(noise).save(file)
+
+
+@pytest.fixture
+def noisy_folder(tmp_path: Path) -> Path:
+    """20 JPEG and PNG files of noise in each of two classes."""
+    generator = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            noise = generator.integers(0, 256, (40, 40, 3), np.uint8)
+            suffix = "png" if number % 2 else "jpg"
+            Image.fromarray(noise).save(tmp_path / name / f"{number:02}.{suffix}")
+    return tmp_path
+
+
+@SPOILT
+@pytest.mark.parametrize("name", ["03.png", "04.jpg"])
+def test_folder_with_a_file_that_is_no_image(noisy_folder, caplog, name, spoil, problem):
+    file = noisy_folder / "bee" / name
     spoil(file)
-    assert refusal(tmp_path).startswith(f"{file}: not a readable image: {problem}")
+    data = load_images(noisy_folder, purpose="train")
+    assert data.source_images == 39
+    (line,) = caplog.messages
+    begin = f"{noisy_folder}: skipped 1 of 40 images that cannot be read: bee/{name} ({problem}"
+    assert line.startswith(begin)
+    assert "\n" not in line
+    caplog.clear()
+    # As if it had never been there.
+    shutil.rmtree(file) if file.is_dir() else file.unlink()
+    without = load_images(noisy_folder, purpose="train")
+    for split in ("train", "validation", "test"):
+        assert same(getattr(data, split), getattr(without, split))
+    assert not caplog.messages
+
+
+@SPOILT
+def test_strict_folder_with_a_file_that_is_no_image(noisy_folder, caplog, spoil, problem):
+    file = noisy_folder / "bee" / "03.png"
+    assert load_images(noisy_folder, purpose="train", strict=True).source_images == 40
+    spoil(file)
+    message = refusal(noisy_folder, strict=True)
+    assert message.startswith(f"{file}: not a readable image: {problem}")
+    assert not caplog.messages
+
+
+def test_of_many_broken_files_some_are_named_and_all_counted(noisy_folder, caplog):
+    for number in range(1, 15, 2):
+        halve(noisy_folder / "ant" / f"{number:02}.png")
+    assert load_images(noisy_folder, purpose="search").source_images == 33
+    (line,) = caplog.messages
+    assert "skipped 7 of 40 images that cannot be read: ant/01.png (image" in line
+    assert line.count(".png") == 5
+    assert line.endswith(" and 2 more")
+
+
+def test_a_class_of_which_nothing_is_left_is_refused(noisy_folder):
+    for file in (noisy_folder / "bee").iterdir():
+        halve(file)
+    message = refusal(noisy_folder)
+    assert message.startswith(
+        f"{noisy_folder / 'bee'}: none of its 20 images can be read: bee/00.jpg (image file is"
+    )
+
+
+# Classes that one part alone has
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("rare", range(2, 7))
+def test_our_own_split_never_misses_a_class(npz, rare, seed):
+    """Of two, three or so images a fifth can be none: it is refused then."""
+    y = np.r_[np.zeros(60, int), np.ones(rare, int), np.full(rare, 2)]
+    path = npz(x_train=numbered(len(y)), y_train=y)
+    try:
+        data = load_images(path, purpose="search", seed=seed)
+    except ValueError as error:
+        assert "too few images to split by class" in str(error)  # noqa: PT017 - one or the other
+    else:
+        assert set(data.train.y) == set(data.validation.y) == {0, 1, 2}
+
+
+def test_validation_part_that_misses_a_class(npz, caplog):
+    missing = {"x_val": numbered(8, first=100), "y_val": np.arange(8) % 3}
+    path = npz(**missing)
+    problem = "has no image of class '3' of 4, which {0}: train has; the score would not see it"
+    assert refusal(path, "search") == f"{path}: val: {problem.format(path)}"
+    assert load_images(path, purpose="train").class_names == ("0", "1", "2", "3")  # only watched
+    assert not caplog.messages
+
+
+def test_validation_part_of_fewer_images_than_classes(npz, caplog):
+    path = npz(x_val=numbered(2, first=100), y_val=np.array([0, 2]))
+    assert len(load_images(path, purpose="search").validation) == 2
+    assert caplog.messages == [
+        f"{path}: val: has 2 images for 4 classes, none of classes '1', '3' of 4; the score does "
+        "not see them"
+    ]
 
 
 # CIFAR-10
