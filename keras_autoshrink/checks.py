@@ -48,9 +48,12 @@ def positive(name: str, value: float) -> float:
     Raises:
         ValueError: it is not a finite number greater than 0.
     """
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}={value!r}: expected a number greater than 0")
-    return float(value)
+    try:
+        if 0 < value < math.inf:
+            return float(value)
+    except TypeError:
+        pass
+    raise ValueError(f"{name}={value!r}: expected a number greater than 0")
 
 
 def enumerated(names: Sequence[str]) -> str:
