@@ -30,7 +30,7 @@ def test_it_notes_what_each_trial_takes(tmp_path, capsys):
     ("command", "error"),
     [
         ("--trials 1", "--trials 1: expected 2 or more"),
-        ("--images 1797", "--images 1797: expected 1 to 1500"),
+        ("--images 899", "--images 899: expected 1 to 898"),
         ("--json nowhere/all.json", "--json nowhere/all.json: its folder does not exist"),
     ],
 )
