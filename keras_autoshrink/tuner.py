@@ -21,6 +21,7 @@ from keras_autoshrink import files, runs, search_folder, service, settings
 from keras_autoshrink.callbacks import ScoreCallback
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.limits import Deadline, Interrupts, killed_after
+from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.oracle import AutoShrinkOracle
 from keras_autoshrink.progress import SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
@@ -190,6 +191,7 @@ class AutoShrink(keras_tuner.Tuner):
             raise RuntimeError("no round has finished yet: run search() first")
         return Cell.from_json(best["cell"]).prune()
 
+    @graphs_released()
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
         """Trains a candidate; see `keras_tuner.Tuner.run_trial`."""
         seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))

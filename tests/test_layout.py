@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each module imports only from lines above its own.
 ORDER = """
-    checks attempts
+    checks attempts memory
     canonical files costs.zero costs.calls recipes augmentation distribution
     argument_types tasks language_layers text_windows averaged_sgd
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
