@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each module imports only from lines above its own.
 ORDER = """
-    checks
+    checks search_batches
     canonical files image_checks costs.zero costs.calls recipes augmentation distribution
     argument_types tasks language_layers text_windows averaged_sgd
     cell score checkpoint costs.layers costs.products costs.input_shapes arguments vocabulary
@@ -20,6 +20,8 @@ ORDER = """
     shrink report search_space networks datasets costs streams language_models
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     oracle training text_training
+    cluster
+    search_devices
     tuner hypermodels language_hypermodel
     pipeline
     image_pipeline text_commands
@@ -37,6 +39,9 @@ TENSORFLOW = {
     "augmentation",
     "input_pipeline",
     "distribution",
+    "search_batches",
+    "cluster",
+    "search_devices",
     "text_pipeline",
 }
 # What brings the search and the export together.
