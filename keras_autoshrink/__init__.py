@@ -6,6 +6,7 @@ Names are loaded when they are first used: looking at a cell takes no Keras.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from keras_autoshrink.text_training import train_language_model
     from keras_autoshrink.training import train_network
     from keras_autoshrink.tuner import AutoShrink
+
+# A GPU's memory as it is needed, not all of it at once: others may share the GPU. TensorFlow reads
+# it when it first looks for devices, such as for a tf.distribute.Strategy; a user's own setting
+# stays.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 __version__ = "0.1.0"
 

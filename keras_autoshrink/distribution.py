@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -72,40 +73,43 @@ def agree(strategy: tf.distribute.Strategy, number: int) -> bool:
     return bool(reduced[0] * reduced[2] == reduced[1] ** 2)
 
 
+def has_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the devices of a strategy belong to several processes."""
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.extended._in_multi_worker_mode()
+    )
+
+
 def build_model(strategy: tf.distribute.Strategy, build: Callable[[], keras.Model]) -> keras.Model:
     """A model whose variables all devices share, and whose training does not hang on them.
 
     Args:
         strategy: on which devices.
-        build: makes a functional model.
+        build: makes a model, compiled or not.
 
     Returns:
         The model; compile and train it in the strategy's scope.
     """
     with strategy.scope():
         model = build()
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                # By the statistics of the whole step, as one device would: without it workers
-                # would end up with moving statistics of their own.
-                layer.synchronized = strategy.num_replicas_in_sync > 1
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not isinstance(model, keras.Model):
         return model
-    # Keras 3 fails on several workers with a model that was made in the scope, and with logs
-    # that have no axis to reduce (its issue 20585). The layers' variables are what has to be
-    # made there.
-    return _DistributedModel(model.inputs, model.outputs, name=model.name)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # By the statistics of the whole step, as one device would: without it workers
+            # would end up with moving statistics of their own.
+            layer.synchronized = strategy.num_replicas_in_sync > 1
+    if has_workers(strategy):
+        # Keras 3 fails on several workers with a model that was made in the scope, and with
+        # logs that have no axis to reduce (its issue 20585). The variables are what has to be
+        # made there. (A model around this one would lose what it was compiled with.)
+        model._distribute_strategy = None
+        for name in ("train_step", "test_step"):
+            setattr(model, name, functools.partial(_with_axis, getattr(model, name)))
+    return model
 
 
-class _DistributedModel(keras.Model):
-    """A model whose steps report metrics of shape (1,), one for each device."""
-
-    def train_step(self, data: Any) -> Logs:
-        return _with_axis(super().train_step(data))
-
-    def test_step(self, data: Any) -> Logs:
-        return _with_axis(super().test_step(data))
-
-
-def _with_axis(logs: Logs) -> Logs:
-    return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+def _with_axis(step: Callable[[Any], Logs], data: Any) -> Logs:
+    """A step that reports metrics of shape (1, ...), one for each device."""
+    return {name: tf.expand_dims(value, 0) for name, value in step(data).items()}

@@ -35,6 +35,12 @@ _logger = logging.getLogger("keras_autoshrink")
 
 def search(options: argparse.Namespace) -> int:
     """Finds a cell."""
+    strategy = None
+    if options.strategy != "none":
+        from keras_autoshrink import distribution
+
+        # Before all else of TensorFlow: several workers have to find each other at its start.
+        strategy = distribution.create_strategy(options.strategy)
     source = _source(options, {"split_seed": options.seed})
     proxy = tuple(options.proxy_images) if options.proxy_images else None
     data = _load(source, options, "search", proxy)
@@ -63,6 +69,7 @@ def search(options: argparse.Namespace) -> int:
         settings,
         {"x": data.train.x, "y": data.train.y, "validation_data": validation},
         OBJECTIVE,
+        strategy,
     )
     return 0
 

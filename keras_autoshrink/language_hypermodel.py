@@ -47,10 +47,13 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
 
     Attributes:
         default_score: what the tuner maximises unless it is told otherwise.
+        one_device: true: a stream's state is carried on where its windows are.
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
     """
+
+    one_device = True
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ def search_and_report(
     settings: dict[str, Any],
     data: dict[str, Any],
     objective: str,
+    strategy: Any = None,
 ) -> None:
     """Searches, prints the trajectory, and writes what came of it into the search's folder.
 
@@ -43,14 +44,21 @@ def search_and_report(
         settings: plain values that a search in that folder must share to go on.
         data: arguments of `AutoShrink.search`.
         objective: what to call the metric behind the score.
+        strategy: a `tf.distribute.Strategy`, or None; of several workers the first one prints
+            and writes.
 
     Raises:
         ValueError: the folder holds a search with other settings.
     """
+    chief = True
+    if strategy is not None:
+        from keras_autoshrink import distribution
+
+        chief = distribution.is_chief(strategy)
     hypermodel.check_search_arguments(**data, epochs=options.epochs)  # before there is a folder
     folder = options.directory / (options.project_name or default_name)
     worker = service.role() == "worker"
-    if not options.overwrite or worker:
+    if worker or (chief and not options.overwrite):
         runs.check_settings(folder, settings)
     tuner = AutoShrink(
         hypermodel,
@@ -62,12 +70,13 @@ def search_and_report(
         directory=options.directory,
         project_name=options.project_name or folder.name,
         overwrite=options.overwrite and not worker,
+        distribution_strategy=strategy,
     )
-    if worker:
-        tuner.search(**data, epochs=options.epochs)
-        return
-    runs.write_settings(folder, settings)
+    if chief and not worker:
+        runs.write_settings(folder, settings)
     tuner.search(**data, epochs=options.epochs, verbose=0 if options.quiet else 1)
+    if worker or not chief:
+        return
     print_table(report.trajectory_table(tuner.trajectory(), objective))
     for path in runs.write_results(folder, objective):
         _console.print(f"wrote {path}")

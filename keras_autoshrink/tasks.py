@@ -19,6 +19,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "stem_filters": 32,
             "learning_rate": 4e-3,
             "mac_weight": 0.1,
+            "strategy": "none",
         },
         "text": {
             "vocabulary_size": None,

@@ -9,7 +9,7 @@ import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,11 @@ class AutoShrink(keras_tuner.Tuner):
         allow_new_entries: likewise.
         tune_new_entries: likewise.
         max_retries_per_trial: how often to train a candidate again that raised.
-        **kwargs: as for `keras_tuner.Tuner`, such as `distribution_strategy`,
-            `executions_per_trial`, `max_model_size`.
+        **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
+            and `distribution_strategy`: a MirroredStrategy, MultiWorkerMirroredStrategy (all
+            workers run the same script; the first decides and writes) or OneDeviceStrategy of
+            TensorFlow. Its devices share each batch: `batch_size` stays that of a step, so that
+            a score means the same on any number of them, and has to be a multiple of it.
 
     Raises:
         TypeError, ValueError: an argument is not as described, the directory cannot be
@@ -95,7 +98,8 @@ class AutoShrink(keras_tuner.Tuner):
         self._interrupts = Interrupts()
         self._fit_verbose = 0
         self._idle = False
-        oracle = AutoShrinkOracle(
+        self._devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
+        oracle = (self._devices.oracle if self._devices else AutoShrinkOracle)(
             metric=getattr(self.score, "objective", None),
             num_candidates=num_candidates,
             keep_fraction=keep_fraction,
@@ -116,6 +120,8 @@ class AutoShrink(keras_tuner.Tuner):
             "seed": oracle.seed,
         }
         search_folder.check_place(directory, project_name)
+        if self._devices:
+            directory = self._devices.folder(directory)
         self.directory = os.fspath(directory or ".")
         self.project_name = project_name or "untitled_project"
         if not self._is_worker():
@@ -152,9 +158,23 @@ class AutoShrink(keras_tuner.Tuner):
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if hasattr(self.hypermodel, "check_search_arguments"):
             self.hypermodel.check_search_arguments(*args, **kwargs)
-        if self._is_worker():
-            super().search(*args, verbose=0, **kwargs)
-            return
+        together: Any = contextlib.nullcontext()
+        if self._devices:
+            ours = {**self._settings, "arguments": settings.describe(kwargs)}
+            together = self._devices.searching(self, ours)
+        with together:
+            if self._is_worker() or (self._devices and self._devices.follows):
+                super().search(*args, verbose=0, **kwargs)
+            else:
+                self._lead(functools.partial(super().search, *args, verbose=0, **kwargs), verbose)
+
+    def _lead(self, run: Callable[[], None], verbose: int) -> None:
+        """Searches as the one process that writes the search's files.
+
+        Args:
+            run: KerasTuner's search.
+            verbose: as of `search`.
+        """
         folder = Path(self.project_dir)
         self._interrupts = Interrupts()
         self._progress = SearchProgress(verbose)
@@ -165,7 +185,6 @@ class AutoShrink(keras_tuner.Tuner):
             self.save()
             found = self.oracle.search
             self._progress.begin(found)
-            run = functools.partial(super().search, *args, verbose=0, **kwargs)
             if service.role() == "alone":
                 run()
             elif found.error or not found.done:
@@ -196,6 +215,8 @@ class AutoShrink(keras_tuner.Tuner):
         """Trains a candidate; see `keras_tuner.Tuner.run_trial`."""
         seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
         keras.utils.set_random_seed(seed)
+        if self._devices:
+            self._devices.candidate(seed)
         # First of all callbacks: those behind it may look at the score.
         callbacks = [ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
         if self.max_seconds_per_trial is not None:
@@ -214,6 +235,14 @@ class AutoShrink(keras_tuner.Tuner):
                 result.history["seconds"] = [time.monotonic() - started] * epochs
         return results
 
+    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        build = functools.partial(super()._build_hypermodel, hp)
+        return self._devices.build(build) if self._devices else build()
+
+    def _run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
+        with self._devices.together() if self._devices else contextlib.nullcontext():
+            super()._run_and_update_trial(trial, *args, **kwargs)
+
     def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
         # As KerasTuner's, but that one prints the traceback; it is in the trial's file anyway.
         hanging = contextlib.nullcontext()
@@ -231,7 +260,7 @@ class AutoShrink(keras_tuner.Tuner):
             trial.message = traceback.format_exc()
 
     def load_model(self, trial: Trial) -> keras.Model:
-        """The trained model of a trial.
+        """The trained model of a trial, on the default device.
 
         Raises:
             ValueError: it was not the best one, and its weights are gone.
@@ -244,7 +273,17 @@ class AutoShrink(keras_tuner.Tuner):
         with warnings.catch_warnings():
             # The checkpoint holds the state of an optimizer that has been used; ours has not.
             warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-            return super().load_model(trial)
+            with self._without_devices():
+                return super().load_model(trial)
+
+    @contextlib.contextmanager
+    def _without_devices(self) -> Iterator[None]:
+        devices, strategy = self._devices, self.distribution_strategy
+        self._devices = self.distribution_strategy = None
+        try:
+            yield
+        finally:
+            self._devices, self.distribution_strategy = devices, strategy
 
     def save(self) -> None:
         """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
@@ -345,3 +384,17 @@ _NOT_HERE = {
     "max_trials": "the search ends by itself; keep_fraction and num_candidates say when",
     "oracle": "it makes its own; give an AutoShrinkOracle to a keras_tuner.Tuner instead",
 }
+
+
+def _search_devices(strategy: Any, hypermodel: Any) -> Any:
+    """The devices of a strategy; None without one."""
+    if strategy is None:
+        return None
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"distribution_strategy: needs Keras's TensorFlow backend, this is {backend}"
+        )
+    from keras_autoshrink.search_devices import SearchDevices
+
+    return SearchDevices(strategy, hypermodel)

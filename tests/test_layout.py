@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each module imports only from lines above its own.
 ORDER = """
-    checks attempts memory
+    checks attempts memory search_batches
     canonical files costs.zero costs.calls recipes augmentation distribution
     argument_types tasks language_layers text_windows averaged_sgd
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
@@ -22,6 +22,8 @@ ORDER = """
     service recovery search_folder
     limits persistence training text_training
     oracle
+    cluster
+    search_devices
     tuner hypermodels language_hypermodel
     pipeline
     image_pipeline text_commands
@@ -39,6 +41,9 @@ TENSORFLOW = {
     "augmentation",
     "input_pipeline",
     "distribution",
+    "search_batches",
+    "cluster",
+    "search_devices",
     "text_pipeline",
 }
 # What brings the search and the export together.
