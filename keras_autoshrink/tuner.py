@@ -7,29 +7,25 @@ import functools
 import json
 import os
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import keras_tuner
-from keras_tuner.engine.trial import Trial, TrialStatus
+from keras_tuner.engine.trial import Trial
 
 from keras_autoshrink import files, runs, search_folder, service, settings
-from keras_autoshrink.callbacks import ScoreCallback
+from keras_autoshrink.candidate_tuner import CandidateTuner
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.limits import Deadline, Interrupts, killed_after
-from keras_autoshrink.memory import graphs_released
+from keras_autoshrink.limits import Interrupts
 from keras_autoshrink.oracle import AutoShrinkOracle
 from keras_autoshrink.progress import SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
-from keras_autoshrink.shrink import training_seed
-from keras_autoshrink.trials import ENDED, error_line
+from keras_autoshrink.trials import error_line
 
 
-class AutoShrink(keras_tuner.Tuner):
+class AutoShrink(CandidateTuner):
     """Finds a small network by shrinking a cell (Zhang et al., arXiv 1911.09251).
 
     A `keras_tuner.Tuner` with an `AutoShrinkOracle`, so all that works on a tuner works here.
@@ -90,17 +86,14 @@ class AutoShrink(keras_tuner.Tuner):
                 raise TypeError(f"{argument}: not an argument of AutoShrink; {instead}")
         if score is None:
             score = getattr(hypermodel, "default_score", AccuracyScore())
-        self.score = score
-        if not callable(self.score):
+        if not callable(score):
             raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
-        self.max_seconds_per_trial = max_seconds_per_trial
         self._progress = SearchProgress(verbose=0)
         self._interrupts = Interrupts()
-        self._fit_verbose = 0
         self._idle = False
-        self._devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
-        oracle = (self._devices.oracle if self._devices else AutoShrinkOracle)(
-            metric=getattr(self.score, "objective", None),
+        devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
+        oracle = (devices.oracle if devices else AutoShrinkOracle)(
+            metric=getattr(score, "objective", None),
             num_candidates=num_candidates,
             keep_fraction=keep_fraction,
             seed=seed,
@@ -113,15 +106,15 @@ class AutoShrink(keras_tuner.Tuner):
         oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
         # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
         self._settings = {
-            "score": settings.describe(self.score),
+            "score": settings.describe(score),
             "hypermodel": settings.of_hypermodel(hypermodel),
             "num_candidates": oracle.num_candidates,
             "keep_fraction": oracle.keep_fraction,
             "seed": oracle.seed,
         }
         search_folder.check_place(directory, project_name)
-        if self._devices:
-            directory = self._devices.folder(directory)
+        if devices:
+            directory = devices.folder(directory)
         self.directory = os.fspath(directory or ".")
         self.project_name = project_name or "untitled_project"
         if not self._is_worker():
@@ -132,6 +125,9 @@ class AutoShrink(keras_tuner.Tuner):
             directory=self.directory,
             project_name=self.project_name,
             overwrite=overwrite,
+            score=score,
+            max_seconds_per_trial=max_seconds_per_trial,
+            devices=devices,
             **kwargs,
         )
         if self._is_worker():
@@ -209,81 +205,6 @@ class AutoShrink(keras_tuner.Tuner):
         if best is None:
             raise RuntimeError("no round has finished yet: run search() first")
         return Cell.from_json(best["cell"]).prune()
-
-    @graphs_released()
-    def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
-        """Trains a candidate; see `keras_tuner.Tuner.run_trial`."""
-        seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
-        keras.utils.set_random_seed(seed)
-        if self._devices:
-            self._devices.candidate(seed)
-        # First of all callbacks: those behind it may look at the score.
-        callbacks = [ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
-        if self.max_seconds_per_trial is not None:
-            callbacks.insert(0, Deadline(self.max_seconds_per_trial))
-        started = time.monotonic()
-        kwargs = {**kwargs, "callbacks": callbacks, "verbose": self._fit_verbose}
-        results = super().run_trial(trial, *args, **kwargs)
-        for result in results:
-            if isinstance(result, keras.callbacks.History):
-                if "score" not in result.history:
-                    raise keras_tuner.errors.FatalValueError(
-                        "HyperModel.fit() has to pass its callbacks on to model.fit() and to train "
-                        "for one epoch or more: the history it returned has no score"
-                    )
-                epochs = len(result.history["score"])
-                result.history["seconds"] = [time.monotonic() - started] * epochs
-        return results
-
-    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        build = functools.partial(super()._build_hypermodel, hp)
-        return self._devices.build(build) if self._devices else build()
-
-    def _run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
-        with self._devices.together() if self._devices else contextlib.nullcontext():
-            super()._run_and_update_trial(trial, *args, **kwargs)
-
-    def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
-        # As KerasTuner's, but that one prints the traceback; it is in the trial's file anyway.
-        hanging = contextlib.nullcontext()
-        if self._is_worker() and self.max_seconds_per_trial is not None:
-            hanging = killed_after(self.max_seconds_per_trial)
-        try:
-            with hanging:
-                self._run_and_update_trial(trial, *args, **kwargs)
-            trial.status = TrialStatus.COMPLETED
-        except keras_tuner.errors.FatalError:
-            raise
-        except Exception as error:
-            failed = isinstance(error, keras_tuner.errors.FailedTrialError)
-            trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
-            trial.message = traceback.format_exc()
-
-    def load_model(self, trial: Trial) -> keras.Model:
-        """The trained model of a trial, on the default device.
-
-        Raises:
-            ValueError: it was not the best one, and its weights are gone.
-        """
-        if not Path(self._get_checkpoint_fname(trial.trial_id)).exists():
-            raise ValueError(
-                f"trial {trial.trial_id}: its weights are gone, only the best cell's are kept; "
-                "build it from get_best_hyperparameters() and train it again"
-            )
-        with warnings.catch_warnings():
-            # The checkpoint holds the state of an optimizer that has been used; ours has not.
-            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-            with self._without_devices():
-                return super().load_model(trial)
-
-    @contextlib.contextmanager
-    def _without_devices(self) -> Iterator[None]:
-        devices, strategy = self._devices, self.distribution_strategy
-        self._devices = self.distribution_strategy = None
-        try:
-            yield
-        finally:
-            self._devices, self.distribution_strategy = devices, strategy
 
     def save(self) -> None:
         """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
@@ -364,15 +285,6 @@ class AutoShrink(keras_tuner.Tuner):
         self._progress.trial_end(
             self.oracle.search, self.oracle.cell_of(trial), trial.score, error_line(trial.message)
         )
-
-    def _drop_checkpoints(self) -> None:
-        best = self.oracle.get_best_trials(1)[:1]
-        for trial in self.oracle.trials.values():
-            # Among equals the search decides when the round ends: until then, keep them all.
-            tied = trial.score == best[0].score and not self.oracle.search.done
-            useless = trial.status != TrialStatus.COMPLETED or not (trial in best or tied)
-            if trial.status in ENDED and useless:
-                Path(self._get_checkpoint_fname(trial.trial_id)).unlink(missing_ok=True)
 
 
 # Their differences name what differs in them.

@@ -21,7 +21,7 @@ ORDER = """
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     service recovery search_folder
     limits persistence training text_training
-    oracle
+    oracle candidate_tuner
     cluster
     search_devices
     tuner hypermodels language_hypermodel
