@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -84,7 +85,8 @@ class Child:
         if self._process is None or self._process.poll() is not None:
             return
         if number == signal.SIGKILL:
-            os.killpg(self._process.pid, number)
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended
+                os.killpg(self._process.pid, number)
             self._process.wait()
         else:
             self._process.send_signal(number)

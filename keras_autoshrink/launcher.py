@@ -67,6 +67,8 @@ def launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
                 f"{address}: no authentication, no encryption: whoever reaches this port can read "
                 "and change the search; only for networks that you trust"
             )
+        if options.worker and not address.listens():
+            supervisor.say(f"waiting for a chief at {address}")
         if team.gpus and count > len(team.gpus):
             supervisor.say(f"{count} workers share {len(team.gpus)} GPUs")
         status, message = supervisor.run()

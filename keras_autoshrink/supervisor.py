@@ -95,8 +95,6 @@ class Supervisor:
     def _supervise(self) -> tuple[int, str]:
         if self._chief:
             self._chief.start(self._lifeline, self._once)
-        elif not self._listens():
-            self.say("waiting for the chief")
         while not self._signal:
             ended = self._look_at_chief() or self._look_at_workers()
             if ended:
