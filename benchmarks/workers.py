@@ -81,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"one search, {options.nodes} nodes, {options.candidates} candidates a round, "
-        f"{options.epochs} epochs, {options.filters} filters, on {psutil.cpu_count()} CPUs; of one "
-        "CPU (and how long that was measured)",
+        f"{options.epochs} epochs, {options.filters} filters, on {psutil.cpu_count()} CPUs",
+        caption="a waiting worker, the chief: of one CPU (measured over so many seconds)",
     )
     for heading in ("", "seconds", "same trajectory", "a waiting worker", "the chief"):
         table.add_column(heading, justify="right" if heading else "left")
