@@ -45,7 +45,7 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.10",
             "pandas>=2",
-            "psutil>=5.9",
+            "psutil>=6",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.6",

@@ -1,9 +1,11 @@
-"""The kinds of numbers that the command `autoshrink` takes."""
+"""The kinds of numbers and addresses that the command `autoshrink` takes."""
 
 from __future__ import annotations
 
 import argparse
 import math
+
+from keras_autoshrink.address import Address
 
 
 def positive(text: str) -> int:
@@ -34,3 +36,15 @@ def count(text: str) -> int:
     if not 1 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
     return round(number)
+
+
+def address(text: str) -> Address:
+    """A host and a port, such as 192.168.0.7:5000, node1:5000 or [::1]:5000."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not (host and port.isdecimal() and 1 <= int(port) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no address of the kind node1:5000")
+    return Address(host, int(port))

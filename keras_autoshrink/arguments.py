@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from keras_autoshrink import __version__
-from keras_autoshrink.argument_types import count, positive, rate
+from keras_autoshrink.argument_types import address, count, positive, rate
 from tflite_export.command_line import Parser
 
 PROGRAM = "autoshrink"
@@ -104,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a candidate that takes longer has failed (default: none does)",
     )
     search.add_argument("--quiet", action="store_true", help="no progress, only the results")
+    _add_workers(search)
 
     train = command("train", "train a network of a cell in full")
     _add_cell(train)
@@ -269,3 +270,33 @@ def _add_text(parser: argparse.ArgumentParser, default: str) -> argparse._Argume
         help=f"how many words to keep, the most frequent (default: {default})",
     )
     return text
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    several = parser.add_argument_group(
+        "on several workers",
+        "Each is a process that trains one candidate at a time, on a GPU of its own where there "
+        "are enough; a chief says which. The search is that of one process. All machines have to "
+        "see the same --directory, where PROJECT.logs has what workers print.",
+    )
+    several.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="how many workers to start here (default: none, this process trains; with --chief "
+        "none, with --worker 1)",
+    )
+    part = several.add_mutually_exclusive_group()
+    part.add_argument(
+        "--chief",
+        type=address,
+        metavar="HOST:PORT",
+        help="where the chief, which starts here, listens for workers on other machines: without "
+        "authentication or encryption (default: on this machine alone)",
+    )
+    part.add_argument(
+        "--worker",
+        type=address,
+        metavar="HOST:PORT",
+        help="start no chief here; the workers join the one that listens there",
+    )

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from keras_autoshrink import lifeline
 from keras_autoshrink.arguments import PROGRAM, build_parser
 from tflite_export.command_line import fail
 from tflite_export.runtime import native_output_silenced
@@ -28,8 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # TensorFlow reads it when it is first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    lifeline.hold()
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
     try:
+        if options.command == "search" and (options.workers or options.chief or options.worker):
+            from keras_autoshrink.launcher import launch
+
+            return launch(options, arguments)
         # The commands load TensorFlow, which takes seconds: not for --help or a typing error.
         # Each candidate is a graph of its own: TensorFlow would warn of its being traced.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -21,6 +21,7 @@ from keras_autoshrink.image_pipeline import OBJECTIVE
 from keras_autoshrink.recipes import RECIPES, Recipe, default_recipe
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.splits import ImageData
+from keras_autoshrink.tasks import default_project
 from keras_autoshrink.training import architecture
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def search(options: argparse.Namespace) -> int:
         hypermodel,
         AccuracyScore(options.mac_weight),
         options,
-        Path(source["dataset"]).resolve().stem,
+        default_project(options),
         settings,
         {"x": data.train.x, "y": data.train.y, "validation_data": validation},
         OBJECTIVE,

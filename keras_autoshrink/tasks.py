@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 # For each subcommand and task the options, with the value where nothing is given.
@@ -63,3 +64,10 @@ def settle(options: argparse.Namespace, task: str) -> None:
     for name, value in tasks[task].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+
+
+def default_project(options: argparse.Namespace) -> str:
+    """The folder of a search that was given no name: its data set's."""
+    if options.task == "text":
+        return Path(options.data_dir or "pydoc").resolve().name
+    return Path(options.dataset or "digits").resolve().stem

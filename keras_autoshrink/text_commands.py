@@ -20,6 +20,7 @@ from keras_autoshrink.generation import vocabulary_path
 from keras_autoshrink.language_hypermodel import RNNCellHyperModel
 from keras_autoshrink.language_models import step_model
 from keras_autoshrink.score import PerplexityScore
+from keras_autoshrink.tasks import default_project
 from keras_autoshrink.text_data import PYDOC, TextData, load_text
 from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
 from keras_autoshrink.text_training import train_language_model
@@ -59,7 +60,7 @@ def search(options: argparse.Namespace) -> int:
         hypermodel,
         PerplexityScore(),
         options,
-        Path(source["text"]).name,
+        default_project(options),
         settings,
         {"x": data.train, "validation_data": data.validation},
         OBJECTIVE,
