@@ -183,9 +183,9 @@ class LeadingOracle(AutoShrinkOracle):
 class FollowingOracle(AutoShrinkOracle):
     """Another worker's oracle: it hands out what the first worker's does.
 
-    What it makes of a trial's end holds until the next trial, which comes with the first
-    worker's state of the search. It writes to the folder of its tuner, as any oracle does: that
-    has to be another than the search's.
+    What came of a trial it learns with the next one, which brings the first worker's state of
+    the search. It writes to the folder of its tuner, as any oracle does: that has to be another
+    than the search's.
 
     Attributes:
         cluster: the workers; to be set before a trial is asked for.
@@ -210,6 +210,13 @@ class FollowingOracle(AutoShrinkOracle):
         if trial.status == TrialStatus.RUNNING:
             self.trials[trial.trial_id] = trial
         return trial
+
+    def update_trial(self, trial_id: str, metrics: dict[str, Any], step: int = 0) -> Trial:
+        """Nothing: the first worker has the same metrics."""
+        return self.trials[trial_id]
+
+    def end_trial(self, trial: Trial) -> None:
+        """Nothing: the first worker ends it."""
 
 
 def _alone(what: str) -> keras_tuner.errors.FatalRuntimeError:

@@ -84,7 +84,7 @@ def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
         ("--seed 1", "split_seed=0, not 1"),
         ("--filters 8", "filters=4, not 8"),
         ("--mac-weight 0.2", "another score"),
-        ("--candidates 3", "num_candidates=3"),
+        ("--candidates 3", "num_candidates=2, not 3"),
     ],
 )
 def test_another_search_in_its_folder_is_refused(run_folder, capsys, change, culprit):
