@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -91,11 +92,12 @@ def search(folder: Path) -> None:
     """Runs or goes on with the search in a folder, in this process."""
     from sklearn.datasets import load_digits
 
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each candidate is traced anew
     digits = load_digits()
     x, y = (digits.images[..., None] / 16).astype(np.float32), digits.target
     hypermodel = kas.CNNCellHyperModel(
         input_shape=(8, 8, 1),
-        num_nodes=4,
+        num_nodes=3,
         filters=4,
         stem_filters=4,
         stage_scales=(1,),
