@@ -51,7 +51,7 @@ class AutoShrinkOracle(PersistentOracle):
     Attributes:
         on_begin: called with each trial that is handed out.
         on_end: called with each trial that has ended, once the search knows.
-        finished: an event, set when the search is over and all workers have been told.
+        finished: an event, set when the search is over and no worker is left to be told.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -93,6 +93,7 @@ class AutoShrinkOracle(PersistentOracle):
         self.on_begin: Callable[[Trial], None] = _nothing
         self.on_end: Callable[[Trial], None] = _nothing
         self.finished = threading.Event()
+        self._farewell = threading.Timer(_FAREWELL, self.finished.set)  # not started yet
 
     def create_trial(self, tuner_id: str) -> Trial:
         """Hands out the next trial; see `keras_tuner.Oracle.create_trial`.
@@ -112,10 +113,14 @@ class AutoShrinkOracle(PersistentOracle):
         if self.search.error and service.role() != "chief":
             raise RuntimeError(f"the search cannot go on: {self.search.error}")
         trial = self._next_trial(tuner_id)
-        return service.with_exact_values(trial) if service.role() == "chief" else trial
+        if service.role() != "chief":
+            return trial
+        return service.with_exact_values(trial, self.token)
 
     @keras_tuner.synchronized
     def _next_trial(self, tuner_id: str) -> Trial:
+        if self.finished.is_set():  # KerasTuner's server lives on for a while
+            return Trial(self.get_space(), status=TrialStatus.IDLE)
         given = self.ongoing_trials.get(tuner_id)
         if given is not None and given.status == TrialStatus.STOPPED:  # another took it over
             del self.ongoing_trials[tuner_id]
@@ -132,7 +137,7 @@ class AutoShrinkOracle(PersistentOracle):
         if trial.status == TrialStatus.RUNNING:
             self._attempts.begin(trial.trial_id)
             self.on_begin(trial)
-        elif trial.status == TrialStatus.STOPPED:
+        elif trial.status == TrialStatus.STOPPED and service.role() == "chief":
             self._take_leave()
         return trial
 
@@ -141,9 +146,17 @@ class AutoShrinkOracle(PersistentOracle):
         if not self.tuner_ids and not self.ongoing_trials:
             self.finished.set()
             return
-        timer = threading.Timer(_FAREWELL, self.finished.set)
-        timer.daemon = True
-        timer.start()
+        self._farewell.cancel()
+        self._farewell = threading.Timer(_FAREWELL, self.finished.set)
+        self._farewell.daemon = True
+        self._farewell.start()
+
+    def dismiss(self) -> None:
+        """Forgets the workers, so that KerasTuner's server ends."""
+        self._farewell.cancel()
+        self.finished.set()
+        self.tuner_ids.clear()
+        self.ongoing_trials.clear()
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The next candidate that nobody trains yet, or word to wait, or to stop."""
@@ -174,6 +187,8 @@ class AutoShrinkOracle(PersistentOracle):
         The end of a trial that is not out, such as one that was taken over, changes nothing.
         """
         report = service.take_report(trial)
+        if report.get("token", self.token) != self.token:
+            return  # of another search, which was here before
         ours = self.trials.get(trial.trial_id)
         if self._attempts.is_out(trial.trial_id):
             if report:
@@ -228,6 +243,7 @@ class AutoShrinkOracle(PersistentOracle):
         """Ends a trial that does not count."""
         trial.status, trial.message = TrialStatus.STOPPED, message
         self._attempts.end(trial.trial_id)
+        self._retry_queue = [i for i in self._retry_queue if i != trial.trial_id]
         self._save_trial(trial)
 
     def _settle(self, trial: Trial) -> None:
@@ -235,8 +251,9 @@ class AutoShrinkOracle(PersistentOracle):
         cell = self.cell_of(trial)
         if trial.status not in ENDED or all(c.cell.key != cell.key for c in self.search.pending()):
             return
-        for other in self.ongoing_trials.values():
-            if other.status not in ENDED and self.cell_of(other).key == cell.key:
+        for other in self.trials.values():
+            open_ = other is not trial and other.status not in ENDED
+            if open_ and self.cell_of(other).key == cell.key:
                 self._stop(other, f"trial {trial.trial_id} has answered before")
         self._trial_ids[cell.key] = trial.trial_id
         self.search.tell(cell, outcome_of(trial, self._sign, self.metric))

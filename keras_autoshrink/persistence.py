@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import operator
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class PersistentOracle(keras_tuner.Oracle):
         self._trial_ids: dict[str, str] = {}
         self._attempts = Attempts(max_seconds_per_trial)
         self._may_reopen = False
+        # Tells this search from one that was in its folder before, or will be.
+        self.token = secrets.token_hex(8)
 
     @property
     def search(self) -> ShrinkSearch:
@@ -94,6 +97,7 @@ class PersistentOracle(keras_tuner.Oracle):
         state = super().get_state()
         state["search"] = self._search.to_json() if self._search else None
         state["trial_ids"] = self._trial_ids
+        state["token"] = self.token
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -118,7 +122,11 @@ class PersistentOracle(keras_tuner.Oracle):
                 )
         super().set_state({**state, "ongoing_trials": {}, "retry_queue": []})
         self.seed = settings["seed"]
-        self._trial_ids = dict(state.get("trial_ids", {}))
+        self.token = state.get("token", self.token)
+        # Not of a trial that was stopped when a kill came: nobody has its candidate.
+        stopped = {i for i, t in self.trials.items() if t.status == TrialStatus.STOPPED}
+        trial_ids = state.get("trial_ids", {})
+        self._trial_ids = {key: i for key, i in trial_ids.items() if i not in stopped}
         self._space = None
         self._search = ShrinkSearch(self.space.cell, **settings)
         self._attempts.restore(())
@@ -146,9 +154,9 @@ class PersistentOracle(keras_tuner.Oracle):
                 f"{path}: damaged: {error!r}; restore it, use another project_name, or "
                 "overwrite=True to start anew"
             ) from error
-        for trial_id in damaged:
+        for trial_id in dict.fromkeys((*damaged, *self.start_order)):
             if trial_id not in self.trials:
-                # Only keeps the number: what it trained nobody knows.
+                # Only keeps the number, which another trial would take: nobody needs the rest.
                 self._restore(self.search.cell, trial_id, TrialStatus.STOPPED)
         if damaged or state is None:
             self.save()
@@ -213,7 +221,10 @@ class PersistentOracle(keras_tuner.Oracle):
         elif outcome is not None:
             trial.message = outcome.error
         self._save_trial(trial)
-        what = "written again from oracle.json" if outcome else "its candidate is trained again"
+        if status == TrialStatus.INVALID:
+            what = "its candidate is trained again"
+        else:
+            what = "written again from oracle.json"
         _log.warning("trial_%s/trial.json: damaged or missing; %s", trial_id, what)
 
     def _reopen(self) -> None:

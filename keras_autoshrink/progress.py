@@ -44,7 +44,10 @@ class SearchProgress:
     ) -> None:
         self._status.stop()
         if kind is KeyboardInterrupt:
-            self._console.print("Interrupted; what has been trained is kept.")
+            self._console.print(
+                "Interrupted; what has been trained is kept: run the same again, without "
+                "overwriting, to go on."
+            )
 
     def begin(self, search: ShrinkSearch) -> None:
         """Says where the search starts or goes on."""
@@ -67,6 +70,8 @@ class SearchProgress:
         finished = search.trajectory()
         edges = finished[-1]["edges_left"] if finished else len(search.cell.edges)
         networks = [c.cell.key for c in search.round.candidates if not c.reused]
+        if cell.key not in networks:
+            return
         self._labels[cell.key] = (
             f"Round {search.round.number}: {edges} edges, "
             f"candidate {networks.index(cell.key) + 1} of {len(networks)}"

@@ -7,7 +7,7 @@ import inspect
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -97,7 +97,7 @@ class SearchDevices:
         return self._scratch.name if self._scratch else directory
 
     @contextlib.contextmanager
-    def searching(self, tuner: keras_tuner.Tuner, search: dict[str, Any]) -> Any:
+    def searching(self, tuner: keras_tuner.Tuner, search: dict[str, Any]) -> Iterator[None]:
         """Within, the workers search together; afterwards all of them know the result.
 
         Args:
@@ -111,9 +111,11 @@ class SearchDevices:
             self._cluster.meet(search)
         if self._scratch:
             tuner.directory = self._scratch.name
-        yield
-        if self._scratch:
-            tuner.directory = self._directory or "."  # for get_best_models()
+        try:
+            yield
+        finally:
+            if self._scratch:
+                tuner.directory = self._directory or "."  # for get_best_models()
 
     def build(self, build: Callable[[], keras.Model]) -> keras.Model:
         """A candidate on these devices, whose `fit` shares the batches among them.

@@ -45,18 +45,18 @@ def address() -> str:
     return f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
 
 
-def serve(run: Callable[[], None], finished: threading.Event) -> None:
+def serve(run: Callable[[], None], oracle: Any) -> None:
     """Runs KerasTuner's server until the search has finished.
 
     Its loop looks every 20 seconds whether it may end. In a thread of its own nobody has to
-    wait for that.
+    wait for that: until then it says to everybody that there is nothing to do yet.
 
     Args:
         run: serves, and returns some time after the end; what it raises is raised here.
-        finished: set once no worker waits for an answer any more.
+        oracle: whose event `finished` says when, and which is to `dismiss()` its workers then.
     """
     errors: list[BaseException] = []
-    finished.clear()
+    oracle.finished.clear()
 
     def target() -> None:
         try:
@@ -66,19 +66,25 @@ def serve(run: Callable[[], None], finished: threading.Event) -> None:
 
     thread = threading.Thread(target=target, name="search service", daemon=True)
     thread.start()
-    while thread.is_alive() and not finished.wait(POLL):
+    while thread.is_alive() and not oracle.finished.wait(POLL):
         pass
     if errors:
         raise ValueError(f"cannot serve at {address()}: {errors[0]}") from errors[0]
+    oracle.dismiss()
 
 
-def with_exact_values(trial: Trial) -> Trial:
+def with_exact_values(trial: Trial, token: str) -> Trial:
     """A copy of a trial that brings its values to a worker as they are.
 
     The service makes float32 of them.
+
+    Args:
+        trial: to be handed out.
+        token: of the search, to come back with the report.
     """
     hyperparameters = trial.hyperparameters.copy()
-    hyperparameters.values[_VALUES] = json.dumps(trial.hyperparameters.values)
+    letter = {"values": trial.hyperparameters.values, "token": token}
+    hyperparameters.values[_VALUES] = json.dumps(letter)
     return Trial(hyperparameters, trial.trial_id, trial.status)
 
 
@@ -86,7 +92,7 @@ def take_report(trial: Trial) -> dict[str, Any]:
     """What a worker has to say of a trial that it ended; removes it from the trial's values.
 
     Returns:
-        `values`, `metrics`, `step` and `message`; empty if the trial did not come from a
+        `values`, `metrics`, `step`, `message` and `token`; empty if the trial did not come from a
         `WorkerOracle`.
     """
     values = trial.hyperparameters.values
@@ -105,10 +111,10 @@ class WorkerOracle:
     Args:
         client: KerasTuner's `OracleClient`.
         seed: of the search.
-        is_over: whether the search has ended, by its files.
+        is_over: whether the search has ended, by its files; told whether a chief has answered.
     """
 
-    def __init__(self, client: Any, seed: int, is_over: Callable[[], bool]) -> None:
+    def __init__(self, client: Any, seed: int, is_over: Callable[[bool], bool]) -> None:
         # By default a worker would look for a new chief ever less often, at last every two
         # minutes.
         options = [("grpc.max_reconnect_backoff_ms", 1_000)]
@@ -118,6 +124,8 @@ class WorkerOracle:
         self._is_over = is_over
         self._reports: dict[str, dict[str, Any]] = {}
         self._trial: Trial | None = None
+        self._token: str | None = None
+        self._met_chief = False
         self.seed = seed
 
     def __getattr__(self, name: str) -> Any:
@@ -138,13 +146,20 @@ class WorkerOracle:
         return CellSpace(trial.hyperparameters.space).sub_cell(values)
 
     def create_trial(self, tuner_id: str) -> Trial:
-        """Asks the chief for a trial; waits for a chief that is away."""
+        """Asks the chief for a trial; waits for a chief that is away.
+
+        Raises:
+            RuntimeError: the chief has begun another search.
+        """
         trial = self._call("create_trial", tuner_id)
         if trial is None:
             return Trial(keras_tuner.HyperParameters(), status=TrialStatus.STOPPED)
-        exact = trial.hyperparameters.values.pop(_VALUES, None)
-        if exact is not None:
-            trial.hyperparameters.values.update(json.loads(exact))
+        letter = json.loads(trial.hyperparameters.values.pop(_VALUES, "{}"))
+        if letter and trial.status == TrialStatus.RUNNING:
+            if self._token not in (None, letter["token"]):
+                raise RuntimeError("the chief has begun another search; start this worker again")
+            self._token = letter["token"]
+            trial.hyperparameters.values.update(letter["values"])
         self._trial = trial
         return trial
 
@@ -161,6 +176,7 @@ class WorkerOracle:
         """Tells the chief what came of the trial."""
         report = self._reports.pop(trial.trial_id, {})
         report.update(values=trial.hyperparameters.values, message=trial.message)
+        report["token"] = self._token
         hyperparameters = trial.hyperparameters.copy()
         hyperparameters.values = {_REPORT: json.dumps(report, default=float)}
         self._call("end_trial", Trial(hyperparameters, trial.trial_id, trial.status))
@@ -177,13 +193,15 @@ class WorkerOracle:
         patience = time.monotonic() + _PATIENCE
         while time.monotonic() < patience:
             try:
-                return getattr(self._client, name)(*arguments)
+                answer = getattr(self._client, name)(*arguments)
+                self._met_chief = True
+                return answer
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise RuntimeError(
                         f"the chief of the search refused: {error.details()}"
                     ) from error
-            if self._is_over():
+            if self._is_over(self._met_chief):
                 return None
             time.sleep(2 * POLL)
         raise RuntimeError(f"no chief of the search at {address()} for an hour")

@@ -25,8 +25,11 @@ def of_hypermodel(hypermodel: Any) -> Any:
     """
     hp = keras_tuner.HyperParameters()
     model = (hypermodel.build if hasattr(hypermodel, "build") else hypermodel)(hp)
+    space = CellSpace(hp.space)
+    edges = space.values(space.cell)
     return {
-        "cell": CellSpace(hp.space).cell.to_json(),
+        "cell": space.cell.to_json(),
+        "defaults": {p.name: _plain(p.default) for p in hp.space if p.name not in edges},
         "params": count_params(model) if isinstance(model, keras.Model) and model.built else None,
         "config": describe(getattr(hypermodel, "get_config", dict)()),
     }

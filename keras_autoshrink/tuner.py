@@ -91,6 +91,7 @@ class AutoShrink(CandidateTuner):
         self._progress = SearchProgress(verbose=0)
         self._interrupts = Interrupts()
         self._idle = False
+        self._overwrite = overwrite
         devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
         oracle = (devices.oracle if devices else AutoShrinkOracle)(
             metric=getattr(score, "objective", None),
@@ -108,6 +109,7 @@ class AutoShrink(CandidateTuner):
         self._settings = {
             "score": settings.describe(score),
             "hypermodel": settings.of_hypermodel(hypermodel),
+            "hyperparameters": settings.describe(hyperparameters and hyperparameters.values),
             "num_candidates": oracle.num_candidates,
             "keep_fraction": oracle.keep_fraction,
             "seed": oracle.seed,
@@ -124,7 +126,8 @@ class AutoShrink(CandidateTuner):
             hypermodel,
             directory=self.directory,
             project_name=self.project_name,
-            overwrite=overwrite,
+            # The chief deletes; a worker would delete the search that is under way.
+            overwrite=overwrite and not self._is_worker(),
             score=score,
             max_seconds_per_trial=max_seconds_per_trial,
             devices=devices,
@@ -132,6 +135,19 @@ class AutoShrink(CandidateTuner):
         )
         if self._is_worker():
             self.oracle = service.WorkerOracle(self.oracle, oracle.seed, self._is_over)
+
+    def _is_over(self, met_chief: bool) -> bool:
+        """Whether the search has ended, as its files have it; a worker's oracle knows not.
+
+        Args:
+            met_chief: whether the worker has had an answer from its chief. If not, that may
+                yet come, to delete the files or to try a failed round again.
+        """
+        try:
+            search = runs.read_search(Path(self.directory, self.project_name))
+        except ValueError:  # there is none yet
+            return False
+        return search.done and (met_chief or not (search.error or self._overwrite))
 
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Trains candidates until the cell is as small as it shall be.
@@ -184,7 +200,7 @@ class AutoShrink(CandidateTuner):
             if service.role() == "alone":
                 run()
             elif found.error or not found.done:
-                service.serve(run, self.oracle.finished)
+                service.serve(run, self.oracle)
                 self.save()  # what the last trial told the search
             if self.oracle.search.error:
                 raise RuntimeError(f"the search cannot go on: {self.oracle.search.error}")
@@ -221,6 +237,8 @@ class AutoShrink(CandidateTuner):
             ValueError: they are of another search, or too much of them is damaged; the message
                 names them.
         """
+        if self._is_worker() and self._overwrite:
+            return  # an older search, which the chief is going to delete
         path = self._get_tuner_fname()
         try:
             state = files.read_json(path)
@@ -268,13 +286,6 @@ class AutoShrink(CandidateTuner):
         # One name for the chief and for a search without one: either goes on with the other's.
         return str(Path(self.directory, self.project_name, "tuner0.json"))
 
-    def _is_over(self) -> bool:
-        """Whether the search has ended, as its files have it; a worker's oracle knows not."""
-        try:
-            return runs.read_search(Path(self.directory, self.project_name)).done
-        except ValueError:  # there is none yet
-            return False
-
     def _trial_begun(self, trial: Trial) -> None:
         """Shows which candidate trains."""
         self._progress.trial_begin(self.oracle.search, self.oracle.cell_of(trial))
@@ -288,7 +299,7 @@ class AutoShrink(CandidateTuner):
 
 
 # Their differences name what differs in them.
-_DETAILED = ("score", "hypermodel")
+_DETAILED = ("score", "hypermodel", "hyperparameters")
 
 # What people who know KerasTuner's tuners try first.
 _NOT_HERE = {

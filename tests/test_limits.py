@@ -124,7 +124,7 @@ def test_ctrl_c_says_that_what_has_been_trained_is_kept(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
-    assert "Interrupted; what has been trained is kept" in (tmp_path / "said").read_text()
+    assert "run the same again, without overwriting, to go on" in (tmp_path / "said").read_text()
     tuner = make(tmp_path)
     kept = [t.trial_id for t in tuner.oracle.trials.values() if t.status == "COMPLETED"]
     assert "0000" in kept

@@ -5,6 +5,7 @@ import random
 import sys
 from pathlib import Path
 
+import keras_tuner
 import numpy as np
 import pytest
 from forked import KILLED, outcome, processes, start
@@ -248,3 +249,21 @@ def test_settings_that_are_gone_begin_nothing_anew(tmp_path, caplog):
     assert make().trajectory() == first.trajectory()
     assert "tuner0.json: missing" in caplog.text
     assert json.loads(path.read_text())["seed"] == 0
+
+
+def test_another_default_of_a_hyperparameter_is_another_search(tmp_path):
+    def make(default, **arguments):
+        def build(hp):
+            hp.Float("learning_rate", 1e-4, 1e-1, default=default)
+            return kas.declare_cell(hp, kas.Cell.dense(OPS[:3]))
+
+        return kas.AutoShrink(build, directory=tmp_path, project_name="search", **arguments)
+
+    make(1e-3).save()
+    make(1e-3)
+    with pytest.raises(ValueError, match=r"learning_rate.*0.001.*, not .*0.05"):
+        make(0.05)
+    fixed = keras_tuner.HyperParameters()
+    fixed.Fixed("learning_rate", 0.01)
+    with pytest.raises(ValueError, match=r"another hyperparameters: .*0.01"):
+        make(1e-3, hyperparameters=fixed)

@@ -356,6 +356,57 @@ def test_a_round_without_survivors_ends_chief_and_workers(service, alone):
     assert service.trajectory() == alone
 
 
+def test_a_worker_with_overwrite_deletes_nothing(tmp_path, alone):
+    service = Service(tmp_path / "service", overwrite=True)
+    service.order("0003", "wait")
+    service.start("chief")
+    service.start("w1")
+    service.wait_for_trial("0003")
+    service.start("late")
+    service.wait_for_trial("0004")
+    service.carry_on("0003")
+    assert set(service.statuses().values()) == {0}
+    assert len(service.trials()) == len({i for i, _ in service.begun()})
+    assert service.trajectory() == alone
+
+
+def test_a_worker_that_is_first_waits_for_a_chief_to_try_again(service, alone):
+    for trial_id in ("0001", "0002", "0003"):
+        service.order(trial_id, "raise")
+    for name in ("chief", "w1"):
+        service.start(name)
+    assert service.statuses() == {"chief": 1, "w1": 0}
+    for trial_id in ("0001", "0002", "0003"):
+        service.carry_on(trial_id)
+    service.start("w1")
+    time.sleep(3)  # it has looked for a chief, and at the files
+    assert service.started["w1"].is_alive()
+    service.start("chief")
+    assert set(service.statuses().values()) == {0}
+    assert service.trajectory() == alone
+
+
+def run_two(folder, environment):
+    os.environ.update(environment)
+    for project in ("one", "two"):
+        tuner = Instant(build, num_candidates=3, directory=folder, project_name=project)
+        tuner.search(verbose=0)
+
+
+def test_a_script_of_two_searches_keeps_its_workers(service, alone):
+    environment = {
+        "KERASTUNER_ORACLE_IP": "127.0.0.1",
+        "KERASTUNER_ORACLE_PORT": f"{service.port}",
+    }
+    for name in ("chief", "w1", "w2"):
+        named = {**environment, "KERASTUNER_TUNER_ID": name}
+        service.started[name] = start(run_two, service.folder, named)
+    assert set(service.statuses().values()) == {0}
+    for project in ("one", "two"):
+        tuner = Instant(build, num_candidates=3, directory=service.folder, project_name=project)
+        assert rounds(tuner) == alone
+
+
 def test_a_port_that_cannot_be_served_is_named(tmp_path):
     service = Service(tmp_path / "service")
     environment = {
