@@ -358,13 +358,13 @@ def test_a_round_without_survivors_ends_chief_and_workers(service, alone):
 
 def test_a_worker_with_overwrite_deletes_nothing(tmp_path, alone):
     service = Service(tmp_path / "service", overwrite=True)
-    service.order("0003", "wait")
+    service.order("0001", "wait")
     service.start("chief")
     service.start("w1")
-    service.wait_for_trial("0003")
+    service.wait_for_trial("0001")
     service.start("late")
-    service.wait_for_trial("0004")
-    service.carry_on("0003")
+    service.wait_for_trial("0002")
+    service.carry_on("0001")
     assert set(service.statuses().values()) == {0}
     assert len(service.trials()) == len({i for i, _ in service.begun()})
     assert service.trajectory() == alone
