@@ -86,7 +86,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
         ValueError: the file is damaged.
     """
     path = folder / _SETTINGS
-    return files.read_json(path) if path.is_file() else {}
+    try:
+        return files.read_json(path) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; restore it, or delete it if the options are still those of the search"
+        ) from error
 
 
 def read_facts(model: Path) -> dict[str, Any]:

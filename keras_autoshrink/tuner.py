@@ -170,6 +170,14 @@ class AutoShrink(CandidateTuner):
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if hasattr(self.hypermodel, "check_search_arguments"):
             self.hypermodel.check_search_arguments(*args, **kwargs)
+        # Candidates that were trained otherwise cannot be compared.
+        training = {
+            "epochs": kwargs.get("epochs", 1),
+            "batch_size": kwargs.get("batch_size"),
+            "executions_per_trial": self.executions_per_trial,
+            "with_strategy": self.distribution_strategy is not None,
+        }
+        self._settings["training"] = settings.describe(training)
         together: Any = contextlib.nullcontext()
         if self._devices:
             ours = {**self._settings, "arguments": settings.describe(kwargs)}
@@ -299,7 +307,7 @@ class AutoShrink(CandidateTuner):
 
 
 # Their differences name what differs in them.
-_DETAILED = ("score", "hypermodel", "hyperparameters")
+_DETAILED = ("score", "hypermodel", "hyperparameters", "training")
 
 # What people who know KerasTuner's tuners try first.
 _NOT_HERE = {

@@ -267,3 +267,15 @@ def test_another_default_of_a_hyperparameter_is_another_search(tmp_path):
     fixed.Fixed("learning_rate", 0.01)
     with pytest.raises(ValueError, match=r"another hyperparameters: .*0.01"):
         make(1e-3, hyperparameters=fixed)
+
+
+def test_candidates_trained_for_other_epochs_are_not_compared(tmp_path):
+    def make():
+        model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
+        return kas.AutoShrink(model, directory=tmp_path, project_name="search")
+
+    x, y = np.zeros((20, 8, 8, 1)), np.arange(20) % 10
+    make().search(x, y, validation_data=(x, y), verbose=0)
+    with pytest.raises(ValueError, match="another training: epochs=1, not 2; use another"):
+        make().search(x, y, validation_data=(x, y), epochs=2, verbose=0)
+    make().search(x, y, validation_data=(x, y), verbose=0)
