@@ -21,7 +21,7 @@ def test_it_notes_what_each_trial_takes(tmp_path, capsys):
         assert printed.count(f"{name} ") == 3  # a line in each table
         assert f"{first['rss'] / 1e6:,.0f}" in printed
         assert first["seconds"] < second["seconds"]
-        assert second["disk"] > second["checkpoints"] * second["checkpoint"] > 0
+        assert second["disk"] > second["checkpoint"] > 0
     assert figures["AutoShrink"][-1]["checkpoints"] == 1
     assert figures["RandomSearch"][-1]["checkpoints"] == 2
 
