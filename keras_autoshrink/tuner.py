@@ -107,12 +107,12 @@ class AutoShrink(CandidateTuner):
         oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
         # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
         self._settings = {
+            "seed": oracle.seed,  # first: the ops of a hypermodel may follow from it
+            "num_candidates": oracle.num_candidates,
+            "keep_fraction": oracle.keep_fraction,
             "score": settings.describe(score),
             "hypermodel": settings.of_hypermodel(hypermodel),
             "hyperparameters": settings.describe(hyperparameters and hyperparameters.values),
-            "num_candidates": oracle.num_candidates,
-            "keep_fraction": oracle.keep_fraction,
-            "seed": oracle.seed,
         }
         search_folder.check_place(directory, project_name)
         if devices:

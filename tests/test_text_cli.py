@@ -168,8 +168,8 @@ def test_the_same_command_goes_on_and_says_what_it_reads(run_folder, text, capsy
         ("--steps 6", "steps=5, not 6"),
         ("--batch-size 5", "batch_size=4, not 5"),
         ("--learning-rate 2", "learning_rate=20.0, not 2.0"),
-        ("--candidates 3", "num_candidates=3"),
-        ("--seed 1", "seed=1: the search in"),
+        ("--candidates 3", "num_candidates=2, not 3"),
+        ("--seed 1", "seed=0, not 1"),
         ("--data-dir {other}", "holds a search with text="),
     ],
 )
