@@ -192,7 +192,6 @@ class PersistentOracle(keras_tuner.Oracle):
             key = self.cell_of(trial).key
             if key not in pending or self._trial_ids.setdefault(key, trial_id) != trial_id:
                 trial.status = TrialStatus.STOPPED
-                self._save_trial(trial)
             elif service.role() == "chief" and trial_id in workers:
                 self.ongoing_trials[workers[trial_id]] = trial
             else:
