@@ -120,7 +120,7 @@ def test_after_the_first_candidate(tmp_path):
 def test_a_search_that_stopped_goes_on_with_data_that_do_not_end(tmp_path):
     refused(unchecked(tmp_path), read_once(5), steps_per_epoch=3)
     tuner = unchecked(tmp_path)
-    tuner.search(X, Y, validation_data=VALIDATION, epochs=1, verbose=0)
+    tuner.search(X, Y, validation_data=VALIDATION, epochs=3, verbose=0)
     assert len(tuner.trajectory()) == 1
 
 
