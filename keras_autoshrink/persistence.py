@@ -145,8 +145,7 @@ class PersistentOracle(keras_tuner.Oracle):
                 message names them.
         """
         path = Path(self._get_oracle_fname())
-        self.trials, damaged = recovery.read_trials(path.parent)
-        state = recovery.read_state(path, self.trials, damaged)
+        state, self.trials, damaged = recovery.read(path)
         try:
             self.set_state(state or recovery.state_of(self.trials, self.get_state()))
         except (KeyError, TypeError, AttributeError) as error:

@@ -8,7 +8,7 @@ is written first. Each of the two has what it takes to write the other again. Fi
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,45 +31,26 @@ _KINDS = {
 }
 
 
-def read_trials(folder: Path) -> tuple[dict[str, Trial], list[str]]:
-    """The trials in a search's folder by their ids, and the ids of those that are damaged.
+def read(path: Path) -> tuple[dict[str, Any] | None, dict[str, Trial], list[str]]:
+    """The files of a search.
 
-    Args:
-        folder: of the search.
-    """
-    trials, damaged = {}, []
-    for path in sorted(folder.glob("trial_*/trial.json")):
-        trial_id = path.parent.name.removeprefix("trial_")
-        try:
-            trials[trial_id] = Trial.from_state(files.read_json(path))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            damaged.append(trial_id)
-    return trials, damaged
-
-
-def read_state(
-    path: Path, trials: Mapping[str, Trial], damaged: Sequence[str]
-) -> dict[str, Any] | None:
-    """The state of a search, or None if it has to follow from the trials.
+    The state is read first. Who only looks at a search that is under way then finds trials newer
+    than it, as after a kill, and takes none for lost that has ended in between.
 
     Args:
         path: of `oracle.json`.
-        trials: as of `read_trials`.
-        damaged: likewise.
+
+    Returns:
+        The state, or None if it has to follow from the trials; the trials by their ids; the ids
+        of those that are damaged.
 
     Raises:
-        ValueError: it is damaged, and so is a trial, or there are none.
+        ValueError: the state is damaged, and so is a trial, or there are none.
     """
-    try:
-        state = files.read_json(path)
-        for name, kind in _KINDS.items():
-            if not isinstance(state.get(name), kind):
-                raise ValueError(f"{path}: damaged: has no {name}")
-        return state
-    except FileNotFoundError:
-        problem = f"{path}: missing"
-    except ValueError as error:
-        problem = str(error)
+    state, problem = _read_state(path)
+    trials, damaged = _read_trials(path.parent)
+    if state is not None:
+        return state, trials, damaged
     if not trials:
         raise ValueError(
             f"{problem}; no trial has been trained, so nothing is lost: use overwrite=True to "
@@ -81,7 +62,33 @@ def read_state(
             "another project_name, or overwrite=True to start anew"
         )
     _log.warning("%s; the search goes on from its %d trials", problem, len(trials))
-    return None
+    return None, trials, damaged
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The state, or None and what is wrong with its file."""
+    try:
+        state = files.read_json(path)
+    except FileNotFoundError:
+        return None, f"{path}: missing"
+    except ValueError as error:
+        return None, str(error)
+    for name, kind in _KINDS.items():
+        if not isinstance(state.get(name), kind):
+            return None, f"{path}: damaged: has no {name}"
+    return state, ""
+
+
+def _read_trials(folder: Path) -> tuple[dict[str, Trial], list[str]]:
+    """The trials in a search's folder by their ids, and the ids of those that are damaged."""
+    trials, damaged = {}, []
+    for path in sorted(folder.glob("trial_*/trial.json")):
+        trial_id = path.parent.name.removeprefix("trial_")
+        try:
+            trials[trial_id] = Trial.from_state(files.read_json(path))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged.append(trial_id)
+    return trials, damaged
 
 
 def state_of(trials: Mapping[str, Trial], blank: dict[str, Any]) -> dict[str, Any]:

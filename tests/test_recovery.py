@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from forked import KILLED, outcome, processes, start
 from test_oracle import OPS, Declares, default_result, searched, tuner
 
 import keras_autoshrink as kas
-from keras_autoshrink import search_folder
+from keras_autoshrink import files, search_folder
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -101,6 +102,34 @@ def test_a_failure_is_recovered_as_one(tmp_path):
     made = searched(tmp_path, Declares(OPS[:4]), fails)
     assert made.ran == []
     assert made.oracle.search.trajectory() == before.oracle.search.trajectory()
+
+
+def test_a_trial_that_ends_while_somebody_reads_is_not_taken_for_lost(
+    tmp_path, monkeypatch, caplog
+):
+    folder, under_way = tmp_path / "live" / "search", tmp_path / "under_way"
+
+    def computed(cell):
+        if len(cell.edges) < 6 and not under_way.exists():
+            shutil.copytree(folder, under_way)  # its second trial runs
+        return default_result(cell)
+
+    searched(tmp_path / "live", Declares(OPS[:4]), computed)
+    later = folder.rename(tmp_path / "later")
+    under_way.rename(folder)
+    read_json = files.read_json
+
+    def read_slowly(path):
+        content = read_json(path)
+        if Path(path).parent == folder / "trial_0000" or Path(path).name == "oracle.json":
+            shutil.copytree(later, folder, dirs_exist_ok=True)
+        return content
+
+    monkeypatch.setattr(files, "read_json", read_slowly)
+    tuner(tmp_path / "live", Declares(OPS[:4]))
+    for path in later.rglob("*.json"):
+        assert (folder / path.relative_to(later)).read_bytes() == path.read_bytes()
+    assert caplog.text == ""
 
 
 # A round that nothing survived
