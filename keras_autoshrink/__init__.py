@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from keras_autoshrink.training import train_network
     from keras_autoshrink.tuner import AutoShrink
 
-# A GPU's memory as it is needed, not all of it at once: others may share the GPU. TensorFlow reads
-# it when it first looks for devices, such as for a tf.distribute.Strategy; a user's own setting
-# stays.
+# A GPU's memory as it is needed, not all of it at once: others may share the GPU. TensorFlow and
+# JAX read it when they first look for devices, such as for a tf.distribute.Strategy; a user's own
+# setting stays.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 __version__ = "0.1.0"
 

@@ -108,6 +108,7 @@ class Team:
         environment = self._environment("chief", self._address)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = "-1"
+            environment["JAX_PLATFORMS"] = "cpu"  # or JAX would take no GPU for an error
         return Child("the chief", self._command, environment)
 
     def workers(self) -> list[Child]:

@@ -103,6 +103,14 @@ def devices(team):
     return [c.environment["CUDA_VISIBLE_DEVICES"] for c in (team.chief(), *close(team.workers()))]
 
 
+def test_a_chief_without_a_gpu_asks_jax_for_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    team = launcher.Team([], LOOPBACK, 1, tmp_path)
+    assert team.chief().environment["JAX_PLATFORMS"] == "cpu"
+    assert [c.environment["JAX_PLATFORMS"] for c in close(team.workers())] == ["cuda"]
+
+
 def test_each_worker_has_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-af,5")
     assert devices(launcher.Team([], LOOPBACK, 2, tmp_path)) == ["-1", "2", "GPU-af"]
