@@ -43,6 +43,8 @@ setup(
         "tutorials": ["jupyterlab>=4", "pandas>=2"],
         "dev": [
             "hypothesis>=6.100",
+            # The tests search on it without TensorFlow.
+            "jax>=0.4.35",
             "mypy>=1.10",
             "pandas>=2",
             "psutil>=6",

@@ -43,6 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
         with native_output_silenced():  # TensorFlow announces its devices when it is imported
             run = _command(options.command)
         return run(options)
+    except ModuleNotFoundError as error:
+        reason = str(error)
+        if error.name == "tensorflow":  # Keras, which looks for it where it is told nothing else
+            reason = (
+                "TensorFlow is not installed: pip install tensorflow, or set KERAS_BACKEND to jax: "
+                "a search runs on either"
+            )
+        fail(PROGRAM, reason, 2)
     except (ValueError, TypeError, OSError) as error:
         fail(PROGRAM, str(error), 2)
     except RuntimeError as error:  # a search without survivors, a training that diverged

@@ -18,6 +18,7 @@ from keras_autoshrink import (
     text_commands,
     text_demo,
 )
+from keras_autoshrink.backends import check_tensorflow, check_tensorflow_backend
 from keras_autoshrink.language_models import is_language_model
 from keras_autoshrink.tasks import settle
 
@@ -28,6 +29,7 @@ _console = Console(soft_wrap=True, highlight=False)
 
 def demo(options: argparse.Namespace) -> int:
     """The whole way from data to checked files."""
+    check_tensorflow_backend("autoshrink demo")  # before the search, and not after it
     return {"images": image_demo, "text": text_demo}[options.task].demo(options)
 
 
@@ -39,6 +41,7 @@ def search(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Trains a network of a cell in full."""
+    check_tensorflow("autoshrink train")
     if options.output.suffix != ".keras":
         raise ValueError(f"--output {options.output}: must end in .keras")
     if options.output.is_dir():
@@ -57,6 +60,7 @@ def train(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Converts a trained model and checks what came of it."""
+    check_tensorflow_backend("autoshrink export")
     model = tflite_export.load_model(options.model)
     task = "text" if is_language_model(model) else "images"
     settle(options, task)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_autoshrink.backends import check_tensorflow
 from keras_autoshrink.checks import tensorflow_reason
 from keras_autoshrink.image_folders import read_folder
 from keras_autoshrink.splits import ImageData, Parts, split_and_normalise
@@ -123,6 +124,7 @@ def _load_digits() -> _Loaded:
 
 
 def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _Loaded:
+    check_tensorflow("cifar10", "tensorflow-datasets")
     import tensorflow_datasets as tfds
 
     place = data_dir

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_autoshrink.backends import check_tensorflow_backend
+
 STRATEGIES = ("none", "mirrored", "multiworker")
 
 Logs = dict[str, tf.Tensor]
@@ -31,9 +33,7 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
         raise ValueError(f"strategy={name!r}: expected one of {', '.join(STRATEGIES)}")
     if name == "none":
         return tf.distribute.get_strategy()
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise ValueError(f"strategy={name!r}: needs Keras's TensorFlow backend, this is {backend}")
+    check_tensorflow_backend(f"strategy={name!r}")
     if name == "multiworker":
         if "cluster" not in os.environ.get("TF_CONFIG", ""):
             raise ValueError(

@@ -14,6 +14,7 @@ from rich.console import Console
 import tflite_export
 from keras_autoshrink import image_pipeline, pipeline, runs
 from keras_autoshrink.applications import width_for_macs
+from keras_autoshrink.backends import check_tensorflow_backend
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.datasets import BUILT_IN, IMAGENET, is_streamed, load_images
 from keras_autoshrink.hypermodels import CNNCellHyperModel
@@ -38,6 +39,7 @@ def search(options: argparse.Namespace) -> int:
     """Finds a cell."""
     strategy = None
     if options.strategy != "none":
+        check_tensorflow_backend(f"--strategy {options.strategy}")
         from keras_autoshrink import distribution
 
         # Before all else of TensorFlow: several workers have to find each other at its start.

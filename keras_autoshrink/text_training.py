@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_autoshrink.averaged_sgd import NonMonotonicTrigger
+from keras_autoshrink.backends import check_tensorflow
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checkpoint import TrainingCheckpoint
 from keras_autoshrink.checks import whole
@@ -55,7 +56,7 @@ def train_language_model(
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> TrainedText:
-    """Trains a ShrinkRNN of a cell on a text; on Keras's TensorFlow backend.
+    """Trains a ShrinkRNN of a cell on a text, by TensorFlow's input pipelines.
 
     Args:
         cell: its cell.
@@ -135,6 +136,7 @@ def train_model(
         ...     return language_model(cell, len(data.vocabulary), **recipe.regularization())
         >>> trained = train_model(build, data, TEXT_RECIPES["small"])  # doctest: +SKIP
     """
+    check_tensorflow("training in full")
     # TensorFlow's input pipelines take seconds to import; a search needs none.
     from keras_autoshrink.text_pipeline import window_batches
 

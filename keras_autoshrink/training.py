@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_autoshrink.applications import ShrinkCNN
+from keras_autoshrink.backends import check_tensorflow
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checkpoint import TrainingCheckpoint
 from keras_autoshrink.networks import jit_compile
@@ -98,9 +99,10 @@ def train_network(
 
     Raises:
         ValueError: an argument is out of its range, or does not fit the others, or files of the
-            data set cannot be read.
+            data set cannot be read, or TensorFlow, whose input pipelines it takes, is missing.
         RuntimeError: the loss is no longer a finite number.
     """
+    check_tensorflow("training in full")
     # TensorFlow's input pipelines take seconds to import; a search needs none.
     from keras_autoshrink import distribution, input_pipeline, streams
 

@@ -16,6 +16,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from keras_autoshrink import files, runs, search_folder, service, settings
+from keras_autoshrink.backends import check_tensorflow_backend
 from keras_autoshrink.candidate_tuner import CandidateTuner
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.limits import Interrupts
@@ -178,6 +179,7 @@ class AutoShrink(CandidateTuner):
             "with_strategy": self.distribution_strategy is not None,
         }
         self._settings["training"] = settings.describe(training)
+        self._settings["backend"] = keras.backend.backend()  # each draws other initial weights
         together: Any = contextlib.nullcontext()
         if self._devices:
             ours = {**self._settings, "arguments": settings.describe(kwargs)}
@@ -321,11 +323,7 @@ def _search_devices(strategy: Any, hypermodel: Any) -> Any:
     """The devices of a strategy; None without one."""
     if strategy is None:
         return None
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise ValueError(
-            f"distribution_strategy: needs Keras's TensorFlow backend, this is {backend}"
-        )
+    check_tensorflow_backend("distribution_strategy")
     from keras_autoshrink.search_devices import SearchDevices
 
     return SearchDevices(strategy, hypermodel)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each module imports only from lines above its own.
 ORDER = """
-    checks attempts memory search_batches lifeline address
+    checks attempts memory search_batches lifeline address backends
     canonical files costs.zero costs.calls recipes augmentation distribution
     argument_types tasks child_process language_layers text_windows averaged_sgd
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments

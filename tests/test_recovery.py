@@ -308,3 +308,20 @@ def test_candidates_trained_for_other_epochs_are_not_compared(tmp_path):
     with pytest.raises(ValueError, match="another training: epochs=1, not 2; use another"):
         make().search(x, y, validation_data=(x, y), epochs=2, verbose=0)
     make().search(x, y, validation_data=(x, y), verbose=0)
+
+
+def test_a_search_of_another_backend_is_shown_but_not_gone_on_with(tmp_path):
+    def make():
+        model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
+        return kas.AutoShrink(model, directory=tmp_path, project_name="search")
+
+    x, y = np.zeros((20, 8, 8, 1)), np.arange(20) % 10
+    first = make()
+    first.search(x, y, validation_data=(x, y), verbose=0)
+    path = tmp_path / "search" / "tuner0.json"
+    path.write_text(path.read_text().replace('"tensorflow"', '"jax"'))
+    again = make()
+    assert again.trajectory() == first.trajectory()
+    assert again.get_best_models()
+    with pytest.raises(ValueError, match="another backend: backend='jax', not 'tensorflow'; use"):
+        again.search(x, y, validation_data=(x, y), verbose=0)
