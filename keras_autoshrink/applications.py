@@ -33,6 +33,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     dropout: float = 0.0,
     classifier_activation: str | None = None,
     batchnorm_momentum: float = 0.99,
+    chained: bool = False,
     name: str = "shrinkcnn",
 ) -> keras.Model:
     """A ShrinkCNN: a stem, stages of one cell, a head and a classifier.
@@ -61,6 +62,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         dropout: share of the pooled features dropped in training.
         classifier_activation: activation of the output; None returns logits.
         batchnorm_momentum: of all BatchNorm layers.
+        chained: as of `networks.CellStyle`; for candidates of a search.
         name: of the model.
 
     Returns:
@@ -106,7 +108,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     )
     _check(0 <= dropout < 1, "dropout", dropout, "0 or more and less than 1")
 
-    style = CellStyle(activation, residual, bottleneck, batchnorm_momentum)
+    style = CellStyle(activation, residual, bottleneck, batchnorm_momentum, chained)
     inputs = keras.Input(input_shape, name="image")
     stem = keras.layers.Conv2D(
         round_filters(stem_filters * width),

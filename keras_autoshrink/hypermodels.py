@@ -17,6 +17,9 @@ from keras_autoshrink.fit_checks import check_fit_data
 from keras_autoshrink.search_space import declare_cell
 from keras_autoshrink.training import compile_classifier
 
+# The proxy trains for some hundred steps: slower statistics would not settle.
+BATCHNORM_MOMENTUM = 0.9
+
 
 class CNNCellHyperModel(keras_tuner.HyperModel):
     """A small image classifier made of one cell, trained for a short while: the proxy.
@@ -105,8 +108,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             width=1,
             head_filters=None,
             residual=False,
-            # The proxy trains for some hundred steps: slower statistics would not settle.
-            batchnorm_momentum=0.9,
+            batchnorm_momentum=BATCHNORM_MOMENTUM,
+            chained=True,
             name="proxy",
             **self.architecture,
         )

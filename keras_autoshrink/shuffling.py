@@ -1,0 +1,60 @@
+"""The order in which a candidate sees its training images."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def draw_seed(generator: Any = random) -> int:
+    """A seed of the order of images.
+
+    Args:
+        generator: a `random.Random`; by default Python's own.
+    """
+    return int(generator.randint(1, int(1e9)))
+
+
+def order_of_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The places 0 to count - 1 in the order of an epoch, shape (count,), int32."""
+    return np.random.default_rng((seed, epoch)).permutation(count).astype(np.int32)
+
+
+class ShuffledBatches(keras.utils.PyDataset):
+    """Arrays in batches, in an order that follows from a seed and the epoch alone.
+
+    Keras shuffles arrays too, but in an order of its own.
+
+    Args:
+        x: array of shape (n, ...).
+        y: array of shape (n, ...).
+        batch_size: of all batches but the last, which has what is left over.
+        seed: of the order.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.x, self.y = x, y
+        self.batch_size = batch_size
+        self.seed = seed
+        self._order = order_of_epoch(seed, 0, len(x))
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.x) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """One batch of the epoch under way."""
+        places = self._order[index * self.batch_size :][: self.batch_size]
+        return self.x[places], self.y[places]
+
+    def begin(self, epoch: int) -> None:
+        """Takes the order of an epoch, counted from 0.
+
+        By a callback: what Keras itself tells a data set of epochs, it also tells it when it
+        only looks at the first batch.
+        """
+        self._order = order_of_epoch(self.seed, epoch, len(self.x))
