@@ -74,6 +74,41 @@ class DataEnd(keras.callbacks.Callback):
         )
 
 
+def add_score(logs: dict[str, float], score: Score, costs: dict[str, int], epoch: int) -> None:
+    """Adds the score and the costs to the logs of an epoch.
+
+    Args:
+        logs: of the epoch; changed.
+        score: callable `score(logs, macs)`.
+        costs: `macs` and `params` of the network, for one image or one token.
+        epoch: counted from 0.
+
+    Raises:
+        keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs.
+        keras_tuner.errors.FailedTrialError: the score, a loss or the metric behind the score is
+            not a finite number.
+    """
+    try:
+        value = score(logs, costs["macs"])
+    except KeyError as error:
+        # Fatal: it would be the same for every candidate.
+        raise keras_tuner.errors.FatalValueError(
+            f"the score needs the metric {error}, but training reports "
+            f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
+            "metric to compile(); it is needed at every epoch"
+        ) from error
+    objective = getattr(score, "objective", None)
+    watched = ["loss", "val_loss", *([objective] if isinstance(objective, str) else [])]
+    diverged = [name for name in watched if not math.isfinite(logs.get(name, 0))]
+    if diverged:
+        raise keras_tuner.errors.FailedTrialError(
+            f"the {diverged[0]} of epoch {epoch + 1} is {logs[diverged[0]]}"
+        )
+    if not math.isfinite(value):
+        raise keras_tuner.errors.FailedTrialError(f"the score of epoch {epoch + 1} is {value}")
+    logs.update(score=float(value), **costs)
+
+
 class ScoreCallback(DataEnd):
     """Puts `score`, `macs` and `params` into the logs of each epoch that had all its data.
 
@@ -81,10 +116,8 @@ class ScoreCallback(DataEnd):
         score: callable `score(logs, macs)`.
 
     Raises:
-        keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs, or the
-            data ended.
-        keras_tuner.errors.FailedTrialError: the score, a loss or the metric behind the score is
-            not a finite number.
+        keras_tuner.errors.FatalValueError: as of `add_score`, or the data ended.
+        keras_tuner.errors.FailedTrialError: as of `add_score`.
     """
 
     def __init__(self, score: Score) -> None:
@@ -103,25 +136,7 @@ class ScoreCallback(DataEnd):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Adds to `logs`, which the callbacks after this one and the history see."""
         super().on_epoch_end(epoch, logs)
-        try:
-            score = self.score(logs, self.costs["macs"])
-        except KeyError as error:
-            # Fatal: it would be the same for every candidate.
-            raise keras_tuner.errors.FatalValueError(
-                f"the score needs the metric {error}, but training reports "
-                f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
-                "metric to compile(); it is needed at every epoch"
-            ) from error
-        objective = getattr(self.score, "objective", None)
-        watched = ["loss", "val_loss", *([objective] if isinstance(objective, str) else [])]
-        diverged = [name for name in watched if not math.isfinite(logs.get(name, 0))]
-        if diverged:
-            raise keras_tuner.errors.FailedTrialError(
-                f"the {diverged[0]} of epoch {epoch + 1} is {logs[diverged[0]]}"
-            )
-        if not math.isfinite(score):
-            raise keras_tuner.errors.FailedTrialError(f"the score of epoch {epoch + 1} is {score}")
-        logs.update(score=float(score), **self.costs)
+        add_score(logs, self.score, self.costs, epoch)
 
 
 class ProxyStopping(keras.callbacks.Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 import traceback
@@ -15,10 +16,11 @@ import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from keras_autoshrink import service
+from keras_autoshrink import masked_search, service, weights_file
 from keras_autoshrink.callbacks import ScoreCallback
 from keras_autoshrink.limits import Deadline, killed_after
 from keras_autoshrink.memory import graphs_released
+from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
 from keras_autoshrink.shrink import training_seed
 from keras_autoshrink.trials import ENDED
@@ -47,11 +49,49 @@ class CandidateTuner(keras_tuner.Tuner):
         self.max_seconds_per_trial = max_seconds_per_trial
         self._devices = devices
         self._fit_verbose = 0
+        self._rounds: RoundTraining | None = None  # while a search can use it
         super().__init__(*args, **kwargs)
 
-    @graphs_released()
+    def search(self, *args: Any, **kwargs: Any) -> None:
+        """Trains candidates until the oracle has no more; see `keras_tuner.Tuner.search`."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(setattr, self, "_rounds", None)
+            if self._is_plain():
+                self._rounds = masked_search.round_training(
+                    self.hypermodel,
+                    args,
+                    kwargs,
+                    score=self.score,
+                    seed=self.oracle.seed,
+                    max_seconds=self.max_seconds_per_trial,
+                    num_candidates=getattr(self.oracle, "num_candidates", 1),
+                )
+            if self._rounds is not None:
+                stack.enter_context(self._rounds)
+            super().search(*args, **kwargs)
+
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
         """Trains a candidate; see `keras_tuner.Tuner.run_trial`."""
+        for path in self._weights_files(trial):
+            path.unlink(missing_ok=True)  # of a try that was killed, perhaps of the other kind
+        if self._rounds is not None:
+            return [self._trained_in_rounds(trial)]
+        with graphs_released():
+            return self._trained_alone(trial, *args, **kwargs)
+
+    def _trained_in_rounds(self, trial: Trial) -> keras.callbacks.History:
+        cell = self.oracle.cell_of(trial)
+        cell = dataclasses.replace(cell, edges=cell.live_edges)
+        alone = service.role() == "alone"
+        trained = self._rounds.trained(cell, self.oracle.search if alone else None)
+        history = keras.callbacks.History()
+        history.history = trained.history
+        best = self.oracle.get_best_trials(1) if alone else []
+        if not best or best[0].score is None or max(history.history["score"]) >= best[0].score:
+            weights_file.write(self._weights_files(trial)[1], trained.arrays)
+        return history
+
+    def _trained_alone(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
         seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
         keras.utils.set_random_seed(seed)
         if self._devices:
@@ -73,6 +113,20 @@ class CandidateTuner(keras_tuner.Tuner):
                 epochs = len(result.history["score"])
                 result.history["seconds"] = [time.monotonic() - started] * epochs
         return results
+
+    def _is_plain(self) -> bool:
+        """Whether nothing is asked for that KerasTuner or Keras does with a model of its own."""
+        asked = (self.distribution_strategy, self.max_model_size, self.optimizer, self.loss)
+        return (
+            not any((*asked, self.metrics, self._fit_verbose))
+            and self.executions_per_trial == 1
+            and all(getattr(type(self), n) is getattr(CandidateTuner, n) for n in _HOOKS)
+        )
+
+    def _weights_files(self, trial: Trial) -> tuple[Path, Path]:
+        """Where a trial's weights lie: of a model that Keras has trained, or of one in rounds."""
+        keras_file = Path(self._get_checkpoint_fname(trial.trial_id))
+        return keras_file, keras_file.with_name("checkpoint.weights.npz")
 
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         build = functools.partial(super()._build_hypermodel, hp)
@@ -104,7 +158,13 @@ class CandidateTuner(keras_tuner.Tuner):
         Raises:
             ValueError: it was not the best one, and its weights are gone.
         """
-        if not Path(self._get_checkpoint_fname(trial.trial_id)).exists():
+        of_keras, of_rounds = self._weights_files(trial)
+        if of_rounds.exists():
+            with self._without_devices():
+                model = self._try_build(trial.hyperparameters)
+            weights_file.load(of_rounds, model)
+            return model
+        if not of_keras.exists():
             raise ValueError(
                 f"trial {trial.trial_id}: its weights are gone, only the best cell's are kept; "
                 "build it from get_best_hyperparameters() and train it again"
@@ -131,4 +191,12 @@ class CandidateTuner(keras_tuner.Tuner):
             tied = trial.score == best[0].score and not self.oracle.search.done
             useless = trial.status != TrialStatus.COMPLETED or not (trial in best or tied)
             if trial.status in ENDED and useless:
-                Path(self._get_checkpoint_fname(trial.trial_id)).unlink(missing_ok=True)
+                for path in self._weights_files(trial):
+                    path.unlink(missing_ok=True)
+
+
+# Methods of KerasTuner's that are called while a model of Keras is trained.
+_HOOKS = (
+    *("on_epoch_begin", "on_epoch_end", "on_batch_begin", "on_batch_end"),
+    *("_build_hypermodel", "_build_and_fit_model"),
+)

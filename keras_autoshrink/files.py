@@ -10,14 +10,19 @@ from typing import Any
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file in one step: a reader or a crash never sees half of it.
+    """Writes a text file in one step, as UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
 
-    The text goes to a temporary file beside `path`, is flushed to the disk, and takes the
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file in one step: a reader or a crash never sees half of it.
+
+    The content goes to a temporary file beside `path`, is flushed to the disk, and takes the
     name `path` by a rename, which the file system does at once or not at all.
 
     Args:
         path: where to write; its folder must exist. An older file is replaced.
-        text: the whole content, written as UTF-8.
+        content: the whole of it.
 
     Raises:
         OSError: the folder does not exist or cannot be written. `path` is as it was.
@@ -28,8 +33,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     # Not the tempfile module, whose files only their owner may read.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -39,13 +44,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Deletes what kills left of `write_text` in a folder and the folders in it.
+    """Deletes what kills left of this module's writes in a folder and the folders in it.
 
     Only for who alone writes there.
     """
-    for pattern in (".*.json.????????", "*/.*.json.????????"):
-        for path in Path(folder).glob(pattern):
-            path.unlink(missing_ok=True)
+    for kind in ("json", "npz"):
+        for pattern in (f".*.{kind}.????????", f"*/.*.{kind}.????????"):
+            for path in Path(folder).glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

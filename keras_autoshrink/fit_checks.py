@@ -93,7 +93,7 @@ def _check_part(
         )
     if isinstance(x, (list, tuple)):
         raise ValueError(f"{what}: images are in a {type(x).__name__}; give a NumPy array")
-    x = _as_array(x)
+    x = as_array(x)
     if isinstance(x, np.ndarray):
         if y is None:
             raise ValueError(f"{what}: has no labels")
@@ -119,7 +119,7 @@ def _check_part(
     return _look_through(x, steps, input_shape, classes, what)
 
 
-def _as_array(x: Any) -> Any:
+def as_array(x: Any) -> Any:
     """A tensor as an array of NumPy; what cannot be one stays as it is."""
     if isinstance(x, np.ndarray) or not hasattr(x, "__array__"):
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import warnings
 from collections.abc import Sequence
@@ -9,12 +10,14 @@ from typing import Any
 
 import keras
 import keras_tuner
+import numpy as np
 
 from keras_autoshrink.applications import ShrinkCNN
 from keras_autoshrink.callbacks import OUT_OF_DATA, ProxyStopping
 from keras_autoshrink.cell import CNN_OPERATIONS, INPUT, Cell
-from keras_autoshrink.fit_checks import check_fit_data
+from keras_autoshrink.fit_checks import as_array, check_fit_data
 from keras_autoshrink.search_space import declare_cell
+from keras_autoshrink.shuffling import ShuffledBatches, draw_seed
 from keras_autoshrink.training import compile_classifier
 
 # The proxy trains for some hundred steps: slower statistics would not settle.
@@ -123,20 +126,41 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     def fit(
         self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> Any:
-        """Trains a candidate with early stopping; arguments as in `keras.Model.fit`."""
-        data = args[0] if args else kwargs.get("x")
+        """Trains a candidate with early stopping; arguments as in `keras.Model.fit`.
+
+        The order of arrays is drawn from Python's own generator, one for each epoch, unless
+        `shuffle` says otherwise.
+        """
+        given = inspect.signature(keras.Model.fit).bind_partial(model, *args, **kwargs).arguments
+        del given["self"]
+        callbacks = [*(given.pop("callbacks", None) or ()), *self.stopping_rules()]
+        data = given.get("x")
         if hasattr(data, "shape"):
-            kwargs.setdefault("batch_size", self.batch_size)
+            given["batch_size"] = given.get("batch_size") or self.batch_size
         elif hasattr(data, "element_spec"):
-            kwargs.setdefault("shuffle", False)  # a tf.data set shuffles itself; Keras would warn
-        kwargs["callbacks"] = [
-            *kwargs.get("callbacks", ()),
+            given.setdefault("shuffle", False)  # a tf.data set shuffles itself; Keras would warn
+        if _is_shuffled_here(given):
+            batches = ShuffledBatches(
+                as_array(data), as_array(given.pop("y")), given.pop("batch_size"), draw_seed()
+            )
+            given.update(x=batches, shuffle=False)
+            given["validation_batch_size"] = (
+                given.get("validation_batch_size") or batches.batch_size
+            )
+            begin = keras.callbacks.LambdaCallback(
+                on_epoch_begin=lambda epoch, logs: batches.begin(epoch)
+            )
+            callbacks.insert(0, begin)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", OUT_OF_DATA)  # where it matters, it is an error
+            return model.fit(**given, callbacks=callbacks)
+
+    def stopping_rules(self) -> list[keras.callbacks.Callback]:
+        """New callbacks that stop a candidate early; of a model they set `stop_training` alone."""
+        return [
             keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
             ProxyStopping(self.architecture["classes"]),
         ]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", OUT_OF_DATA)  # where it matters, it is an error
-            return model.fit(*args, **kwargs)
 
     def check_search_arguments(self, *args: Any, **kwargs: Any) -> None:
         """Raises the ValueError that says what is wrong with the data of a search, if it is."""
@@ -155,3 +179,13 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "learning_rate": self.learning_rate,
             "batch_size": self.batch_size,
         }
+
+
+def _is_shuffled_here(given: dict[str, Any]) -> bool:
+    """Whether arguments of `fit` are arrays, and ask for nothing that Keras does with arrays."""
+    asked = ("sample_weight", "steps_per_epoch", "validation_split")
+    return (
+        all(isinstance(as_array(given.get(name)), np.ndarray) for name in ("x", "y"))
+        and not any(given.get(name) is not None and given[name] != 0 for name in asked)
+        and given.get("shuffle", True) is True
+    )

@@ -22,25 +22,27 @@ class Deadline(keras.callbacks.Callback):
 
     Args:
         seconds: from now on.
+        trials: so many are trained together, and each is granted its share of the time.
 
     Raises:
         keras_tuner.errors.FailedTrialError: the time is up.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, trials: int = 1) -> None:
         super().__init__()
         self.seconds = seconds
-        self.end = time.monotonic() + seconds
+        self.end = time.monotonic() + seconds * trials
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Looks at the clock."""
-        self._check()
+        self.check()
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Looks at the clock."""
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Looks at the clock."""
         if time.monotonic() > self.end:
             raise keras_tuner.errors.FailedTrialError(
                 f"took longer than max_seconds_per_trial={self.seconds:g}"

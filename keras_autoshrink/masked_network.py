@@ -71,7 +71,7 @@ class Primitives(Protocol):
     """How a backend closes gates and computes what depends on them."""
 
     def gate(self, x: Any, opened: Any) -> Any:
-        """x of shape (..., channels), or nothing of it: zeros, or no channels."""
+        """What is open of x, of shape (..., channels): closed channels are zeros, or not there."""
 
     def apart(self, x: Any, opened: Any) -> Any:
         """x, as a tensor with a gradient of its own; see `CellStyle.chained`.

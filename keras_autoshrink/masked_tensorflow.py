@@ -45,7 +45,9 @@ class TensorFlowProgram:
         whole = tf.TensorSpec([None], tf.int32)
         signature = (State(flat, flat, flat, flat, tf.TensorSpec([])), whole, whole, whole)
         gates = Gates(whole, whole, whole)
-        self._epoch = tf.function(self._trace, input_signature=(*signature, gates))
+        # Traced at once: the time is nobody's own.
+        epoch = tf.function(self._trace, input_signature=(*signature, gates))
+        self._epoch = epoch.get_concrete_function()
 
     def begin(self, cells: Sequence[Cell], weights: Sequence[np.ndarray]) -> Any:
         """The training of sub-cells, before its first epoch; see `masked_training.Program`."""
@@ -66,8 +68,10 @@ class TensorFlowProgram:
     def epoch(self, training: Any, orders: np.ndarray) -> tuple[Any, np.ndarray]:
         """Trains for an epoch and validates; see `masked_training.Program`."""
         state, sizes, gates = training
-        state, logs = self._epoch(state, tf.constant(orders[0]), *sizes, gates)
-        return (state, sizes, gates), logs.numpy()[np.newaxis]
+        state, sums = self._epoch(state, tf.constant(orders[0]), *sizes, gates)
+        # Not in the graph, where TensorFlow multiplies by the reciprocal: that rounds twice.
+        images = np.array([orders.shape[1]] * 2 + [len(self._validation[1])] * 2, np.float32)
+        return (state, sizes, gates), sums.numpy()[np.newaxis] / images
 
     def weights(self, training: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each sub-cell the weights and statistics; see `masked_training.Program`."""
@@ -122,7 +126,7 @@ class TensorFlowProgram:
                 ),
                 parallel_iterations=1,
             )
-            return state, sums / tf.cast(count, tf.float32)
+            return state, sums
 
         state, trained = over(train, state, self._data, order)
         places = tf.range(len(self._validation[1]))

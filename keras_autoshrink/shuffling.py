@@ -37,7 +37,9 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     def __init__(self, x: np.ndarray, y: np.ndarray, batch_size: int, seed: int) -> None:
         super().__init__()
-        self.x, self.y = x, y
+        # As Keras takes arrays of floats.
+        floats = x.dtype.kind == "f"
+        self.x, self.y = x.astype(keras.config.floatx(), copy=False) if floats else x, y
         self.batch_size = batch_size
         self.seed = seed
         self._order = order_of_epoch(seed, 0, len(x))

@@ -1,0 +1,157 @@
+"""Which searches train their candidates by one program for all, and by which."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_autoshrink.candidate_training import Recipe
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.fit_checks import as_array
+from keras_autoshrink.hypermodels import BATCHNORM_MOMENTUM, CNNCellHyperModel
+from keras_autoshrink.masked_network import MaskedNetwork
+from keras_autoshrink.masked_training import Program
+from keras_autoshrink.round_training import RoundTraining
+from keras_autoshrink.score import Score
+
+# The arguments of `fit` that are understood here; all others are Keras's business.
+_KNOWN = {"x", "y", "validation_data", "epochs", "batch_size", "validation_batch_size"}
+# Those that may be there and say nothing.
+_SILENT = {"verbose": (0,), "callbacks": (None, [], ()), "shuffle": (True,)}
+
+Examples = tuple[np.ndarray, np.ndarray]
+
+
+class _Data(NamedTuple):
+    """What a search is given, as a program takes it."""
+
+    train: Examples
+    validation: Examples
+    batch_size: int
+    epochs: int
+
+
+def round_training(
+    hypermodel: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    score: Score,
+    seed: int,
+    num_candidates: int,
+    max_seconds: float | None,
+) -> RoundTraining | None:
+    """What trains the candidates of a search; None if each has to be built and fitted by itself.
+
+    Args:
+        hypermodel: of the search.
+        args: of `keras.Model.fit`.
+        kwargs: likewise.
+        score: callable `score(logs, macs)`.
+        seed: of the search.
+        num_candidates: of a round.
+        max_seconds: a candidate that takes longer has failed; None for no limit.
+    """
+    if not _is_plain(hypermodel):
+        return None
+    data = _data(hypermodel.batch_size, args, kwargs)
+    if data is None:
+        return None
+    backend, on_cpu = keras.backend.backend(), _on_cpu()
+    recipe = Recipe(
+        images=len(data.train[1]),
+        epochs=data.epochs,
+        seed=seed,
+        score=score,
+        stopping_rules=hypermodel.stopping_rules,
+        max_seconds=max_seconds,
+    )
+    return RoundTraining(
+        _program_maker(hypermodel, data, backend, 1 if on_cpu else num_candidates),
+        hypermodel.cell,
+        recipe,
+        threads=_THREADS if on_cpu else 1,
+        rebuilds=backend == "jax",
+    )
+
+
+def _is_plain(hypermodel: Any) -> bool:
+    """Whether it builds and trains the networks that a `MaskedNetwork` knows."""
+    if not isinstance(hypermodel, CNNCellHyperModel):
+        return False
+    for name in ("build", "fit"):
+        ours = getattr(type(hypermodel), name) is getattr(CNNCellHyperModel, name)
+        # KerasTuner sets a method of the HyperModel itself in the place of `build`.
+        if not ours or getattr(getattr(hypermodel, name), "__self__", None) is not hypermodel:
+            return False
+    return (
+        keras.backend.backend() in ("tensorflow", "jax")
+        and keras.config.dtype_policy().name == "float32"
+        and keras.config.image_data_format() == "channels_last"
+        and MaskedNetwork.knows(hypermodel.cell)
+    )
+
+
+def _data(batch_size: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Data | None:
+    """The data, if they are arrays and `fit` is to do nothing special with them."""
+    try:
+        given = inspect.signature(keras.Model.fit).bind_partial(None, *args, **kwargs).arguments
+    except TypeError:
+        return None  # Keras says what is wrong
+    del given["self"]
+    for name in given.keys() - _KNOWN:
+        if given[name] not in _SILENT.get(name, ()):
+            return None
+    batch_size = given.get("batch_size") or batch_size
+    validation = given.get("validation_data")
+    if (given.get("validation_batch_size") or batch_size) != batch_size:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+        return None
+    arrays = [as_array(part) for part in (given.get("x"), given.get("y"), *validation)]
+    if not all(isinstance(array, np.ndarray) and len(array) for array in arrays):
+        return None
+    x, y, *held_out = arrays
+    return _Data(_examples(x, y), _examples(*held_out), batch_size, given.get("epochs", 1))
+
+
+def _examples(images: np.ndarray, labels: np.ndarray) -> Examples:
+    return images.astype(np.float32, copy=False), labels.astype(np.int32).reshape(-1)
+
+
+def _program_maker(
+    hypermodel: CNNCellHyperModel, data: _Data, backend: str, stack: int
+) -> Callable[[Cell], Program]:
+    """What makes the program of a cell; `stack` is for backends that can train several at once."""
+
+    def make(cell: Cell) -> Program:
+        network = MaskedNetwork(cell, **hypermodel.architecture)
+        arguments = (
+            network,
+            data.train,
+            data.validation,
+            data.batch_size,
+            hypermodel.learning_rate,
+            BATCHNORM_MOMENTUM,
+        )
+        if backend == "tensorflow":
+            from keras_autoshrink.masked_tensorflow import TensorFlowProgram
+
+            return TensorFlowProgram(*arguments)
+        from keras_autoshrink.masked_jax import JaxProgram
+
+        return JaxProgram(*arguments, stack=stack)
+
+    return make
+
+
+def _on_cpu() -> bool:
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
+# On CPUs; see CONTRIBUTING.md for what was measured.
+_THREADS = 2

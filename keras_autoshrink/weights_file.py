@@ -1,0 +1,70 @@
+"""The weights of a trained candidate in one small file, by the names of Keras's layers."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import zipfile
+
+import keras
+import numpy as np
+
+from keras_autoshrink import files
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.masked_network import MaskedNetwork
+
+_NODE = re.compile(r"(?<=_node)\d+")
+
+
+def by_name(
+    network: MaskedNetwork, cell: Cell, weights: np.ndarray, statistics: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The arrays of a sub-cell's network as the Keras model of that sub-cell has them.
+
+    Args:
+        network: of the whole cell.
+        cell: the sub-cell.
+        weights: flat, as `network.layout(cell)` has them.
+        statistics: likewise.
+
+    Returns:
+        Arrays by `layer/weight`. A Keras model is built of the pruned cell: in the layers' names
+        the nodes have their numbers there.
+    """
+    number = {node: index for index, node in enumerate(cell.reachable)}
+    named = {}
+    for flat, made in zip((weights, statistics), network.layout(cell), strict=True):
+        end = 0
+        for weight in made:
+            start, end = end, end + weight.size
+            layer = _NODE.sub(lambda found: str(number[int(found[0])]), weight.layer)
+            named[f"{layer}/{weight.name}"] = flat[start:end].reshape(weight.shape)
+    return named
+
+
+def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays by their names, whole or not at all; see `files.write_bytes`."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    files.write_bytes(path, content.getvalue())
+
+
+def load(path: str | os.PathLike[str], model: keras.Model) -> None:
+    """Gives a model the weights that a file holds.
+
+    Raises:
+        ValueError: the file is damaged, or of another network.
+    """
+    try:
+        with np.load(path) as arrays:
+            given = dict(arrays)
+        for layer in model.layers:
+            for weight in layer.weights:
+                weight.assign(given.pop(f"{layer.name}/{weight.name}"))
+        if given:
+            raise KeyError(next(iter(given)))
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{os.fspath(path)}: damaged, or the weights of another network: {error!r}"
+        ) from error
