@@ -9,6 +9,8 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
+from keras_autoshrink.shuffling import ShuffledBatches, order_of_epoch
+
 # Keras's own, where nothing says otherwise.
 _BATCH_SIZE = 32
 
@@ -16,7 +18,7 @@ _BATCH_SIZE = 32
 def prepare(arguments: dict[str, Any], replicas: int, seed: int) -> dict[str, Any]:
     """The arguments of `keras.Model.fit` with data that devices can share.
 
-    Arrays become a `tf.data.Dataset`. Training batches are all of the same size; each epoch is
+    Arrays, `ShuffledBatches` of them too, become a `tf.data.Dataset`. Training batches are all of the same size; each epoch is
     shuffled by the seed and its number alone, so that one device and several see the same
     batches, and leaves out the images that do not fill its last batch. All of the validation
     arrays count. Each batch of a `tf.data.Dataset` loses what is left over when the devices
@@ -25,12 +27,16 @@ def prepare(arguments: dict[str, Any], replicas: int, seed: int) -> dict[str, An
     Args:
         arguments: by their names; those that are not given are not in it.
         replicas: number of devices that share a batch.
-        seed: of the order of the training data.
+        seed: of the order of the training data; `ShuffledBatches` have their own.
 
     Raises:
         keras_tuner.errors.FatalValueError: the data cannot be shared.
     """
     batch_size = arguments.get("batch_size") or _BATCH_SIZE
+    if isinstance(arguments.get("x"), ShuffledBatches):
+        batches = arguments["x"]
+        arguments = {**arguments, "x": batches.x, "y": batches.y, "shuffle": True}
+        batch_size, seed = batches.batch_size, batches.seed
     kind = _kind(arguments.get("x"), "x", replicas)
     prepared = dict(arguments)
     if kind == "dataset":
@@ -90,7 +96,8 @@ def training_batches(
     def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         places = tf.range(count)
         if shuffle:
-            places = tf.random.experimental.stateless_shuffle(places, tf.stack([seed, epoch]))
+            places = tf.numpy_function(order_of_epoch, (seed, epoch, count), tf.int32)
+            places = tf.ensure_shape(places, (count,))
         whole = places[: count // batch_size * batch_size]
         return tf.data.Dataset.from_tensor_slices(tf.reshape(whole, (-1, batch_size)))
 

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 # Each module imports only from lines above its own.
 ORDER = """
-    checks attempts memory search_batches lifeline address backends
+    checks attempts memory shuffling lifeline address backends
+    search_batches
     canonical files costs.zero costs.calls recipes augmentation distribution
     argument_types tasks child_process language_layers text_windows averaged_sgd
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
@@ -20,12 +21,18 @@ ORDER = """
     generation
     shrink report search_space networks datasets costs streams language_models
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
+    masked_network
+    masked_training weights_file
+    masked_tensorflow masked_jax
     service recovery search_folder
     limits persistence training text_training
+    candidate_training hypermodels
+    round_training
+    masked_search
     oracle candidate_tuner
     cluster
     search_devices
-    tuner hypermodels language_hypermodel
+    tuner language_hypermodel
     pipeline
     image_pipeline text_commands
     image_commands image_demo text_demo
@@ -45,6 +52,7 @@ TENSORFLOW = {
     "search_batches",
     "cluster",
     "search_devices",
+    "masked_tensorflow",
     "text_pipeline",
 }
 # What brings the search and the export together.
