@@ -143,7 +143,7 @@ class _EnoughTrials(Exception):  # noqa: N818 - no error: AutoShrink has no limi
 
 
 def _checkpoints(directory: str | Path) -> list[int]:
-    return _sizes(directory, "*.weights.h5")
+    return _sizes(directory, "checkpoint.weights.*")
 
 
 def _sizes(directory: str | Path, pattern: str) -> list[int]:

@@ -183,9 +183,10 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
 def _is_shuffled_here(given: dict[str, Any]) -> bool:
     """Whether arguments of `fit` are arrays, and ask for nothing that Keras does with arrays."""
-    asked = ("sample_weight", "steps_per_epoch", "validation_split")
     return (
         all(isinstance(as_array(given.get(name)), np.ndarray) for name in ("x", "y"))
-        and not any(given.get(name) is not None and given[name] != 0 for name in asked)
+        and given.get("sample_weight") is None
+        and given.get("steps_per_epoch") is None
+        and not given.get("validation_split")
         and given.get("shuffle", True) is True
     )

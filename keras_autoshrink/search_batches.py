@@ -18,11 +18,10 @@ _BATCH_SIZE = 32
 def prepare(arguments: dict[str, Any], replicas: int, seed: int) -> dict[str, Any]:
     """The arguments of `keras.Model.fit` with data that devices can share.
 
-    Arrays, `ShuffledBatches` of them too, become a `tf.data.Dataset`. Training batches are all of the same size; each epoch is
-    shuffled by the seed and its number alone, so that one device and several see the same
-    batches, and leaves out the images that do not fill its last batch. All of the validation
-    arrays count. Each batch of a `tf.data.Dataset` loses what is left over when the devices
-    share it.
+    Arrays, also in `ShuffledBatches`, become a `tf.data.Dataset`. Training batches have one size;
+    an epoch is shuffled by the seed and its number alone, so that one device and several see the
+    same batches, and leaves out the images that do not fill its last batch. All of the validation
+    arrays count. Each batch of a `tf.data.Dataset` loses what is left over when it is shared.
 
     Args:
         arguments: by their names; those that are not given are not in it.
@@ -33,8 +32,7 @@ def prepare(arguments: dict[str, Any], replicas: int, seed: int) -> dict[str, An
         keras_tuner.errors.FatalValueError: the data cannot be shared.
     """
     batch_size = arguments.get("batch_size") or _BATCH_SIZE
-    if isinstance(arguments.get("x"), ShuffledBatches):
-        batches = arguments["x"]
+    if isinstance(batches := arguments.get("x"), ShuffledBatches):
         arguments = {**arguments, "x": batches.x, "y": batches.y, "shuffle": True}
         batch_size, seed = batches.batch_size, batches.seed
     kind = _kind(arguments.get("x"), "x", replicas)
@@ -105,8 +103,7 @@ def training_batches(
         return keras.tree.map_structure(lambda array: tf.gather(array, places), arrays)
 
     seed = tf.constant(seed, tf.int64)
-    # Not an epoch for each iteration: Keras looks at a first batch before it begins, or not,
-    # as the strategy is.
+    # Not an epoch for each iteration: as the strategy is, Keras looks at a first batch before.
     batches = tf.data.Dataset.zip(
         tf.data.Dataset.range(first_epoch, 2**31).flat_map(of_epoch),
         tf.data.Dataset.from_tensors(data).repeat(),
@@ -132,14 +129,9 @@ def validation_batches(data: Any, batch_size: int, replicas: int) -> tf.data.Dat
     count = _length(data)
     # Keras wants equal shares of the first batch.
     largest = min(count, batch_size) // replicas * replicas
-    size = next(
-        (
-            size
-            for size in range(largest, 0, -replicas)
-            if count % size == 0 or _all_get_some(count % size, replicas)
-        ),
-        None,
-    )
+    sizes = range(largest, 0, -replicas)
+    fit = (size for size in sizes if not count % size or _all_get_some(count % size, replicas))
+    size = next(fit, None)
     if size is None:
         raise keras_tuner.errors.FatalValueError(
             f"validation_data: {count} cannot be dealt out to {replicas} devices, at most "

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -57,7 +58,7 @@ def load(path: str | os.PathLike[str], model: keras.Model) -> None:
         ValueError: the file is damaged, or of another network.
     """
     try:
-        with np.load(path) as arrays:
+        with Path(path).open("rb") as file, np.load(file) as arrays:
             given = dict(arrays)
         for layer in model.layers:
             for weight in layer.weights:

@@ -20,7 +20,7 @@ class Watched(kas.AutoShrink):
         super().__init__(*args, **kwargs)
 
     def count_checkpoints(self):
-        self.checkpoints.append(len([*Path(self.project_dir).rglob("*.weights.h5")]))
+        self.checkpoints.append(len([*Path(self.project_dir).rglob("checkpoint.weights.*")]))
 
     def on_epoch_begin(self, trial, model, epoch, logs=None):
         self.count_checkpoints()

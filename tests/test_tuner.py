@@ -76,7 +76,7 @@ def test_the_best_model_is_the_best_epoch_of_the_best_cell(finished, data):
 
 
 def test_only_the_best_cells_weights_stay(finished):
-    checkpoints = list(path_of(finished).rglob("*.weights.h5"))
+    checkpoints = list(path_of(finished).rglob("checkpoint.weights.*"))
     assert [file.parent.name for file in checkpoints] == [
         f"trial_{finished.oracle.get_best_trials(1)[0].trial_id}"
     ]
@@ -199,7 +199,7 @@ def test_a_failed_candidates_weights_do_not_stay(tmp_path, data):
     tuner = make(tmp_path, keep_fraction=1)
     with pytest.raises(RuntimeError, match="ValueError: boom"):
         search(tuner, data, callbacks=[Fails()])
-    assert not list(path_of(tuner).rglob("*.weights.h5"))
+    assert not list(path_of(tuner).rglob("checkpoint.weights.*"))
 
 
 def test_overwrite_starts_anew(tmp_path, data):

@@ -1,0 +1,406 @@
+"""Candidates of a round, trained side by side by one program: the search is the same."""
+
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+import types
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from forked import KILLED, outcome
+from test_memory import live_graphs
+
+import keras_autoshrink as kas
+from keras_autoshrink import limits, masked_search
+from keras_autoshrink.candidate_training import Recipe
+from keras_autoshrink.masked_network import MaskedNetwork
+from keras_autoshrink.masked_tensorflow import TensorFlowProgram
+from keras_autoshrink.round_training import RoundTraining
+from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trajectory import Outcome
+
+NUMBERS = np.random.default_rng(0)
+Y = np.tile(np.arange(4), 24)
+X = (0.3 * NUMBERS.random((96, 8, 8, 1)) + Y[:, None, None, None] / 4).astype("float32")
+VALIDATION = (X[:40] + 0.02, Y[:40])
+
+
+def hypermodel(nodes=4, kind=kas.CNNCellHyperModel, **arguments):
+    return kind(
+        input_shape=(8, 8, 1),
+        classes=4,
+        num_nodes=nodes,
+        filters=4,
+        stem_filters=8,  # so that edges from the input cost more than others
+        stage_scales=(1,),
+        stage_strides=(1,),
+        stage_repeats=(1,),
+        batch_size=32,
+        **arguments,
+    )
+
+
+class Score:
+    """The default one, by a candidate's MACs disturbed: `on_call(macs)` may do as it likes."""
+
+    objective = "val_accuracy"
+    on_call = staticmethod(lambda macs: None)
+
+    def __call__(self, logs, macs):
+        type(self).on_call(macs)
+        return kas.AccuracyScore()(logs, macs)
+
+
+@pytest.fixture(autouse=True)
+def undisturbed():
+    yield
+    Score.on_call = staticmethod(lambda macs: None)
+    assert not [t for t in threading.enumerate() if t.name.startswith("candidate")]
+
+
+def make(folder, model=None, **arguments):
+    return kas.AutoShrink(
+        model or hypermodel(),
+        score=Score(),
+        num_candidates=3,
+        directory=folder,
+        project_name="search",
+        **arguments,
+    )
+
+
+def search(tuner, **arguments):
+    tuner.search(X, Y, validation_data=VALIDATION, epochs=2, verbose=0, **arguments)
+    return tuner
+
+
+def timeless(tuner):
+    records = json.loads(json.dumps(tuner.trajectory()))
+    for record in records:
+        for each in (record, *record["candidates"]):
+            del each["seconds"]
+    return records
+
+
+def weights_of(tuner):
+    return sorted(path.name for path in Path(tuner.project_dir).rglob("checkpoint.weights.*"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return search(make(tmp_path_factory.mktemp("finished")))
+
+
+def test_what_was_measured_is_what_the_best_model_does(finished):
+    (model,) = finished.get_best_models()
+    accuracy = model.evaluate(*VALIDATION, verbose=0, return_dict=True)["accuracy"]
+    best = max(finished.trajectory(), key=lambda r: (r["score"], -r["edges_left"]))
+    assert accuracy == pytest.approx(best["objective"])
+    assert kas.count_macs(model) == best["macs"]
+    assert weights_of(finished) == ["checkpoint.weights.npz"]
+    for record in finished.trajectory():
+        assert all(c["seconds"] > 0 or c["reused"] for c in record["candidates"])
+
+
+def test_each_by_itself_they_are_the_same(finished, tmp_path):
+    """A callback has to see Keras's model, so that each is built and fitted."""
+    alone = search(make(tmp_path), callbacks=[keras.callbacks.Callback()])
+    assert weights_of(alone) == ["checkpoint.weights.h5"]
+    assert timeless(alone) == timeless(finished)
+    (one,), (other,) = alone.get_best_models(), finished.get_best_models()
+    for ours, theirs in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_weights_that_are_damaged_are_named(tmp_path):
+    tuner = search(make(tmp_path, hypermodel(2), keep_fraction=1))
+    (path,) = Path(tuner.project_dir).rglob("*.npz")
+    whole = path.read_bytes()
+    for content in (b"", whole[:100], whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint.weights.npz: damaged"):
+            tuner.get_best_models()
+
+
+# What ends a candidate, or all of them
+
+
+def killed_at(folder, call):
+    calls = iter(range(call))
+
+    def die(macs):
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Score.on_call = staticmethod(die)
+    search(make(folder))
+
+
+def test_a_search_that_was_killed_in_a_round_goes_on_to_the_same_end(finished, tmp_path):
+    for call in (3, 7):
+        folder = tmp_path / str(call)
+        assert outcome(killed_at, folder, call) == KILLED
+        assert len(make(folder).trajectory()) == 1 + (call > 8)
+        assert timeless(search(make(folder))) == timeless(finished)
+
+
+ONE_ROUND = {"keep_fraction": 0.8}  # after the baseline
+
+
+def some_macs(tuner):
+    """The MACs of some candidates of round 1, but not of all."""
+    macs = {candidate["macs"] for candidate in tuner.trajectory()[1]["candidates"]}
+    assert len(macs) > 1
+    return min(macs)
+
+
+def test_one_that_raises_has_failed_alone(finished, tmp_path):
+    bad = some_macs(finished)
+
+    def fail(macs):
+        if macs == bad:
+            raise OSError("a disk is full")
+
+    Score.on_call = staticmethod(fail)
+    tuner = search(make(tmp_path, **ONE_ROUND))
+    candidates = tuner.trajectory()[1]["candidates"]
+    failed = [c for c in candidates if c["status"] == "failed"]
+    assert 0 < len(failed) < len(candidates)
+    assert all(c["error"] == "OSError: a disk is full" for c in failed)
+    message = tuner.oracle.get_trial(failed[0]["trial_id"]).message
+    assert "Traceback" in message
+    assert "in fail" in message
+
+
+def test_one_that_takes_too_long_has_failed_alone(finished, tmp_path, monkeypatch):
+    bad, own = some_macs(finished), threading.local()
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + getattr(own, "passed", 0))
+    monkeypatch.setattr(limits, "time", clock)
+
+    def pass_time(macs):
+        if macs == bad:
+            own.passed = getattr(own, "passed", 0) + 600
+
+    Score.on_call = staticmethod(pass_time)
+    tuner = search(make(tmp_path, max_seconds_per_trial=500, **ONE_ROUND))
+    failed = [t for t in tuner.oracle.trials.values() if t.status == "FAILED"]
+    assert failed
+    assert len(failed) < len(tuner.oracle.trials)
+    for trial in failed:
+        assert "FailedTrialError: took longer than max_seconds_per_trial=500" in trial.message
+
+
+def test_a_metric_that_is_missing_ends_the_search(tmp_path):
+    def fail(macs):
+        raise KeyError("val_f1")
+
+    Score.on_call = staticmethod(fail)
+    with pytest.raises(ValueError, match="needs the metric 'val_f1', but training reports accur"):
+        search(make(tmp_path))
+
+
+def test_ctrl_c_leaves_nothing_at_work(finished, tmp_path):
+    calls = iter(range(5))
+
+    def press(macs):
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    Score.on_call = staticmethod(press)
+    with pytest.raises(KeyboardInterrupt):
+        search(make(tmp_path))
+    assert not [t for t in threading.enumerate() if t.name.startswith("candidate")]
+    Score.on_call = staticmethod(lambda macs: None)
+    assert timeless(search(make(tmp_path))) == timeless(finished)
+
+
+def test_no_graph_stays(tmp_path):
+    """Of an activation with a gradient of its own, which TensorFlow would keep for ever."""
+    search(make(tmp_path / "a", hypermodel(3, activation="swish")))
+    before = live_graphs()
+    search(make(tmp_path / "b", hypermodel(3, activation="swish")))
+    assert live_graphs() == before
+
+
+# Programs that train several at once, or are made anew
+
+
+class Together:
+    """A program that trains three candidates at a time; notes which."""
+
+    stack = 3
+
+    def __init__(self, cell, model):
+        network = MaskedNetwork(cell, **model.architecture)
+        data = (X, Y.astype("int32")), (VALIDATION[0], VALIDATION[1].astype("int32"))
+        self._one = TensorFlowProgram(network, *data, 32, model.learning_rate, 0.9)
+        self.network = network
+        self.begun = []
+
+    def begin(self, cells, weights):
+        self.begun.append(tuple(cells))
+        return [self._one.begin([c], [w]) for c, w in zip(cells, weights, strict=True)]
+
+    def epoch(self, training, orders):
+        each = [self._one.epoch(t, o[None]) for t, o in zip(training, orders, strict=True)]
+        return [t for t, _ in each], np.concatenate([logs for _, logs in each])
+
+    def weights(self, training):
+        return [self._one.weights(each)[0] for each in training]
+
+
+def shrunk(model, search, rounds, most=None):
+    """Searches on; `most` candidates are trained if it is given."""
+    with rounds:
+        while pending := search.pending():
+            for candidate in pending:
+                if most == 0:
+                    return search
+                most = most and most - 1
+                trained = rounds.trained(candidate.cell, search)
+                score = max(trained.history["score"])
+                search.tell(candidate.cell, Outcome(score, macs=trained.history["macs"][0]))
+    return search
+
+
+def in_threes(model, made, **arguments):
+    recipe = Recipe(len(X), 2, 0, kas.AccuracyScore(), model.stopping_rules)
+
+    def make_program(cell):
+        made.append(Together(cell, model))
+        return made[-1]
+
+    return RoundTraining(make_program, model.cell, recipe, **arguments)
+
+
+def scores(records):
+    return [[candidate["score"] for candidate in record["candidates"]] for record in records]
+
+
+def test_stacks_are_the_same_in_a_search_that_goes_on(finished):
+    model, whole, halves = hypermodel(), [], []
+    settings = {"num_candidates": 4, "seed": 0}
+    expected = shrunk(model, ShrinkSearch(model.cell, **settings), in_threes(model, whole))
+    search = ShrinkSearch(model.cell, **settings)
+    shrunk(model, search, in_threes(model, halves), most=3)  # in the middle of round 1
+    again = ShrinkSearch.from_json(search.to_json())
+    shrunk(model, again, in_threes(model, halves))
+    assert scores(again.trajectory()) == scores(expected.trajectory())
+    (program,) = whole
+    assert all(len(cells) == 3 for cells in program.begun)
+    stacks = halves[0].begun + halves[1].begun
+    assert set(stacks) == set(program.begun)
+    # Those of the round that was under way twice.
+    assert len(stacks) - len(set(stacks)) <= 2
+
+
+def test_a_program_makes_way_for_one_of_half_the_edges():
+    model, made, again = hypermodel(), [], []
+    search = ShrinkSearch(model.cell, num_candidates=2, seed=0)
+    shrunk(model, search, in_threes(model, made, rebuilds=True))
+    sizes = [len(program.network.cell.edges) for program in made]
+    assert sizes[0] == 6
+    assert all(2 * size <= before for before, size in itertools.pairwise(sizes))
+    assert len(sizes) > 1
+    # The program follows from the search alone: not from what this process has made before.
+    state = search.to_json()
+    kept = list(state["outcomes"])[:-1]
+    state["outcomes"] = {key: state["outcomes"][key] for key in kept}
+    resumed = ShrinkSearch.from_json(state)
+    shrunk(model, resumed, in_threes(model, again, rebuilds=True))
+    assert again[0].network.cell == made[-1].network.cell
+    assert scores(resumed.trajectory()) == scores(search.trajectory())
+
+
+# Which searches
+
+
+class Own(kas.CNNCellHyperModel):
+    def build(self, hp):
+        return super().build(hp)
+
+
+def for_search(model, *args, **kwargs):
+    kwargs = {"validation_data": VALIDATION, **kwargs}
+    return masked_search.round_training(
+        model,
+        args,
+        kwargs,
+        score=kas.AccuracyScore(),
+        seed=0,
+        num_candidates=3,
+        max_seconds=None,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"epochs": 3, "batch_size": 16, "validation_batch_size": 16, "verbose": 0},
+        {"callbacks": [], "shuffle": True},
+        {"validation_data": [VALIDATION[0].astype("float64"), VALIDATION[1][:, None]]},
+    ],
+)
+def test_arrays_are_trained_in_rounds(arguments):
+    assert for_search(hypermodel(), X, Y, **arguments) is not None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"callbacks": [keras.callbacks.Callback()]},
+        {"shuffle": False},
+        {"validation_batch_size": 16},
+        {"validation_data": (*VALIDATION, np.ones(40))},
+        {"validation_data": None, "validation_split": 0.5},
+        {"sample_weight": np.ones(96)},
+        {"steps_per_epoch": 2},
+        {"validation_steps": 1},
+        {"class_weight": {0: 2.0}},
+        {"initial_epoch": 1},
+        {"unknown": 1},
+    ],
+)
+def test_what_keras_does_with_a_model_takes_a_model(arguments):
+    assert for_search(hypermodel(), X, Y, **arguments) is None
+
+
+def test_other_models_are_built_as_they_say():
+    assert for_search(hypermodel(kind=Own), X, Y) is None
+    assert for_search(lambda hp: None, X, Y) is None
+    patched = hypermodel()
+    patched.fit = lambda *args, **kwargs: None
+    assert for_search(patched, X, Y) is None
+    kas.register_operation("own")(lambda x, filters, name: x)
+    assert for_search(hypermodel(operations=("conv1x1", "own")), X, Y) is None
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert for_search(hypermodel(), X, Y) is None
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+class Hooked(kas.AutoShrink):
+    def on_epoch_end(self, trial, model, epoch, logs=None):
+        assert isinstance(model, keras.Model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (Hooked, {}),
+        (kas.AutoShrink, {"executions_per_trial": 2}),
+        (kas.AutoShrink, {"max_model_size": 10**6}),
+        (kas.AutoShrink, {"optimizer": "sgd"}),
+    ],
+)
+def test_what_keras_tuner_does_with_a_model_takes_a_model(tmp_path, kind, arguments):
+    tuner = kind(hypermodel(2), directory=tmp_path, keep_fraction=1, **arguments)
+    search(tuner)
+    assert weights_of(tuner) == ["checkpoint.weights.h5"]
