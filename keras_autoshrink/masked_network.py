@@ -87,6 +87,9 @@ class Primitives(Protocol):
     def convolve(self, x: Any, kernel: Any, stride: int) -> Any:
         """A convolution with same padding; kernel of shape (3, 3, channels, filters)."""
 
+    def pool(self, x: Any, stride: int) -> Any:
+        """The largest of stride x stride values, with same padding."""
+
     def depthwise(self, x: Any, kernel: Any) -> Any:
         """A depthwise convolution with same padding; kernel of shape (3, 3, channels, 1)."""
 
@@ -165,6 +168,18 @@ class MaskedNetwork:
         """The weights and the statistics of a sub-cell's network; layers as in `weights`."""
         return self._layout(cell, cell.leaves)
 
+    def places(self, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+        """Where the weights and the statistics of a sub-cell are among those of the whole cell.
+
+        Returns:
+            For each element, flat as in `initial_weights`, its place; integers.
+        """
+        whole = (self.weights, self.statistics)
+        return tuple(  # type: ignore[return-value]
+            np.concatenate(list(_places(*pair)))
+            for pair in zip(self.layout(cell), whole, strict=True)
+        )
+
     def count_macs(self, cell: Cell) -> int:
         """Multiply-accumulates of a sub-cell's network for one image, as `kas.count_macs`."""
         return sum(weight.positions * weight.size for weight in self.layout(cell)[0])
@@ -240,7 +255,7 @@ class MaskedNetwork:
         taken += used
         for _, _, stride in self._cells:
             if stride > 1:
-                x = ops.max_pool(x, stride, padding="same")
+                x = primitives.pool(x, stride)
             outputs = {0: x}
             for node in self.cell.reachable[1:]:
                 kernels = [next(weight) for _ in range(self._kernels(node))]
@@ -305,6 +320,19 @@ class MaskedNetwork:
         weights.append(Weight("classes", "kernel", shape, 1, 0, blocks))
         weights.append(Weight("classes", "bias", (self._classes,)))
         return weights, statistics
+
+
+def _places(part: Sequence[Weight], whole: Sequence[Weight]) -> Iterator[np.ndarray]:
+    starts = np.cumsum([0, *(weight.size for weight in whole)])
+    found = {(w.layer, w.name): (w, start) for w, start in zip(whole, starts[:-1], strict=True)}
+    for weight in part:
+        full, start = found[weight.layer, weight.name]
+        places = start + np.arange(full.size).reshape(full.shape)
+        if weight.axis is not None:
+            labels = [label for label, _ in weight.blocks]
+            kept = [np.full(channels, label in labels) for label, channels in full.blocks]
+            places = places.compress(np.concatenate(kept), weight.axis)
+        yield places.ravel()
 
 
 def _read(nodes: Sequence[int], inputs: Sequence[Block], filters: int) -> Iterator[Block]:

@@ -155,6 +155,9 @@ class _Primitives:
     def convolve(self, x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
         return keras.ops.conv(x, kernel, stride, padding="same")
 
+    def pool(self, x: tf.Tensor, stride: int) -> tf.Tensor:
+        return keras.ops.max_pool(x, stride, padding="same")
+
     def depthwise(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return keras.ops.depthwise_conv(x, kernel, padding="same")
 

@@ -1,0 +1,288 @@
+"""The same search by a plain KerasTuner loop and by ours: wall time, and where it goes.
+
+    python benchmarks/search_speed.py digits
+    python benchmarks/search_speed.py cifar10 --data-dir DIR --rounds 2
+
+(a) is a plain `keras_tuner.Tuner` with our oracle: it builds, compiles and fits each candidate,
+and saves its weights whenever an epoch is the best so far. (b) is `AutoShrink`. Both train the
+same candidates on the same data, from the same weights, in the same order; the trajectories are
+compared. Each search runs in a process of its own, (a) and (b) by turns. The time is that of the
+search, without the import of TensorFlow.
+
+training  an epoch is under way, and its validation (any candidate's, where several train at once)
+tracing   what a candidate's first epoch takes longer than its others
+building  networks, optimizers, initial weights
+saving    files, as far as nothing is trained meanwhile
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+KINDS = ("training", "tracing", "building", "saving")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; returns 1 if two trajectories differ."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="example: python benchmarks/search_speed.py digits --runs 5",
+    )
+    parser.add_argument("task", choices=("digits", "cifar10"))
+    parser.add_argument("--data-dir", help="of tensorflow_datasets, for cifar10")
+    parser.add_argument("--runs", type=int, default=5, help="of each of the two")
+    parser.add_argument("--rounds", type=int, help="stop after so many rounds after round 0")
+    parser.add_argument("--epochs", type=int, help="default: 10 digits, 20 cifar10")
+    parser.add_argument("--candidates", type=int, default=10, help="of a round, at most")
+    parser.add_argument("--nodes", type=int, help="default: 5 digits, 8 cifar10")
+    parser.add_argument("--only", choices=("a", "b"), help="only one of the two")
+    parser.add_argument("--one", choices=("a", "b"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.epochs = options.epochs or {"digits": 10, "cifar10": 20}[options.task]
+    options.nodes = options.nodes or {"digits": 5, "cifar10": 8}[options.task]
+    if options.one:
+        print(json.dumps(one_search(options)))
+        return 0
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    sides = options.only or "ab"
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for _ in range(options.runs):
+        for side in sides:
+            command = [sys.executable, __file__, *given, "--one", side]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            results[side].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"({side}) {results[side][-1]['wall']:.1f} s", flush=True)
+    found = [result["trajectory"] for runs in results.values() for result in runs]
+    same = all(trajectory == found[0] for trajectory in found)
+    show(options, results, same)
+    return 0 if same else 1
+
+
+def show(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]], same: bool) -> None:
+    """Prints the table."""
+    trained = next(iter(results.values()))[0]["trained"]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{options.task}, {options.nodes} nodes, {trained} candidates of at most "
+        f"{options.epochs} epochs, {os.cpu_count()} CPUs; median (range) of {options.runs} runs",
+        caption="the same trajectory every time" if same else "THE TRAJECTORIES DIFFER",
+    )
+    for heading in ("", "seconds", "a candidate", *KINDS, "other"):
+        table.add_column(heading, justify="right" if heading else "left")
+    names = {"a": "(a) plain KerasTuner", "b": "(b) AutoShrink"}
+    for side, runs in results.items():
+        walls = [run["wall"] for run in runs]
+        shares = [_spread([run[kind] / run["wall"] for run in runs], "{:.0%}") for kind in KINDS]
+        other = [1 - sum(run[kind] for kind in KINDS) / run["wall"] for run in runs]
+        table.add_row(
+            names[side],
+            _spread(walls, "{:.1f}"),
+            f"{statistics.median(walls) / trained:.2f} s",
+            *shares,
+            _spread(other, "{:.0%}"),
+        )
+    console = Console(width=150, highlight=False)
+    console.print(table)
+    if len(results) == 2:
+        pairs = zip(results["a"], results["b"], strict=True)
+        ratios = [a["wall"] / b["wall"] for a, b in pairs]
+        console.print(f"(a) / (b), by pairs: {_spread(ratios, '{:.2f}')}")
+
+
+def _spread(values: list[float], form: str) -> str:
+    ends = " to ".join(form.format(value) for value in (min(values), max(values)))
+    return f"{form.format(statistics.median(values))} ({ends})"
+
+
+def one_search(options: argparse.Namespace) -> dict[str, Any]:
+    """Searches, and says how long what took."""
+    import keras_autoshrink as kas
+    from keras_autoshrink.datasets import load_images
+
+    proxy = None if options.task == "digits" else (5000, 1000)
+    data = load_images(options.task, purpose="search", data_dir=options.data_dir, proxy=proxy)
+    hypermodel = kas.CNNCellHyperModel(
+        input_shape=data.input_shape, classes=len(data.class_names), num_nodes=options.nodes
+    )
+    keep = 0.01
+    if options.rounds is not None:
+        edges = len(hypermodel.cell.edges)
+        keep = max(edges - options.rounds, 1) / edges
+    settings = {"num_candidates": options.candidates, "keep_fraction": keep, "seed": 0}
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as directory:
+        place = {"directory": directory, "project_name": "search"}
+        if options.one == "a":
+            tuner = plain_tuner(hypermodel, settings, place, clock)
+        else:
+            tuner = kas.AutoShrink(hypermodel, **settings, **place)
+        with watched(clock, hypermodel, options.one == "a"):
+            started = time.monotonic()
+            tuner.search(
+                data.train.x,
+                data.train.y,
+                validation_data=(data.validation.x, data.validation.y),
+                epochs=options.epochs,
+                verbose=0,
+            )
+            wall = time.monotonic() - started
+        search = tuner.oracle.search
+        records = [
+            (r["removed_edge"], r["score"], r["objective"], r["macs"]) for r in search.trajectory()
+        ]
+        return {
+            "wall": wall,
+            "trained": len(tuner.oracle.trials),
+            "trajectory": records,
+            **clock.seconds(),
+        }
+
+
+def plain_tuner(hypermodel: Any, settings: Any, place: Any, clock: Clock) -> Any:
+    """A `keras_tuner.Tuner` as its documentation has it, but for the seed of each candidate."""
+    import keras
+    import keras_tuner
+
+    import keras_autoshrink as kas
+    from keras_autoshrink.callbacks import ScoreCallback
+    from keras_autoshrink.shrink import training_seed
+
+    class Plain(keras_tuner.Tuner):
+        def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+            keras.utils.set_random_seed(training_seed(0, self.oracle.cell_of(trial)))
+            callbacks = [clock.callback(), ScoreCallback(kas.AccuracyScore())]
+            return super().run_trial(trial, *args, **{**kwargs, "callbacks": callbacks})
+
+    oracle = kas.AutoShrinkOracle(metric="val_accuracy", **settings)
+    return Plain(oracle, hypermodel, **place)
+
+
+class Clock:
+    """Notes what went on when, by any thread."""
+
+    def __init__(self) -> None:
+        self._spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._epochs: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+
+    @contextlib.contextmanager
+    def span(self, kind: str) -> Iterator[None]:
+        """Something of a kind goes on."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spans[kind].append((started, time.monotonic()))
+
+    def epoch(self, candidate: Any, started: float) -> None:
+        """An epoch of a candidate has ended."""
+        self._epochs[candidate].append((started, time.monotonic()))
+
+    def callback(self) -> Any:
+        """Notes the epochs of a model of Keras."""
+        import keras
+
+        started = []
+        name = object()
+        return keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: started.append(time.monotonic()),
+            on_epoch_end=lambda epoch, logs: self.epoch(name, started[-1]),
+        )
+
+    def seconds(self) -> dict[str, float]:
+        """Of each kind, without what had been counted as another before: training first."""
+        spans: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+        for epochs in self._epochs.values():
+            usual = statistics.median(end - start for start, end in epochs[1:] or epochs)
+            start, end = epochs[0]
+            begun = max(start, end - usual)
+            spans["tracing"].append((start, begun))
+            spans["training"] += [(begun, end), *epochs[1:]]
+        for kind, more in self._spans.items():
+            spans[kind] += more
+        taken: list[tuple[float, float]] = []
+        result = {}
+        for kind in KINDS:
+            before = _length(taken)
+            taken += spans[kind]
+            result[kind] = _length(taken) - before
+        return result
+
+
+def _length(spans: list[tuple[float, float]]) -> float:
+    """Of the union."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+@contextlib.contextmanager
+def watched(clock: Clock, hypermodel: Any, plain: bool) -> Iterator[None]:
+    """Within, the clock notes what building and saving take, and the epochs of our programs."""
+    import keras
+
+    from keras_autoshrink import files, masked_network, masked_tensorflow
+
+    program = masked_tensorflow.TensorFlowProgram
+    epoch = program.epoch
+    local = threading.local()
+
+    def timed_epoch(self: Any, training: Any, orders: Any) -> Any:
+        started = time.monotonic()
+        result = epoch(self, training, orders)
+        clock.epoch(local.candidate, started)
+        return result
+
+    begin = program.begin
+
+    def noted_begin(self: Any, *args: Any) -> Any:
+        local.candidate = object()
+        with clock.span("building"):
+            return begin(self, *args)
+
+    def timed(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with clock.span(kind):
+                return function(*args, **kwargs)
+
+        return call
+
+    places = [
+        (program, "epoch", timed_epoch),
+        (program, "begin", noted_begin),
+        (files, "write_bytes", timed("saving", files.write_bytes)),
+        (keras.Model, "save_weights", timed("saving", keras.Model.save_weights)),
+    ]
+    network = masked_network.MaskedNetwork
+    places.append((network, "initial_weights", timed("building", network.initial_weights)))
+    if plain:
+        places.append((hypermodel, "build", timed("building", hypermodel.build)))
+    before = [(place, name, getattr(place, name)) for place, name, _ in places]
+    try:
+        for place, name, function in places:
+            setattr(place, name, function)
+        yield
+    finally:
+        for place, name, function in before:
+            setattr(place, name, function)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
