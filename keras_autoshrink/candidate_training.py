@@ -18,10 +18,14 @@ from keras_autoshrink import weights_file
 from keras_autoshrink.callbacks import add_score
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.limits import Deadline
+from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_training import Program
 from keras_autoshrink.score import Score
 from keras_autoshrink.shrink import training_seed
 from keras_autoshrink.shuffling import draw_seed, order_of_epoch
+
+# Of the epochs of a candidate that begins from scratch.
+_HEIRS_SHARE = 0.25
 
 _METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
@@ -37,6 +41,9 @@ class Recipe:
         score: callable `score(logs, macs)`.
         stopping_rules: makes the callbacks that may stop a candidate.
         max_seconds: a candidate that takes longer has failed; None for no limit.
+        race: whether the worse half of a round's candidates stops early, and again; see
+            `racing.race`.
+        inherit: whether candidates begin with the weights of the round's cell.
     """
 
     images: int
@@ -45,6 +52,13 @@ class Recipe:
     score: Score
     stopping_rules: Callable[[], Sequence[keras.callbacks.Callback]]
     max_seconds: float | None = None
+    race: bool = False
+    inherit: bool = False
+
+    @property
+    def epochs_of_heirs(self) -> int:
+        """How long a candidate trains whose weights are trained already."""
+        return max(1, round(_HEIRS_SHARE * self.epochs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,50 +76,128 @@ class Trained:
     arrays: dict[str, np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class Parent:
+    """A trained network whose weights those that lack some of its edges begin with.
+
+    Attributes:
+        cell: its cell.
+        arrays: its weights, by name; see `weights_file.by_name`.
+    """
+
+    cell: Cell
+    arrays: dict[str, np.ndarray]
+
+    def inherited(
+        self, network: MaskedNetwork, cell: Cell, weights: np.ndarray, statistics: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The weights and statistics that a sub-cell begins with, flat.
+
+        Args:
+            network: of the whole cell.
+            cell: a sub-cell of the parent's.
+            weights: its initial ones, of which those stay that the parent has not: a node that
+                has become an output feeds channels into the next cell that had no kernel yet.
+            statistics: likewise.
+        """
+        theirs = weights_file.flat(network, self.cell, self.arrays)
+        results = []
+        for own, values, places, whole in zip(
+            (weights, statistics),
+            theirs,
+            zip(network.places(cell), network.places(self.cell)),
+            (network.weights, network.statistics),
+            strict=True,
+        ):
+            full = np.full(sum(weight.size for weight in whole), np.nan, np.float32)
+            full[places[1]] = values
+            taken = full[places[0]]
+            results.append(np.where(np.isnan(taken), own, taken))
+        return results[0], results[1]
+
+
 class SearchEndedError(Exception):
     """The search has ended before the training."""
 
 
-def train(
-    program: Program, cells: Sequence[Cell], recipe: Recipe, stopped: threading.Event
-) -> dict[Cell, Trained | Exception]:
-    """Trains candidates together.
+class Stack:
+    """Candidates that are trained together.
 
     Args:
         program: trains `program.stack` sub-cells at a time.
         cells: at most so many, all different.
         recipe: how.
         stopped: looked at before each epoch.
-
-    Returns:
-        Of each cell what came of it, or what it failed with.
-
-    Raises:
-        SearchEndedError: `stopped` was set.
+        parent: what they inherit their weights from, if from anything.
     """
-    network = program.network
-    # Repeated rather than fewer: what a program has been compiled for has one shape.
-    stack = [cells[index % len(cells)] for index in range(program.stack)]
-    generators = [random.Random(training_seed(recipe.seed, cell)) for cell in stack]
-    # In this order, which is that of Keras when it builds and trains a candidate.
-    weights = [network.initial_weights(*pair) for pair in zip(stack, generators, strict=True)]
-    seeds = [draw_seed(generator) for generator in generators]
-    candidates = [_Candidate(program, cell, recipe, len(cells)) for cell in cells]
-    training = program.begin(stack, weights)
-    for epoch in range(recipe.epochs):
-        if stopped.is_set():
-            raise SearchEndedError
-        orders = np.stack([order_of_epoch(seed, epoch, recipe.images) for seed in seeds])
-        training, logs = program.epoch(training, orders)
-        for candidate, values in zip(candidates, logs, strict=False):
-            if not candidate.ended:
-                candidate.take(epoch, values, training)
-        if all(candidate.ended for candidate in candidates):
-            break
-    return {
-        candidate.cell: candidate.result(program, place)
-        for place, candidate in enumerate(candidates)
-    }
+
+    def __init__(
+        self,
+        program: Program,
+        cells: Sequence[Cell],
+        recipe: Recipe,
+        stopped: threading.Event,
+        parent: Parent | None = None,
+    ) -> None:
+        self._program, self._recipe, self._stopped = program, recipe, stopped
+        self.cells = cells
+        # Repeated rather than fewer: what a program has been compiled for has one shape.
+        self._stack = [cells[index % len(cells)] for index in range(program.stack)]
+        self._parent = parent
+        self._candidates: list[_Candidate] = []
+        self._epoch = 0
+        self._seeds: list[int] = []
+        self._training: Any = None
+
+    def run(self, epochs: int) -> None:
+        """Trains on, until so many epochs have been done in all, or all have ended.
+
+        Raises:
+            SearchEndedError: the search has ended.
+        """
+        if not self._candidates:
+            self._begin()
+        for epoch in range(self._epoch, epochs):
+            if self._stopped.is_set():
+                raise SearchEndedError
+            if all(candidate.ended for candidate in self._candidates):
+                break
+            orders = [order_of_epoch(seed, epoch, self._recipe.images) for seed in self._seeds]
+            self._training, logs = self._program.epoch(self._training, np.stack(orders))
+            for candidate, values in zip(self._candidates, logs, strict=False):
+                if not candidate.ended:
+                    candidate.take(epoch, values, self._training)
+        self._epoch = epochs
+
+    def _begin(self) -> None:
+        network, seed = self._program.network, self._recipe.seed
+        generators = [random.Random(training_seed(seed, cell)) for cell in self._stack]
+        # In this order, which is that of Keras when it builds and trains a candidate.
+        pairs = zip(self._stack, generators, strict=True)
+        weights = [network.initial_weights(*pair) for pair in pairs]
+        statistics = [network.initial_statistics(cell) for cell in self._stack]
+        self._seeds = [draw_seed(generator) for generator in generators]
+        if self._parent is not None:
+            for number, cell in enumerate(self._stack):
+                weights[number], statistics[number] = self._parent.inherited(
+                    network, cell, weights[number], statistics[number]
+                )
+        self._training = self._program.begin(self._stack, weights, statistics)
+        self._candidates = [
+            _Candidate(self._program, cell, self._recipe, len(self.cells)) for cell in self.cells
+        ]
+
+    @property
+    def best_score(self) -> float:
+        """The best of all of them, so far."""
+        return max(candidate.best_score for candidate in self._candidates)
+
+    def results(self) -> dict[Cell, Trained | Exception]:
+        """Of each cell what came of it, or what it failed with."""
+        return {
+            candidate.cell: candidate.result(self._program, place)
+            for place, candidate in enumerate(self._candidates)
+        }
 
 
 class _Candidate:
@@ -140,6 +232,13 @@ class _Candidate:
         self._seconds = 0.0
 
     @property
+    def best_score(self) -> float:
+        """So far; of who has failed, the worst there is."""
+        if self._error is not None:
+            return float("-inf")
+        return max(self._history["score"], default=float("-inf"))
+
+    @property
     def ended(self) -> bool:
         """Whether it has failed, or was stopped."""
         return self._error is not None or self._model.stop_training
@@ -163,7 +262,7 @@ class _Candidate:
         except Exception as error:
             self._error = error
             return
-        if logs["score"] > max(self._history["score"], default=float("-inf")):
+        if logs["score"] > self.best_score:
             self._best = training
         for name, value in logs.items():
             self._history[name].append(value)

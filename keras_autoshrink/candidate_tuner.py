@@ -18,11 +18,13 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import masked_search, service, weights_file
 from keras_autoshrink.callbacks import ScoreCallback
+from keras_autoshrink.candidate_training import Parent
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.limits import Deadline, killed_after
 from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
-from keras_autoshrink.shrink import training_seed
+from keras_autoshrink.shrink import ShrinkSearch, training_seed
 from keras_autoshrink.trials import ENDED
 
 
@@ -33,6 +35,10 @@ class CandidateTuner(keras_tuner.Tuner):
         *args: as for `keras_tuner.Tuner`.
         score: callable `score(logs, macs)`.
         max_seconds_per_trial: a candidate that takes longer has failed; None for no limit.
+        race: whether of a round's candidates the worse half stops after a quarter of the epochs,
+            and half of the others after one half; see `racing`.
+        inherit: whether candidates begin with the weights of the round's cell, as far as it has
+            them, and train for a quarter of the epochs.
         devices: `SearchDevices` of a distribution strategy, or None.
         **kwargs: as for `keras_tuner.Tuner`.
     """
@@ -43,8 +49,11 @@ class CandidateTuner(keras_tuner.Tuner):
         score: Score,
         max_seconds_per_trial: float | None,
         devices: Any,
+        race: bool = False,
+        inherit: bool = False,
         **kwargs: Any,
     ) -> None:
+        self._race, self._inherit = race, inherit
         self.score = score
         self.max_seconds_per_trial = max_seconds_per_trial
         self._devices = devices
@@ -65,6 +74,15 @@ class CandidateTuner(keras_tuner.Tuner):
                     seed=self.oracle.seed,
                     max_seconds=self.max_seconds_per_trial,
                     num_candidates=getattr(self.oracle, "num_candidates", 1),
+                    race=self._race,
+                    parent=self._parent if self._inherit else None,
+                )
+            cheaper = [n for n in ("race", "inherit") if getattr(self, f"_{n}")]
+            if cheaper and (self._rounds is None or service.role() != "alone"):
+                raise ValueError(
+                    f"{cheaper[0]}=True: the candidates of a round have to be trained together: by "
+                    "one process, of a CNNCellHyperModel with built-in ops, on arrays, without "
+                    "callbacks or a distribution_strategy"
                 )
             if self._rounds is not None:
                 stack.enter_context(self._rounds)
@@ -87,9 +105,32 @@ class CandidateTuner(keras_tuner.Tuner):
         history = keras.callbacks.History()
         history.history = trained.history
         best = self.oracle.get_best_trials(1) if alone else []
-        if not best or best[0].score is None or max(history.history["score"]) >= best[0].score:
+        if (
+            self._inherit
+            or not best
+            or best[0].score is None
+            or max(history.history["score"]) >= best[0].score
+        ):
             weights_file.write(self._weights_files(trial)[1], trained.arrays)
         return history
+
+    def _parent(self, search: ShrinkSearch) -> Parent | None:
+        """What the candidates of the round under way inherit from; round 0 has nothing."""
+        records = search.trajectory()
+        if not records:
+            return None
+        adopted = next(c for c in records[-1]["candidates"] if c["status"] == "adopted")
+        trial = self.oracle.trials[adopted["trial_id"]]
+        cell = self.oracle.cell_of(trial)
+        cell = dataclasses.replace(cell, edges=cell.live_edges)
+        if cell != Cell.from_json(records[-1]["cell"]):
+            return None  # the same network, trained in an earlier round by other numbers
+        try:
+            return Parent(cell, weights_file.read(self._weights_files(trial)[1]))
+        except (ValueError, OSError) as error:
+            raise keras_tuner.errors.FatalValueError(
+                f"the weights to inherit are gone: {error}; use overwrite=True to start anew"
+            ) from error
 
     def _trained_alone(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
         seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
@@ -189,6 +230,8 @@ class CandidateTuner(keras_tuner.Tuner):
         for trial in self.oracle.trials.values():
             # Among equals the search decides when the round ends: until then, keep them all.
             tied = trial.score == best[0].score and not self.oracle.search.done
+            if self._inherit and not self.oracle.search.done:
+                continue  # the next round's cell may be any that has been trained
             useless = trial.status != TrialStatus.COMPLETED or not (trial in best or tied)
             if trial.status in ENDED and useless:
                 for path in self._weights_files(trial):

@@ -51,11 +51,15 @@ class JaxProgram:
         self._rates = (learning_rate, momentum)
         self._epoch = jax.jit(jax.vmap(self._one_epoch, in_axes=(0, 0, 0, None)))
 
-    def begin(self, cells: Sequence[Cell], weights: Sequence[np.ndarray]) -> Any:
+    def begin(
+        self,
+        cells: Sequence[Cell],
+        weights: Sequence[np.ndarray],
+        statistics: Sequence[np.ndarray],
+    ) -> Any:
         """The training of sub-cells, before its first epoch; see `masked_training.Program`."""
         places = [self.network.places(cell) for cell in cells]
         sizes = [sum(w.size for w in ws) for ws in (self.network.weights, self.network.statistics)]
-        statistics = [self.network.initial_statistics(cell) for cell in cells]
         nothing = jnp.zeros((len(cells), sizes[0]), jnp.float32)
         state = State(
             _scattered(weights, [where for where, _ in places], sizes[0]),
@@ -65,7 +69,9 @@ class JaxProgram:
             jnp.zeros(len(cells), jnp.float32),
         )
         gates = [self.network.gates(cell) for cell in cells]
-        stacked = Gates(*(jnp.asarray(np.stack(gate), jnp.float32) for gate in zip(*gates)))
+        stacked = Gates(
+            *(jnp.asarray(np.stack(gate), jnp.float32) for gate in zip(*gates, strict=True))
+        )
         return state, stacked, places
 
     def epoch(self, training: Any, orders: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -169,8 +175,7 @@ def _shifted(x: Any, stride: int) -> Any:
     """What each of the 3x3 taps of a convolution with same padding sees, in their order."""
     sizes = [-(-size // stride) for size in x.shape[1:3]]
     missing = [
-        max((out - 1) * stride + 3 - size, 0)
-        for out, size in zip(sizes, x.shape[1:3], strict=True)
+        max((out - 1) * stride + 3 - size, 0) for out, size in zip(sizes, x.shape[1:3], strict=True)
     ]
     padding = [(0, 0), *((pad // 2, pad - pad // 2) for pad in missing), (0, 0)]
     x = jnp.pad(x, padding)

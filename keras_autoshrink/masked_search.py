@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_autoshrink.candidate_training import Recipe
+from keras_autoshrink.candidate_training import Parent, Recipe
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.fit_checks import as_array
 from keras_autoshrink.hypermodels import BATCHNORM_MOMENTUM, CNNCellHyperModel
@@ -17,6 +17,7 @@ from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_training import Program
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
+from keras_autoshrink.shrink import ShrinkSearch
 
 # The arguments of `fit` that are understood here; all others are Keras's business.
 _KNOWN = {"x", "y", "validation_data", "epochs", "batch_size", "validation_batch_size"}
@@ -44,6 +45,8 @@ def round_training(
     seed: int,
     num_candidates: int,
     max_seconds: float | None,
+    race: bool = False,
+    parent: Callable[[ShrinkSearch], Parent | None] | None = None,
 ) -> RoundTraining | None:
     """What trains the candidates of a search; None if each has to be built and fitted by itself.
 
@@ -55,6 +58,8 @@ def round_training(
         seed: of the search.
         num_candidates: of a round.
         max_seconds: a candidate that takes longer has failed; None for no limit.
+        race: see `candidate_training.Recipe`.
+        parent: what the candidates of a round inherit from, if they are to.
     """
     if not _is_plain(hypermodel):
         return None
@@ -69,11 +74,14 @@ def round_training(
         score=score,
         stopping_rules=hypermodel.stopping_rules,
         max_seconds=max_seconds,
+        race=race,
+        inherit=parent is not None,
     )
     return RoundTraining(
-        _program_maker(hypermodel, data, backend, 1 if on_cpu else num_candidates),
+        _program_maker(hypermodel, data, backend, 1 if on_cpu or race else num_candidates),
         hypermodel.cell,
         recipe,
+        parent=parent,
         threads=_THREADS if on_cpu else 1,
         rebuilds=backend == "jax",
     )

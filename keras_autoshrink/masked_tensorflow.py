@@ -49,9 +49,14 @@ class TensorFlowProgram:
         epoch = tf.function(self._trace, input_signature=(*signature, gates))
         self._epoch = epoch.get_concrete_function()
 
-    def begin(self, cells: Sequence[Cell], weights: Sequence[np.ndarray]) -> Any:
+    def begin(
+        self,
+        cells: Sequence[Cell],
+        weights: Sequence[np.ndarray],
+        statistics: Sequence[np.ndarray],
+    ) -> Any:
         """The training of sub-cells, before its first epoch; see `masked_training.Program`."""
-        (cell,), (initial,) = cells, weights
+        (cell,), (initial,), (moving,) = cells, weights, statistics
         sizes = []
         for whole, made in zip(
             (self.network.weights, self.network.statistics), self.network.layout(cell), strict=True
@@ -60,8 +65,7 @@ class TensorFlowProgram:
             found = [has.get((weight.layer, weight.name), 0) for weight in whole]
             sizes.append(tf.constant(found, tf.int32))
         nothing = tf.zeros(initial.shape)
-        statistics = tf.constant(self.network.initial_statistics(cell))
-        state = State(tf.constant(initial), nothing, nothing, statistics, tf.constant(0.0))
+        state = State(tf.constant(initial), nothing, nothing, tf.constant(moving), tf.constant(0.0))
         gates = Gates(*(tf.constant(gate) for gate in self.network.gates(cell)))
         return state, tuple(sizes), gates
 

@@ -88,12 +88,18 @@ class Program(Protocol):
     network: MaskedNetwork
     stack: int
 
-    def begin(self, cells: Sequence[Cell], weights: Sequence[np.ndarray]) -> Any:
+    def begin(
+        self,
+        cells: Sequence[Cell],
+        weights: Sequence[np.ndarray],
+        statistics: Sequence[np.ndarray],
+    ) -> Any:
         """The training of `stack` sub-cells, before its first epoch.
 
         Args:
             cells: the sub-cells.
-            weights: of each its `MaskedNetwork.initial_weights`.
+            weights: of each, flat, such as its `MaskedNetwork.initial_weights`.
+            statistics: likewise, such as its `MaskedNetwork.initial_statistics`.
         """
 
     def epoch(self, training: Any, orders: np.ndarray) -> tuple[Any, np.ndarray]:

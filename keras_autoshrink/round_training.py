@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from keras_autoshrink.candidate_training import Recipe, Trained, train
+from keras_autoshrink.candidate_training import Parent, Recipe, Stack, Trained
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.masked_training import Program
 from keras_autoshrink.memory import graphs_released
+from keras_autoshrink.racing import race
 from keras_autoshrink.shrink import ShrinkSearch
 
 # Where closed edges are computed all the same: a program for the whole cell makes way for one of
@@ -29,6 +31,8 @@ class RoundTraining:
         make_program: makes the program of a cell and its sub-cells.
         cell: the whole.
         recipe: how candidates are trained.
+        parent: what the candidates of the round under way inherit their weights from, if the
+            recipe says so.
         threads: candidates, or stacks of them, that train at a time.
         rebuilds: whether to make programs of smaller cells as the search goes on.
     """
@@ -39,12 +43,14 @@ class RoundTraining:
         cell: Cell,
         recipe: Recipe,
         *,
+        parent: Callable[[ShrinkSearch], Parent | None] | None = None,
         threads: int = 1,
         rebuilds: bool = False,
     ) -> None:
         self._make_program = make_program
         self._whole = cell
         self._recipe = recipe
+        self._parent = parent
         self._threads = threads
         self._rebuilds = rebuilds
         self._compiled: Cell | None = None
@@ -56,6 +62,8 @@ class RoundTraining:
     def __enter__(self) -> RoundTraining:
         self._end.enter_context(graphs_released())
         self._executor = concurrent.futures.ThreadPoolExecutor(self._threads, "candidate")
+        # Waits for the others; among them it would take the place of one.
+        self._races = concurrent.futures.ThreadPoolExecutor(1, "race")
         self._end.callback(self._stop)
         return self
 
@@ -93,14 +101,33 @@ class RoundTraining:
                 fresh = proposed
                 open_ |= {candidate.cell for candidate in search.pending()}
         program = self._program_for(search)
+        recipe, parent = self._recipe, None
+        if recipe.inherit and search is not None and self._parent is not None:
+            parent = self._parent(search)
+        if parent is not None:
+            recipe = dataclasses.replace(recipe, epochs=recipe.epochs_of_heirs)
         # Always the same stacks, whatever a search that was killed has left to do: on a GPU a
         # candidate's numbers may depend on those beside it.
-        for start in range(0, len(fresh), program.stack):
-            stack = fresh[start : start + program.stack]
-            wanted = [c for c in stack if c in open_ and c not in self._jobs]
-            if wanted:
-                job = self._executor.submit(train, program, stack, self._recipe, self._stopped)
+        stacks = [
+            Stack(program, fresh[start : start + program.stack], recipe, self._stopped, parent)
+            for start in range(0, len(fresh), program.stack)
+        ]
+        missing = open_ - self._jobs.keys()
+        if recipe.race:
+            job = self._races.submit(self._race, stacks, recipe.epochs)
+            self._jobs.update(dict.fromkeys(missing, job))
+            return
+        for stack in stacks:
+            if wanted := missing & set(stack.cells):
+                job = self._executor.submit(_trained, stack, recipe.epochs)
                 self._jobs.update(dict.fromkeys(wanted, job))
+
+    def _race(self, stacks: Sequence[Stack], epochs: int) -> dict[Cell, Trained | Exception]:
+        def run(racing: Sequence[Stack], until: int) -> None:
+            list(self._executor.map(lambda stack: stack.run(until), racing))
+
+        race(stacks, epochs, run)
+        return {cell: result for stack in stacks for cell, result in stack.results().items()}
 
     def _program_for(self, search: ShrinkSearch | None) -> Program:
         cell = self._whole
@@ -113,9 +140,15 @@ class RoundTraining:
 
     def _stop(self) -> None:
         self._stopped.set()
+        self._races.shutdown(cancel_futures=True)
         self._executor.shutdown(cancel_futures=True)
         self._jobs.clear()
         self._program = None
+
+
+def _trained(stack: Stack, epochs: int) -> dict[Cell, Trained | Exception]:
+    stack.run(epochs)
+    return stack.results()
 
 
 def _compiled_cell(search: ShrinkSearch) -> Cell:

@@ -50,6 +50,8 @@ class AutoShrink(CandidateTuner):
         hyperparameters: as in KerasTuner's tuners; so are the next two.
         allow_new_entries: likewise.
         tune_new_entries: likewise.
+        race: see `CandidateTuner`; off by default: cheaper rounds, scored less surely.
+        inherit: likewise.
         max_retries_per_trial: how often to train a candidate again that raised.
         **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
             and `distribution_strategy`: a MirroredStrategy, MultiWorkerMirroredStrategy (all
@@ -79,6 +81,8 @@ class AutoShrink(CandidateTuner):
         hyperparameters: keras_tuner.HyperParameters | None = None,
         allow_new_entries: bool = True,
         tune_new_entries: bool = True,
+        race: bool = False,
+        inherit: bool = False,
         max_retries_per_trial: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -132,6 +136,8 @@ class AutoShrink(CandidateTuner):
             score=score,
             max_seconds_per_trial=max_seconds_per_trial,
             devices=devices,
+            race=race,
+            inherit=inherit,
             **kwargs,
         )
         if self._is_worker():
@@ -177,6 +183,8 @@ class AutoShrink(CandidateTuner):
             "batch_size": kwargs.get("batch_size"),
             "executions_per_trial": self.executions_per_trial,
             "with_strategy": self.distribution_strategy is not None,
+            **({"race": True} if self._race else {}),
+            **({"inherit": True} if self._inherit else {}),
         }
         self._settings["training"] = settings.describe(training)
         self._settings["backend"] = keras.backend.backend()  # each draws other initial weights

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -13,7 +14,7 @@ import numpy as np
 
 from keras_autoshrink import files
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.masked_network import MaskedNetwork
+from keras_autoshrink.masked_network import MaskedNetwork, Weight
 
 _NODE = re.compile(r"(?<=_node)\d+")
 
@@ -33,15 +34,24 @@ def by_name(
         Arrays by `layer/weight`. A Keras model is built of the pruned cell: in the layers' names
         the nodes have their numbers there.
     """
-    number = {node: index for index, node in enumerate(cell.reachable)}
     named = {}
-    for flat, made in zip((weights, statistics), network.layout(cell), strict=True):
+    for part, values in enumerate((weights, statistics)):
         end = 0
-        for weight in made:
+        for name, weight in _named(network, cell, part):
             start, end = end, end + weight.size
-            layer = _NODE.sub(lambda found: str(number[int(found[0])]), weight.layer)
-            named[f"{layer}/{weight.name}"] = flat[start:end].reshape(weight.shape)
+            named[name] = values[start:end].reshape(weight.shape)
     return named
+
+
+def flat(
+    network: MaskedNetwork, cell: Cell, arrays: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weights and statistics that `by_name` was given; arguments as there."""
+    weights, statistics = (
+        np.concatenate([arrays[name].ravel() for name, _ in _named(network, cell, part)])
+        for part in (0, 1)
+    )
+    return weights, statistics
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
@@ -69,3 +79,11 @@ def load(path: str | os.PathLike[str], model: keras.Model) -> None:
         raise ValueError(
             f"{os.fspath(path)}: damaged, or the weights of another network: {error!r}"
         ) from error
+
+
+def _named(network: MaskedNetwork, cell: Cell, part: int) -> Iterator[tuple[str, Weight]]:
+    """The weights (part 0) or statistics (1) of a sub-cell and their names in its Keras model."""
+    number = {node: index for index, node in enumerate(cell.reachable)}
+    for weight in network.layout(cell)[part]:
+        layer = _NODE.sub(lambda found: str(number[int(found[0])]), weight.layer)
+        yield f"{layer}/{weight.name}", weight
