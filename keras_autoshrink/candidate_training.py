@@ -105,7 +105,7 @@ class Parent:
         for own, values, places, whole in zip(
             (weights, statistics),
             theirs,
-            zip(network.places(cell), network.places(self.cell)),
+            zip(network.places(cell), network.places(self.cell), strict=True),
             (network.weights, network.statistics),
             strict=True,
         ):

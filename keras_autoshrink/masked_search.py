@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,10 @@ from keras_autoshrink.shrink import ShrinkSearch
 _KNOWN = {"x", "y", "validation_data", "epochs", "batch_size", "validation_batch_size"}
 # Those that may be there and say nothing.
 _SILENT = {"verbose": (0,), "callbacks": (None, [], ()), "shuffle": (True,)}
+
+# A small network leaves cores idle between its operations, and two fill them: on two cores two
+# threads took 0.7 to 1 of the time of one. More take memory, and share the same cores.
+_MOST_THREADS = 4
 
 Examples = tuple[np.ndarray, np.ndarray]
 
@@ -82,7 +87,7 @@ def round_training(
         hypermodel.cell,
         recipe,
         parent=parent,
-        threads=_THREADS if on_cpu else 1,
+        threads=min(_cores(), _MOST_THREADS) if on_cpu else 1,
         rebuilds=backend == "jax",
     )
 
@@ -161,5 +166,8 @@ def _on_cpu() -> bool:
     return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
-# On CPUs; see CONTRIBUTING.md for what was measured.
-_THREADS = 2
+def _cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -31,19 +31,19 @@ class AutoShrink(CandidateTuner):
 
     A `keras_tuner.Tuner` with an `AutoShrinkOracle`, so all that works on a tuner works here.
     Each candidate is trained from scratch, scored at every epoch, and counts with its best
-    epoch. Of all checkpoints only the best cell's stays on disk. A search that was interrupted
-    goes on when the same script is run again.
+    epoch. Only the best cell's weights stay on disk. A search that was interrupted goes on when
+    the same script is run again. The README says how candidates share one compiled graph.
 
     Args:
         hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
             declares a cell's edges (see `declare_cell`).
-        score: callable `score(logs, macs)` to be maximised; by default the hypermodel's
-            `default_score` if it has one, else `AccuracyScore()`.
+        score: callable `score(logs, macs)` to be maximised, by several threads too; by default
+            the hypermodel's `default_score` if it has one, else `AccuracyScore()`.
         num_candidates: k, how many edges are tried in a round.
         keep_fraction: the share of the initial edges at which the search stops.
         max_seconds_per_trial: a candidate that takes longer has failed; by default none does.
-        seed: integer, 0 included. Before each candidate the global generators of Python,
-            NumPy and the backend are seeded, by the seed and the cell alone.
+        seed: integer, 0 included. A candidate's draws follow from it and the cell alone; where
+            it is built by itself, the global generators are seeded so.
         directory: folder of all projects.
         project_name: folder of this search in it.
         overwrite: whether to delete what is there and start anew.

@@ -67,18 +67,29 @@ def load(path: str | os.PathLike[str], model: keras.Model) -> None:
     Raises:
         ValueError: the file is damaged, or of another network.
     """
+    given = read(path)
     try:
-        with Path(path).open("rb") as file, np.load(file) as arrays:
-            given = dict(arrays)
         for layer in model.layers:
             for weight in layer.weights:
                 weight.assign(given.pop(f"{layer.name}/{weight.name}"))
         if given:
             raise KeyError(next(iter(given)))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)}: the weights of another network: {error!r}") from error
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays that a file holds, by their names.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file, np.load(file) as arrays:
+            return dict(arrays)
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{os.fspath(path)}: damaged, or the weights of another network: {error!r}"
-        ) from error
+        raise ValueError(f"{os.fspath(path)}: damaged: {error!r}") from error
 
 
 def _named(network: MaskedNetwork, cell: Cell, part: int) -> Iterator[tuple[str, Weight]]:
