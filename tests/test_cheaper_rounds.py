@@ -1,0 +1,140 @@
+"""Rounds that cost less: candidates that stop early, and such as inherit their weights."""
+
+import itertools
+import random
+
+import keras
+import numpy as np
+import pytest
+from test_round_training import VALIDATION, Score, X, Y, hypermodel, make, search, timeless
+
+from keras_autoshrink import weights_file
+from keras_autoshrink.candidate_training import Parent
+from keras_autoshrink.masked_network import MaskedNetwork
+
+CHEAPER = ({"race": True}, {"inherit": True}, {"race": True, "inherit": True})
+
+
+def longer(folder, epochs, **cheaper):
+    """A search of one round and the epochs of each candidate, counted by the score."""
+    counted = {}
+
+    def count(macs):
+        counted[macs] = counted.get(macs, 0) + 1
+
+    Score.on_call = staticmethod(count)
+    tuner = make(folder, hypermodel(nodes=5), keep_fraction=0.9, **cheaper)
+    options = {"validation_data": VALIDATION, "verbose": 0}
+    tuner.search(X, Y, epochs=epochs, **options)
+    return tuner, counted
+
+
+@pytest.mark.parametrize("cheaper", CHEAPER)
+def test_the_same_seed_gives_the_same_search(cheaper, tmp_path):
+    once = search(make(tmp_path / "once", **cheaper))
+    again = search(make(tmp_path / "again", **cheaper))
+    assert timeless(once) == timeless(again)
+    assert len(once.trajectory()) > 2
+
+
+@pytest.mark.parametrize("cheaper", CHEAPER)
+def test_a_search_that_stops_in_a_round_ends_as_if_it_had_not(cheaper, tmp_path):
+    whole = search(make(tmp_path / "whole", **cheaper))
+    calls = itertools.count()
+
+    def interrupt(trial):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+
+    stopped = make(tmp_path / "stopped", **cheaper)
+    told, stopped.oracle.on_end = stopped.oracle.on_end, lambda trial: (told(trial), interrupt(0))
+    with pytest.raises(KeyboardInterrupt):
+        search(stopped)
+    resumed = search(make(tmp_path / "stopped", **cheaper))
+    assert timeless(resumed) == timeless(whole)
+
+
+def test_in_a_race_half_stop_after_a_quarter_and_half_of_these_after_a_half(tmp_path):
+    tuner, counted = longer(tmp_path, 8, race=True)
+    costs = {candidate["macs"] for candidate in tuner.trajectory()[1]["candidates"]}
+    # Of three candidates two go on after 2 epochs, and one of them after 4.
+    assert sum(counted[macs] for macs in costs) == 2 + 4 + 8
+    assert counted[tuner.trajectory()[0]["macs"]] == 8  # round 0 is one alone
+    assert counted[tuner.trajectory()[1]["macs"]] >= 8
+
+
+def test_heirs_train_for_a_quarter_of_the_epochs(tmp_path):
+    tuner, counted = longer(tmp_path, 8, inherit=True)
+    costs = {candidate["macs"] for candidate in tuner.trajectory()[1]["candidates"]}
+    assert sum(counted[macs] for macs in costs) == 3 * 2
+    assert counted[tuner.trajectory()[0]["macs"]] == 8
+
+
+def test_the_best_models_weights_are_those_of_its_score(tmp_path):
+    tuner = search(make(tmp_path, inherit=True))
+    model = tuner.get_best_models()[0]
+    measured = model.evaluate(*VALIDATION, verbose=0, return_dict=True)["accuracy"]
+    assert measured == pytest.approx(tuner.oracle.search.best()["objective"])
+
+
+def test_what_is_inherited_is_the_parents_and_what_is_new_is_drawn():
+    model = hypermodel(nodes=4)
+    network = MaskedNetwork(model.cell, **model.architecture)
+    parent = model.cell.without_edge((1, 2))
+    child = parent.without_edge((2, 3))  # node 2 becomes an output
+    assert child.leaves == (2, 3)
+    rng = np.random.default_rng(0)
+    theirs = [
+        rng.normal(size=sum(w.size for w in part)).astype("float32")
+        for part in network.layout(parent)
+    ]
+    arrays = weights_file.by_name(network, parent, *theirs)
+    back = weights_file.flat(network, parent, arrays)
+    assert all((one == other).all() for one, other in zip(theirs, back, strict=True))
+    own = network.initial_weights(child, random.Random(0)), network.initial_statistics(child)
+    weights, statistics = Parent(parent, arrays).inherited(network, child, *own)
+    named = weights_file.by_name(network, child, weights, statistics)
+    drawn = weights_file.by_name(network, child, *own)
+    filters = 4
+    for name, array in named.items():
+        if name == "classes/kernel":  # reads node 2 and node 3; the parent's read node 3 alone
+            assert (array[:filters] == drawn[name][:filters]).all()
+            assert (array[filters:] == arrays[name]).all()
+        elif "node3" not in name:
+            assert (array == arrays[name]).all()
+    # Node 3 has lost the channels of node 2, the last of those that it read.
+    kernel = next(n for n in named if n.startswith("stage1_cell1_node3_op") and "bn" not in n)
+    kept = named[kernel].shape[2]
+    assert kept == arrays[kernel].shape[2] - filters
+    assert (named[kernel] == arrays[kernel][:, :, :kept]).all()
+
+
+@pytest.mark.parametrize("cheaper", CHEAPER[:2])
+def test_candidates_that_are_trained_one_by_one_cannot(cheaper, tmp_path):
+    (name,) = cheaper
+    with pytest.raises(ValueError, match=f"{name}=True: the candidates of a round"):
+        search(make(tmp_path, **cheaper), callbacks=[keras.callbacks.Callback()])
+
+
+@pytest.mark.parametrize("cheaper", CHEAPER[:2])
+def test_a_search_goes_on_as_it_began(cheaper, tmp_path):
+    (name,) = cheaper
+    search(make(tmp_path, **cheaper))
+    with pytest.raises(ValueError, match=f"another training.*{name}"):
+        search(make(tmp_path))
+
+
+def test_weights_to_inherit_that_are_gone_stop_the_search(tmp_path):
+    def lose(trial):
+        for path in tmp_path.glob("search/*/*.npz"):
+            path.unlink()
+
+    tuner = make(tmp_path, inherit=True)
+    told, tuner.oracle.on_end = tuner.oracle.on_end, lambda trial: (told(trial), lose(trial))
+    with pytest.raises(Exception, match="the weights to inherit are gone"):
+        search(tuner)
+
+
+def test_of_all_weights_only_the_best_stay(tmp_path):
+    search(make(tmp_path, inherit=True))
+    assert len(list(tmp_path.glob("search/*/*.npz"))) == 1
