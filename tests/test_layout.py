@@ -26,7 +26,7 @@ ORDER = """
     masked_tensorflow masked_jax
     service recovery search_folder
     limits persistence training text_training
-    candidate_training hypermodels
+    candidate_training racing hypermodels
     round_training
     masked_search
     oracle candidate_tuner
