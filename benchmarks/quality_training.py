@@ -1,14 +1,14 @@
 """Trains every network of a 5-node space, by several seeds: the table of `search_quality.py`.
 
-    python benchmarks/quality_table.py digits
-    python benchmarks/quality_table.py cifar10 --data-dir DIR
+    python benchmarks/quality_training.py digits
+    python benchmarks/quality_training.py cifar10 --data-dir DIR
 
 The task `digits` is scikit-learn's, 10 epochs of all its images for a search. The task `cifar10`
 is a part that a CPU can afford: 2,000 training and 1,000 validation images, both of the training
 split, averaged to 16x16 pixels; networks of half of the filters whose first stage strides, 8
-epochs. Each network is
-trained as the search trains it, by the proxy's rules for stopping early. What is done is kept
-in a file beside the table's, and goes on there when it is started again.
+epochs. Each network is trained as the search trains it, but to the end: races and early stopping
+can be replayed on what is kept, the accuracy after each epoch. What is done is kept in a file
+beside the table's, and goes on there when it is started again.
 """
 
 from __future__ import annotations
@@ -65,20 +65,6 @@ def _halved(x):
     return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-def stopped_after(logs):
-    """The number of epochs that the proxy's rules leave of these; logs of shape (epochs, 4)."""
-    loss, _, val_loss, val_accuracy = np.asarray(logs).T
-    waited, best = 0, -1.0
-    for epoch in range(len(loss)):
-        waited, best = (
-            (0, val_accuracy[epoch]) if val_accuracy[epoch] > best else (waited + 1, best)
-        )
-        hopeless = epoch == 3 and val_accuracy[epoch] < 0.2
-        if waited >= 5 or hopeless or (epoch >= 3 and val_loss[epoch] > 3 * loss[epoch]):
-            return epoch + 1
-    return len(loss)
-
-
 def main():
     """Trains what is missing, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -125,9 +111,7 @@ def main():
                 "macs": network.count_macs(cell),
                 "params": network.count_params(cell),
                 "val_accuracy": {
-                    str(seed): [log[3] for log in logs[: stopped_after(logs)]]
-                    for seed in range(SEEDS)
-                    for logs in [done[cell.key, seed]]
+                    str(seed): [log[3] for log in done[cell.key, seed]] for seed in range(SEEDS)
                 },
             }
             for cell in cells

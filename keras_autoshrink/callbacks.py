@@ -139,13 +139,17 @@ class ScoreCallback(DataEnd):
         add_score(logs, self.score, self.costs, epoch)
 
 
+# Until so many steps have been done, BatchNorm's moving statistics are those of a network that is
+# no more, and what is measured with them says nothing about this one.
+_SETTLED = 100
+
+
 class ProxyStopping(keras.callbacks.Callback):
     """Stops a candidate that will come to nothing (arXiv 1911.09251).
 
     After epoch 4 if the validation accuracy is less than twice chance, and from epoch 4 on if
-    the validation loss is more than three times the training loss. (Not before: a small data
-    set has few steps in an epoch, and until BatchNorm's statistics have settled the validation
-    loss says nothing about the network.)
+    the validation loss is more than three times the training loss. Not before 100 steps: of a
+    small data set, whose epochs are short, the epoch that they end in takes the place of epoch 4.
 
     Args:
         classes: number of classes; chance is 1 / classes.
@@ -154,15 +158,23 @@ class ProxyStopping(keras.callbacks.Callback):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
+        self._looked = False
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Begins anew."""
+        self._looked = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Looks at the epoch's metrics; `epoch` counts from 0."""
         logs = logs or {}
-        if epoch < 3:
+        # Keras does not know the steps of data whose length it does not know.
+        steps = (self.params or {}).get("steps") or _SETTLED
+        if epoch < 3 or (epoch + 1) * steps < _SETTLED:
             return
         # With two classes twice chance would be 1: half of the way from chance to 1 will do.
-        chance = 1 / self.classes
-        hopeless = epoch == 3 and logs.get("val_accuracy", 1) < min(2 * chance, (1 + chance) / 2)
+        least = min(2 / self.classes, (1 + 1 / self.classes) / 2)
+        hopeless = not self._looked and logs.get("val_accuracy", 1) < least
         overfitted = logs.get("val_loss", 0) > 3 * logs.get("loss", float("inf"))
+        self._looked = True
         if hopeless or overfitted:
             self.model.stop_training = True

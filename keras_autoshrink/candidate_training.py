@@ -36,6 +36,7 @@ class Recipe:
 
     Attributes:
         images: number of training images.
+        steps: of an epoch.
         epochs: at most.
         seed: of the search.
         score: callable `score(logs, macs)`.
@@ -47,6 +48,7 @@ class Recipe:
     """
 
     images: int
+    steps: int
     epochs: int
     seed: int
     score: Score
@@ -225,6 +227,7 @@ class _Candidate:
         self._model = types.SimpleNamespace(stop_training=False)
         for rule in self._rules:
             rule.set_model(self._model)
+            rule.set_params({"epochs": recipe.epochs, "steps": recipe.steps})
             rule.on_train_begin()
         limit = recipe.max_seconds
         self._deadline = None if limit is None else Deadline(limit, together)

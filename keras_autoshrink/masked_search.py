@@ -74,6 +74,7 @@ def round_training(
     backend, on_cpu = keras.backend.backend(), _on_cpu()
     recipe = Recipe(
         images=len(data.train[1]),
+        steps=-(-len(data.train[1]) // data.batch_size),
         epochs=data.epochs,
         seed=seed,
         score=score,

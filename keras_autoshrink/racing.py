@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from keras_autoshrink.candidate_training import Stack
 
 # When half of those that are left stop, as shares of the epochs.
-_RUNGS = (0.25, 0.5)
+RUNGS = (0.25, 0.5)
 
 
 def race(stacks: Sequence[Stack], epochs: int, run: Callable[[Sequence[Stack], int], None]) -> None:
@@ -23,7 +23,7 @@ def race(stacks: Sequence[Stack], epochs: int, run: Callable[[Sequence[Stack], i
         run: trains stacks until so many epochs have been done.
     """
     racing = list(stacks)
-    for share in _RUNGS:
+    for share in RUNGS:
         run(racing, math.ceil(share * epochs))
         # The earlier of equals, which is the one with the smaller number in the round.
         racing.sort(key=lambda stack: -stack.best_score)

@@ -26,7 +26,8 @@ ORDER = """
     masked_tensorflow masked_jax
     service recovery search_folder
     limits persistence training text_training
-    candidate_training racing hypermodels
+    candidate_training hypermodels
+    racing
     round_training
     masked_search
     oracle candidate_tuner

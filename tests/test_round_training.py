@@ -269,7 +269,7 @@ def shrunk(model, search, rounds, most=None):
 
 
 def in_threes(model, made, **arguments):
-    recipe = Recipe(len(X), 2, 0, kas.AccuracyScore(), model.stopping_rules)
+    recipe = Recipe(len(X), 3, 2, 0, kas.AccuracyScore(), model.stopping_rules)
 
     def make_program(cell):
         made.append(Together(cell, model))

@@ -383,11 +383,13 @@ def test_half_of_the_nodes_have_each_op_in_an_order_of_the_seed():
         assert sorted((cell.ops.count("sepconv3x3"), cell.ops.count("conv1x1"))) == [3, 4]
 
 
-def stops_after(val_accuracy, val_loss, loss=1.0, classes=10):
+def stops_after(val_accuracy, val_loss, loss=1.0, classes=10, steps=40):
     """The epoch, counted from 1, after which ProxyStopping stops; None if it does not."""
     callback = ProxyStopping(classes)
     callback.set_model(types.SimpleNamespace(stop_training=False))
-    for epoch in range(8):
+    callback.set_params({"steps": steps})
+    callback.on_train_begin()
+    for epoch in range(15):
         callback.on_epoch_end(
             epoch, {"loss": loss, "val_accuracy": val_accuracy, "val_loss": val_loss}
         )
@@ -404,6 +406,14 @@ def test_hopeless_candidates_are_stopped():
     # Twice chance is out of reach with two classes.
     assert stops_after(val_accuracy=0.8, val_loss=1, classes=2) is None
     assert stops_after(val_accuracy=0.7, val_loss=1, classes=2) == 4
+
+
+def test_no_candidate_is_stopped_before_batchnorm_has_settled():
+    hopeless = {"val_accuracy": 0.1, "val_loss": 9}
+    assert stops_after(**hopeless, steps=25) == 4
+    assert stops_after(**hopeless, steps=9) == 12
+    assert stops_after(val_accuracy=0.1, val_loss=1, steps=9) == 12
+    assert stops_after(**hopeless, steps=None) == 4  # data of unknown length
 
 
 def test_the_oracle_serves_another_tuner_with_our_hypermodel(tmp_path, data):
