@@ -77,8 +77,10 @@ class JaxProgram:
     def epoch(self, training: Any, orders: np.ndarray) -> tuple[Any, np.ndarray]:
         """Trains for an epoch and validates; see `masked_training.Program`."""
         state, gates, places = training
-        state, logs = self._epoch(state, orders, gates, self._data)
-        return (state, gates, places), np.asarray(logs)
+        state, sums = self._epoch(state, orders, gates, self._data)
+        # Not in the program, where a compiler may multiply by the reciprocal: that rounds twice.
+        images = np.array([orders.shape[1]] * 2 + [len(self._data[1][1])] * 2, np.float32)
+        return (state, gates, places), np.asarray(sums) / images
 
     def weights(self, training: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each sub-cell the weights and statistics; see `masked_training.Program`."""
@@ -126,7 +128,7 @@ class JaxProgram:
             if whole < len(order):
                 state, rest = body(state, order[whole:])
                 sums = sums + rest
-            return state, sums / len(order)
+            return state, sums
 
         trained_on, validated_on = data
         state, trained = over(train, state, trained_on, order)

@@ -46,7 +46,7 @@ class TensorFlowProgram:
         signature = (State(flat, flat, flat, flat, tf.TensorSpec([])), whole, whole, whole)
         gates = Gates(whole, whole, whole)
         # Traced at once: the time is nobody's own.
-        epoch = tf.function(self._trace, input_signature=(*signature, gates))
+        epoch = tf.function(self._trace, input_signature=(*signature, gates), autograph=False)
         self._epoch = epoch.get_concrete_function()
 
     def begin(

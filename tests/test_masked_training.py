@@ -59,7 +59,8 @@ def test_it_trains_as_keras_does(program, edges):
     cell = kas.Cell(MODEL.cell.ops, edges)
     model, history = trained_alone(edges)
     generator = random.Random(7)
-    begun = program.begin([cell], [program.network.initial_weights(cell, generator)])
+    initial = program.network.initial_weights(cell, generator)
+    begun = program.begin([cell], [initial], [program.network.initial_statistics(cell)])
     training, seed = begun, draw_seed(generator)
     for epoch in range(EPOCHS):
         training, logs = program.epoch(training, order_of_epoch(seed, epoch, len(X))[None])
@@ -77,7 +78,7 @@ def test_it_trains_as_keras_does(program, edges):
             )
     # A state stays what it was.
     ((weights, _),) = program.weights(begun)
-    np.testing.assert_array_equal(weights, program.network.initial_weights(cell, random.Random(7)))
+    np.testing.assert_array_equal(weights, initial)
 
 
 def test_batches_are_shuffled_by_seed_and_epoch_alone():

@@ -242,9 +242,11 @@ class Together:
         self.network = network
         self.begun = []
 
-    def begin(self, cells, weights):
+    def begin(self, cells, *arrays):
         self.begun.append(tuple(cells))
-        return [self._one.begin([c], [w]) for c, w in zip(cells, weights, strict=True)]
+        return [
+            self._one.begin(*([one] for one in each)) for each in zip(cells, *arrays, strict=True)
+        ]
 
     def epoch(self, training, orders):
         each = [self._one.epoch(t, o[None]) for t, o in zip(training, orders, strict=True)]

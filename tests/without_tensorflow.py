@@ -59,9 +59,9 @@ def main(kind, folder, epoch):
     tuner = kas.AutoShrink(
         hypermodel, num_candidates=1, keep_fraction=0.5, directory=folder, project_name=kind
     )
-    tuner.search(
-        *data, validation_data=validation, epochs=2, callbacks=[Dies(int(epoch))], verbose=0
-    )
+    # A callback has to see each model; without one, candidates of images share one program.
+    watching = {"callbacks": [Dies(int(epoch))]} if int(epoch) else {}
+    tuner.search(*data, validation_data=validation, epochs=2, verbose=0, **watching)
     tuner.results_summary()
     kas.plot_trajectory(tuner)
     kas.plot_cell(tuner.best_cell())
