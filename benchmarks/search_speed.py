@@ -1,7 +1,8 @@
 """The same search by a plain KerasTuner loop and by ours: wall time, and where it goes.
 
     python benchmarks/search_speed.py digits
-    python benchmarks/search_speed.py cifar10 --data-dir DIR --rounds 2
+    python benchmarks/search_speed.py cifar10 --data-dir DIR --rounds 2 --candidates 2
+    KERAS_BACKEND=jax python benchmarks/search_speed.py proxy.npz --only b --runs 1
 
 (a) is a plain `keras_tuner.Tuner` with our oracle: it builds, compiles and fits each candidate,
 and saves its weights whenever an epoch is the best so far. (b) is `AutoShrink`. Both train the
@@ -10,7 +11,7 @@ compared. Each search runs in a process of its own, (a) and (b) by turns. The ti
 search, without the import of TensorFlow.
 
 training  an epoch is under way, and its validation (any candidate's, where several train at once)
-tracing   what a candidate's first epoch takes longer than its others
+tracing   a program is made; what a candidate's first epoch takes longer than its others
 building  networks, optimizers, initial weights
 saving    files, as far as nothing is trained meanwhile
 """
@@ -44,18 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__.partition("\n")[0],
         epilog="example: python benchmarks/search_speed.py digits --runs 5",
     )
-    parser.add_argument("task", choices=("digits", "cifar10"))
+    parser.add_argument("task", help="digits, cifar10, or an .npz file; see load_images")
     parser.add_argument("--data-dir", help="of tensorflow_datasets, for cifar10")
     parser.add_argument("--runs", type=int, default=5, help="of each of the two")
     parser.add_argument("--rounds", type=int, help="stop after so many rounds after round 0")
-    parser.add_argument("--epochs", type=int, help="default: 10 digits, 20 cifar10")
+    parser.add_argument("--epochs", type=int, help="default: 10 for digits, else 20")
     parser.add_argument("--candidates", type=int, default=10, help="of a round, at most")
-    parser.add_argument("--nodes", type=int, help="default: 5 digits, 8 cifar10")
+    parser.add_argument("--nodes", type=int, help="default: 5 for digits, else 8")
     parser.add_argument("--only", choices=("a", "b"), help="only one of the two")
     parser.add_argument("--one", choices=("a", "b"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.epochs = options.epochs or {"digits": 10, "cifar10": 20}[options.task]
-    options.nodes = options.nodes or {"digits": 5, "cifar10": 8}[options.task]
+    options.epochs = options.epochs or (10 if options.task == "digits" else 20)
+    options.nodes = options.nodes or (5 if options.task == "digits" else 8)
     if options.one:
         print(json.dumps(one_search(options)))
         return 0
@@ -115,8 +116,7 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
     import keras_autoshrink as kas
     from keras_autoshrink.datasets import load_images
 
-    proxy = None if options.task == "digits" else (5000, 1000)
-    data = load_images(options.task, purpose="search", data_dir=options.data_dir, proxy=proxy)
+    data = load_images(options.task, purpose="search", data_dir=options.data_dir)
     hypermodel = kas.CNNCellHyperModel(
         input_shape=data.input_shape, classes=len(data.class_names), num_nodes=options.nodes
     )
@@ -238,9 +238,12 @@ def watched(clock: Clock, hypermodel: Any, plain: bool) -> Iterator[None]:
     """Within, the clock notes what building and saving take, and the epochs of our programs."""
     import keras
 
-    from keras_autoshrink import files, masked_network, masked_tensorflow
+    from keras_autoshrink import files, masked_network
 
-    program = masked_tensorflow.TensorFlowProgram
+    if keras.backend.backend() == "jax":
+        from keras_autoshrink.masked_jax import JaxProgram as program  # noqa: N813
+    else:
+        from keras_autoshrink.masked_tensorflow import TensorFlowProgram as program  # noqa: N813
     epoch = program.epoch
     local = threading.local()
 
@@ -265,6 +268,7 @@ def watched(clock: Clock, hypermodel: Any, plain: bool) -> Iterator[None]:
         return call
 
     places = [
+        (program, "__init__", timed("tracing", program.__init__)),
         (program, "epoch", timed_epoch),
         (program, "begin", noted_begin),
         (files, "write_bytes", timed("saving", files.write_bytes)),

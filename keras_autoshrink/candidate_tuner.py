@@ -73,7 +73,6 @@ class CandidateTuner(keras_tuner.Tuner):
                     score=self.score,
                     seed=self.oracle.seed,
                     max_seconds=self.max_seconds_per_trial,
-                    num_candidates=getattr(self.oracle, "num_candidates", 1),
                     race=self._race,
                     parent=self._parent if self._inherit else None,
                 )

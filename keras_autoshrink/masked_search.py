@@ -29,6 +29,10 @@ _SILENT = {"verbose": (0,), "callbacks": (None, [], ()), "shuffle": (True,)}
 # threads took 0.7 to 1 of the time of one. More take memory, and share the same cores.
 _MOST_THREADS = 4
 
+# Candidates that JAX trains in one program. On CPUs more gain nothing (benchmarks/stacking.py); on
+# a GPU they should, which has not been measured.
+_STACK = 1
+
 Examples = tuple[np.ndarray, np.ndarray]
 
 
@@ -48,7 +52,6 @@ def round_training(
     *,
     score: Score,
     seed: int,
-    num_candidates: int,
     max_seconds: float | None,
     race: bool = False,
     parent: Callable[[ShrinkSearch], Parent | None] | None = None,
@@ -61,7 +64,6 @@ def round_training(
         kwargs: likewise.
         score: callable `score(logs, macs)`.
         seed: of the search.
-        num_candidates: of a round.
         max_seconds: a candidate that takes longer has failed; None for no limit.
         race: see `candidate_training.Recipe`.
         parent: what the candidates of a round inherit from, if they are to.
@@ -84,7 +86,7 @@ def round_training(
         inherit=parent is not None,
     )
     return RoundTraining(
-        _program_maker(hypermodel, data, backend, 1 if on_cpu or race else num_candidates),
+        _program_maker(hypermodel, data, backend),
         hypermodel.cell,
         recipe,
         parent=parent,
@@ -138,9 +140,9 @@ def _examples(images: np.ndarray, labels: np.ndarray) -> Examples:
 
 
 def _program_maker(
-    hypermodel: CNNCellHyperModel, data: _Data, backend: str, stack: int
+    hypermodel: CNNCellHyperModel, data: _Data, backend: str
 ) -> Callable[[Cell], Program]:
-    """What makes the program of a cell; `stack` is for backends that can train several at once."""
+    """What makes the program of a cell."""
 
     def make(cell: Cell) -> Program:
         network = MaskedNetwork(cell, **hypermodel.architecture)
@@ -158,7 +160,7 @@ def _program_maker(
             return TensorFlowProgram(*arguments)
         from keras_autoshrink.masked_jax import JaxProgram
 
-        return JaxProgram(*arguments, stack=stack)
+        return JaxProgram(*arguments, stack=_STACK)
 
     return make
 
