@@ -135,6 +135,7 @@ def test_a_directory_with_another_search_is_refused(finished):
         ),
         ({"seed": 5}, "seed=0, not 5"),
         ({"num_candidates": 5}, "num_candidates=.*, not 5"),
+        ({"strategy": "bayesian"}, "strategy=bayesian"),
     ):
         with pytest.raises(ValueError, match=rf"{culprit}.*overwrite=True"):
             make(directory, **changed)
