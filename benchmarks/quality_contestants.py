@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras_tuner
-from quality_table import OPS, Networks, Session, SpentError
+from quality_networks import OPS, Networks, Session, SpentError
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search_space import CellSpace

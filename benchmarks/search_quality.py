@@ -2,7 +2,7 @@
 
 The regret of a search is the best true score of the table less that of the network it would
 return; true is the mean over the training seeds, of which a search sees one for each network.
-`quality_table.py` says what a table is, `quality_contestants.py` what the searches do.
+`quality_networks.py` says what a table is, `quality_contestants.py` what the searches do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tflite_export.runtime import native_output_silenced
 with native_output_silenced():  # TensorFlow announces its devices when it is imported
     import keras_tuner
     import quality_contestants as contestants
-    from quality_table import Networks
+    from quality_networks import Networks
 
 REPORTED = (10, 20, 30, 40)
 _HERE = Path(__file__).parent
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = [Networks(path, options.weight) for path in options.tables]
     for networks in tables:
         results = known.setdefault(f"{networks.task}, weight {options.weight:g}", {})
-        for name, search in searches(networks.epochs).items():
+        contenders = searches(networks.epochs, options.budget)
+        for name, search in contenders.items():
             if options.only and name not in options.only:
                 continue
             slow = name.startswith("KerasTuner Bayesian")
@@ -73,16 +74,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def searches(epochs: int) -> dict[str, Any]:
+def searches(epochs: int, budget: int) -> dict[str, Any]:
     """All contestants by their names.
 
     Args:
         epochs: the most that a network of the table trained.
+        budget: how many networks a search may train.
     """
+    bayesian = {"strategy": "bayesian", "max_candidates": budget}
     return {
         "random networks": contestants.random_networks,
         "AutoShrink paper, k=5": contestants.shrinking(5),
         "AutoShrink paper, k=10": contestants.shrinking(10),
+        "AutoShrink bayesian, k=5": contestants.shrinking(5, **bayesian),
+        "AutoShrink bayesian, k=10": contestants.shrinking(10, **bayesian),
         "regularised evolution": contestants.evolution(population=10, sample=5),
         "local search": contestants.local_search(first_better=False),
         "local search, first better": contestants.local_search(first_better=True),
