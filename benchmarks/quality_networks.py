@@ -13,12 +13,12 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from keras_autoshrink.cell import Cell
+from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.score import AccuracyScore
 
 # What `CNNCellHyperModel(num_nodes=5, seed=0)` searches.
@@ -35,12 +35,17 @@ def distinct_networks(cell: Cell) -> list[Cell]:
         The cells without dead edges, numbered as `cell`, those of most edges first.
     """
     found: dict[str, Cell] = {}
+    for part in all_parts(cell):
+        found.setdefault(part.key, Cell(part.ops, part.live_edges))
+    return sorted(found.values(), key=lambda network: (-len(network.edges), network.edges))
+
+
+def all_parts(cell: Cell) -> Iterator[Cell]:
+    """Every part of `cell`'s edges that is a cell, those of most edges first."""
     for count in range(len(cell.edges), 0, -1):
         for edges in itertools.combinations(cell.edges, count):
             if any(i == 0 for i, _ in edges):
-                network = Cell(cell.ops, Cell(cell.ops, edges).live_edges)
-                found.setdefault(network.key, network)
-    return sorted(found.values(), key=lambda network: (-len(network.edges), network.edges))
+                yield Cell(cell.ops, edges)
 
 
 class Networks:
@@ -69,7 +74,8 @@ class Networks:
             Cell(OPS, tuple((i, j) for i, j in network["edges"])) for network in table["networks"]
         ]
         self._index = {cell.key: index for index, cell in enumerate(self.cells)}
-        missing = {cell.key for cell in distinct_networks(Cell.dense(OPS))} - self._index.keys()
+        parts = {frozenset(cell.edges): cell for cell in all_parts(Cell.dense(OPS))}
+        missing = {cell.key for cell in parts.values()} - self._index.keys()
         if missing or len(self._index) < len(self.cells):
             raise ValueError(f"{path}: not a table of each network once: {sorted(missing)[:1]}")
         score = AccuracyScore(weight)
@@ -85,6 +91,12 @@ class Networks:
         self.scores = np.array([[run[-1] for run in runs] for runs in self.curves])
         self.true = self.scores.mean(axis=1)
         self.macs = [network["macs"] for network in table["networks"]]
+        # Of any set of edges the network, and of each network the sets without dead edges.
+        self._network = {edges: self.index(cell) for edges, cell in parts.items()}
+        self._written: dict[int, list[frozenset[Edge]]] = {}
+        for edges, cell in parts.items():
+            if set(cell.live_edges) == edges:
+                self._written.setdefault(self.index(cell), []).append(edges)
 
     def index(self, cell: Cell) -> int:
         """Which network a cell is."""
@@ -93,12 +105,14 @@ class Networks:
     @functools.cache  # noqa: B019 - a benchmark has two tables, and keeps them
     def neighbours(self, cell: Cell) -> list[Cell]:
         """The other networks that one edge more or less makes of a cell, each once."""
+        me = self.index(cell)
         found = {}
-        for edge in Cell.dense(OPS).edges:
-            edges = set(cell.edges) ^ {edge}
-            if any(i == 0 for i, _ in edges):
-                found[self.index(Cell(OPS, tuple(edges)))] = True
-        return [self.cells[index] for index in found if index != self.index(cell)]
+        for edges in self._written[me]:
+            for edge in Cell.dense(OPS).edges:
+                other = self._network.get(edges ^ {edge})
+                if other not in (None, me):
+                    found[other] = True
+        return [self.cells[index] for index in found]
 
 
 class SpentError(Exception):
