@@ -37,6 +37,8 @@ class Parts:
         self.cell = cell
         self._least = least_edges
         self._place = {edge: index for index, edge in enumerate(cell.edges)}
+        # Of a node's edges those that lead to it come first.
+        self._by_target = sorted(range(len(cell.edges)), key=lambda index: cell.edges[index][1])
         self._renumberings = self._find_renumberings()
 
     def masks(self, cells: Sequence[Cell]) -> Masks:
@@ -69,20 +71,47 @@ class Parts:
         return best
 
     def features(self, masks: Masks) -> Array:
-        """What the score may depend on: edges, nodes that are there, and those that are leaves.
+        """What the score may depend on: the edges, and a summary of the graph that counts double.
+
+        The summary has the longest path, the numbers of edges and leaves, the mean and the least
+        depth of a leaf, and of each op of several nodes how many there are and the most on a
+        path; each as a share of what the complete DAG could have.
 
         Args:
             masks: canonical, shape (m, edges).
 
         Returns:
-            Shape (m, edges + 2 * (nodes - 1)).
+            Shape (m, edges + 5 + 2 * ops); edges from 0 to 1, the summary from -0.5 to 1.5.
         """
-        columns = [masks]
-        for node in range(1, self.cell.num_nodes):
-            into = masks[:, [j == node for _, j in self.cell.edges]].any(axis=1)
-            out = masks[:, [i == node for i, _ in self.cell.edges]].any(axis=1)
-            columns.append(np.stack([into, into & ~out], axis=1))
-        return np.concatenate(columns, axis=1).astype(float)
+        nodes = self.cell.num_nodes - 1
+        depths = self._longest_paths(masks, np.ones(nodes + 1))
+        there = depths > 0
+        leaves = there.copy()
+        for index, (i, _) in enumerate(self.cell.edges):
+            leaves[:, i] &= ~masks[:, index]
+        count = leaves.sum(axis=1)
+        summary = [
+            depths.max(axis=1) / nodes,
+            masks.mean(axis=1),
+            count / nodes,
+            (depths * leaves).sum(axis=1) / (count * nodes),
+            np.where(leaves, depths, nodes).min(axis=1) / nodes,
+        ]
+        for op in dict.fromkeys(self.cell.ops[1:]):
+            alike = np.array([other == op for other in self.cell.ops])
+            if (total := alike.sum()) > 1:
+                summary.append((there & alike).sum(axis=1) / total)
+                summary.append(self._longest_paths(masks, alike).max(axis=1) / total)
+        return np.concatenate([masks, 2 * np.stack(summary, axis=1) - 0.5], axis=1)
+
+    def _longest_paths(self, masks: Masks, weights: npt.NDArray[np.generic]) -> Array:
+        """The most that the nodes on a path from node 0 weigh; 0 for nodes that are not there."""
+        longest = np.zeros((len(masks), self.cell.num_nodes))
+        for index in self._by_target:
+            i, j = self.cell.edges[index]
+            path = masks[:, index] * (longest[:, i] + weights[j])
+            longest[:, j] = np.maximum(longest[:, j], path)
+        return longest
 
     def at_random(self, count: int, generator: random.Random) -> Masks:
         """Distinct parts; before dead edges go, all numbers of edges are equally likely."""

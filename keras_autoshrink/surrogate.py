@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 # How far a score reaches, and the part of its variance that is noise: few, widely spaced, and
 # weighed by the evidence, so that nothing has to be set by anyone.
 _LENGTHS = (0.3, 1.0, 3.0)
-_NOISES = (0.01, 0.05, 0.2)
+_NOISES = (0.05, 0.2, 0.6)
 _MEAN_VARIANCE = 10.0  # of the prior mean, in units of the scores' own
 
 

@@ -35,11 +35,17 @@ def test_parts_are_the_same_rows_if_and_only_if_they_are_the_same_network(cell):
     assert (parts.masks([parts.part(mask) for mask in masks]) == masks).all()
 
 
-def test_features_are_edges_nodes_and_leaves():
-    parts = Parts(Cell.dense(OPS[:3]))
-    mask = parts.masks([Cell(OPS[:3], ((0, 1), (1, 2)))])
-    # Edges 0-1, 0-2, 1-2; then of nodes 1 and 2 whether they are there, and are leaves.
-    assert parts.features(mask).tolist() == [[1, 0, 1, 1, 0, 1, 1]]
+def test_features_are_the_edges_and_a_summary_of_the_graph():
+    parts = Parts(Cell.dense(OPS))
+    # A chain of a sepconv3x3 and a conv1x1, and the other sepconv3x3 beside it.
+    mask = parts.masks([Cell(OPS, ((0, 1), (0, 2), (1, 3)))])
+    features = parts.features(mask)[0]
+    assert features[:10].tolist() == mask[0].tolist()
+    # The longest path, edges, leaves, a leaf's mean and least depth; the nodes of each op, and
+    # those on a path.
+    summary = [2 / 4, 3 / 10, 2 / 4, 1.5 / 4, 1 / 4, 2 / 2, 1 / 2, 1 / 2, 1 / 2]
+    assert features[10:].tolist() == pytest.approx([2 * share - 0.5 for share in summary])
+    assert parts.features(parts.masks([Cell.dense(OPS)])).max() <= 1.5
 
 
 def test_many_alike_nodes_are_left_as_they_are_numbered():
