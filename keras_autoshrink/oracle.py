@@ -47,6 +47,10 @@ class AutoShrinkOracle(PersistentOracle):
         allow_new_entries: as in `keras_tuner.Oracle`.
         tune_new_entries: as in `keras_tuner.Oracle`.
         max_retries_per_trial: as in `keras_tuner.Oracle`.
+        strategy: "paper" tries cells that lack one edge of the current one; "bayesian" any parts
+            of the first cell, those that are likely to score best by all scores so far.
+        max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
+            train at most. ("paper" ends by itself.)
 
     Attributes:
         on_begin: called with each trial that is handed out.
@@ -69,6 +73,8 @@ class AutoShrinkOracle(PersistentOracle):
         allow_new_entries: bool = True,
         tune_new_entries: bool = True,
         max_retries_per_trial: int = 0,
+        strategy: str = "paper",
+        max_candidates: int | None = None,
     ) -> None:
         if isinstance(objective, (list, tuple)):
             raise ValueError("objective: one objective; weigh several in a score of your own")
@@ -81,6 +87,8 @@ class AutoShrinkOracle(PersistentOracle):
             keep_fraction,
             seed,
             max_seconds_per_trial,
+            strategy,
+            max_candidates,
             # A limit would cut a round in two.
             max_trials=None,
             hyperparameters=hyperparameters,

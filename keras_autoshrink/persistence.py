@@ -16,13 +16,16 @@ from keras_autoshrink import files, recovery, service
 from keras_autoshrink.attempts import Attempts
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search_space import CellSpace
-from keras_autoshrink.shrink import ShrinkSearch, check_settings
+from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.strategies import check_settings
 from keras_autoshrink.trajectory import Outcome
 from keras_autoshrink.trials import ENDED, outcome_of
 
 _log = logging.getLogger(__name__)
 
-_SETTINGS = ("num_candidates", "keep_fraction", "seed")
+_SETTINGS = ("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates")
+# Of a search from before there was a choice.
+_UNSAID = {"strategy": "paper", "max_candidates": None}
 
 
 class PersistentOracle(keras_tuner.Oracle):
@@ -40,14 +43,18 @@ class PersistentOracle(keras_tuner.Oracle):
         keep_fraction: float,
         seed: int,
         max_seconds_per_trial: float | None,
+        strategy: str,
+        max_candidates: int | None,
         **kwargs: Any,
     ) -> None:
-        check_settings(num_candidates, keep_fraction, seed)
+        check_settings(num_candidates, keep_fraction, seed, strategy, max_candidates)
         super().__init__(objective=objective, seed=operator.index(seed), **kwargs)
         self.seed = operator.index(seed)  # KerasTuner replaces 0 by a random seed
         self.metric = metric or self.objective.name
         self.num_candidates = operator.index(num_candidates)
         self.keep_fraction = float(keep_fraction)
+        self.strategy = strategy
+        self.max_candidates = None if max_candidates is None else operator.index(max_candidates)
         self._space: CellSpace | None = None
         self._search: ShrinkSearch | None = None
         # Of each network that has been given out, the trial that counts.
@@ -112,7 +119,7 @@ class PersistentOracle(keras_tuner.Oracle):
                 "project_name, or overwrite=True to delete it"
             )
         settings = {name: getattr(self, name) for name in _SETTINGS}
-        theirs = state["search"] or settings
+        theirs = {**_UNSAID, **state["search"]} if state["search"] else settings
         for name, value in settings.items():
             if theirs.get(name) != value:
                 raise ValueError(

@@ -11,6 +11,7 @@ from rich.status import Status
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trajectory import described
 
 
 class SearchProgress:
@@ -97,8 +98,12 @@ class SearchProgress:
             self._console.print(f"{label}: score {score:.4f}, {self._outlook(search)}")
         finished = search.trajectory()
         for record in finished[self._rounds :]:
-            removed = record["removed_edge"]
-            change = f"without edge {removed[0]}-{removed[1]}" if removed else "complete cell"
+            removed, added = described(record)
+            change = "complete cell"
+            if record["round"] and "added_edges" in record:
+                change = f"edges removed: {removed}, added: {added}"
+            elif record["round"]:
+                change = f"without edge {removed}"
             self._console.print(
                 f"Round {record['round']} done: {change}, edges left: {record['edges_left']}, "
                 f"score {record['score']:.4f}"

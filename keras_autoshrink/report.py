@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from keras_autoshrink.cell import INPUT, Cell
-from keras_autoshrink.trajectory import best_record
+from keras_autoshrink.trajectory import best_record, described
 
 Records = Sequence[dict[str, Any]]
 Point = tuple[float, float]
@@ -193,18 +193,19 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
         caption="MACs: multiply-accumulates for one image or token (1 MAC = 2 FLOPs)",
         caption_justify="left",
     )
-    for heading in ("round", "removed", "edges", "score", objective, "MACs", "params", "trained"):
+    edits = ["removed", "added"] if any("added_edges" in record for record in records) else []
+    edits = edits or ["removed"]
+    for heading in ("round", *edits, "edges", "score", objective, "MACs", "params", "trained"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for record in records:
-        removed = record["removed_edge"]
         candidates = record["candidates"]
         failed = sum(candidate["status"] == "failed" for candidate in candidates)
         trained = sum(not candidate["reused"] for candidate in candidates)
         notes = ["chosen"] * (record is best) + [f"{failed} failed"] * bool(failed)
         table.add_row(
             str(record["round"]),
-            "-" if removed is None else f"{removed[0]}-{removed[1]}",
+            *described(record)[: len(edits)],
             str(record["edges_left"]),
             f"{record['score']:.4f}",
             "-" if record["objective"] is None else f"{record['objective']:.4f}",

@@ -1,6 +1,6 @@
-"""The AutoShrink algorithm: which cells to train next, and which of them to go on from.
+"""The AutoShrink algorithm: rounds of cells to train, and which of them to go on from.
 
-Zhang et al., arXiv 1911.09251, figure 2. Pure Python: no Keras, no KerasTuner, no files.
+Zhang et al., arXiv 1911.09251, figure 2. No Keras, no KerasTuner, no files.
 The same search serves convolutional and recurrent cells; what trains and scores a cell is
 the caller's business.
 """
@@ -10,11 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import operator
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_autoshrink import trajectory
+from keras_autoshrink import strategies, trajectory
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.trajectory import Candidate, Outcome, Round
 
@@ -31,6 +30,10 @@ class ShrinkSearch:
     cell has no more than `max(1, round(keep_fraction * initial edges))` edges, or when a whole
     round failed.
 
+    With `strategy="bayesian"` a round proposes any parts of the complete DAG, those that are
+    likely to score best by all scores so far (see `acquisition`); an edge may come back. It
+    ends when `max_candidates` networks have been trained.
+
     All state is the settings and the outcome of each network; the rounds follow from these.
     So outcomes may arrive in any order, and a search that is resumed goes on as if it had
     never stopped.
@@ -38,8 +41,12 @@ class ShrinkSearch:
     Args:
         cell: where to start, usually `Cell.dense(ops)`.
         num_candidates: k, how many edges are tried in a round, at least 1.
-        keep_fraction: the share of the initial edges at which to stop, 0 to 1.
+        keep_fraction: the share of the initial edges at which to stop, 0 to 1; no smaller cell
+            is proposed.
         seed: an integer; every draw comes from it.
+        strategy: "paper" or "bayesian".
+        max_candidates: how many networks to train, of "bayesian" alone; by default as many as
+            "paper" would train at most.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -60,15 +67,22 @@ class ShrinkSearch:
         num_candidates: int = 10,
         keep_fraction: float = 0.01,
         seed: int = 0,
+        strategy: str = "paper",
+        max_candidates: int | None = None,
     ) -> None:
-        check_settings(num_candidates, keep_fraction, seed)
+        strategies.check_settings(num_candidates, keep_fraction, seed, strategy, max_candidates)
         self.cell = dataclasses.replace(cell, edges=cell.live_edges)
         self.num_candidates = operator.index(num_candidates)
         self.keep_fraction = float(keep_fraction)
         self.seed = operator.index(seed)
+        self.strategy = strategy
+        self.max_candidates = None if max_candidates is None else operator.index(max_candidates)
         self._outcomes: dict[str, Outcome] = {}
         self._adopted: list[int] = []  # of each finished round, the index of the winner
-        self._rounds: list[Round] = [Round(0, (Candidate(None, self.cell, False),))]
+        first = Candidate(None, self.cell, False)
+        if strategy != "paper":
+            first = strategies.edited(self.cell, self.cell, False)
+        self._rounds: list[Round] = [Round(0, (first,))]
         self._seen = {self.cell.key}
 
     @property
@@ -131,8 +145,9 @@ class ShrinkSearch:
         """How many networks are left to train at most; duplicates and pruning make it fewer."""
         if self.done:
             return 0
-        smaller = range(self.edges_to_keep + 1, self._round_edges())
-        return len(self.pending()) + sum(min(self.num_candidates, edges) for edges in smaller)
+        if self.strategy != "paper":
+            return self._budget - len(self._outcomes)
+        return len(self.pending()) + self._trained_below(self._round_edges())
 
     def trajectory(self) -> list[dict[str, Any]]:
         """One record of plain values for each finished round. See `trajectory.round_record`."""
@@ -154,6 +169,8 @@ class ShrinkSearch:
 
     def to_json(self) -> dict[str, Any]:
         """The whole state as plain values, for `json.dump`."""
+        # A search by the paper is written as it was before there were others.
+        more = {"strategy": self.strategy, "max_candidates": self.max_candidates}
         return {
             "format": _FORMAT,
             "version": _VERSION,
@@ -161,6 +178,7 @@ class ShrinkSearch:
             "num_candidates": self.num_candidates,
             "keep_fraction": self.keep_fraction,
             "seed": self.seed,
+            **(more if self.strategy != "paper" else {}),
             "outcomes": {key: dataclasses.asdict(o) for key, o in self._outcomes.items()},
         }
 
@@ -184,6 +202,8 @@ class ShrinkSearch:
                 num_candidates=data["num_candidates"],
                 keep_fraction=data["keep_fraction"],
                 seed=data["seed"],
+                strategy=data.get("strategy", "paper"),
+                max_candidates=data.get("max_candidates"),
             )
             outcomes = {key: Outcome(**values) for key, values in data["outcomes"].items()}
         except (KeyError, TypeError, AttributeError) as error:
@@ -210,24 +230,41 @@ class ShrinkSearch:
                 return
             self._adopted.append(min(ranks)[-1])
             cell = self.round.candidates[self._adopted[-1]].cell
-            if len(cell.edges) > self.edges_to_keep:
-                self._rounds.append(Round(len(self._rounds), tuple(self._draw(cell))))
+            if candidates := tuple(self._draw(cell)):
+                self._rounds.append(Round(len(self._rounds), candidates))
 
     def _draw(self, cell: Cell) -> Iterator[Candidate]:
-        """The candidates of the next round: cells that lack one edge of `cell` each."""
+        """The candidates of the next round; none if the search is over."""
         # A draw of its own for each round, so that resuming needs no generator's state.
-        # Sorting by random() rather than sample(): Python promises the same numbers from this
-        # one method in all its versions, and a resumed search draws the old rounds again.
-        generator = random.Random(f"{self.seed}/{len(self._rounds)}")
-        ways_in = sum(i == 0 for i, _ in cell.edges)
-        # The last edge out of the input has to stay: without it there is no cell.
-        removable = [edge for edge in cell.edges if edge[0] != 0 or ways_in > 1]
-        drawn = sorted(removable, key=lambda _: generator.random())[: self.num_candidates]
-        for edge in drawn:
-            candidate = cell.without_edge(edge)
-            candidate = dataclasses.replace(candidate, edges=candidate.live_edges)
-            yield Candidate(edge, candidate, candidate.key in self._seen)
-            self._seen.add(candidate.key)
+        seed = f"{self.seed}/{len(self._rounds)}"
+        if self.strategy == "paper":
+            count = self.num_candidates if len(cell.edges) > self.edges_to_keep else 0
+            for edge, smaller in strategies.without_one_edge(cell, count, seed):
+                yield Candidate(edge, smaller, smaller.key in self._seen)
+                self._seen.add(smaller.key)
+            return
+        trained = {
+            candidate.cell: self._outcome(candidate)
+            for each in self._rounds
+            for candidate in each.candidates
+        }
+        count = min(self.num_candidates, self._budget - len(self._outcomes))
+        if not count:
+            return
+        for part in strategies.promising(self.cell, trained, self.edges_to_keep, count, seed):
+            yield strategies.edited(cell, part, part.key in self._seen)
+            self._seen.add(part.key)
+
+    @property
+    def _budget(self) -> int:
+        """How many networks may be trained."""
+        if self.max_candidates is not None:
+            return self.max_candidates
+        return 1 + self._trained_below(len(self.cell.edges) + 1)
+
+    def _trained_below(self, edges: int) -> int:
+        """How many networks the paper's search trains at most whose cells have fewer edges."""
+        return sum(min(self.num_candidates, more) for more in range(self.edges_to_keep + 1, edges))
 
     def _outcome(self, candidate: Candidate) -> Outcome:
         return self._outcomes[candidate.cell.key]
@@ -249,20 +286,3 @@ def training_seed(seed: int, cell: Cell) -> int:
     """
     digest = hashlib.sha256(f"{seed}/{cell.key}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def check_settings(num_candidates: int, keep_fraction: float, seed: int) -> None:
-    """Raises the TypeError or ValueError that names the setting which is wrong, if one is."""
-    for name, value in (("num_candidates", num_candidates), ("seed", seed)):
-        try:
-            operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name}={value!r}: give an integer") from None
-    if num_candidates < 1:
-        raise ValueError(f"num_candidates={num_candidates}: a round has at least one candidate")
-    try:
-        in_range = 0 <= keep_fraction <= 1
-    except TypeError:
-        raise TypeError(f"keep_fraction={keep_fraction!r}: give a number from 0 to 1") from None
-    if not in_range:
-        raise ValueError(f"keep_fraction={keep_fraction}: give a number from 0 to 1")

@@ -9,6 +9,8 @@ from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
 
+_EDITS = ("removed_edges", "added_edges")
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -46,11 +48,16 @@ class Candidate:
     The cell is pruned of dead edges, but its nodes keep the numbers of the complete DAG.
     `reused` says that another candidate before it is the same network: that one's outcome is
     this one's.
+
+    One that may differ by several edges has all of them in `removed_edges` and `added_edges`,
+    and a `removed_edge` only if that is all there is.
     """
 
     removed_edge: Edge | None
     cell: Cell
     reused: bool
+    removed_edges: tuple[Edge, ...] | None = None
+    added_edges: tuple[Edge, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +81,9 @@ def round_record(finished: Round, adopted: int, outcomes: Mapping[str, Outcome])
         `score`, `objective`, `macs`, `params`, `seconds` (of training, the whole round's),
         `cell` (its JSON form, numbered as the complete DAG); and `candidates`, a list with the
         like of each candidate, its `status` ("adopted", "rejected", "failed"), whether it is
-        `reused`, its `trial_id` and its `error`.
+        `reused`, its `trial_id` and its `error`. Where candidates may differ by several edges
+        from the round's cell, also `removed_edges` and `added_edges`, lists; `removed_edge` is
+        then None unless that is all there is.
     """
     candidates = [
         _candidate_record(candidate, outcomes[candidate.cell.key])
@@ -82,10 +91,10 @@ def round_record(finished: Round, adopted: int, outcomes: Mapping[str, Outcome])
     ]
     winner = candidates[adopted]
     winner["status"] = "adopted"
-    names = ("removed_edge", "edges_left", "score", "objective", "macs", "params")
+    names = ("removed_edge", *_EDITS, "edges_left", "score", "objective", "macs", "params")
     return {
         "round": finished.number,
-        **{name: winner[name] for name in names},
+        **{name: winner[name] for name in names if name in winner},
         "seconds": sum(candidate["seconds"] for candidate in candidates),
         "cell": winner["cell"],
         "candidates": candidates,
@@ -97,9 +106,19 @@ def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(records, key=lambda record: (record["score"], -record["edges_left"]))
 
 
+def described(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The edges that a record's cell has lost and won in its round, as "0-1, 1-2"; "-" for none."""
+    removed = [record["removed_edge"]] if record["removed_edge"] else []
+    removed, added = record.get("removed_edges", removed), record.get("added_edges", [])
+    texts = [", ".join(f"{i}-{j}" for i, j in edges) for edges in (removed, added)]
+    return texts[0] or "-", texts[1] or "-"
+
+
 def _candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
+    edits = {name: getattr(candidate, name) for name in _EDITS}
     return {
         "removed_edge": list(candidate.removed_edge) if candidate.removed_edge else None,
+        **{name: [list(e) for e in edges] for name, edges in edits.items() if edges is not None},
         "edges_left": len(candidate.cell.edges),
         "score": outcome.score,
         "objective": outcome.objective,

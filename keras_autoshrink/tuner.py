@@ -53,6 +53,10 @@ class AutoShrink(CandidateTuner):
         race: see `CandidateTuner`; off by default: cheaper rounds, scored less surely.
         inherit: likewise.
         max_retries_per_trial: how often to train a candidate again that raised.
+        strategy: "paper" tries cells that lack one edge of the current one; "bayesian" any parts
+            of the complete DAG, those that are likely to score best by all scores so far.
+        max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
+            train at most. ("paper" ends by itself.)
         **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
             and `distribution_strategy`: a MirroredStrategy, MultiWorkerMirroredStrategy (all
             workers run the same script; the first decides and writes) or OneDeviceStrategy of
@@ -84,6 +88,8 @@ class AutoShrink(CandidateTuner):
         race: bool = False,
         inherit: bool = False,
         max_retries_per_trial: int = 0,
+        strategy: str = "paper",
+        max_candidates: int | None = None,
         **kwargs: Any,
     ) -> None:
         for argument, instead in _NOT_HERE.items():
@@ -108,6 +114,8 @@ class AutoShrink(CandidateTuner):
             allow_new_entries=allow_new_entries,
             tune_new_entries=tune_new_entries,
             max_retries_per_trial=max_retries_per_trial,
+            strategy=strategy,
+            max_candidates=max_candidates,
         )
         oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
         # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
@@ -115,6 +123,7 @@ class AutoShrink(CandidateTuner):
             "seed": oracle.seed,  # first: the ops of a hypermodel may follow from it
             "num_candidates": oracle.num_candidates,
             "keep_fraction": oracle.keep_fraction,
+            **({} if strategy == "paper" else {"strategy": strategy}),
             "score": settings.describe(score),
             "hypermodel": settings.of_hypermodel(hypermodel),
             "hyperparameters": settings.describe(hyperparameters and hyperparameters.values),

@@ -15,11 +15,13 @@ ORDER = """
     search_batches
     canonical files costs.zero costs.calls recipes augmentation distribution
     argument_types tasks child_process language_layers text_windows averaged_sgd
+    surrogate
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
     supervisor vocabulary text_pipeline text_recipes
-    launcher trajectory operations costs.graph image_folders fit_checks splits recurrent text_data
-    generation
-    shrink report search_space networks datasets costs streams language_models
+    launcher trajectory acquisition operations costs.graph image_folders fit_checks splits recurrent
+    text_data generation
+    strategies report search_space networks datasets costs streams language_models
+    shrink
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     masked_network
     masked_training weights_file

@@ -12,6 +12,8 @@ from test_shrink import OPS
 
 from keras_autoshrink import AutoShrinkOracle, Cell, declare_cell
 from keras_autoshrink.search_space import CellSpace
+from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.strategies import STRATEGIES
 
 
 class Declares(keras_tuner.HyperModel):
@@ -72,6 +74,13 @@ def smaller(tmp_path_factory):
     return searched(tmp_path_factory.mktemp("smaller"), Declares(OPS[:5]))
 
 
+@pytest.fixture(scope="module")
+def searches(smaller, tmp_path_factory):
+    """A search by each strategy."""
+    path = tmp_path_factory.mktemp("bayesian")
+    return {"paper": smaller, "bayesian": searched(path, Declares(OPS[:5]), strategy="bayesian")}
+
+
 def test_a_search_of_8_nodes(finished):
     records = finished.oracle.search.trajectory()
     assert records[0]["edges_left"] == 28
@@ -128,31 +137,39 @@ def test_an_objective_to_minimise(smaller, tmp_path):
     assert ours == [record["cell"] for record in smaller.oracle.search.trajectory()]
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("stop_at", [0, 1, 12, 25])
-def test_resumed_in_the_middle_it_ends_the_same(smaller, tmp_path, stop_at):
+def test_resumed_in_the_middle_it_ends_the_same(strategy, searches, tmp_path, stop_at):
+    smaller = searches[strategy]
+
     def interrupted(cell):
         if len(broken.ran) > stop_at:
             raise KeyboardInterrupt
         return default_result(cell)
 
-    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted)
+    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted, strategy=strategy)
     with pytest.raises(KeyboardInterrupt):
         broken.search(verbose=0)
-    resumed = searched(tmp_path, Declares(OPS[:5]))
+    resumed = searched(tmp_path, Declares(OPS[:5]), strategy=strategy)
     assert resumed.oracle.search.trajectory() == smaller.oracle.search.trajectory()
     assert len(resumed.ran) == len(smaller.ran) - stop_at
 
 
-def test_a_finished_search_resumes_as_finished(tmp_path):
-    first = searched(tmp_path, Declares(OPS[:4]))
-    again = searched(tmp_path, Declares(OPS[:4]))
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_finished_search_resumes_as_finished(tmp_path, strategy):
+    first = searched(tmp_path, Declares(OPS[:4]), strategy=strategy)
+    again = searched(tmp_path, Declares(OPS[:4]), strategy=strategy)
     assert again.ran == []
     assert again.oracle.search.trajectory() == first.oracle.search.trajectory()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("older_at", "stop_at"), [(5, 6), (3, 25)])
-def test_results_that_reached_the_trials_alone_are_not_lost(smaller, tmp_path, older_at, stop_at):
+def test_results_that_reached_the_trials_alone_are_not_lost(
+    strategy, searches, tmp_path, older_at, stop_at
+):
     """As after a kill between trial.json and oracle.json; and with rounds between the two."""
+    smaller = searches[strategy]
 
     def interrupted(cell):
         if len(broken.ran) == older_at:
@@ -161,11 +178,11 @@ def test_results_that_reached_the_trials_alone_are_not_lost(smaller, tmp_path, o
             raise KeyboardInterrupt
         return default_result(cell)
 
-    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted)
+    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted, strategy=strategy)
     with pytest.raises(KeyboardInterrupt):
         broken.search(verbose=0)
     shutil.copy(tmp_path / "older.json", tmp_path / "search" / "oracle.json")
-    resumed = searched(tmp_path, Declares(OPS[:5]))
+    resumed = searched(tmp_path, Declares(OPS[:5]), strategy=strategy)
     assert resumed.oracle.search.trajectory() == smaller.oracle.search.trajectory()
     assert len(resumed.ran) == len(smaller.ran) - (stop_at - 1)
 
@@ -253,7 +270,44 @@ def test_a_space_without_one_cell_is_refused(tmp_path, hypermodel, culprit):
         searched(tmp_path, hypermodel)
 
 
-@pytest.mark.parametrize("setting", [{"seed": 1}, {"num_candidates": 3}, {"keep_fraction": 0.5}])
+def test_a_bayesian_search_trains_as_many_candidates_as_it_may(searches, tmp_path):
+    settings = {"strategy": "bayesian", "max_candidates": 12, "num_candidates": 4}
+    made = searched(tmp_path, Declares(OPS[:5]), **settings)
+    assert len(made.ran) == len(made.oracle.trials) == 12
+    whole = searches["bayesian"]
+    assert len(whole.ran) == ShrinkSearch(Cell.dense(OPS[:5])).max_remaining()
+    best = whole.oracle.search.best()
+    assert whole.oracle.get_best_trials(1)[0].score == best["score"]
+
+
+def test_a_search_from_before_there_were_strategies_goes_on(smaller, tmp_path):
+    def interrupted(cell):
+        if len(broken.ran) > 12:
+            raise KeyboardInterrupt
+        return default_result(cell)
+
+    broken = tuner(tmp_path, Declares(OPS[:5]), interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broken.search(verbose=0)
+    state = json.loads((tmp_path / "search" / "oracle.json").read_text())
+    assert not {"strategy", "max_candidates"} & {*state, *state["search"]}
+    resumed = searched(tmp_path, Declares(OPS[:5]), strategy="paper")
+    assert resumed.oracle.search.trajectory() == smaller.oracle.search.trajectory()
+
+
+def test_a_bayesian_search_goes_on_as_one_alone(tmp_path):
+    settings = {"strategy": "bayesian", "max_candidates": 5}
+    searched(tmp_path, Declares(OPS[:3]), **settings)
+    with pytest.raises(ValueError, match=r"strategy=paper: the search in .* has strategy=bayesian"):
+        tuner(tmp_path, Declares(OPS[:3]))
+    with pytest.raises(ValueError, match=r"max_candidates=6: the search in .*max_candidates=5"):
+        tuner(tmp_path, Declares(OPS[:3]), **{**settings, "max_candidates": 6})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"seed": 1}, {"num_candidates": 3}, {"keep_fraction": 0.5}, {"strategy": "bayesian"}],
+)
 def test_a_directory_with_other_settings_is_refused(tmp_path, setting):
     searched(tmp_path, Declares(OPS[:3]))
     before = (tmp_path / "search" / "oracle.json").read_bytes()
@@ -269,6 +323,8 @@ def test_a_directory_with_other_settings_is_refused(tmp_path, setting):
         ({"num_candidates": 0}, ValueError),
         ({"keep_fraction": 2}, ValueError),
         ({"seed": "zero"}, TypeError),
+        ({"strategy": "random"}, ValueError),
+        ({"max_candidates": 10}, ValueError),
         ({"objective": ["a", "b"]}, ValueError),
     ],
 )

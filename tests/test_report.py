@@ -74,3 +74,18 @@ def test_the_table_counts_failures():
     with console.capture() as capture:
         console.print(trajectory_table(search.trajectory()))
     assert "1 failed" in capture.get()
+
+
+def test_the_table_of_a_bayesian_search_says_what_was_removed_and_what_came_back():
+    search = dense(strategy="bayesian", num_candidates=4, max_candidates=21)
+    run(search)
+    records = search.trajectory()
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(trajectory_table(records))
+    header, _, *rows = [line for line in capture.get().splitlines() if line.strip()]
+    assert header.split()[:3] == ["round", "removed", "added"]
+    for record, row in zip(records, rows, strict=False):
+        for i, j in (*record["removed_edges"], *record["added_edges"]):
+            assert f"{i}-{j}" in row
+    assert len(plot_trajectory(records).axes) == 3

@@ -41,6 +41,14 @@ def dense(**settings):
     return ShrinkSearch(Cell.dense(OPS), **settings)
 
 
+# What every strategy has to hold to.
+every_strategy = pytest.mark.parametrize(
+    "settings",
+    [{}, {"strategy": "bayesian", "num_candidates": 7, "max_candidates": 40}],
+    ids=["paper", "bayesian"],
+)
+
+
 def edge_list(cell_json):
     return {tuple(edge) for edge in cell_json["edges"]}
 
@@ -77,26 +85,29 @@ def test_a_search_of_8_nodes_goes_by_the_book(seed):
     assert search.best()["score"] == max(record["score"] for record in records)
 
 
-def test_the_seed_decides_and_0_is_one():
+@every_strategy
+def test_the_seed_decides_and_0_is_one(settings):
     trajectories = []
     for seed in (0, 0, 1, 2):
-        search = dense(seed=seed)
+        search = dense(seed=seed, **settings)
         run(search)
         trajectories.append(search.trajectory())
     assert trajectories[0] == trajectories[1]
     assert trajectories[0] != trajectories[2] != trajectories[3] != trajectories[0]
 
 
-def test_the_order_of_answers_changes_nothing():
-    in_order, shuffled = dense(seed=3), dense(seed=3)
+@every_strategy
+def test_the_order_of_answers_changes_nothing(settings):
+    in_order, shuffled = dense(seed=3, **settings), dense(seed=3, **settings)
     run(in_order)
     run(shuffled, order=random.Random(0))
     assert in_order.trajectory() == shuffled.trajectory()
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 7, 40, 200])
-def test_resumed_from_json_it_ends_the_same(stop_after):
-    whole, stopped = dense(seed=4), dense(seed=4)
+@every_strategy
+@pytest.mark.parametrize("stop_after", [0, 1, 7, 25, 40, 200])
+def test_resumed_from_json_it_ends_the_same(stop_after, settings):
+    whole, stopped = dense(seed=4, **settings), dense(seed=4, **settings)
     run(whole)
     for _ in range(stop_after):
         if pending := stopped.pending():
@@ -123,6 +134,13 @@ def test_nodes_of_unknown_ops_are_never_alike():
     star = Cell(("input", "node1", "node2", "node3"), [(0, node) for node in range(1, 4)])
     search = ShrinkSearch(star)
     assert len(run(search)) == 1 + 3 + 2
+
+
+@every_strategy
+def test_no_network_is_trained_twice(settings):
+    for seed in range(3):
+        keys = [cell.key for cell in run(dense(seed=seed, **settings))]
+        assert len(set(keys)) == len(keys)
 
 
 def test_a_network_of_an_earlier_round_is_not_trained_again():
@@ -152,6 +170,18 @@ def test_ties_go_to_fewer_macs_then_to_the_smaller_edge():
     assert search.best()["edges_left"] == 1
 
 
+@every_strategy
+@pytest.mark.parametrize("fraction", [0.01, 0.25, 1])
+def test_no_cell_is_smaller_than_keep_fraction_says(fraction, settings):
+    search = dense(keep_fraction=fraction, **settings)
+    run(search)
+    least = max(1, round(28 * fraction))
+    # What the removal of an edge cuts off is no edge that was taken.
+    slack = 0 if search.strategy == "bayesian" else 7
+    for record in search.trajectory():
+        assert min(c["edges_left"] for c in record["candidates"]) >= least - slack
+
+
 @pytest.mark.parametrize(("fraction", "left"), [(0.01, 1), (0.25, 7), (1, 28)])
 def test_keep_fraction_ends_it(fraction, left):
     search = dense(keep_fraction=fraction)
@@ -160,9 +190,10 @@ def test_keep_fraction_ends_it(fraction, left):
     assert all(record["edges_left"] > left for record in search.trajectory()[:-1])
 
 
-def test_max_remaining_is_a_bound_that_falls_to_0():
+@every_strategy
+def test_max_remaining_is_a_bound_that_falls_to_0(settings):
     for seed in range(5):
-        search = dense(seed=seed, num_candidates=4)
+        search = dense(seed=seed, **{**settings, "num_candidates": 4})
         bounds = []
         while pending := search.pending():
             bounds.append(search.max_remaining())
@@ -172,13 +203,15 @@ def test_max_remaining_is_a_bound_that_falls_to_0():
         assert search.max_remaining() == 0
 
 
-def test_failures_are_passed_over():
+@every_strategy
+def test_failures_are_passed_over(settings):
     def fails_without_0_1(cell):
         if (0, 1) not in cell.edges:
             return Outcome(None, error="out of memory")
         return outcome(cell)
 
-    search = ShrinkSearch(Cell.dense(OPS[:4]))
+    # No two nodes are alike: what fails is not the same network as what does not.
+    search = ShrinkSearch(Cell.dense(("input", "tanh", "relu", "sigmoid")), **settings)
     run(search, fails_without_0_1)
     assert search.error is None
     for record in search.trajectory():
@@ -187,6 +220,23 @@ def test_failures_are_passed_over():
     assert failed
     assert {candidate["error"] for candidate in failed} == {"out of memory"}
     assert {candidate["score"] for candidate in failed} == {None}
+
+
+@every_strategy
+def test_a_round_without_survivors_can_be_tried_again(settings):
+    def fails(cell):
+        return outcome(cell) if len(cell.edges) == 28 else Outcome(None, error="boom")
+
+    search = dense(seed=5, **settings)
+    run(search, fails)
+    assert "all candidates of round 1 failed" in search.error
+    restored = ShrinkSearch.from_json(search.to_json())
+    assert restored.error == search.error
+    assert len(restored.reopen()) == len(restored.pending()) == settings.get("num_candidates", 10)
+    whole = dense(seed=5, **settings)
+    run(whole)
+    run(restored)
+    assert restored.trajectory() == whole.trajectory()
 
 
 @pytest.mark.parametrize("fails_at", [6, 5])
@@ -231,6 +281,10 @@ def test_unreachable_parts_of_the_first_cell_do_not_count():
         ({"keep_fraction": -0.1}, ValueError, "keep_fraction=-0.1"),
         ({"keep_fraction": 1.5}, ValueError, "keep_fraction=1.5"),
         ({"keep_fraction": "all"}, TypeError, "keep_fraction='all'"),
+        ({"strategy": "random"}, ValueError, "strategy='random': expected one of paper, bayesian"),
+        ({"max_candidates": 9}, ValueError, "max_candidates=9: the strategy 'paper' ends by"),
+        ({"strategy": "bayesian", "max_candidates": 0}, ValueError, "max_candidates=0"),
+        ({"strategy": "bayesian", "max_candidates": "9"}, TypeError, "max_candidates='9'"),
     ],
 )
 def test_bad_settings_are_named(settings, error, culprit):
@@ -282,3 +336,83 @@ def test_accuracy_score():
     for weight in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="weight="):
             AccuracyScore(weight)
+
+
+def test_a_search_by_the_paper_is_written_as_it_was_before_there_were_others():
+    search = dense()
+    run(search)
+    assert list(search.to_json()) == [
+        *("format", "version", "cell", "num_candidates", "keep_fraction", "seed", "outcomes")
+    ]
+    for record in search.trajectory():
+        assert not {"removed_edges", "added_edges"} & {*record, *record["candidates"][0]}
+
+
+def bayesian(ops=OPS, **settings):
+    return ShrinkSearch(Cell.dense(ops), strategy="bayesian", **settings)
+
+
+def test_records_say_which_edges_a_bayesian_round_removed_and_brought_back():
+    search = bayesian(max_candidates=45)
+    run(search)
+    records = search.trajectory()
+    assert records[0]["removed_edges"] == records[0]["added_edges"] == []
+    assert any(record["added_edges"] for record in records)
+    for before, record in itertools.pairwise(records):
+        start = edge_list(before["cell"])
+        for candidate in record["candidates"]:
+            removed, added = (
+                {tuple(edge) for edge in candidate[name]}
+                for name in ("removed_edges", "added_edges")
+            )
+            assert edge_list(candidate["cell"]) == (start - removed) | added
+            single = len(removed) == 1 and not added
+            assert candidate["removed_edge"] == (list(*removed) if single else None)
+        assert record["score"] == max(c["score"] for c in record["candidates"])
+
+
+@pytest.mark.parametrize(("candidates", "budget"), [(10, 1), (10, 25), (4, 40)])
+def test_a_bayesian_search_trains_as_many_networks_as_it_may(candidates, budget):
+    search = bayesian(num_candidates=candidates, max_candidates=budget)
+    assert search.max_remaining() == budget
+    assert len(run(search)) == budget
+    rounds = [len(record["candidates"]) for record in search.trajectory()]
+    assert all(count == candidates for count in rounds[1:-1])
+    assert search.done
+    assert search.error is None
+
+
+def test_by_default_it_trains_as_many_as_the_paper_would_at_most():
+    assert bayesian().max_remaining() == dense().max_remaining() == 235
+
+
+def test_a_small_space_is_exhausted_and_each_network_trained_once():
+    search = bayesian(OPS[:4], num_candidates=5, max_candidates=1000)
+    keys = {cell.key for cell in run(search)}
+    every = {
+        Cell(OPS[:4], edges).key
+        for count in range(1, 7)
+        for edges in itertools.combinations(search.cell.edges, count)
+        if any(i == 0 for i, _ in edges)
+    }
+    assert keys == every
+    assert search.done
+    assert search.max_remaining() == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_finds_what_few_edges_are_worth_with_fewer_networks_than_the_paper(seed):
+    worth = {(0, 3): 0.3, (3, 6): 0.2, (0, 5): -0.2, (2, 4): -0.2}
+
+    def evaluate(cell):
+        noise = random.Random(f"{seed}/{cell.key}").gauss(0, 0.02)
+        score = sum(gain for edge, gain in worth.items() if edge in cell.edges)
+        return Outcome(score - len(cell.edges) / 50 + noise)
+
+    # No two nodes are alike: an edge is worth the same whatever else there is.
+    search = bayesian(("input", *(f"node{node}" for node in range(1, 8))), max_candidates=80)
+    run(search, evaluate)
+    best = edge_list(search.best()["cell"])
+    assert {(0, 3), (3, 6)} <= best
+    assert not {(0, 5), (2, 4)} & best
+    assert len(best) <= 6

@@ -123,6 +123,24 @@ def timeless(records):
     return records
 
 
+def test_a_search_by_the_bayesian_strategy(data, tmp_path, capsys):
+    settings = {"strategy": "bayesian", "num_candidates": 6, "max_candidates": 8}
+    tuner = make(tmp_path, **settings)
+    (x, y), validation = data
+    tuner.search(x, y, validation_data=validation, epochs=1)
+    printed = capsys.readouterr().out
+    assert "Round 0 done: complete cell, edges left: 3" in printed
+    assert "Round 1 done: edges removed: " in printed
+    records = tuner.trajectory()
+    # All parts of a cell of 3 nodes.
+    assert 1 < len(tuner.oracle.trials) <= 7
+    assert tuner.best_cell() == kas.Cell.from_json(tuner.oracle.search.best()["cell"]).prune()
+    assert make(tmp_path, **settings).trajectory() == records
+    for changed in ({"max_candidates": 9}, {"strategy": "paper", "max_candidates": None}):
+        with pytest.raises(ValueError, match=rf"{next(iter(changed))}=.*overwrite=True"):
+            make(tmp_path, **{**settings, **changed})
+
+
 def test_a_directory_with_another_search_is_refused(finished):
     directory = path_of(finished).parent
     before = {p: p.read_bytes() for p in path_of(finished).rglob("*.json")}
@@ -135,6 +153,7 @@ def test_a_directory_with_another_search_is_refused(finished):
         ),
         ({"seed": 5}, "seed=0, not 5"),
         ({"num_candidates": 5}, "num_candidates=.*, not 5"),
+        ({"strategy": "bayesian"}, "strategy=bayesian"),
     ):
         with pytest.raises(ValueError, match=rf"{culprit}.*overwrite=True"):
             make(directory, **changed)

@@ -1,0 +1,177 @@
+"""The searches that `search_quality.py` compares; each trains until its budget is spent."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import random
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras_tuner
+from quality_networks import OPS, Networks, Session, SpentError
+
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.search_space import CellSpace
+from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trajectory import Outcome
+
+_DENSE = Cell.dense(OPS)
+
+
+def regrets(
+    search: Callable[[Session, int], None], networks: Networks, seed: int, budget: int
+) -> list[float]:
+    """The regrets of one search, by how many networks it has trained: 0 to `budget`."""
+    session = Session(networks, seed, budget)
+    with contextlib.suppress(SpentError):
+        search(session, seed)
+    return session.finish()
+
+
+def random_networks(session: Session, seed: int) -> None:
+    """Distinct networks, all equally likely."""
+    for cell in _shuffled(session.networks.cells, random.Random(f"random/{seed}")):
+        session.train(cell)
+
+
+def shrinking(num_candidates: int, **settings: Any) -> Callable[[Session, int], None]:
+    """The library's own search; once it has ended, another one with the next seed.
+
+    Until 20 in a row have trained nothing new: one that tries all edges in each round always
+    goes the same way.
+    """
+
+    def search(session: Session, seed: int) -> None:
+        trained = [-1] * 20
+        for walk in itertools.count():
+            if len(session.seen) == trained[-20]:
+                return
+            trained.append(len(session.seen))
+            state = ShrinkSearch(
+                _DENSE, num_candidates=num_candidates, seed=1000 * seed + walk, **settings
+            )
+            while pending := state.pending():
+                cell = pending[0].cell
+                index = session.networks.index(cell)
+                score = session.train(cell)
+                state.tell(cell, Outcome(score, macs=session.networks.macs[index]))
+
+    return search
+
+
+def evolution(population: int, sample: int) -> Callable[[Session, int], None]:
+    """Regularised evolution (Real et al. 2019, arXiv 1802.01548).
+
+    The oldest of the population gives way to a changed copy (one edge added or removed) of the
+    best of a sample.
+    """
+
+    def search(session: Session, seed: int) -> None:
+        generator = random.Random(f"evolution/{seed}")
+        drawn = generator.sample(session.networks.cells, population)
+        alive = [(session.train(cell), cell) for cell in drawn]
+        while True:
+            parent = max(generator.sample(alive, sample), key=lambda each: each[0])[1]
+            child = generator.choice(session.networks.neighbours(parent))
+            alive = [*alive[1:], (session.train(child), child)]
+
+    return search
+
+
+def local_search(first_better: bool) -> Callable[[Session, int], None]:
+    """Hill climbing from random networks (White et al. 2020, arXiv 2005.02960).
+
+    Args:
+        first_better: whether to go on from the first better neighbour, not the best of all.
+    """
+
+    def search(session: Session, seed: int) -> None:
+        generator = random.Random(f"local/{seed}")
+        for start in _shuffled(session.networks.cells, generator):
+            cell, score = start, session.train(start)
+            climbing = True
+            while climbing:
+                climbing = False
+                best = score, cell
+                for other in _shuffled(session.networks.neighbours(cell), generator):
+                    found = session.train(other)
+                    if found > best[0]:
+                        best = found, other
+                        climbing = True
+                        if first_better:
+                            break
+                score, cell = best
+
+    return search
+
+
+def keras_tuner_oracle(
+    make: Callable[..., Any], **arguments: Any
+) -> Callable[[Session, int], None]:
+    """One of KerasTuner's oracles, in a tuner that looks scores up.
+
+    Each edge is a Boolean. What is no cell, for no edge leaves node 0, is a failed trial and
+    costs nothing. Of an oracle that trains for fewer epochs only those count.
+    """
+
+    def search(session: Session, seed: int) -> None:
+        oracle = make(
+            objective=keras_tuner.Objective("score", "max"),
+            seed=seed + 1,  # KerasTuner takes 0 for none
+            max_consecutive_failed_trials=10_000,
+            **arguments,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            tuner = _Lookup(oracle, _build, directory=folder)
+            tuner.session = session
+            # KerasTuner prints the traceback of each failed trial, scikit-learn warns.
+            with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tuner.search(verbose=0)
+
+    return search
+
+
+class _SpentError(keras_tuner.errors.FatalError):
+    """`SpentError` as KerasTuner lets it through."""
+
+
+class _Lookup(keras_tuner.Tuner):
+    """Takes scores from the table."""
+
+    session: Session
+
+    def search(self, *args: Any, **kwargs: Any) -> None:
+        with contextlib.suppress(_SpentError):
+            super().search(*args, **kwargs)
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        values = trial.hyperparameters.values
+        if not any(values[f"cell/edge_0_{j}"] for j in range(1, len(OPS))):
+            raise keras_tuner.errors.FailedTrialError("no edge leaves node 0")
+        cell = Cell(OPS, CellSpace(self.oracle.get_space().space).sub_cell(values).edges)
+        try:
+            if "tuner/epochs" in values:
+                return {"score": self.session.train_until(cell, values["tuner/epochs"])}
+            return {"score": self.session.train(cell)}
+        except SpentError as error:
+            raise _SpentError from error
+
+    def on_trial_end(self, trial: Any) -> None:
+        self.oracle.end_trial(trial)  # and no files of the oracle, which nobody reads
+
+    def save(self) -> None:
+        pass
+
+
+def _build(hp: keras_tuner.HyperParameters) -> None:
+    for i, j in _DENSE.edges:
+        hp.Boolean(f"cell/edge_{i}_{j}")
+
+
+def _shuffled(cells: list[Cell], generator: random.Random) -> Iterator[Cell]:
+    return iter(generator.sample(cells, len(cells)))

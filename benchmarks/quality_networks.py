@@ -1,0 +1,202 @@
+"""Every network of a small search space, trained: what `search_quality.py` searches in.
+
+The table is a JSON object with a `task`, the `settings` of the training, the most `epochs` that a
+network trained, and `networks`: each with the `key` of its cell, the cell's `edges` (numbered as
+the complete DAG's), `macs`, `params`, and the `val_accuracy` of each epoch by training seed.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from keras_autoshrink.cell import Cell, Edge
+from keras_autoshrink.score import AccuracyScore
+
+# What `CNNCellHyperModel(num_nodes=5, seed=0)` searches.
+OPS = ("input", "sepconv3x3", "sepconv3x3", "conv1x1", "conv1x1")
+
+
+def distinct_networks(cell: Cell) -> list[Cell]:
+    """One cell for each distinct network that a part of `cell`'s edges makes.
+
+    Args:
+        cell: of few edges: all 2^|E| parts are tried.
+
+    Returns:
+        The cells without dead edges, numbered as `cell`, those of most edges first.
+    """
+    found: dict[str, Cell] = {}
+    for part in all_parts(cell):
+        found.setdefault(part.key, Cell(part.ops, part.live_edges))
+    return sorted(found.values(), key=lambda network: (-len(network.edges), network.edges))
+
+
+def all_parts(cell: Cell) -> Iterator[Cell]:
+    """Every part of `cell`'s edges that is a cell, those of most edges first."""
+    for count in range(len(cell.edges), 0, -1):
+        for edges in itertools.combinations(cell.edges, count):
+            if any(i == 0 for i, _ in edges):
+                yield Cell(cell.ops, edges)
+
+
+class Networks:
+    """The trained networks of a table.
+
+    Attributes:
+        task: what they were trained on.
+        cells: one for each network.
+        scores: shape (networks, seeds): of the best epoch, as a search takes it.
+        curves: of each network and seed, the score after each epoch if training ended there.
+        true: shape (networks,): the mean score over the seeds.
+        epochs: the most that a network trained.
+
+    Args:
+        path: of the table.
+        weight: accuracy that ten times the MACs have to buy, see `AccuracyScore`.
+
+    Raises:
+        ValueError: it is not a table of all networks of the space.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], weight: float = 0.1) -> None:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+        self.task, self.epochs = table["task"], table["epochs"]
+        self.cells = [
+            Cell(OPS, tuple((i, j) for i, j in network["edges"])) for network in table["networks"]
+        ]
+        self._index = {cell.key: index for index, cell in enumerate(self.cells)}
+        parts = {frozenset(cell.edges): cell for cell in all_parts(Cell.dense(OPS))}
+        missing = {cell.key for cell in parts.values()} - self._index.keys()
+        if missing or len(self._index) < len(self.cells):
+            raise ValueError(f"{path}: not a table of each network once: {sorted(missing)[:1]}")
+        score = AccuracyScore(weight)
+        self.curves = [
+            [
+                list(
+                    itertools.accumulate((score({"val_accuracy": a}, n["macs"]) for a in run), max)
+                )
+                for run in n["val_accuracy"].values()
+            ]
+            for n in table["networks"]
+        ]
+        self.scores = np.array([[run[-1] for run in runs] for runs in self.curves])
+        self.true = self.scores.mean(axis=1)
+        self.macs = [network["macs"] for network in table["networks"]]
+        # Of any set of edges the network, and of each network the sets without dead edges.
+        self._network = {edges: self.index(cell) for edges, cell in parts.items()}
+        self._written: dict[int, list[frozenset[Edge]]] = {}
+        for edges, cell in parts.items():
+            if set(cell.live_edges) == edges:
+                self._written.setdefault(self.index(cell), []).append(edges)
+
+    def index(self, cell: Cell) -> int:
+        """Which network a cell is."""
+        return self._index[cell.key]
+
+    @functools.cache  # noqa: B019 - a benchmark has two tables, and keeps them
+    def neighbours(self, cell: Cell) -> list[Cell]:
+        """The other networks that one edge more or less makes of a cell, each once."""
+        me = self.index(cell)
+        found = {}
+        for edges in self._written[me]:
+            for edge in Cell.dense(OPS).edges:
+                other = self._network.get(edges ^ {edge})
+                if other not in (None, me):
+                    found[other] = True
+        return [self.cells[index] for index in found]
+
+
+class SpentError(Exception):
+    """The budget of a search is spent."""
+
+
+class Session:
+    """What one search may ask: it sees one seed's score of each network that it pays for.
+
+    Which seed's is drawn by the search's own, the same for all methods. Training a network
+    again shows another seed's, as long as there are.
+
+    Attributes:
+        seen: of each network by its index, the scores that the search has seen.
+        answer: the index of the network that the search would return now, by default the
+            one with the best score of all seen.
+        regrets: by how many networks have been trained, 0 to the budget.
+
+    Args:
+        networks: the table.
+        seed: of the search.
+        budget: how many networks it may train.
+    """
+
+    def __init__(self, networks: Networks, seed: int, budget: int) -> None:
+        self.networks = networks
+        self.budget = budget
+        self.spent = 0.0
+        self.seen: dict[int, list[float]] = {}
+        self.answer: Callable[[], int] = self.best_seen
+        self.regrets = [math.nan] * (budget + 1)
+        generator = random.Random(f"session/{seed}")
+        seeds = range(networks.scores.shape[1])
+        self._order = [generator.sample(seeds, len(seeds)) for _ in networks.cells]
+        self._depth: dict[int, int] = {}
+
+    def best_seen(self) -> int:
+        """The network with the best score of all seen."""
+        return max(self.seen, key=lambda index: max(self.seen[index]))
+
+    def train(self, cell: Cell) -> float:
+        """The score of a network; a new one costs 1, one of before nothing."""
+        index = self.networks.index(cell)
+        if index not in self.seen:
+            self._pay(1.0)
+            self.seen[index] = [self.networks.scores[index, self._order[index][0]]]
+        return self.seen[index][0]
+
+    def train_again(self, cell: Cell) -> float:
+        """The score of a network with the next training seed; costs 1."""
+        index = self.networks.index(cell)
+        scores = self.seen[index]
+        self._pay(1.0)
+        scores.append(self.networks.scores[index, self._order[index][len(scores)]])
+        return scores[-1]
+
+    def train_until(self, cell: Cell, epochs: int) -> float:
+        """The score of a network after so many epochs; costs those that are new."""
+        index = self.networks.index(cell)
+        curve = self.networks.curves[index][self._order[index][0]]
+        epochs = min(epochs, len(curve))
+        new = epochs - self._depth.get(index, 0)
+        if new > 0:
+            self._pay(new / len(curve))
+            self._depth[index] = epochs
+            self.seen[index] = [curve[epochs - 1]]
+        return curve[epochs - 1]
+
+    def finish(self) -> list[float]:
+        """The regrets; a search that ended before its budget keeps its answer."""
+        self._note(self.budget + 1.0)
+        return self.regrets
+
+    def _pay(self, cost: float) -> None:
+        self._note(self.spent + cost)
+        if self.spent + cost > self.budget + 1e-9:
+            raise SpentError
+        self.spent += cost
+
+    def _note(self, until: float) -> None:
+        """Notes the regret at the numbers of networks that are passed now."""
+        if self.seen:
+            answer = None
+            for count in range(math.ceil(self.spent - 1e-9), self.budget + 1):
+                if count < until - 1e-9 and math.isnan(self.regrets[count]):
+                    answer = self.answer() if answer is None else answer
+                    self.regrets[count] = self.networks.true.max() - self.networks.true[answer]

@@ -1,0 +1,105 @@
+"""Which cells a round of the search tries; `shrink.ShrinkSearch` keeps the books.
+
+"paper" tries cells that lack one edge of the current one (arXiv 1911.09251, figure 2).
+"bayesian" learns from all scores so far what edges are worth, and tries any parts of the
+complete DAG: a removed edge may come back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import random
+from collections.abc import Iterator, Mapping
+
+from keras_autoshrink.cell import Cell, Edge
+from keras_autoshrink.trajectory import Candidate, Outcome
+
+STRATEGIES = ("paper", "bayesian")
+
+# With fewer scores than this there is nothing to learn from: cells are drawn.
+_LEAST_SCORES = 6
+
+
+def without_one_edge(cell: Cell, count: int, seed: str) -> Iterator[tuple[Edge, Cell]]:
+    """Edges of a cell, drawn without replacement, and the cells that lack one each.
+
+    Args:
+        cell: the current one.
+        count: how many; fewer if it has no more.
+        seed: of the draw.
+    """
+    # Sorting by random() rather than sample(): Python promises the same numbers from this
+    # one method in all its versions, and a resumed search draws the old rounds again.
+    generator = random.Random(seed)
+    ways_in = sum(i == 0 for i, _ in cell.edges)
+    # The last edge out of the input has to stay: without it there is no cell.
+    removable = [edge for edge in cell.edges if edge[0] != 0 or ways_in > 1]
+    for edge in sorted(removable, key=lambda _: generator.random())[:count]:
+        smaller = cell.without_edge(edge)
+        yield edge, dataclasses.replace(smaller, edges=smaller.live_edges)
+
+
+def promising(
+    whole: Cell, outcomes: Mapping[Cell, Outcome], least_edges: int, count: int, seed: str
+) -> list[Cell]:
+    """Parts of a cell, none of them trained yet, that are worth training.
+
+    Args:
+        whole: the complete DAG.
+        outcomes: of those that have been trained.
+        least_edges: that a part has.
+        count: how many; fewer if there are no others.
+        seed: of what is drawn.
+    """
+    # NumPy takes a while to load, and most who import this module only look at a search.
+    from keras_autoshrink import acquisition
+
+    parts = acquisition.Parts(whole, least_edges)
+    scores = {cell: o.score for cell, o in outcomes.items() if o.score is not None}
+    if len(scores) < _LEAST_SCORES:
+        return acquisition.first_parts(parts, list(outcomes), count, seed)
+    failed = [cell for cell, outcome in outcomes.items() if outcome.score is None]
+    return acquisition.best_parts(parts, scores, failed, count, seed)
+
+
+def edited(current: Cell, cell: Cell, reused: bool) -> Candidate:
+    """A candidate that differs from the current cell by any number of edges."""
+    removed = tuple(edge for edge in current.edges if edge not in cell.edges)
+    added = tuple(edge for edge in cell.edges if edge not in current.edges)
+    only = removed[0] if len(removed) == 1 and not added else None
+    return Candidate(only, cell, reused, removed, added)
+
+
+def check_settings(
+    num_candidates: int,
+    keep_fraction: float,
+    seed: int,
+    strategy: str = "paper",
+    max_candidates: int | None = None,
+) -> None:
+    """Raises the TypeError or ValueError that names the setting which is wrong, if one is."""
+    integers = {"num_candidates": num_candidates, "seed": seed}
+    if max_candidates is not None:
+        integers["max_candidates"] = max_candidates
+    for name, value in integers.items():
+        try:
+            operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name}={value!r}: give an integer") from None
+        if name != "seed" and value < 1:
+            what = "a round has" if name == "num_candidates" else "a search trains"
+            raise ValueError(f"{name}={value}: {what} at least one candidate")
+    try:
+        in_range = 0 <= keep_fraction <= 1
+    except TypeError:
+        raise TypeError(f"keep_fraction={keep_fraction!r}: give a number from 0 to 1") from None
+    if not in_range:
+        raise ValueError(f"keep_fraction={keep_fraction}: give a number from 0 to 1")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy={strategy!r}: expected one of {', '.join(STRATEGIES)}")
+    if strategy == "paper" and max_candidates is not None:
+        raise ValueError(
+            f"max_candidates={max_candidates}: the strategy 'paper' ends by itself; "
+            "keep_fraction and num_candidates say when"
+        )
