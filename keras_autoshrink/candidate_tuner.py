@@ -18,8 +18,8 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import masked_search, service, weights_file
 from keras_autoshrink.callbacks import ScoreCallback
-from keras_autoshrink.candidate_training import Parent
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.limits import Deadline, killed_after
 from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.round_training import RoundTraining

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_autoshrink.candidate_training import Parent, Recipe
+from keras_autoshrink.candidate_training import Recipe
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.fit_checks import as_array
 from keras_autoshrink.hypermodels import BATCHNORM_MOMENTUM, CNNCellHyperModel
+from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_training import Program
 from keras_autoshrink.round_training import RoundTraining

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.masked_network import Gates, MaskedNetwork, Weight
+from keras_autoshrink.masked_layout import Weight
+from keras_autoshrink.masked_network import Gates, MaskedNetwork
 from keras_autoshrink.masked_training import State, losses_and_hits, updated
 
 

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from keras_autoshrink.candidate_training import Parent, Recipe, Stack, Trained
+from keras_autoshrink.candidate_training import Recipe, Stack, Trained
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.masked_training import Program
 from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.racing import race

@@ -14,13 +14,13 @@ import numpy as np
 
 from keras_autoshrink import files
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.masked_network import MaskedNetwork, Weight
+from keras_autoshrink.masked_layout import MaskedLayout, Weight
 
 _NODE = re.compile(r"(?<=_node)\d+")
 
 
 def by_name(
-    network: MaskedNetwork, cell: Cell, weights: np.ndarray, statistics: np.ndarray
+    network: MaskedLayout, cell: Cell, weights: np.ndarray, statistics: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The arrays of a sub-cell's network as the Keras model of that sub-cell has them.
 
@@ -44,7 +44,7 @@ def by_name(
 
 
 def flat(
-    network: MaskedNetwork, cell: Cell, arrays: dict[str, np.ndarray]
+    network: MaskedLayout, cell: Cell, arrays: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The weights and statistics that `by_name` was given; arguments as there."""
     weights, statistics = (
@@ -92,7 +92,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{os.fspath(path)}: damaged: {error!r}") from error
 
 
-def _named(network: MaskedNetwork, cell: Cell, part: int) -> Iterator[tuple[str, Weight]]:
+def _named(network: MaskedLayout, cell: Cell, part: int) -> Iterator[tuple[str, Weight]]:
     """The weights (part 0) or statistics (1) of a sub-cell and their names in its Keras model."""
     number = {node: index for index, node in enumerate(cell.reachable)}
     for weight in network.layout(cell)[part]:

@@ -9,7 +9,7 @@ import pytest
 from test_round_training import VALIDATION, Score, X, Y, hypermodel, make, search, timeless
 
 from keras_autoshrink import weights_file
-from keras_autoshrink.candidate_training import Parent
+from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.masked_network import MaskedNetwork
 
 CHEAPER = ({"race": True}, {"inherit": True}, {"race": True, "inherit": True})

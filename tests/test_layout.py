@@ -23,9 +23,10 @@ ORDER = """
     strategies report search_space networks datasets costs streams language_models
     shrink
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
+    masked_layout
     masked_network
     masked_training weights_file
-    masked_tensorflow masked_jax
+    masked_tensorflow masked_jax inheritance
     service recovery search_folder
     limits persistence training text_training
     candidate_training hypermodels
