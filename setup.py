@@ -48,6 +48,7 @@ setup(
             "mypy>=1.10",
             "pandas>=2",
             "psutil>=6",
+            "scipy>=1.11",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.6",
