@@ -335,7 +335,6 @@ def for_search(model, *args, **kwargs):
         kwargs,
         score=kas.AccuracyScore(),
         seed=0,
-        num_candidates=3,
         max_seconds=None,
     )
 
