@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 budget = min(options.budget, _SLOW_BUDGET) if slow else options.budget
                 found = contestants.regrets(search, networks, seed, budget)
                 done.append(found + [math.nan] * (options.budget - budget))
+                if options.json and slow:
+                    options.json.write_text(json.dumps(known) + "\n", encoding="utf-8")
             console.print(f"{networks.task}, {name}: {time.monotonic() - started:.0f} s")
             if options.json:
                 options.json.write_text(json.dumps(known) + "\n", encoding="utf-8")
@@ -104,7 +106,7 @@ def searches(epochs: int, budget: int) -> dict[str, Any]:
             _ORACLES.HyperbandOracle, max_epochs=epochs, hyperband_iterations=100
         ),
         "KerasTuner Bayesian": contestants.keras_tuner_oracle(
-            _ORACLES.BayesianOptimizationOracle, max_trials=100
+            _ORACLES.BayesianOptimizationOracle, max_trials=60
         ),
     }
 
