@@ -2,13 +2,14 @@
 
     python benchmarks/search_speed.py digits
     python benchmarks/search_speed.py cifar10 --data-dir DIR --rounds 2 --candidates 2
+    python benchmarks/search_speed.py text --data-dir DIR --only a --rounds 1 --candidates 2
     KERAS_BACKEND=jax python benchmarks/search_speed.py proxy.npz --only b --runs 1
 
 (a) is a plain `keras_tuner.Tuner` with our oracle: it builds, compiles and fits each candidate,
 and saves its weights whenever an epoch is the best so far. (b) is `AutoShrink`. Both train the
 same candidates on the same data, from the same weights, in the same order; the trajectories are
 compared. Each search runs in a process of its own, (a) and (b) by turns. The time is that of the
-search, without the import of TensorFlow.
+search, without the import of TensorFlow. Recurrent cells share no graph: of a text there is (a).
 
 training  an epoch is under way, and its validation (any candidate's, where several train at once)
 tracing   a program is made; what a candidate's first epoch takes longer than its others
@@ -45,18 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__.partition("\n")[0],
         epilog="example: python benchmarks/search_speed.py digits --runs 5",
     )
-    parser.add_argument("task", help="digits, cifar10, or an .npz file; see load_images")
-    parser.add_argument("--data-dir", help="of tensorflow_datasets, for cifar10")
+    parser.add_argument("task", help="digits, cifar10, an .npz file (see load_images), or text")
+    parser.add_argument("--data-dir", help="of tensorflow_datasets, for cifar10; of a text's files")
     parser.add_argument("--runs", type=int, default=5, help="of each of the two")
     parser.add_argument("--rounds", type=int, help="stop after so many rounds after round 0")
-    parser.add_argument("--epochs", type=int, help="default: 10 for digits, else 20")
+    parser.add_argument("--epochs", type=int, help="default: 10 for digits and text, else 20")
     parser.add_argument("--candidates", type=int, default=10, help="of a round, at most")
-    parser.add_argument("--nodes", type=int, help="default: 5 for digits, else 8")
+    parser.add_argument("--nodes", type=int, help="default: 5 for digits, 6 for text, else 8")
     parser.add_argument("--only", choices=("a", "b"), help="only one of the two")
     parser.add_argument("--one", choices=("a", "b"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.epochs = options.epochs or (10 if options.task == "digits" else 20)
-    options.nodes = options.nodes or (5 if options.task == "digits" else 8)
+    options.epochs = options.epochs or (10 if options.task in ("digits", "text") else 20)
+    options.nodes = options.nodes or {"digits": 5, "text": 6}.get(options.task, 8)
+    if options.task == "text" and options.only != "a" and options.one != "a":
+        parser.error("text: give --only a; candidates of a text are built one by one in both")
     if options.one:
         print(json.dumps(one_search(options)))
         return 0
@@ -114,12 +117,8 @@ def _spread(values: list[float], form: str) -> str:
 def one_search(options: argparse.Namespace) -> dict[str, Any]:
     """Searches, and says how long what took."""
     import keras_autoshrink as kas
-    from keras_autoshrink.datasets import load_images
 
-    data = load_images(options.task, purpose="search", data_dir=options.data_dir)
-    hypermodel = kas.CNNCellHyperModel(
-        input_shape=data.input_shape, classes=len(data.class_names), num_nodes=options.nodes
-    )
+    hypermodel, data = proxy(options)
     keep = 0.01
     if options.rounds is not None:
         edges = len(hypermodel.cell.edges)
@@ -134,13 +133,7 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
             tuner = kas.AutoShrink(hypermodel, **settings, **place)
         with watched(clock, hypermodel, options.one == "a"):
             started = time.monotonic()
-            tuner.search(
-                data.train.x,
-                data.train.y,
-                validation_data=(data.validation.x, data.validation.y),
-                epochs=options.epochs,
-                verbose=0,
-            )
+            tuner.search(**data, epochs=options.epochs, verbose=0)
             wall = time.monotonic() - started
         search = tuner.oracle.search
         records = [
@@ -154,6 +147,30 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
+def proxy(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """What makes and trains candidates, and what `search` is given of data."""
+    import keras_autoshrink as kas
+    from keras_autoshrink.datasets import load_images
+    from keras_autoshrink.text_data import load_text
+
+    if options.task == "text":
+        text = load_text(options.data_dir, purpose="search")
+        hypermodel = kas.RNNCellHyperModel(len(text.vocabulary), num_nodes=options.nodes)
+        return hypermodel, {"x": text.train, "validation_data": text.validation}
+    images = load_images(options.task, purpose="search", data_dir=options.data_dir)
+    hypermodel = kas.CNNCellHyperModel(
+        input_shape=images.input_shape,
+        classes=len(images.class_names),
+        num_nodes=options.nodes,
+    )
+    train, validation = images.train, images.validation
+    return hypermodel, {
+        "x": train.x,
+        "y": train.y,
+        "validation_data": (validation.x, validation.y),
+    }
+
+
 def plain_tuner(hypermodel: Any, settings: Any, place: Any, clock: Clock) -> Any:
     """A `keras_tuner.Tuner` as its documentation has it, but for the seed of each candidate."""
     import keras
@@ -163,13 +180,15 @@ def plain_tuner(hypermodel: Any, settings: Any, place: Any, clock: Clock) -> Any
     from keras_autoshrink.callbacks import ScoreCallback
     from keras_autoshrink.shrink import training_seed
 
+    score = getattr(hypermodel, "default_score", kas.AccuracyScore())
+
     class Plain(keras_tuner.Tuner):
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
             keras.utils.set_random_seed(training_seed(0, self.oracle.cell_of(trial)))
-            callbacks = [clock.callback(), ScoreCallback(kas.AccuracyScore())]
+            callbacks = [clock.callback(), ScoreCallback(score)]
             return super().run_trial(trial, *args, **{**kwargs, "callbacks": callbacks})
 
-    oracle = kas.AutoShrinkOracle(metric="val_accuracy", **settings)
+    oracle = kas.AutoShrinkOracle(metric=score.objective, **settings)
     return Plain(oracle, hypermodel, **place)
 
 
