@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_autoshrink import files, report
-from keras_autoshrink.cell import (
-    INPUT,
-    RNN_OPERATIONS,
-    SHRINKCNN_CELL,
-    SHRINKRNN_CELL,
-    Cell,
-    declare_operation,
-)
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.op_names import INPUT, RNN_OPERATIONS, declare_operation
+from keras_autoshrink.published_cells import SHRINKCNN_CELL, SHRINKRNN_CELL
 from keras_autoshrink.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.

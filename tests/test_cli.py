@@ -292,7 +292,7 @@ def test_show_knows_a_search_of_ops_that_nobody_registered(tmp_path, capsys):
 
 
 def named_search(op):
-    from keras_autoshrink.cell import declare_operation
+    from keras_autoshrink.op_names import declare_operation
     from keras_autoshrink.shrink import ShrinkSearch
     from keras_autoshrink.trajectory import Outcome
 

@@ -13,13 +13,13 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     checks attempts memory shuffling lifeline address backends
     search_batches
-    canonical files costs.zero costs.calls recipes augmentation distribution
+    canonical files op_names costs.zero costs.calls recipes augmentation distribution
     argument_types tasks child_process language_layers text_windows averaged_sgd
     surrogate
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
     supervisor vocabulary text_pipeline text_recipes
     launcher trajectory acquisition operations costs.graph image_folders fit_checks splits recurrent
-    text_data generation
+    text_data generation published_cells
     strategies report search_space networks datasets costs streams language_models
     shrink
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
