@@ -18,8 +18,8 @@ ORDER = """
     surrogate
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
     supervisor vocabulary text_pipeline text_recipes
-    launcher trajectory acquisition operations costs.graph image_folders fit_checks splits recurrent
-    text_data generation published_cells
+    launcher pydoc_text operations costs.graph image_folders fit_checks splits recurrent
+    text_data generation published_cells trajectory acquisition
     strategies report search_space networks datasets costs streams language_models
     shrink
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
