@@ -11,8 +11,8 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import service
 from keras_autoshrink.checks import positive
-from keras_autoshrink.persistence import PersistentOracle, fresh
-from keras_autoshrink.trials import ENDED, metric_of, outcome_of
+from keras_autoshrink.persistence import PersistentOracle
+from keras_autoshrink.trials import ENDED, fresh, metric_of, outcome_of
 
 # How long the chief stays for workers that do not ask any more, in seconds. One that comes later
 # learns from the files that the search is over.

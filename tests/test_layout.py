@@ -22,6 +22,7 @@ ORDER = """
     text_data generation published_cells trajectory acquisition
     strategies report search_space networks datasets costs streams language_models
     shrink
+    search_state
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     masked_layout
     masked_network
