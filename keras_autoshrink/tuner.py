@@ -24,6 +24,7 @@ from keras_autoshrink.oracle import AutoShrinkOracle
 from keras_autoshrink.progress import SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
 from keras_autoshrink.trials import error_line
+from keras_autoshrink.worker import WorkerOracle
 
 
 class AutoShrink(CandidateTuner):
@@ -150,7 +151,7 @@ class AutoShrink(CandidateTuner):
             **kwargs,
         )
         if self._is_worker():
-            self.oracle = service.WorkerOracle(self.oracle, oracle.seed, self._is_over)
+            self.oracle = WorkerOracle(self.oracle, oracle.seed, self._is_over)
 
     def _is_over(self, met_chief: bool) -> bool:
         """Whether the search has ended, as its files have it; a worker's oracle knows not.
@@ -227,7 +228,7 @@ class AutoShrink(CandidateTuner):
             if service.role() == "alone":
                 run()
             elif found.error or not found.done:
-                service.serve(run, self.oracle)
+                service.serve(run, self.oracle.farewell)
                 self.save()  # what the last trial told the search
             if self.oracle.search.error:
                 raise RuntimeError(f"the search cannot go on: {self.oracle.search.error}")

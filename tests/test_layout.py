@@ -29,7 +29,7 @@ ORDER = """
     masked_training weights_file
     masked_tensorflow masked_jax inheritance
     service recovery search_folder
-    limits persistence training text_training
+    limits worker persistence training text_training
     candidate_training hypermodels
     racing
     round_training
