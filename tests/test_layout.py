@@ -35,7 +35,7 @@ ORDER = """
     round_training
     masked_search
     oracle candidate_tuner
-    cluster
+    cluster resumable
     search_devices
     tuner language_hypermodel
     pipeline
