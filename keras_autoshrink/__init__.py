@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_autoshrink.applications import ShrinkCNN, width_for_macs
-    from keras_autoshrink.cell import SHRINKCNN_CELL, SHRINKRNN_CELL, Cell
+    from keras_autoshrink.cell import Cell
     from keras_autoshrink.costs import count_macs, count_params
     from keras_autoshrink.datasets import load_images
     from keras_autoshrink.hypermodels import CNNCellHyperModel
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keras_autoshrink.language_models import ShrinkRNN, load_model, step_model
     from keras_autoshrink.operations import register_operation
     from keras_autoshrink.oracle import AutoShrinkOracle
+    from keras_autoshrink.published_cells import SHRINKCNN_CELL, SHRINKRNN_CELL
     from keras_autoshrink.recipes import RECIPES, Recipe
     from keras_autoshrink.recurrent import ShrinkRNNCell
     from keras_autoshrink.report import plot_cell, plot_trajectory
@@ -72,8 +73,8 @@ __all__ = [
 
 _HOME = {
     "RECIPES": "recipes",
-    "SHRINKCNN_CELL": "cell",
-    "SHRINKRNN_CELL": "cell",
+    "SHRINKCNN_CELL": "published_cells",
+    "SHRINKRNN_CELL": "published_cells",
     "TEXT_RECIPES": "text_recipes",
     "AccuracyScore": "score",
     "AutoShrink": "tuner",

@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.costs import count_macs
 from keras_autoshrink.networks import CellStyle, apply_stages, round_filters
+from keras_autoshrink.published_cells import SHRINKCNN_CELL
 
 # Width multipliers between which `width_for_macs` looks, in hundredths.
 _NARROWEST, _WIDEST = 5, 1600

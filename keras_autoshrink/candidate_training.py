@@ -44,7 +44,6 @@ class Recipe:
         max_seconds: a candidate that takes longer has failed; None for no limit.
         race: whether the worse half of a round's candidates stops early, and again; see
             `racing.race`.
-        inherit: whether candidates begin with the weights of the round's cell.
     """
 
     images: int
@@ -55,7 +54,6 @@ class Recipe:
     stopping_rules: Callable[[], Sequence[keras.callbacks.Callback]]
     max_seconds: float | None = None
     race: bool = False
-    inherit: bool = False
 
     @property
     def epochs_of_heirs(self) -> int:

@@ -12,44 +12,21 @@ import functools
 import json
 import operator
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_autoshrink import files
 from keras_autoshrink.canonical import canonical_order
+from keras_autoshrink.op_names import INPUT, checked_ops
 
 if TYPE_CHECKING:
     import networkx as nx
 
 Edge = tuple[int, int]
 
-INPUT = "input"
-CNN_OPERATIONS = ("sepconv3x3", "conv1x1")
-RNN_OPERATIONS = ("tanh", "relu", "sigmoid", "identity")
-
 _FORMAT = "keras_autoshrink.cell"
 _VERSION = 1
-_known_operations = {*CNN_OPERATIONS, *RNN_OPERATIONS}
-# The names that the oracle gives to the nodes of a search space that declares no ops.
-_ANONYMOUS = re.compile(r"node\d+")
-
-
-def declare_operation(name: str) -> None:
-    """Makes `name` an op that cells may carry; what it computes is registered elsewhere.
-
-    Args:
-        name: the op's name: letters, digits and `_.+-`, not `"input"`.
-
-    Raises:
-        ValueError: `name` cannot be an op's name.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name) or name == INPUT:
-        raise ValueError(
-            f"op name {name!r}: use letters, digits and _.+- (and not {INPUT!r}, which is node 0)"
-        )
-    _known_operations.add(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +59,14 @@ class Cell:
     edges: tuple[Edge, ...]
 
     def __post_init__(self) -> None:
-        ops = _checked_ops(self.ops)
+        ops = checked_ops(self.ops)
         object.__setattr__(self, "ops", ops)
         object.__setattr__(self, "edges", _checked_edges(self.edges, ops))
 
     @classmethod
     def dense(cls, ops: Iterable[str]) -> Cell:
         """The complete DAG over `ops`: every edge `(i, j)` with i < j, N(N-1)/2 of them."""
-        ops = _checked_ops(ops)
+        ops = checked_ops(ops)
         return cls(ops, tuple((i, j) for j in range(len(ops)) for i in range(j)))
 
     @property
@@ -242,28 +219,6 @@ class Cell:
         )
 
 
-def _checked_ops(ops: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(ops, str):
-        raise ValueError(f"ops {ops!r}: give a sequence of op names, one for each node")
-    ops = tuple(ops)
-    if len(ops) < 2:
-        raise ValueError(f"ops {ops}: a cell has the input and at least one other node")
-    if ops[0] != INPUT:
-        raise ValueError(f"op {ops[0]!r} of node 0: node 0 is the cell's input, its op {INPUT!r}")
-    for node, op in enumerate(ops[1:], start=1):
-        if op == INPUT:
-            raise ValueError(f"op {INPUT!r} of node {node}: only node 0 is the input")
-        if not isinstance(op, str) or (
-            op not in _known_operations and not _ANONYMOUS.fullmatch(op)
-        ):
-            known = ", ".join(sorted(_known_operations))
-            raise ValueError(
-                f"op {op!r} of node {node}: unknown; register it with register_operation, "
-                f"or use one of {known}"
-            )
-    return ops
-
-
 def _checked_edges(edges: Iterable[Iterable[int]], ops: tuple[str, ...]) -> tuple[Edge, ...]:
     checked: set[Edge] = set()
     for edge in edges:
@@ -284,22 +239,3 @@ def _checked_edges(edges: Iterable[Iterable[int]], ops: tuple[str, ...]) -> tupl
     if not any(i == 0 for i, _ in checked):
         raise ValueError(f"edges {tuple(sorted(checked))}: no edge leaves node 0, the input")
     return tuple(sorted(checked))
-
-
-SHRINKCNN_CELL = Cell(
-    ops=(INPUT, "sepconv3x3", "sepconv3x3", "sepconv3x3", "conv1x1"),
-    edges=((0, 1), (0, 2), (0, 3), (1, 3), (0, 4), (2, 4)),
-)
-"""The published ShrinkCNN cell: 384M multiply-accumulates at width 1.4 (arXiv 1911.09251)."""
-
-SHRINKRNN_CELL = Cell(
-    ops=(INPUT, "identity", "sigmoid", "sigmoid", "tanh", "identity"),
-    edges=(
-        *((0, 1), (0, 2), (0, 3), (0, 4), (0, 5)),
-        *((1, 3), (1, 4), (1, 5), (2, 4), (2, 5), (3, 4), (3, 5)),
-    ),
-)
-"""The published ShrinkRNN cell: 23.0M parameters at 745 units, with Penn Treebank's 10,000 words.
-
-Node 0 is `tanh(g)`, gated, of the cell's input and state (arXiv 1911.09251).
-"""

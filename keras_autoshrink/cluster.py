@@ -17,9 +17,8 @@ import numpy as np
 import tensorflow as tf
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from keras_autoshrink import distribution
+from keras_autoshrink import distribution, search_state
 from keras_autoshrink.oracle import AutoShrinkOracle
-from keras_autoshrink.shrink import ShrinkSearch
 
 # Numbers in a message. No tensor of a network has this length: a worker that does not know of a
 # message that the others wait for must not take it for a gradient.
@@ -160,7 +159,8 @@ class LeadingOracle(AutoShrinkOracle):
         with self._errors_told():
             trial = super().create_trial(tuner_id)
         if trial.status != TrialStatus.IDLE:  # KerasTuner asks again
-            message = {"trial": trial.get_state(), "search": self.search.to_json(), "trials": []}
+            search = search_state.to_json(self.search)
+            message = {"trial": trial.get_state(), "search": search, "trials": []}
             if trial.status == TrialStatus.STOPPED:
                 message["trials"] = [each.get_state() for each in self.trials.values()]
             self.cluster.share(message)
@@ -203,7 +203,7 @@ class FollowingOracle(AutoShrinkOracle):
         if "error" in message:
             raise RuntimeError(message["error"])
         _ = self.space  # makes the ops of the space known before cells with them are read
-        self._search = ShrinkSearch.from_json(message["search"])
+        self._search = search_state.from_json(message["search"])
         for state in message["trials"]:
             self.trials[state["trial_id"]] = Trial.from_state(state)
         trial = Trial.from_state(message["trial"])

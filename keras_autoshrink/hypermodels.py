@@ -14,8 +14,9 @@ import numpy as np
 
 from keras_autoshrink.applications import ShrinkCNN
 from keras_autoshrink.callbacks import OUT_OF_DATA, ProxyStopping
-from keras_autoshrink.cell import CNN_OPERATIONS, INPUT, Cell
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.fit_checks import as_array, check_fit_data
+from keras_autoshrink.op_names import CNN_OPERATIONS, INPUT
 from keras_autoshrink.search_space import declare_cell
 from keras_autoshrink.shuffling import ShuffledBatches, draw_seed
 from keras_autoshrink.training import compile_classifier

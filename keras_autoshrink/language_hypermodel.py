@@ -10,11 +10,12 @@ import keras
 import keras_tuner
 import numpy as np
 
-from keras_autoshrink.cell import INPUT, RNN_OPERATIONS, Cell
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import positive, whole
 from keras_autoshrink.evaluation import PerplexityCallback
 from keras_autoshrink.language_models import ShrinkRNN, carrying
 from keras_autoshrink.networks import jit_compile
+from keras_autoshrink.op_names import INPUT, RNN_OPERATIONS
 from keras_autoshrink.score import PerplexityScore
 from keras_autoshrink.search_space import declare_cell
 from keras_autoshrink.text_windows import check_length, training_windows

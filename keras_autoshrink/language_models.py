@@ -12,13 +12,14 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.cell import SHRINKRNN_CELL, Cell
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import share, whole
 from keras_autoshrink.language_layers import (
     CarriedState,
     TemporalActivationRegularization,
     TiedEmbedding,
 )
+from keras_autoshrink.published_cells import SHRINKRNN_CELL
 from keras_autoshrink.recurrent import ShrinkRNNCell
 
 _PARTS = ("embedding", "embedding_dropout", "recurrent", "regularization", "output_dropout")

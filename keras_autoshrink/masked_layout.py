@@ -12,8 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_autoshrink.cell import CNN_OPERATIONS, Cell
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.networks import round_filters
+from keras_autoshrink.op_names import CNN_OPERATIONS
 
 # A part of the channels that a kernel reads: which output they are, and how many.
 Block = tuple[Any, int]

@@ -84,7 +84,6 @@ def round_training(
         stopping_rules=hypermodel.stopping_rules,
         max_seconds=max_seconds,
         race=race,
-        inherit=parent is not None,
     )
     return RoundTraining(
         _program_maker(hypermodel, data, backend),

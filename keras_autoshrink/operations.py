@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.cell import CNN_OPERATIONS, RNN_OPERATIONS, declare_operation
+from keras_autoshrink.op_names import CNN_OPERATIONS, RNN_OPERATIONS, declare_operation
 
 Operation = Callable[[Any, int, str], Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +10,8 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import service
 from keras_autoshrink.checks import positive
-from keras_autoshrink.persistence import PersistentOracle, fresh
-from keras_autoshrink.trials import ENDED, metric_of, outcome_of
-
-# How long the chief stays for workers that do not ask any more, in seconds. One that comes later
-# learns from the files that the search is over.
-_FAREWELL = 3.0
+from keras_autoshrink.persistence import PersistentOracle
+from keras_autoshrink.trials import ENDED, fresh, metric_of, outcome_of
 
 
 class AutoShrinkOracle(PersistentOracle):
@@ -55,7 +50,7 @@ class AutoShrinkOracle(PersistentOracle):
     Attributes:
         on_begin: called with each trial that is handed out.
         on_end: called with each trial that has ended, once the search knows.
-        finished: an event, set when the search is over and no worker is left to be told.
+        farewell: tells when a chief may go.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -98,10 +93,9 @@ class AutoShrinkOracle(PersistentOracle):
             # The round counts its failures; KerasTuner's limit would raise with its lock held.
             max_consecutive_failed_trials=None,
         )
-        self.on_begin: Callable[[Trial], None] = _nothing
-        self.on_end: Callable[[Trial], None] = _nothing
-        self.finished = threading.Event()
-        self._farewell = threading.Timer(_FAREWELL, self.finished.set)  # not started yet
+        self.on_begin: Callable[[Trial], None] = lambda trial: None
+        self.on_end: Callable[[Trial], None] = lambda trial: None
+        self.farewell = service.Farewell(self)
 
     def create_trial(self, tuner_id: str) -> Trial:
         """Hands out the next trial; see `keras_tuner.Oracle.create_trial`.
@@ -127,7 +121,7 @@ class AutoShrinkOracle(PersistentOracle):
 
     @keras_tuner.synchronized
     def _next_trial(self, tuner_id: str) -> Trial:
-        if self.finished.is_set():  # KerasTuner's server lives on for a while
+        if self.farewell.finished.is_set():  # KerasTuner's server lives on for a while
             return Trial(self.get_space(), status=TrialStatus.IDLE)
         given = self.ongoing_trials.get(tuner_id)
         if given is not None and given.status == TrialStatus.STOPPED:  # another took it over
@@ -146,25 +140,8 @@ class AutoShrinkOracle(PersistentOracle):
             self._attempts.begin(trial.trial_id)
             self.on_begin(trial)
         elif trial.status == TrialStatus.STOPPED and service.role() == "chief":
-            self._take_leave()
+            self.farewell.begin()
         return trial
-
-    def _take_leave(self) -> None:
-        """Lets the chief go once all workers know that the search is over, or seem to be dead."""
-        if not self.tuner_ids and not self.ongoing_trials:
-            self.finished.set()
-            return
-        self._farewell.cancel()
-        self._farewell = threading.Timer(_FAREWELL, self.finished.set)
-        self._farewell.daemon = True
-        self._farewell.start()
-
-    def dismiss(self) -> None:
-        """Forgets the workers, so that KerasTuner's server ends."""
-        self._farewell.cancel()
-        self.finished.set()
-        self.tuner_ids.clear()
-        self.ongoing_trials.clear()
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The next candidate that nobody trains yet, or word to wait, or to stop."""
@@ -199,9 +176,6 @@ class AutoShrinkOracle(PersistentOracle):
             return  # of another search, which was here before
         ours = self.trials.get(trial.trial_id)
         if self._attempts.is_out(trial.trial_id):
-            if report:
-                trial.hyperparameters.values = report["values"]
-                trial.message = report["message"]
             if "metrics" in report:
                 self.update_trial(trial.trial_id, report["metrics"], report["step"])
             if trial.status == TrialStatus.COMPLETED and (
@@ -219,7 +193,7 @@ class AutoShrinkOracle(PersistentOracle):
         if ours is not None:
             self.on_end(ours)
         if self.search.done and service.role() == "chief":
-            self._take_leave()
+            self.farewell.begin()
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best trials, the search's own choice before others of the same score."""
@@ -265,7 +239,3 @@ class AutoShrinkOracle(PersistentOracle):
                 self._stop(other, f"trial {trial.trial_id} has answered before")
         self._trial_ids[cell.key] = trial.trial_id
         self.search.tell(cell, outcome_of(trial, self._sign, self.metric))
-
-
-def _nothing(trial: Trial) -> None:
-    """Is told of a trial where nobody wants to be."""

@@ -12,20 +12,16 @@ from typing import Any
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from keras_autoshrink import files, recovery, service
+from keras_autoshrink import files, recovery, search_state, service
 from keras_autoshrink.attempts import Attempts
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search_space import CellSpace
 from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.strategies import check_settings
 from keras_autoshrink.trajectory import Outcome
-from keras_autoshrink.trials import ENDED, outcome_of
+from keras_autoshrink.trials import ENDED, fresh, metrics_of, outcome_of
 
 _log = logging.getLogger(__name__)
-
-_SETTINGS = ("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates")
-# Of a search from before there was a choice.
-_UNSAID = {"strategy": "paper", "max_candidates": None}
 
 
 class PersistentOracle(keras_tuner.Oracle):
@@ -72,7 +68,7 @@ class PersistentOracle(keras_tuner.Oracle):
             ValueError: the search space does not declare the edges of one cell.
         """
         if self._search is None:
-            settings = {name: getattr(self, name) for name in _SETTINGS}
+            settings = {name: getattr(self, name) for name in search_state.SETTINGS}
             self._search = ShrinkSearch(self.space.cell, **settings)
         return self._search
 
@@ -102,7 +98,7 @@ class PersistentOracle(keras_tuner.Oracle):
     def get_state(self) -> dict[str, Any]:
         """KerasTuner's state, and the search's."""
         state = super().get_state()
-        state["search"] = self._search.to_json() if self._search else None
+        state["search"] = search_state.to_json(self._search) if self._search else None
         state["trial_ids"] = self._trial_ids
         state["token"] = self.token
         return state
@@ -118,8 +114,8 @@ class PersistentOracle(keras_tuner.Oracle):
                 f"{self._project_dir} holds the search of another oracle; use another "
                 "project_name, or overwrite=True to delete it"
             )
-        settings = {name: getattr(self, name) for name in _SETTINGS}
-        theirs = {**_UNSAID, **state["search"]} if state["search"] else settings
+        settings = {name: getattr(self, name) for name in search_state.SETTINGS}
+        theirs = search_state.with_unsaid(state["search"]) if state["search"] else settings
         for name, value in settings.items():
             if theirs.get(name) != value:
                 raise ValueError(
@@ -214,14 +210,7 @@ class PersistentOracle(keras_tuner.Oracle):
         hyperparameters.values = self._values(cell)
         trial = self.trials[trial_id] = Trial(hyperparameters, trial_id, status)
         if status == TrialStatus.COMPLETED:
-            metrics = {
-                "macs": outcome.macs,
-                "params": outcome.params,
-                "seconds": outcome.seconds,
-                self.metric: outcome.objective,
-                self.objective.name: self._sign * outcome.score,
-            }
-            metrics = {name: value for name, value in metrics.items() if value is not None}
+            metrics = metrics_of(outcome, self._sign, self.metric, self.objective.name)
             super().update_trial(trial_id, metrics)
             self.score_trial(trial)
         elif outcome is not None:
@@ -250,8 +239,3 @@ class PersistentOracle(keras_tuner.Oracle):
         """The hyperparameters of a cell; those that are not its own keep their defaults."""
         defaults = {p.name: p.default for p in self.hyperparameters.space}
         return {**defaults, **self.space.values(cell)}
-
-
-def fresh(trial: Trial, status: str) -> Trial:
-    """The trial as it was before it was trained."""
-    return Trial(trial.hyperparameters, trial.trial_id, status)

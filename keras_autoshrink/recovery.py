@@ -14,7 +14,7 @@ from typing import Any
 
 from keras_tuner.engine.trial import Trial
 
-from keras_autoshrink import files
+from keras_autoshrink import files, search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trajectory import Outcome
@@ -122,19 +122,12 @@ def replay(
     Raises:
         ValueError: there is an outcome of a network that this search would not propose.
     """
-    known = {**spare, **outcomes}
-    lost = []
-    while told := [c.cell for c in search.pending() if c.cell.key in known]:
-        for cell in told:
-            outcome = known.pop(cell.key)
-            search.tell(cell, outcome)
-            if cell.key not in outcomes:
-                lost.append((cell, outcome))
-    if known:
-        trial_id = min(str(outcome.trial_id) for outcome in known.values())
+    told, strange = search_state.replay(search, {**spare, **outcomes})
+    if strange:
+        trial_id = min(str(outcome.trial_id) for outcome in strange.values())
         raise ValueError(
             f"trial {trial_id} is of another search: with this seed and these settings it would "
             "not have been trained; use those of that search, another project_name, or "
             "overwrite=True to delete it"
         )
-    return lost
+    return [(cell, spare[cell.key]) for cell in told if cell.key not in outcomes]

@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 
-from keras_autoshrink.cell import RNN_OPERATIONS, Cell
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import share, whole
+from keras_autoshrink.op_names import RNN_OPERATIONS
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "tanh": keras.ops.tanh,
@@ -37,7 +38,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
     No product has a bias. All edges out of a node are one matrix product.
 
     Args:
-        cell: its ops are activations, `cell.RNN_OPERATIONS`; nodes that it cannot reach from
+        cell: its ops are activations, `op_names.RNN_OPERATIONS`; nodes that it cannot reach from
             node 0 are left out.
         units: size of the state and the output.
         dropout: share of x that is dropped in training, with one mask for a whole sequence
@@ -56,7 +57,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         states: [h], shape (batch, units).
 
     Example:
-        >>> from keras_autoshrink.cell import SHRINKRNN_CELL
+        >>> from keras_autoshrink.published_cells import SHRINKRNN_CELL
         >>> layer = keras.layers.RNN(ShrinkRNNCell(SHRINKRNN_CELL, 8), return_sequences=True)
         >>> layer(keras.ops.ones((2, 5, 4))).shape
         TensorShape([2, 5, 8])

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from keras_autoshrink.cell import INPUT, Cell
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.op_names import INPUT
 from keras_autoshrink.trajectory import best_record, described
 
 Records = Sequence[dict[str, Any]]

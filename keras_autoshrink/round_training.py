@@ -32,8 +32,8 @@ class RoundTraining:
         make_program: makes the program of a cell and its sub-cells.
         cell: the whole.
         recipe: how candidates are trained.
-        parent: what the candidates of the round under way inherit their weights from, if the
-            recipe says so.
+        parent: tells what the candidates of the round under way inherit their weights from, if
+            they are to.
         threads: candidates, or stacks of them, that train at a time.
         rebuilds: whether to make programs of smaller cells as the search goes on.
     """
@@ -103,7 +103,7 @@ class RoundTraining:
                 open_ |= {candidate.cell for candidate in search.pending()}
         program = self._program_for(search)
         recipe, parent = self._recipe, None
-        if recipe.inherit and search is not None and self._parent is not None:
+        if search is not None and self._parent is not None:
             parent = self._parent(search)
         if parent is not None:
             recipe = dataclasses.replace(recipe, epochs=recipe.epochs_of_heirs)

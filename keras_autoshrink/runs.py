@@ -6,15 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keras_autoshrink import files, report
-from keras_autoshrink.cell import (
-    INPUT,
-    RNN_OPERATIONS,
-    SHRINKCNN_CELL,
-    SHRINKRNN_CELL,
-    Cell,
-    declare_operation,
-)
+from keras_autoshrink import files, report, search_state
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.op_names import INPUT, RNN_OPERATIONS, declare_operation
+from keras_autoshrink.published_cells import SHRINKCNN_CELL, SHRINKRNN_CELL
 from keras_autoshrink.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
@@ -40,7 +35,7 @@ def read_search(folder: Path) -> ShrinkSearch:
         for op in state["cell"]["ops"]:
             if op != INPUT:
                 declare_operation(op)  # a cell can be looked at without the code of its ops
-        return ShrinkSearch.from_json(state)
+        return search_state.from_json(state)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged: {error}") from error
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from keras_autoshrink.cell import INPUT, Cell, Edge, declare_operation
+from keras_autoshrink.cell import Cell, Edge
+from keras_autoshrink.op_names import INPUT, declare_operation
 
 if TYPE_CHECKING:
     import keras_tuner

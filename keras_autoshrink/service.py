@@ -7,20 +7,14 @@ values of floats, tracebacks) travels here as JSON beside the hyperparameters of
 
 from __future__ import annotations
 
-import collections
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 import keras_tuner
-from keras_tuner.engine.trial import Trial, TrialStatus
-
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.search_space import CellSpace
+from keras_tuner.engine.trial import Trial
 
 # Names of values that are no hyperparameters but letters from one side to the other.
 _VALUES = "keras_autoshrink/values"
@@ -29,8 +23,9 @@ _REPORT = "keras_autoshrink/report"
 # A worker asks this often, in seconds: the round ends for it at most so much later.
 POLL = 0.5
 
-# For so long a worker waits for a chief that is away, in seconds.
-_PATIENCE = 3_600
+# How long the chief stays for workers that do not ask any more, in seconds. One that comes later
+# learns from the files that the search is over.
+_FAREWELL = 3.0
 
 
 def role() -> str:
@@ -45,7 +40,40 @@ def address() -> str:
     return f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
 
 
-def serve(run: Callable[[], None], oracle: Any) -> None:
+class Farewell:
+    """When a chief may go: once all its workers know that the search is over, or seem dead.
+
+    Args:
+        oracle: the chief's; it counts the workers that have not been told.
+
+    Attributes:
+        finished: an event, set when no worker is left to be told.
+    """
+
+    def __init__(self, oracle: keras_tuner.Oracle) -> None:
+        self._oracle = oracle
+        self.finished = threading.Event()
+        self._timer = threading.Timer(_FAREWELL, self.finished.set)  # not started yet
+
+    def begin(self) -> None:
+        """The search is over; to be called again whenever a worker has been told, or answers."""
+        if not self._oracle.tuner_ids and not self._oracle.ongoing_trials:
+            self.finished.set()
+            return
+        self._timer.cancel()
+        self._timer = threading.Timer(_FAREWELL, self.finished.set)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end(self) -> None:
+        """Forgets the workers, so that KerasTuner's server ends."""
+        self._timer.cancel()
+        self.finished.set()
+        self._oracle.tuner_ids.clear()
+        self._oracle.ongoing_trials.clear()
+
+
+def serve(run: Callable[[], None], farewell: Farewell) -> None:
     """Runs KerasTuner's server until the search has finished.
 
     Its loop looks every 20 seconds whether it may end. In a thread of its own nobody has to
@@ -53,10 +81,10 @@ def serve(run: Callable[[], None], oracle: Any) -> None:
 
     Args:
         run: serves, and returns some time after the end; what it raises is raised here.
-        oracle: whose event `finished` says when, and which is to `dismiss()` its workers then.
+        farewell: of the oracle that is served.
     """
     errors: list[BaseException] = []
-    oracle.finished.clear()
+    farewell.finished.clear()
 
     def target() -> None:
         try:
@@ -66,11 +94,11 @@ def serve(run: Callable[[], None], oracle: Any) -> None:
 
     thread = threading.Thread(target=target, name="search service", daemon=True)
     thread.start()
-    while thread.is_alive() and not oracle.finished.wait(POLL):
+    while thread.is_alive() and not farewell.finished.wait(POLL):
         pass
     if errors:
         raise ValueError(f"cannot serve at {address()}: {errors[0]}") from errors[0]
-    oracle.dismiss()
+    farewell.end()
 
 
 def with_exact_values(trial: Trial, token: str) -> Trial:
@@ -88,145 +116,39 @@ def with_exact_values(trial: Trial, token: str) -> Trial:
     return Trial(hyperparameters, trial.trial_id, trial.status)
 
 
-def take_report(trial: Trial) -> dict[str, Any]:
-    """What a worker has to say of a trial that it ended; removes it from the trial's values.
+def take_letter(trial: Trial) -> dict[str, Any]:
+    """What `with_exact_values` gave a trial; removes it from the trial's values.
 
     Returns:
-        `values`, `metrics`, `step`, `message` and `token`; empty if the trial did not come from a
-        `WorkerOracle`.
+        `values` and `token`; empty if there is no letter.
+    """
+    return json.loads(trial.hyperparameters.values.pop(_VALUES, "{}"))
+
+
+def with_report(trial: Trial, report: dict[str, Any]) -> Trial:
+    """A copy of a trial that brings a worker's report to the chief.
+
+    Args:
+        trial: that has ended.
+        report: the `token` of the search, and `metrics` and `step` if the trial has any. The
+            values and the message of the trial are added.
+    """
+    report = {**report, "values": trial.hyperparameters.values, "message": trial.message}
+    hyperparameters = trial.hyperparameters.copy()
+    hyperparameters.values = {_REPORT: json.dumps(report, default=float)}
+    return Trial(hyperparameters, trial.trial_id, trial.status)
+
+
+def take_report(trial: Trial) -> dict[str, Any]:
+    """What `with_report` gave a trial; the trial gets its values and its message back.
+
+    Returns:
+        `token`, and `metrics` and `step` if there are any; empty if there is no report.
     """
     values = trial.hyperparameters.values
     values.pop(_VALUES, None)
-    report = values.pop(_REPORT, None)
-    return {} if report is None else json.loads(report)
-
-
-class WorkerOracle:
-    """The chief's oracle, as a worker's tuner sees it.
-
-    KerasTuner's client with its gaps closed: floats and tracebacks arrive as they are, a call
-    that the chief's death cut off is made again once there is a new one, and a worker does not
-    wait for a chief that has ended.
-
-    Args:
-        client: KerasTuner's `OracleClient`.
-        seed: of the search.
-        is_over: whether the search has ended, by its files; told whether a chief has answered.
-    """
-
-    def __init__(self, client: Any, seed: int, is_over: Callable[[bool], bool]) -> None:
-        # By default a worker would look for a new chief ever less often, at last every two
-        # minutes.
-        options = [("grpc.max_reconnect_backoff_ms", 1_000)]
-        channel = grpc.insecure_channel(address(), options=options)
-        client.stub = type(client.stub)(grpc.intercept_channel(channel, _AtOnce()))
-        self._client = client
-        self._is_over = is_over
-        self._reports: dict[str, dict[str, Any]] = {}
-        self._trial: Trial | None = None
-        self._token: str | None = None
-        self._met_chief = False
-        self.seed = seed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    @property
-    def search(self) -> Any:
-        """Not here.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError("a worker knows its own trial alone; ask the chief, or a new tuner")
-
-    def cell_of(self, trial: Trial) -> Cell:
-        """The cell that a trial trains, numbered as the complete DAG."""
-        values = trial.hyperparameters.values
-        return CellSpace(trial.hyperparameters.space).sub_cell(values)
-
-    def create_trial(self, tuner_id: str) -> Trial:
-        """Asks the chief for a trial; waits for a chief that is away.
-
-        Raises:
-            RuntimeError: the chief has begun another search.
-        """
-        trial = self._call("create_trial", tuner_id)
-        if trial is None:
-            return Trial(keras_tuner.HyperParameters(), status=TrialStatus.STOPPED)
-        letter = json.loads(trial.hyperparameters.values.pop(_VALUES, "{}"))
-        if letter and trial.status == TrialStatus.RUNNING:
-            if self._token not in (None, letter["token"]):
-                raise RuntimeError("the chief has begun another search; start this worker again")
-            self._token = letter["token"]
-            trial.hyperparameters.values.update(letter["values"])
-        self._trial = trial
-        return trial
-
-    def get_trial(self, trial_id: str) -> Trial:
-        """The trial under way, as it was handed out."""
-        return self._trial
-
-    def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
-        """Keeps the metrics; they go to the chief with the end of the trial."""
-        self._reports[trial_id] = {"metrics": metrics, "step": step}
-        return self.get_trial(trial_id)
-
-    def end_trial(self, trial: Trial) -> None:
-        """Tells the chief what came of the trial."""
-        report = self._reports.pop(trial.trial_id, {})
-        report.update(values=trial.hyperparameters.values, message=trial.message)
-        report["token"] = self._token
-        hyperparameters = trial.hyperparameters.copy()
-        hyperparameters.values = {_REPORT: json.dumps(report, default=float)}
-        self._call("end_trial", Trial(hyperparameters, trial.trial_id, trial.status))
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        """Calls the chief until it answers; it takes a repeated call for the same one.
-
-        Returns:
-            The answer; None if the search has ended, and with it the chief.
-
-        Raises:
-            RuntimeError: the chief refused, or is away for an hour.
-        """
-        patience = time.monotonic() + _PATIENCE
-        while time.monotonic() < patience:
-            try:
-                answer = getattr(self._client, name)(*arguments)
-                self._met_chief = True
-                return answer
-            except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise RuntimeError(
-                        f"the chief of the search refused: {error.details()}"
-                    ) from error
-            if self._is_over(self._met_chief):
-                return None
-            time.sleep(2 * POLL)
-        raise RuntimeError(f"no chief of the search at {address()} for an hour")
-
-
-class _Details(
-    collections.namedtuple(
-        "_Details", "method timeout metadata credentials wait_for_ready compression"
-    ),
-    grpc.ClientCallDetails,
-):
-    """How a call is made, in the terms of gRPC."""
-
-
-class _AtOnce(grpc.UnaryUnaryClientInterceptor):
-    """Has a call fail where there is no chief; KerasTuner's would wait for one for an hour."""
-
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        """Makes the call."""
-        changed = _Details(
-            details.method,
-            details.timeout,
-            details.metadata,
-            details.credentials,
-            False,
-            details.compression,
-        )
-        return continuation(changed, request)
+    report = json.loads(values.pop(_REPORT, "{}"))
+    if report:
+        trial.hyperparameters.values = report.pop("values")
+        trial.message = report.pop("message")
+    return report

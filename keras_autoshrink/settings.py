@@ -14,6 +14,9 @@ import keras_tuner
 from keras_autoshrink.costs import count_params
 from keras_autoshrink.search_space import CellSpace
 
+# Their differences name what differs in them.
+_DETAILED = ("score", "hypermodel", "hyperparameters", "training")
+
 
 def of_hypermodel(hypermodel: Any) -> Any:
     """What tells one search space from another, as plain values.
@@ -74,3 +77,24 @@ def difference(theirs: Any, ours: Any, name: str = "") -> str:
         return "; ".join(difference(theirs.get(n), ours.get(n), n) for n in names)
     shown = [reprlib.repr(value) for value in (theirs, ours)]
     return f"{name}={shown[0]}, not {shown[1]}" if name else f"{shown[0]}, not {shown[1]}"
+
+
+def check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], folder: str) -> None:
+    """Checks that a search may go on in the folder of another one.
+
+    Args:
+        theirs: the settings of the search in the folder.
+        ours: those of the search that is to go on there.
+        folder: for the message.
+
+    Raises:
+        ValueError: they differ.
+    """
+    # A folder of another tuner, or of an older version, has not all of them.
+    for name in [n for n in ours if n in theirs]:
+        if ours[name] != theirs[name]:
+            differs = difference(theirs[name], ours[name], "" if name in _DETAILED else name)
+            raise ValueError(
+                f"{folder} holds a search with another {name}: {differs}; use "
+                "another project_name, or overwrite=True to delete it"
+            )

@@ -17,9 +17,6 @@ from keras_autoshrink import strategies, trajectory
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.trajectory import Candidate, Outcome, Round
 
-_FORMAT = "keras_autoshrink.search"
-_VERSION = 1
-
 
 class ShrinkSearch:
     """The state of one search.
@@ -34,9 +31,9 @@ class ShrinkSearch:
     likely to score best by all scores so far (see `acquisition`); an edge may come back. It
     ends when `max_candidates` networks have been trained.
 
-    All state is the settings and the outcome of each network; the rounds follow from these.
-    So outcomes may arrive in any order, and a search that is resumed goes on as if it had
-    never stopped.
+    All state is the settings and the outcome of each network (see `search_state`); the rounds
+    follow from these. So outcomes may arrive in any order, and a search that is resumed goes on
+    as if it had never stopped.
 
     Args:
         cell: where to start, usually `Cell.dense(ops)`.
@@ -157,6 +154,11 @@ class ShrinkSearch:
         ]
 
     @property
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """What came of each network so far, by its `Cell.key`, in the order of being told."""
+        return self._outcomes
+
+    @property
     def best_score(self) -> float | None:
         """The best score of all networks so far, the round under way included."""
         scores = [o.score for o in self._outcomes.values() if o.score is not None]
@@ -166,54 +168,6 @@ class ShrinkSearch:
         """The best record of the trajectory, ties to fewer edges; None before round 0 ended."""
         records = self.trajectory()
         return trajectory.best_record(records) if records else None
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole state as plain values, for `json.dump`."""
-        # A search by the paper is written as it was before there were others.
-        more = {"strategy": self.strategy, "max_candidates": self.max_candidates}
-        return {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "cell": self.cell.to_json(),
-            "num_candidates": self.num_candidates,
-            "keep_fraction": self.keep_fraction,
-            "seed": self.seed,
-            **(more if self.strategy != "paper" else {}),
-            "outcomes": {key: dataclasses.asdict(o) for key, o in self._outcomes.items()},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ShrinkSearch:
-        """The search that `to_json` wrote.
-
-        Raises:
-            ValueError: not a search, one of another version, or one with outcomes that do not
-                belong to it.
-        """
-        if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
-            raise ValueError(f"not a search: expected a JSON object with format {_FORMAT!r}")
-        if data.get("version") != _VERSION:
-            raise ValueError(
-                f"search of version {data.get('version')!r}: this library reads version {_VERSION}"
-            )
-        try:
-            search = cls(
-                Cell.from_json(data["cell"]),
-                num_candidates=data["num_candidates"],
-                keep_fraction=data["keep_fraction"],
-                seed=data["seed"],
-                strategy=data.get("strategy", "paper"),
-                max_candidates=data.get("max_candidates"),
-            )
-            outcomes = {key: Outcome(**values) for key, values in data["outcomes"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"damaged search: {error!r}") from error
-        while told := [c for c in search.pending() if c.cell.key in outcomes]:
-            for candidate in told:
-                search.tell(candidate.cell, outcomes.pop(candidate.cell.key))
-        if outcomes:
-            raise ValueError(f"damaged search: outcome of {next(iter(outcomes))}, never proposed")
-        return search
 
     def _advance(self) -> None:
         """Closes the round under way if it is complete, and opens the next ones.

@@ -19,9 +19,10 @@ from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.generation import vocabulary_path
 from keras_autoshrink.language_hypermodel import RNNCellHyperModel
 from keras_autoshrink.language_models import step_model
+from keras_autoshrink.pydoc_text import PYDOC
 from keras_autoshrink.score import PerplexityScore
 from keras_autoshrink.tasks import default_project
-from keras_autoshrink.text_data import PYDOC, TextData, load_text
+from keras_autoshrink.text_data import TextData, load_text
 from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
 from keras_autoshrink.text_training import train_language_model
 from keras_autoshrink.text_windows import check_length

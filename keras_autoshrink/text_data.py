@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import itertools
 import os
-import re
 import zlib
 from array import array
 from collections import defaultdict
@@ -19,24 +18,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from keras_autoshrink.vocabulary import END, UNKNOWN, Vocabulary, tokenize, tokenize_prose
+from keras_autoshrink.pydoc_text import PYDOC, pydoc_lines
+from keras_autoshrink.vocabulary import END, UNKNOWN, Vocabulary, tokenize
 
-PYDOC = "pydoc"
 PARTS = ("train", "validation", "test")
 
 # What a part's file may be called: by us, in WikiText, and in Mikolov's Penn Treebank.
-FILES = {
+_FILES = {
     part: (f"{short}.txt", f"wiki.{short}.tokens", f"ptb.{short}.txt")
     for part, short in zip(PARTS, ("train", "valid", "test"), strict=True)
 }
 _EXPECTED = "a folder with train.txt, valid.txt and test.txt"
-
-# Of the built-in text: how much of it each part gets, and the shortest paragraph, in words and
-# marks, that only one place of the whole text may have. Shorter ones ("See also:") say nothing.
-_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-_SHORTEST = 5
-
-_RULE = re.compile(r"[-=*~^+|]{3,}")  # what underlines headings and frames tables
 
 Tokens = npt.NDArray[np.int32]
 
@@ -136,7 +128,7 @@ def load_text(
         )
     built_in = str(source) == PYDOC
     files = {part: part for part in PARTS} if built_in else _find_files(Path(source))
-    lines = _pydoc_lines() if built_in else {}
+    lines = pydoc_lines() if built_in else {}
     # Words are numbered as they come first, and by the vocabulary when that is known: numbers
     # take a tenth of the memory that the words of a text would.
     ids: defaultdict[str, int] = defaultdict(itertools.count().__next__)
@@ -185,7 +177,7 @@ def _find_files(folder: Path) -> dict[str, str]:
         problem = "is a file" if folder.exists() else "no such folder"
         raise ValueError(f"{folder}: {problem}; expected {_EXPECTED}, or {PYDOC!r}")
     found = {}
-    for part, names in FILES.items():
+    for part, names in _FILES.items():
         there = [name for name in names if Path(folder, name).exists()]
         if len(there) != 1:
             have = f"both {there[0]} and {there[1]}" if there else f"no {names[0]}"
@@ -222,33 +214,3 @@ def _undecodable(path: Path) -> int:
     except UnicodeDecodeError as error:
         return error.start
     raise AssertionError(f"{path} is UTF-8")
-
-
-def _pydoc_lines() -> dict[str, list[list[str]]]:
-    """The paragraphs of Python's own documentation, one line each.
-
-    It is divided by topic. Many topics contain others: a paragraph belongs to the longest topic
-    that has it, and the others go without it, so that none is in two parts or twice in one.
-    """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:  # a Python cut down to be small
-        raise ValueError(f"{PYDOC}: is not in this Python; give {_EXPECTED}") from error
-    seen: set[tuple[str, ...]] = set()
-    lines: dict[str, list[list[str]]] = {}
-    for topic, text in sorted(topics.items(), key=lambda item: (-len(item[1]), item[0])):
-        lines[topic] = []
-        for paragraph in re.split(r"\n\s*\n", _RULE.sub(" ", text)):
-            words = tuple(tokenize_prose(paragraph))
-            if words and (len(words) < _SHORTEST or words not in seen):
-                seen.add(words)
-                lines[topic].append([*words, END])
-    sizes = {topic: sum(map(len, of_topic)) for topic, of_topic in lines.items()}
-    parts: dict[str, list[list[str]]] = {part: [] for part in PARTS}
-    missing = {part: share * sum(sizes.values()) for part, share in _SHARES.items()}
-    # The longest topic first, each to the part that lacks most.
-    for topic in sorted(lines, key=lambda topic: (-sizes[topic], topic)):
-        part = max(missing, key=lambda part: missing[part])
-        parts[part] += lines[topic]
-        missing[part] -= sizes[topic]
-    return parts

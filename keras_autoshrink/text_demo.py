@@ -15,8 +15,9 @@ from keras_autoshrink import pipeline, report, runs, text_commands
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.costs import count_params
 from keras_autoshrink.language_hypermodel import RNNCellHyperModel
+from keras_autoshrink.pydoc_text import PYDOC
 from keras_autoshrink.score import PerplexityScore
-from keras_autoshrink.text_data import PYDOC, unigram_perplexity
+from keras_autoshrink.text_data import unigram_perplexity
 from keras_autoshrink.text_recipes import TEXT_RECIPES
 from keras_autoshrink.tuner import AutoShrink
 from keras_autoshrink.vocabulary import END

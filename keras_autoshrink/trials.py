@@ -1,4 +1,4 @@
-"""What KerasTuner's trials say, in the terms of the search."""
+"""What KerasTuner's trials say, in the terms of the search, and the other way round."""
 
 from __future__ import annotations
 
@@ -31,6 +31,30 @@ def outcome_of(trial: Trial, sign: int, metric: str) -> Outcome:
         seconds=metric_of(trial, "seconds") or 0.0,
         trial_id=trial.trial_id,
     )
+
+
+def metrics_of(outcome: Outcome, sign: int, metric: str, objective: str) -> dict[str, float]:
+    """The metrics of a completed trial that this came of, for KerasTuner: `outcome_of` undone.
+
+    Args:
+        outcome: one with a score.
+        sign: as of `outcome_of`; so is the next.
+        metric: likewise.
+        objective: name of the trial's score.
+    """
+    metrics = {
+        "macs": outcome.macs,
+        "params": outcome.params,
+        "seconds": outcome.seconds,
+        metric: outcome.objective,
+        objective: sign * outcome.score,
+    }
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def fresh(trial: Trial, status: str) -> Trial:
+    """The trial as it was before it was trained."""
+    return Trial(trial.hyperparameters, trial.trial_id, status)
 
 
 def metric_of(trial: Trial, name: str) -> float | None:

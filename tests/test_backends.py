@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from keras_autoshrink.averaged_sgd import AveragedSGD
-from keras_autoshrink.cell import SHRINKRNN_CELL
 from keras_autoshrink.evaluation import PerplexityEvaluation
 from keras_autoshrink.language_models import ShrinkRNN, carrying, reset_state, step_model
 from keras_autoshrink.networks import jit_compile
+from keras_autoshrink.published_cells import SHRINKRNN_CELL
 
 VOCABULARY, UNITS, BATCH, STEPS = 11, 6, 3, 4
 

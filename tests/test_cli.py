@@ -17,7 +17,7 @@ from PIL import Image
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink import image_commands, image_demo, image_pipeline
+from keras_autoshrink import image_commands, image_demo, image_pipeline, search_state
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
@@ -283,7 +283,7 @@ def test_show_describes_searches_and_cells(run_folder, tmp_path, capsys):
 
 
 def test_show_knows_a_search_of_ops_that_nobody_registered(tmp_path, capsys):
-    state = {"search": json.loads(json.dumps(named_search("their_own_op").to_json()))}
+    state = {"search": json.loads(json.dumps(search_state.to_json(named_search("their_own_op"))))}
     (tmp_path / "oracle.json").write_text(
         json.dumps(state).replace("their_own_op", "somebody_elses_op")
     )
@@ -292,7 +292,7 @@ def test_show_knows_a_search_of_ops_that_nobody_registered(tmp_path, capsys):
 
 
 def named_search(op):
-    from keras_autoshrink.cell import declare_operation
+    from keras_autoshrink.op_names import declare_operation
     from keras_autoshrink.shrink import ShrinkSearch
     from keras_autoshrink.trajectory import Outcome
 

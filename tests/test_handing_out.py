@@ -137,10 +137,10 @@ def test_a_chief_whose_search_is_over_says_nothing_more(tmp_path):
     made.create_trial("w2")
     end(made, given, 0.5)
     assert made.create_trial("w1").status == "STOPPED"
-    assert not made.finished.is_set()  # w2 does not know yet
+    assert not made.farewell.finished.is_set()  # w2 does not know yet
     assert made.create_trial("w2").status == "STOPPED"
-    assert made.finished.is_set()
-    made.dismiss()
+    assert made.farewell.finished.is_set()
+    made.farewell.end()
     # KerasTuner's server lives on; a worker of the next search must not take this for its end.
     assert made.create_trial("w3").status == "IDLE"
     assert not made.tuner_ids

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
-from keras_autoshrink.cell import RNN_OPERATIONS
 from keras_autoshrink.evaluation import PerplexityEvaluation
+from keras_autoshrink.op_names import RNN_OPERATIONS
 
 VOCABULARY, UNITS, BATCH, STEPS = 30, 8, 4, 5
 

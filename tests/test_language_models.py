@@ -9,7 +9,6 @@ import tensorflow as tf
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink.cell import SHRINKRNN_CELL
 from keras_autoshrink.language_layers import TemporalActivationRegularization, TiedEmbedding
 from keras_autoshrink.language_models import (
     ShrinkRNN,
@@ -18,6 +17,7 @@ from keras_autoshrink.language_models import (
     reset_state,
     step_model,
 )
+from keras_autoshrink.published_cells import SHRINKRNN_CELL
 from keras_autoshrink.recurrent import ShrinkRNNCell
 
 VOCABULARY, UNITS = 20, 6

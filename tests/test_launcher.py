@@ -19,7 +19,7 @@ from keras_autoshrink import launcher
 from keras_autoshrink.address import Address
 from keras_autoshrink.arguments import build_parser
 from keras_autoshrink.cli import main
-from keras_autoshrink.text_data import PYDOC
+from keras_autoshrink.pydoc_text import PYDOC
 
 ROOT = Path(__file__).parent.parent
 SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"

@@ -13,28 +13,29 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     checks attempts memory shuffling lifeline address backends
     search_batches
-    canonical files costs.zero costs.calls recipes augmentation distribution
+    canonical files op_names costs.zero costs.calls recipes augmentation distribution
     argument_types tasks child_process language_layers text_windows averaged_sgd
     surrogate
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
     supervisor vocabulary text_pipeline text_recipes
-    launcher trajectory acquisition operations costs.graph image_folders fit_checks splits recurrent
-    text_data generation
+    launcher pydoc_text operations costs.graph image_folders fit_checks splits recurrent
+    text_data generation published_cells trajectory acquisition
     strategies report search_space networks datasets costs streams language_models
     shrink
+    search_state
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     masked_layout
     masked_network
     masked_training weights_file
     masked_tensorflow masked_jax inheritance
     service recovery search_folder
-    limits persistence training text_training
+    limits worker persistence training text_training
     candidate_training hypermodels
     racing
     round_training
     masked_search
     oracle candidate_tuner
-    cluster
+    cluster resumable
     search_devices
     tuner language_hypermodel
     pipeline

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
-from keras_autoshrink.cell import RNN_OPERATIONS, SHRINKRNN_CELL
+from keras_autoshrink.op_names import RNN_OPERATIONS
+from keras_autoshrink.published_cells import SHRINKRNN_CELL
 from keras_autoshrink.recurrent import ShrinkRNNCell
 
 ROOT = Path(__file__).parent.parent

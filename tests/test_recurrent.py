@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_autoshrink as kas
-from keras_autoshrink.cell import RNN_OPERATIONS, SHRINKRNN_CELL
+from keras_autoshrink.op_names import RNN_OPERATIONS
+from keras_autoshrink.published_cells import SHRINKRNN_CELL
 from keras_autoshrink.recurrent import ShrinkRNNCell
 
 CHAIN = kas.Cell(("input", "identity"), ((0, 1),))

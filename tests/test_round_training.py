@@ -16,7 +16,7 @@ from forked import KILLED, outcome
 from test_memory import live_graphs
 
 import keras_autoshrink as kas
-from keras_autoshrink import limits, masked_search
+from keras_autoshrink import limits, masked_search, search_state
 from keras_autoshrink.candidate_training import Recipe
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
@@ -290,7 +290,7 @@ def test_stacks_are_the_same_in_a_search_that_goes_on(finished):
     expected = shrunk(model, ShrinkSearch(model.cell, **settings), in_threes(model, whole))
     search = ShrinkSearch(model.cell, **settings)
     shrunk(model, search, in_threes(model, halves), most=3)  # in the middle of round 1
-    again = ShrinkSearch.from_json(search.to_json())
+    again = search_state.from_json(search_state.to_json(search))
     shrunk(model, again, in_threes(model, halves))
     assert scores(again.trajectory()) == scores(expected.trajectory())
     (program,) = whole
@@ -310,10 +310,10 @@ def test_a_program_makes_way_for_one_of_half_the_edges():
     assert all(2 * size <= before for before, size in itertools.pairwise(sizes))
     assert len(sizes) > 1
     # The program follows from the search alone: not from what this process has made before.
-    state = search.to_json()
+    state = search_state.to_json(search)
     kept = list(state["outcomes"])[:-1]
     state["outcomes"] = {key: state["outcomes"][key] for key in kept}
-    resumed = ShrinkSearch.from_json(state)
+    resumed = search_state.from_json(state)
     shrunk(model, resumed, in_threes(model, again, rebuilds=True))
     assert again[0].network.cell == made[-1].network.cell
     assert scores(resumed.trajectory()) == scores(search.trajectory())

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from keras_autoshrink import search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.shrink import ShrinkSearch, training_seed
@@ -112,7 +113,7 @@ def test_resumed_from_json_it_ends_the_same(stop_after, settings):
     for _ in range(stop_after):
         if pending := stopped.pending():
             stopped.tell(pending[-1].cell, outcome(pending[-1].cell))
-    resumed = ShrinkSearch.from_json(json.loads(json.dumps(stopped.to_json())))
+    resumed = search_state.from_json(json.loads(json.dumps(search_state.to_json(stopped))))
     assert resumed.trajectory() == stopped.trajectory()
     run(resumed)
     assert resumed.trajectory() == whole.trajectory()
@@ -230,7 +231,7 @@ def test_a_round_without_survivors_can_be_tried_again(settings):
     search = dense(seed=5, **settings)
     run(search, fails)
     assert "all candidates of round 1 failed" in search.error
-    restored = ShrinkSearch.from_json(search.to_json())
+    restored = search_state.from_json(search_state.to_json(search))
     assert restored.error == search.error
     assert len(restored.reopen()) == len(restored.pending()) == settings.get("num_candidates", 10)
     whole = dense(seed=5, **settings)
@@ -253,7 +254,7 @@ def test_a_round_without_survivors_ends_the_search_with_the_last_error(fails_at)
     assert f"of round {6 - fails_at} failed (" in search.error
     assert "boom" in search.error
     assert len(search.trajectory()) == 6 - fails_at
-    restored = ShrinkSearch.from_json(search.to_json())
+    restored = search_state.from_json(search_state.to_json(search))
     assert restored.error == search.error
 
 
@@ -316,7 +317,7 @@ def test_an_outcome_is_a_score_or_an_error():
 )
 def test_damaged_json_is_refused(change, culprit):
     with pytest.raises(ValueError, match=culprit):
-        ShrinkSearch.from_json({**dense().to_json(), **change})
+        search_state.from_json({**search_state.to_json(dense()), **change})
 
 
 def test_training_seed_depends_on_seed_and_network_alone():
@@ -341,7 +342,7 @@ def test_accuracy_score():
 def test_a_search_by_the_paper_is_written_as_it_was_before_there_were_others():
     search = dense()
     run(search)
-    assert list(search.to_json()) == [
+    assert list(search_state.to_json(search)) == [
         *("format", "version", "cell", "num_candidates", "keep_fraction", "seed", "outcomes")
     ]
     for record in search.trajectory():

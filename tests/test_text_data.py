@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_autoshrink.text_data import PARTS, TextData, _pydoc_lines, load_text, unigram_perplexity
+from keras_autoshrink.pydoc_text import pydoc_lines
+from keras_autoshrink.text_data import PARTS, TextData, load_text, unigram_perplexity
 from keras_autoshrink.vocabulary import END, UNKNOWN, Vocabulary, tokenize
 
 TRAIN = "the cat sat\n\nthe <unk> sat down\n"
@@ -411,7 +412,7 @@ def test_pydoc_is_large_enough_and_the_same_each_time():
 
 
 def test_pydoc_is_prose():
-    text = " ".join(word for part in _pydoc_lines().values() for line in part for word in line)
+    text = " ".join(word for part in pydoc_lines().values() for line in part for word in line)
     assert text == text.lower()
     assert not {"***", "===", "---"} & {word[:3] for word in text.split()}
     sentence = "statements are a convenient way to insert debugging assertions into a program"
@@ -419,7 +420,7 @@ def test_pydoc_is_prose():
 
 
 def test_pydoc_keeps_its_parts_apart():
-    lines = _pydoc_lines()
+    lines = pydoc_lines()
     long = {part: {tuple(line) for line in lines[part] if len(line) > 5} for part in PARTS}
     assert not long["train"] & (long["validation"] | long["test"])
     assert not long["validation"] & long["test"]
@@ -465,7 +466,7 @@ def test_how_topics_become_words(topics):
             ">>> x ** 2 ...",
         }
     )
-    assert [" ".join(line) for line in _pydoc_lines()["train"]] == [
+    assert [" ".join(line) for line in pydoc_lines()["train"]] == [
         "the * title * <eos>",
         "it's 3 . 14 , isn\u2019t __it__ ? <eos>",
         "> > > x * * 2 . . . <eos>",
@@ -485,9 +486,9 @@ def test_no_topics_share_a_paragraph(texts):
         module = ModuleType("pydoc_data.topics")
         module.topics = texts
         patch.setitem(sys.modules, "pydoc_data.topics", module)
-        parts = _pydoc_lines()
+        parts = pydoc_lines()
         module.topics = dict(reversed(texts.items()))
-        assert _pydoc_lines() == parts
+        assert pydoc_lines() == parts
     assert tuple(parts) == PARTS
     found = Counter(" ".join(line) for part in parts.values() for line in part)
     written = Counter(
