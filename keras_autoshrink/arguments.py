@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="validation accuracy that ten times the multiply-accumulates have to buy "
         "(default: 0.1)",
     )
-    _add_strategy(images, "trains each candidate", "the first one writes")
+    _add_distribution_strategy(images, "trains each candidate", "the first one writes")
     search.add_argument(
         "--max-seconds-per-trial",
         type=rate,
@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("float32", "mixed_float16", "mixed_bfloat16"),
         help="of the computation; the trained model is float32 (default: float32)",
     )
-    _add_strategy(images, "trains", "they have to see the folder of the output")
+    _add_distribution_strategy(images, "trains", "they have to see the folder of the output")
     train.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard")
     size = images.add_mutually_exclusive_group()
     size.add_argument("--width", type=rate, help="width multiplier (default: 1.0)")
@@ -253,9 +253,9 @@ def _add_seed(
     parser.add_argument("--seed", type=int, default=0, help=f"{what} (default: 0)")
 
 
-def _add_strategy(images: argparse._ArgumentGroup, trains: str, workers: str) -> None:
+def _add_distribution_strategy(images: argparse._ArgumentGroup, trains: str, workers: str) -> None:
     images.add_argument(
-        "--strategy",
+        "--distribution-strategy",
         choices=("none", "mirrored", "multiworker"),
         help=f"'mirrored' {trains} on all GPUs of this machine, 'multiworker' on those of all "
         f"machines that TF_CONFIG names; {workers} (default: none)",

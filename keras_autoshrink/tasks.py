@@ -20,7 +20,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "stem_filters": 32,
             "learning_rate": 4e-3,
             "mac_weight": 0.1,
-            "strategy": "none",
+            "distribution_strategy": "none",
         },
         "text": {
             "vocabulary_size": None,
@@ -40,7 +40,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "ema": None,
             "activation": "relu",
             "precision": "float32",
-            "strategy": "none",
+            "distribution_strategy": "none",
             "target_macs": None,
             "width": 1.0,
         },

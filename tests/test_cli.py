@@ -343,7 +343,10 @@ def write_npz(path, **arrays):
             "train shrinkcnn --output {tmp}/m.keras --tensorboard {tmp}/corrupt.keras",
             "corrupt.keras: is a file",
         ),
-        ("train shrinkcnn --output {tmp}/m.keras --strategy multiworker", "TF_CONFIG has to name"),
+        (
+            "train shrinkcnn --output {tmp}/m.keras --distribution-strategy multiworker",
+            "TF_CONFIG has to name",
+        ),
         ("train shrinkcnn --output {tmp}/m.keras --recipe imagenet", "recipe changes colours"),
         (
             "train shrinkcnn --output {tmp}/m.keras --dataset imagenet2012 --data-dir {tmp}/empty",

@@ -544,7 +544,10 @@ KERAS = "--output {tmp}/m.keras"
         (f"train shrinkrnn {KERAS} --target-macs 1M", "--target-macs: is for images"),
         (f"train shrinkrnn {KERAS} --ema 0.9", "--ema: is for images, this is text"),
         (f"train shrinkrnn {KERAS} --activation swish", "--activation: is for images"),
-        (f"train shrinkrnn {KERAS} --strategy mirrored", "--strategy: is for images"),
+        (
+            f"train shrinkrnn {KERAS} --distribution-strategy mirrored",
+            "--distribution-strategy: is for images",
+        ),
         (f"train shrinkrnn {KERAS} --recipe cifar10", "--recipe cifar10: is for images; for text"),
         (f"train shrinkcnn {KERAS} --units 8", "--units: is for text, this is images"),
         (
