@@ -16,6 +16,8 @@ ORDER = """
     canonical files costs.zero costs.calls recipes augmentation distribution
     argument_types tasks child_process language_layers text_windows averaged_sgd
     surrogate
+    shared_arguments
+    search_arguments train_arguments
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
     supervisor vocabulary text_pipeline text_recipes
     launcher trajectory acquisition operations costs.graph image_folders fit_checks splits recurrent
