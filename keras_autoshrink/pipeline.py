@@ -70,6 +70,10 @@ def search_and_report(
         directory=options.directory,
         project_name=options.project_name or folder.name,
         overwrite=options.overwrite and not worker,
+        strategy=options.strategy,
+        max_candidates=options.max_candidates,
+        race=bool(options.race),  # None of texts, as is the next
+        inherit=bool(options.inherit),
         distribution_strategy=distribution_strategy,
     )
     if chief and not worker:

@@ -13,6 +13,7 @@ from keras_autoshrink.shared_arguments import (
     add_task,
     add_text,
 )
+from keras_autoshrink.strategies import STRATEGIES
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +37,28 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--nodes", type=positive, help="nodes of the complete cell (default: 8; of texts 6)"
     )
     parser.add_argument(
-        "--candidates", type=positive, default=10, help="edges tried in a round (default: 10)"
+        "--strategy",
+        choices=STRATEGIES,
+        default="paper",
+        help="'paper' tries cells that lack one edge of the current one; 'bayesian' any parts of "
+        "the complete cell, those that are likely to score best by all scores so far "
+        "(default: paper)",
+    )
+    parser.add_argument(
+        "--candidates", type=positive, default=10, help="cells tried in a round (default: 10)"
+    )
+    parser.add_argument(
+        "--max-candidates",
+        type=positive,
+        metavar="N",
+        help="how many networks 'bayesian' trains (default: as many as 'paper' would at most)",
     )
     parser.add_argument(
         "--keep-fraction",
         type=float,
         default=0.01,
-        help="share of the edges at which to stop (default: 0.01)",
+        help="share of the edges at which 'paper' stops; 'bayesian' tries no smaller cells "
+        "(default: 0.01)",
     )
     parser.add_argument(
         "--epochs", type=positive, help="most epochs of a candidate (default: 20; of texts 10)"
@@ -66,6 +82,20 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         help="validation accuracy that ten times the multiply-accumulates have to buy "
         "(default: 0.1)",
     )
+    images.add_argument(
+        "--race",
+        action="store_true",
+        default=None,
+        help="stop the worse half of a round's candidates after a quarter of the epochs, and half "
+        "of the others after one half: cheaper rounds, scored less surely; in one process",
+    )
+    images.add_argument(
+        "--inherit",
+        action="store_true",
+        default=None,
+        help="begin candidates with the weights of the round's cell, and train them for a quarter "
+        "of the epochs: likewise",
+    )
     add_distribution_strategy(images, "trains each candidate", "the first one writes")
     parser.add_argument(
         "--max-seconds-per-trial",
@@ -75,6 +105,23 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the results")
     _add_workers(parser)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises the ValueError that says which options do not go together, if some do not."""
+    if options.strategy == "paper" and options.max_candidates is not None:
+        raise ValueError(
+            f"--max-candidates {options.max_candidates}: is for --strategy bayesian; paper ends by "
+            "itself, --keep-fraction and --candidates say when"
+        )
+    cheaper = [name for name in ("race", "inherit") if getattr(options, name)]
+    shared = ("workers", "chief", "worker", "distribution_strategy")
+    others = [name for name in shared if getattr(options, name) not in (None, "none")]
+    if cheaper and others:
+        raise ValueError(
+            f"--{cheaper[0]}: one process has to train the candidates of a round together, without "
+            f"--{others[0].replace('_', '-')}"
+        )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:

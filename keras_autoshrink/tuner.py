@@ -123,7 +123,8 @@ class AutoShrink(CandidateTuner):
             "seed": oracle.seed,  # first: the ops of a hypermodel may follow from it
             "num_candidates": oracle.num_candidates,
             "keep_fraction": oracle.keep_fraction,
-            **({} if strategy == "paper" else {"strategy": strategy}),
+            "strategy": oracle.strategy,
+            "max_candidates": oracle.max_candidates,
             "score": settings.describe(score),
             "hypermodel": settings.of_hypermodel(hypermodel),
             "hyperparameters": settings.describe(hyperparameters and hyperparameters.values),
@@ -288,6 +289,8 @@ class AutoShrink(CandidateTuner):
         Raises:
             ValueError: it is another one.
         """
+        if "num_candidates" in state:  # a search of ours; one that does not say is the paper's
+            state = {"strategy": "paper", **state}
         # A folder of another tuner, or of an older version, has not all of them.
         for name in [n for n in self._settings if n in state]:
             theirs, ours = state[name], self._settings[name]

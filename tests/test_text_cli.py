@@ -185,6 +185,17 @@ def test_another_search_in_its_folder_is_refused(
     assert listing(run_folder) == before
 
 
+def test_a_search_by_the_bayesian_strategy(text, tmp_path):
+    command = f"{SEARCH} --data-dir {text} --directory {tmp_path} --strategy bayesian"
+    assert main(f"{command} --max-candidates 4".split()) == 0
+    records = json.loads((tmp_path / "animals" / "trajectory.json").read_text())
+    assert sum(len(record["candidates"]) for record in records) == 4
+    assert all("added_edges" in record for record in records)
+    cell = kas.Cell.load(tmp_path / "animals" / "cell.json")
+    best = max(records, key=lambda r: (r["score"], -r["edges_left"]))
+    assert cell == kas.Cell.from_json(best["cell"]).prune()
+
+
 def test_show_describes_a_search_of_a_text(run_folder, tmp_path, capsys):
     assert main(f"show {run_folder} --picture {tmp_path}/cell.png".split()) == 0
     printed = capsys.readouterr().out
@@ -529,6 +540,12 @@ KERAS = "--output {tmp}/m.keras"
         ("search --task text --directory {tmp} --filters 4", "--filters: is for images, this is"),
         ("search --task text --directory {tmp} --dataset digits", "--dataset: is for images"),
         ("search --task text --directory {tmp} --mac-weight 1", "--mac-weight: is for images"),
+        ("search --task text --directory {tmp} --race", "--race: is for images, this is text"),
+        ("search --task text --directory {tmp} --inherit", "--inherit: is for images"),
+        (
+            "search --task text --directory {tmp} --strategy paper --max-candidates 5",
+            "--max-candidates 5: is for --strategy bayesian",
+        ),
         ("search --task text --directory {tmp} --proxy-images 5 5", "--proxy-images: is for im"),
         ("search --directory {tmp} --units 8", "--units: is for text, this is images"),
         ("search --directory {tmp} --steps 8", "--steps: is for text, this is images"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import types
 from pathlib import Path
 
@@ -153,11 +154,24 @@ def test_a_directory_with_another_search_is_refused(finished):
         ),
         ({"seed": 5}, "seed=0, not 5"),
         ({"num_candidates": 5}, "num_candidates=.*, not 5"),
-        ({"strategy": "bayesian"}, "strategy=bayesian"),
+        ({"strategy": "bayesian"}, "another strategy: strategy='paper', not 'bayesian'"),
     ):
         with pytest.raises(ValueError, match=rf"{culprit}.*overwrite=True"):
             make(directory, **changed)
     assert {p: p.read_bytes() for p in path_of(finished).rglob("*.json")} == before
+
+
+def test_a_search_that_says_no_strategy_is_the_papers(finished, tmp_path):
+    shutil.copytree(path_of(finished), tmp_path / "search")
+    path = tmp_path / "search" / "tuner0.json"
+    state = json.loads(path.read_text())
+    del state["strategy"], state["max_candidates"]
+    path.write_text(json.dumps(state))
+    (tmp_path / "search" / "oracle.json").unlink()  # the trials say nothing of a strategy
+    with pytest.raises(ValueError, match="another strategy: strategy='paper', not 'bayesian'"):
+        make(tmp_path, strategy="bayesian")
+    resumed = make(tmp_path, strategy="paper")
+    assert timeless(resumed.trajectory()) == timeless(finished.trajectory())
 
 
 def test_what_cannot_be_built_deletes_nothing(finished):
