@@ -319,6 +319,18 @@ def test_a_program_makes_way_for_one_of_half_the_edges():
     assert scores(resumed.trajectory()) == scores(search.trajectory())
 
 
+def test_a_program_of_cells_whose_edges_come_back_stays():
+    settings = {"strategy": "bayesian", "num_candidates": 3, "max_candidates": 12, "seed": 0}
+    model, made, again = hypermodel(), [], []
+    search = ShrinkSearch(model.cell, **settings)
+    shrunk(model, search, in_threes(model, made, rebuilds=True))
+    assert [program.network.cell for program in made] == [model.cell]
+    # Another strategy's would have made way.
+    assert min(record["edges_left"] for record in search.trajectory()[:-1]) <= 3
+    expected = shrunk(model, ShrinkSearch(model.cell, **settings), in_threes(model, again))
+    assert scores(search.trajectory()) == scores(expected.trajectory())
+
+
 # Which searches
 
 
