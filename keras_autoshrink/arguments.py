@@ -30,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = Parser(
         prog=PROGRAM,
-        description="Finds small neural networks by shrinking a cell edge by edge, and brings "
-        "them to the phone as checked .tflite files.",
+        description="Finds small neural networks by shrinking a cell, and brings them to the "
+        "phone as checked .tflite files.",
         epilog="autoshrink COMMAND --help shows an example of each",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")

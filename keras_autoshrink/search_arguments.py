@@ -39,10 +39,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy",
         choices=STRATEGIES,
-        default="paper",
-        help="'paper' tries cells that lack one edge of the current one; 'bayesian' any parts of "
-        "the complete cell, those that are likely to score best by all scores so far "
-        "(default: paper)",
+        default="bayesian",
+        help="'bayesian' tries any parts of the complete cell, those that are likely to score best "
+        "by all scores so far; 'paper' cells that lack one edge of the current one; for as many "
+        "trained networks the first finds better ones (default: bayesian)",
     )
     parser.add_argument(
         "--candidates", type=positive, default=10, help="cells tried in a round (default: 10)"

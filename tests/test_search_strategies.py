@@ -34,7 +34,7 @@ def make(directory, strategy, seed=0, candidates=2):
         stage_scales=(1,), stage_strides=(2,), stage_repeats=(1,),
     )
     return kas.AutoShrink(
-        model, num_candidates=candidates, keep_fraction=0.6, seed=seed,
+        model, num_candidates=candidates, keep_fraction=0.6, seed=seed, strategy="paper",
         directory=directory, project_name="search", distribution_strategy=strategy,
     )
 

@@ -21,7 +21,10 @@ from keras_autoshrink.text_data import load_text
 from keras_autoshrink.text_recipes import TEXT_RECIPES
 from keras_autoshrink.vocabulary import END, UNKNOWN
 
-SEARCH = "search --task text --nodes 3 --candidates 2 --epochs 1 --units 8 --batch-size 4 --steps 5"
+SEARCH = (
+    "search --task text --strategy paper --nodes 3 --candidates 2 --epochs 1 --units 8 "
+    "--batch-size 4 --steps 5"
+)
 TRAIN = "--epochs 4 --units 12 --batch-size 4"
 QUANTIZATIONS = ("float32", "dynamic", "int8")
 

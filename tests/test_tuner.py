@@ -1,5 +1,6 @@
 """AutoShrink with real, very small trainings."""
 
+import inspect
 import json
 import math
 import shutil
@@ -14,8 +15,10 @@ import pytest
 import tensorflow as tf
 
 import keras_autoshrink as kas
+from keras_autoshrink.arguments import build_parser
 from keras_autoshrink.callbacks import ProxyStopping
 from keras_autoshrink.datasets import load_images
+from keras_autoshrink.shrink import ShrinkSearch
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,8 @@ def hypermodel(**arguments):
 
 
 def make(directory, model=None, **arguments):
+    """A search by the paper's walk, unless the arguments say otherwise."""
+    arguments = {"strategy": "paper", **arguments}
     return kas.AutoShrink(
         model or hypermodel(), directory=directory, project_name="search", **arguments
     )
@@ -140,6 +145,19 @@ def test_a_search_by_the_bayesian_strategy(data, tmp_path, capsys):
     for changed in ({"max_candidates": 9}, {"strategy": "paper", "max_candidates": None}):
         with pytest.raises(ValueError, match=rf"{next(iter(changed))}=.*overwrite=True"):
             make(tmp_path, **{**settings, **changed})
+
+
+def test_the_default_strategy_is_one_everywhere(data, tmp_path):
+    for made in (ShrinkSearch, kas.AutoShrinkOracle, kas.AutoShrink):
+        assert inspect.signature(made).parameters["strategy"].default == "bayesian"
+    assert build_parser().parse_args(["search"]).strategy == "bayesian"
+    tuner = kas.AutoShrink(hypermodel(), directory=tmp_path, num_candidates=2)
+    records = search(tuner, data, epochs=1).trajectory()
+    assert all("added_edges" in record for record in records)
+    # As many as the paper's walk would train at most, while there are others.
+    assert sum(len(record["candidates"]) for record in records) == 1 + 2 + 2
+    with pytest.raises(ValueError, match="strategy='bayesian', not 'paper'"):
+        kas.AutoShrink(hypermodel(), directory=tmp_path, num_candidates=2, strategy="paper")
 
 
 def test_a_directory_with_another_search_is_refused(finished):
