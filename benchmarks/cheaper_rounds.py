@@ -121,7 +121,7 @@ def replayed(networks: Any, seed: int, epochs: int, race: bool) -> tuple[int, fl
     whole = max(networks.values(), key=lambda network: len(network["edges"]))
     ops = whole["key"].partition(":")[0].split(",")
     cell = kas.Cell(ops, [tuple(edge) for edge in whole["edges"]])
-    search = ShrinkSearch(cell, num_candidates=5, seed=seed)
+    search = ShrinkSearch(cell, num_candidates=5, seed=seed, strategy="paper")
     drawn = str(seed % 3)
     trained = 0
     while pending := search.pending():
@@ -166,7 +166,12 @@ def inherited(options: argparse.Namespace, table: Any, networks: Any) -> Any:
     for seed, inherit in itertools.product(range(options.seeds), (True, False)):
         with tempfile.TemporaryDirectory() as folder:
             tuner = kas.AutoShrink(
-                hypermodel, directory=folder, num_candidates=5, seed=seed, inherit=inherit
+                hypermodel,
+                directory=folder,
+                num_candidates=5,
+                seed=seed,
+                inherit=inherit,
+                strategy="paper",
             )
             started = time.monotonic()
             tuner.search(*train, validation_data=validation, epochs=table["epochs"], verbose=0)

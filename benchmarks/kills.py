@@ -105,7 +105,11 @@ def search(folder: Path) -> None:
         stage_repeats=(1,),
     )
     tuner = AutoShrink(
-        hypermodel, num_candidates=2, directory=folder.parent, project_name=folder.name
+        hypermodel,
+        num_candidates=2,
+        strategy="paper",
+        directory=folder.parent,
+        project_name=folder.name,
     )
     tuner.search(x[:512], y[:512], validation_data=(x[512:768], y[512:768]), epochs=1, verbose=0)
 

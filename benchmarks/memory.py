@@ -109,7 +109,12 @@ def _search(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
                 raise _EnoughTrials
 
     if name == "AutoShrink":
-        settings = {"score": costliest, "num_candidates": options.candidates, "seed": 0}
+        settings = {
+            "score": costliest,
+            "num_candidates": options.candidates,
+            "seed": 0,
+            "strategy": "paper",
+        }
     else:
         settings = {"objective": "val_accuracy", "max_trials": options.trials, "seed": 1}
     hypermodel = kas.CNNCellHyperModel(

@@ -88,11 +88,12 @@ def searches(epochs: int, budget: int) -> dict[str, Any]:
         epochs: the most that a network of the table trained.
         budget: how many networks a search may train.
     """
+    paper = {"strategy": "paper"}
     bayesian = {"strategy": "bayesian", "max_candidates": budget}
     return {
         "random networks": contestants.random_networks,
-        "AutoShrink paper, k=5": contestants.shrinking(5),
-        "AutoShrink paper, k=10": contestants.shrinking(10),
+        "AutoShrink paper, k=5": contestants.shrinking(5, **paper),
+        "AutoShrink paper, k=10": contestants.shrinking(10, **paper),
         "AutoShrink bayesian, k=1": contestants.shrinking(1, **bayesian),
         "AutoShrink bayesian, k=5": contestants.shrinking(5, **bayesian),
         "AutoShrink bayesian, k=10": contestants.shrinking(10, **bayesian),

@@ -123,7 +123,12 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
     if options.rounds is not None:
         edges = len(hypermodel.cell.edges)
         keep = max(edges - options.rounds, 1) / edges
-    settings = {"num_candidates": options.candidates, "keep_fraction": keep, "seed": 0}
+    settings = {
+        "strategy": "paper",
+        "num_candidates": options.candidates,
+        "keep_fraction": keep,
+        "seed": 0,
+    }
     clock = Clock()
     with tempfile.TemporaryDirectory() as directory:
         place = {"directory": directory, "project_name": "search"}

@@ -125,6 +125,7 @@ def _search(
     tuner = kas.AutoShrink(
         hypermodel,
         num_candidates=options.candidates,
+        strategy="paper",
         seed=options.seed,
         directory=options.directory,
         project_name=f"{name}-{train}",

@@ -134,7 +134,9 @@ def _tuner(folder: Path, stop_at: int | None = None) -> _Computes:
     def build(hp: keras_tuner.HyperParameters) -> kas.Cell:
         return kas.declare_cell(hp, kas.Cell.dense(_OPS))
 
-    oracle = kas.AutoShrinkOracle(keras_tuner.Objective("accuracy", "max"), num_candidates=3)
+    oracle = kas.AutoShrinkOracle(
+        keras_tuner.Objective("accuracy", "max"), num_candidates=3, strategy="paper"
+    )
     with native_output_silenced():  # KerasTuner tells that it reloads
         return _Computes(oracle, build, directory=folder, project_name=_PROJECT, stop_at=stop_at)
 

@@ -118,6 +118,7 @@ def search(
         kill: is asked again and again until it has killed a process of the search.
     """
     command = [sys.executable, "-m", "keras_autoshrink.cli", "search", "--dataset", "digits"]
+    command += ["--strategy", "paper"]
     for name in ("nodes", "candidates", "epochs", "filters"):
         command += [f"--{name}", str(getattr(options, name))]
     command += ["--stem-filters", str(options.filters), "--quiet", *more]

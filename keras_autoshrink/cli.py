@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from keras_autoshrink import lifeline
+from keras_autoshrink import lifeline, search_arguments
 from keras_autoshrink.arguments import PROGRAM, build_parser
 from tflite_export.command_line import fail
 from tflite_export.runtime import native_output_silenced
@@ -33,10 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
     try:
-        if options.command == "search" and (options.workers or options.chief or options.worker):
-            from keras_autoshrink.launcher import launch
+        if options.command == "search":
+            search_arguments.check(options)
+            if options.workers or options.chief or options.worker:
+                from keras_autoshrink.launcher import launch
 
-            return launch(options, arguments)
+                return launch(options, arguments)
         # The commands load TensorFlow, which takes seconds: not for --help or a typing error.
         # Each candidate is a graph of its own: TensorFlow would warn of its being traced.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -30,22 +30,22 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
         ValueError: there is no such strategy, or Keras runs on another backend than TensorFlow.
     """
     if name not in STRATEGIES:
-        raise ValueError(f"strategy={name!r}: expected one of {', '.join(STRATEGIES)}")
+        raise ValueError(f"distribution_strategy={name!r}: expected one of {', '.join(STRATEGIES)}")
     if name == "none":
         return tf.distribute.get_strategy()
-    check_tensorflow_backend(f"strategy={name!r}")
+    check_tensorflow_backend(f"distribution_strategy={name!r}")
     if name == "multiworker":
         if "cluster" not in os.environ.get("TF_CONFIG", ""):
             raise ValueError(
-                "strategy='multiworker': the environment variable TF_CONFIG has to name all "
-                "workers, and which of them this one is"
+                "distribution_strategy='multiworker': the environment variable TF_CONFIG has to "
+                "name all workers, and which of them this one is"
             )
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(
-                f"strategy='multiworker': TF_CONFIG does not serve: {reason}"
+                f"distribution_strategy='multiworker': TF_CONFIG does not serve: {reason}"
             ) from error
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -37,13 +37,13 @@ _logger = logging.getLogger("keras_autoshrink")
 
 def search(options: argparse.Namespace) -> int:
     """Finds a cell."""
-    strategy = None
-    if options.strategy != "none":
-        check_tensorflow_backend(f"--strategy {options.strategy}")
+    distribution_strategy = None
+    if options.distribution_strategy != "none":
+        check_tensorflow_backend(f"--distribution-strategy {options.distribution_strategy}")
         from keras_autoshrink import distribution
 
         # Before all else of TensorFlow: several workers have to find each other at its start.
-        strategy = distribution.create_strategy(options.strategy)
+        distribution_strategy = distribution.create_strategy(options.distribution_strategy)
     source = _source(options, {"split_seed": options.seed})
     proxy = tuple(options.proxy_images) if options.proxy_images else None
     data = _load(source, options, "search", proxy)
@@ -72,7 +72,7 @@ def search(options: argparse.Namespace) -> int:
         settings,
         {"x": data.train.x, "y": data.train.y, "validation_data": validation},
         OBJECTIVE,
-        strategy,
+        distribution_strategy,
     )
     return 0
 
@@ -82,7 +82,7 @@ def train(options: argparse.Namespace, cell: Cell) -> int:
     from keras_autoshrink import distribution
 
     # Before all else of TensorFlow: several workers have to find each other at its start.
-    strategy = distribution.create_strategy(options.strategy)
+    strategy = distribution.create_strategy(options.distribution_strategy)
     # The split of the search, or else its validation images could end up in the test.
     searched = runs.settings_of(options.cell)
     source = _source(options, searched)

@@ -15,7 +15,7 @@ from keras_autoshrink.trials import ENDED, fresh, metric_of, outcome_of
 
 
 class AutoShrinkOracle(PersistentOracle):
-    """Shrinks the cell of a search space edge by edge (arXiv 1911.09251, figure 2).
+    """Shrinks the cell of a search space (after arXiv 1911.09251, figure 2).
 
     For use with any `keras_tuner.Tuner` whose HyperModel declares a cell's edges as Booleans
     named `<cell>/edge_i_j`. All declared edges make the first cell; other hyperparameters keep
@@ -32,8 +32,9 @@ class AutoShrinkOracle(PersistentOracle):
             minimised, its negative.
         metric: name of the metric behind the objective, for the record; by default the
             objective itself.
-        num_candidates: k, how many edges are tried in a round.
-        keep_fraction: the share of the initial edges at which the search stops.
+        num_candidates: k, how many cells are tried in a round.
+        keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
+            smaller cells.
         seed: integer, 0 included; every random choice comes from it.
         max_seconds_per_trial: when a worker has not answered for so long (and a few seconds),
             an idle one gets its candidate, and a late answer does not count. `AutoShrink` ends
@@ -42,8 +43,9 @@ class AutoShrinkOracle(PersistentOracle):
         allow_new_entries: as in `keras_tuner.Oracle`.
         tune_new_entries: as in `keras_tuner.Oracle`.
         max_retries_per_trial: as in `keras_tuner.Oracle`.
-        strategy: "paper" tries cells that lack one edge of the current one; "bayesian" any parts
-            of the first cell, those that are likely to score best by all scores so far.
+        strategy: "bayesian" tries any parts of the first cell, those that are likely to score
+            best by all scores so far; "paper" cells that lack one edge of the current one. For
+            as many trained networks the first finds better ones (benchmarks/search_quality.md).
         max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
             train at most. ("paper" ends by itself.)
 
@@ -68,7 +70,7 @@ class AutoShrinkOracle(PersistentOracle):
         allow_new_entries: bool = True,
         tune_new_entries: bool = True,
         max_retries_per_trial: int = 0,
-        strategy: str = "paper",
+        strategy: str = "bayesian",
         max_candidates: int | None = None,
     ) -> None:
         if isinstance(objective, (list, tuple)):

@@ -32,7 +32,7 @@ def search_and_report(
     settings: dict[str, Any],
     data: dict[str, Any],
     objective: str,
-    strategy: Any = None,
+    distribution_strategy: Any = None,
 ) -> None:
     """Searches, prints the trajectory, and writes what came of it into the search's folder.
 
@@ -44,17 +44,17 @@ def search_and_report(
         settings: plain values that a search in that folder must share to go on.
         data: arguments of `AutoShrink.search`.
         objective: what to call the metric behind the score.
-        strategy: a `tf.distribute.Strategy`, or None; of several workers the first one prints
-            and writes.
+        distribution_strategy: a `tf.distribute.Strategy`, or None; of several workers the first
+            one prints and writes.
 
     Raises:
         ValueError: the folder holds a search with other settings.
     """
     chief = True
-    if strategy is not None:
+    if distribution_strategy is not None:
         from keras_autoshrink import distribution
 
-        chief = distribution.is_chief(strategy)
+        chief = distribution.is_chief(distribution_strategy)
     hypermodel.check_search_arguments(**data, epochs=options.epochs)  # before there is a folder
     folder = options.directory / (options.project_name or default_name)
     worker = service.role() == "worker"
@@ -70,7 +70,11 @@ def search_and_report(
         directory=options.directory,
         project_name=options.project_name or folder.name,
         overwrite=options.overwrite and not worker,
-        distribution_strategy=strategy,
+        strategy=options.strategy,
+        max_candidates=options.max_candidates,
+        race=bool(options.race),  # None of texts, as is the next
+        inherit=bool(options.inherit),
+        distribution_strategy=distribution_strategy,
     )
     if chief and not worker:
         runs.write_settings(folder, settings)

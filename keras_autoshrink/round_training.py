@@ -18,7 +18,7 @@ from keras_autoshrink.racing import race
 from keras_autoshrink.shrink import ShrinkSearch
 
 # Where closed edges are computed all the same: a program for the whole cell makes way for one of
-# the round's cell once that has no more than this share of its edges.
+# the round's cell once that has no more than this share of its edges, and none comes back.
 _SHRUNK = 0.5
 
 
@@ -155,6 +155,8 @@ def _trained(stack: Stack, epochs: int) -> dict[Cell, Trained | Exception]:
 def _compiled_cell(search: ShrinkSearch) -> Cell:
     """The cell to compile for the round under way; it follows from the rounds before alone."""
     compiled = search.cell
+    if search.strategy != "paper":  # candidates may be any parts of it
+        return compiled
     for record in search.trajectory():
         cell = Cell.from_json(record["cell"])
         if len(cell.edges) <= _SHRUNK * len(compiled.edges):

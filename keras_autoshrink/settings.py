@@ -90,6 +90,8 @@ def check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], folder: str) 
     Raises:
         ValueError: they differ.
     """
+    if "num_candidates" in theirs:  # a search of ours; one that does not say is the paper's
+        theirs = {"strategy": "paper", **theirs}
     # A folder of another tuner, or of an older version, has not all of them.
     for name in [n for n in ours if n in theirs]:
         if ours[name] != theirs[name]:

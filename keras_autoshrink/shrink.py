@@ -21,15 +21,15 @@ from keras_autoshrink.trajectory import Candidate, Outcome, Round
 class ShrinkSearch:
     """The state of one search.
 
-    Round 0 is the complete DAG alone. Each later round draws `num_candidates` edges of the
-    current cell and proposes the cells that lack one each; once all have an outcome, the
-    search goes on from the best (ties: fewer MACs, then the smaller edge). It ends when the
-    cell has no more than `max(1, round(keep_fraction * initial edges))` edges, or when a whole
+    Round 0 is the complete DAG alone. Each later round proposes `num_candidates` parts of it,
+    those that are likely to score best by all scores so far (see `acquisition`); an edge may
+    come back. The search ends when `max_candidates` networks have been trained, or when a whole
     round failed.
 
-    With `strategy="bayesian"` a round proposes any parts of the complete DAG, those that are
-    likely to score best by all scores so far (see `acquisition`); an edge may come back. It
-    ends when `max_candidates` networks have been trained.
+    With `strategy="paper"` a round draws `num_candidates` edges of the current cell and proposes
+    the cells that lack one each; once all have an outcome, the search goes on from the best
+    (ties: fewer MACs, then the smaller edge). It ends when the cell has no more than
+    `max(1, round(keep_fraction * initial edges))` edges, or when a whole round failed.
 
     All state is the settings and the outcome of each network (see `search_state`); the rounds
     follow from these. So outcomes may arrive in any order, and a search that is resumed goes on
@@ -37,11 +37,11 @@ class ShrinkSearch:
 
     Args:
         cell: where to start, usually `Cell.dense(ops)`.
-        num_candidates: k, how many edges are tried in a round, at least 1.
-        keep_fraction: the share of the initial edges at which to stop, 0 to 1; no smaller cell
-            is proposed.
+        num_candidates: k, how many cells are tried in a round, at least 1.
+        keep_fraction: the share of the initial edges at which "paper" stops, 0 to 1; "bayesian"
+            proposes no smaller cell.
         seed: an integer; every draw comes from it.
-        strategy: "paper" or "bayesian".
+        strategy: "bayesian" or "paper"; see `strategies` for why the first is the default.
         max_candidates: how many networks to train, of "bayesian" alone; by default as many as
             "paper" would train at most.
 
@@ -64,7 +64,7 @@ class ShrinkSearch:
         num_candidates: int = 10,
         keep_fraction: float = 0.01,
         seed: int = 0,
-        strategy: str = "paper",
+        strategy: str = "bayesian",
         max_candidates: int | None = None,
     ) -> None:
         strategies.check_settings(num_candidates, keep_fraction, seed, strategy, max_candidates)

@@ -30,8 +30,9 @@ class AutoShrink(ResumableTuner):
             declares a cell's edges (see `declare_cell`).
         score: callable `score(logs, macs)` to be maximised, by several threads too; by default
             the hypermodel's `default_score` if it has one, else `AccuracyScore()`.
-        num_candidates: k, how many edges are tried in a round.
-        keep_fraction: the share of the initial edges at which the search stops.
+        num_candidates: k, how many cells are tried in a round.
+        keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
+            smaller cells.
         max_seconds_per_trial: a candidate that takes longer has failed; by default none does.
         seed: integer, 0 included. A candidate's draws follow from it and the cell alone; where
             it is built by itself, the global generators are seeded so.
@@ -44,8 +45,9 @@ class AutoShrink(ResumableTuner):
         race: see `CandidateTuner`; off by default: cheaper rounds, scored less surely.
         inherit: likewise.
         max_retries_per_trial: how often to train a candidate again that raised.
-        strategy: "paper" tries cells that lack one edge of the current one; "bayesian" any parts
-            of the complete DAG, those that are likely to score best by all scores so far.
+        strategy: "bayesian" tries any parts of the complete DAG, those that are likely to score
+            best by all scores so far; "paper" cells that lack one edge of the current one. For
+            as many trained networks the first finds better ones (benchmarks/search_quality.md).
         max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
             train at most. ("paper" ends by itself.)
         **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
@@ -79,7 +81,7 @@ class AutoShrink(ResumableTuner):
         race: bool = False,
         inherit: bool = False,
         max_retries_per_trial: int = 0,
-        strategy: str = "paper",
+        strategy: str = "bayesian",
         max_candidates: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -109,7 +111,8 @@ class AutoShrink(ResumableTuner):
             "seed": oracle.seed,  # first: the ops of a hypermodel may follow from it
             "num_candidates": oracle.num_candidates,
             "keep_fraction": oracle.keep_fraction,
-            **({} if strategy == "paper" else {"strategy": strategy}),
+            "strategy": oracle.strategy,
+            "max_candidates": oracle.max_candidates,
             "score": settings.describe(score),
             "hypermodel": settings.of_hypermodel(hypermodel),
             "hyperparameters": settings.describe(hyperparameters and hyperparameters.values),
@@ -130,7 +133,7 @@ class AutoShrink(ResumableTuner):
         )
 
     def search(self, *args: Any, **kwargs: Any) -> None:
-        """Trains candidates until the cell is as small as it shall be.
+        """Trains candidates until the search has trained as many as it may.
 
         Args:
             *args: as for `keras.Model.fit`: arrays, or a `tf.data.Dataset`.

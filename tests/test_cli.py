@@ -22,7 +22,9 @@ from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
 
-SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
+PLAIN = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
+SEARCH = f"{PLAIN} --strategy paper"
+CHEAPER = f"{PLAIN} --strategy bayesian --max-candidates 4 --race --inherit --epochs 4"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,9 @@ def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
         ("--filters 8", "filters=4, not 8"),
         ("--mac-weight 0.2", "another score"),
         ("--candidates 3", "num_candidates=2, not 3"),
+        ("--strategy bayesian", "strategy='paper', not 'bayesian'"),
+        ("--race", "race=None, not True"),
+        ("--inherit", "inherit=None, not True"),
     ],
 )
 def test_another_search_in_its_folder_is_refused(run_folder, capsys, change, culprit):
@@ -99,6 +104,23 @@ def test_a_search_on_a_proxy_is_told_from_one_on_all_images(run_folder, tmp_path
     assert json.loads((tmp_path / "digits/settings.json").read_text())["proxy"] == [100, 50]
     line = refused(capsys, f"{SEARCH} --directory {tmp_path} --proxy-images 100 60")
     assert "proxy=[100, 50], not [100, 60]" in line
+
+
+def test_a_search_by_the_bayesian_strategy_of_cheaper_rounds(tmp_path, capsys):
+    assert main([*CHEAPER.split(), "--directory", str(tmp_path)]) == 0
+    assert len([*tmp_path.glob("digits/trial_*/trial.json")]) == 4
+    settings = json.loads((tmp_path / "digits" / "tuner0.json").read_text())
+    assert (settings["strategy"], settings["max_candidates"]) == ("bayesian", 4)
+    assert settings["training"]["race"] is settings["training"]["inherit"] is True
+    for change, culprit in (
+        (("--max-candidates", "5"), "max_candidates=4, not 5"),
+        (("--strategy", "paper"), "--max-candidates 4: is for --strategy bayesian; paper ends by"),
+    ):
+        line = refused(capsys, [*CHEAPER.split(), "--directory", str(tmp_path), *change])
+        assert culprit in line
+    without = CHEAPER.replace("--inherit", "")
+    line = refused(capsys, f"{without} --directory {tmp_path}")
+    assert "training: inherit=True, not None" in line
 
 
 def test_overwrite_starts_anew(run_folder, tmp_path):
@@ -317,6 +339,19 @@ def write_npz(path, **arrays):
         ("search --directory {tmp} --nodes 1", "num_nodes=1"),
         ("search --directory {tmp}/new/deep --keep-fraction 3", "keep_fraction=3"),
         ("search --directory {tmp} --mac-weight -1", "weight=-1"),
+        ("search --directory {tmp} --strategy mirrored", "invalid choice: 'mirrored'"),
+        ("search --directory {tmp} --strategy bayesian --max-candidates 0", "'0' is no whole num"),
+        (
+            "search --directory {tmp} --strategy paper --max-candidates 5",
+            "--max-candidates 5: is for --strategy bayesian; paper ends by itself, --keep-fraction",
+        ),
+        (
+            "search --directory {tmp} --race --distribution-strategy mirrored",
+            "--race: one process has to train the candidates of a round together, without --distri",
+        ),
+        ("search --directory {tmp} --inherit --workers 1", "--inherit: one process has to train"),
+        ("search --directory {tmp} --race --chief a:1", "a round together, without --chief"),
+        ("search --directory {tmp} --race --worker a:1", "a round together, without --worker"),
         ("search --directory {tmp} --dataset {tmp}/absent.npz", "absent.npz"),
         ("search --directory {tmp} --dataset {tmp}/labels.npz", "label -1"),
         ("search --directory {tmp} --dataset {tmp}/nan.npz", "NaN"),
@@ -343,7 +378,10 @@ def write_npz(path, **arrays):
             "train shrinkcnn --output {tmp}/m.keras --tensorboard {tmp}/corrupt.keras",
             "corrupt.keras: is a file",
         ),
-        ("train shrinkcnn --output {tmp}/m.keras --strategy multiworker", "TF_CONFIG has to name"),
+        (
+            "train shrinkcnn --output {tmp}/m.keras --distribution-strategy multiworker",
+            "TF_CONFIG has to name",
+        ),
         ("train shrinkcnn --output {tmp}/m.keras --recipe imagenet", "recipe changes colours"),
         (
             "train shrinkcnn --output {tmp}/m.keras --dataset imagenet2012 --data-dir {tmp}/empty",

@@ -110,7 +110,9 @@ def test_two_workers_train_as_one_and_the_chief_writes(tmp_path):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
 
     def command(output, strategy):
-        options = f"--width 0.25 --epochs 2 --batch-size 64 --ema 0.9 --strategy {strategy}"
+        options = (
+            f"--width 0.25 --epochs 2 --batch-size 64 --ema 0.9 --distribution-strategy {strategy}"
+        )
         train = [sys.executable, "-m", "keras_autoshrink.cli", "train", str(tmp_path / "cell.json")]
         return [*train, "--output", str(tmp_path / output), *options.split()]
 
@@ -142,7 +144,7 @@ def test_two_workers_train_as_one_and_the_chief_writes(tmp_path):
 
 
 def test_an_unknown_strategy_is_refused():
-    with pytest.raises(ValueError, match="strategy='tpu': expected one of none, mirrored, mul"):
+    with pytest.raises(ValueError, match=r"^distribution_strategy='tpu': expected one of none"):
         distribution.create_strategy("tpu")
 
 

@@ -26,7 +26,8 @@ def as_chief(monkeypatch):
 def oracle(folder, **settings):
     hp = keras_tuner.HyperParameters()
     kas.declare_cell(hp, kas.Cell.dense(OPS))
-    made = kas.AutoShrinkOracle(hyperparameters=hp, num_candidates=3, **settings)
+    settings = {"strategy": "paper", "num_candidates": 3, **settings}
+    made = kas.AutoShrinkOracle(hyperparameters=hp, **settings)
     made.verbose = 0
     made._set_project_dir(str(folder), "search")
     progress = SearchProgress(0)

@@ -42,7 +42,7 @@ def hypermodel(kind=kas.RNNCellHyperModel, **arguments):
 
 
 def make(directory, model=None, **arguments):
-    arguments = {"num_candidates": 2, **arguments}
+    arguments = {"num_candidates": 2, "strategy": "paper", **arguments}
     return kas.AutoShrink(
         model or hypermodel(), directory=directory, project_name="search", **arguments
     )

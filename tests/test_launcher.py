@@ -49,6 +49,7 @@ def close(children):
         "search --overwrite --workers=3 --dataset digits --seed -1",
         "search --dataset digits --over --chief node1:5000 --quiet --workers 2",
         "search --proxy-images 100 50 --worker [::1]:5000 --keep-fraction 0.5",
+        "search --strategy bayesian --worker node1:5000 --max-candidates 9",
     ],
 )
 def test_children_get_the_same_search(command):
@@ -348,6 +349,25 @@ def test_two_workers_of_which_one_is_killed_and_so_is_the_chief(tmp_path, one_pr
     assert "Going on in round " in output
     assert trajectory(tmp_path / "digits") == one_process
     assert not (tmp_path / "digits" / "older").exists()
+
+
+def test_workers_search_by_the_strategy_that_they_are_given(tmp_path):
+    strategy = ("--strategy", "bayesian", "--max-candidates", "5")
+    assert main([*SEARCH.split(), "--directory", str(tmp_path / "one"), *strategy]) == 0
+    address = f"127.0.0.1:{free_port()}"
+    launched = started(tmp_path / "two", "--chief", address, *strategy)
+    while not (tmp_path / "two" / "digits" / "tuner0.json").exists():
+        assert launched.poll() is None
+        time.sleep(0.05)
+    other = (tmp_path / "two", "--worker", address, "--strategy", "paper")
+    refused = started(*other, stderr=subprocess.PIPE)
+    assert "strategy='bayesian', not 'paper'" in refused.communicate(timeout=120)[1]
+    assert refused.returncode == 2
+    assert started(tmp_path / "two", "--worker", address, "--workers", "2", *strategy).wait() == 0
+    assert launched.wait() == 0
+    found = trajectory(tmp_path / "two" / "digits")
+    assert sum(len(record["candidates"]) for record in found) == 5
+    assert found == trajectory(tmp_path / "one" / "digits")
 
 
 def test_a_launcher_that_is_killed_leaves_a_search_that_one_process_ends(tmp_path, one_process):

@@ -15,17 +15,17 @@ ORDER = """
     search_batches
     canonical files op_names costs.zero costs.calls recipes augmentation distribution
     argument_types tasks child_process language_layers text_windows averaged_sgd
-    surrogate
-    cell score checkpoint image_checks costs.layers costs.products costs.input_shapes arguments
-    supervisor vocabulary text_pipeline text_recipes
-    launcher pydoc_text operations costs.graph image_folders fit_checks splits recurrent
+    surrogate shared_arguments
+    cell score checkpoint image_checks costs.layers costs.products costs.input_shapes
+    train_arguments supervisor vocabulary text_pipeline text_recipes
+    pydoc_text operations costs.graph image_folders fit_checks splits recurrent
     text_data generation published_cells trajectory acquisition
     strategies report search_space networks datasets costs streams language_models
-    shrink
+    shrink search_arguments
     search_state
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
-    masked_layout
-    masked_network
+    arguments masked_layout
+    launcher masked_network
     masked_training weights_file
     masked_tensorflow masked_jax inheritance
     service recovery search_folder

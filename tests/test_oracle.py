@@ -15,6 +15,8 @@ from keras_autoshrink.search_space import CellSpace
 from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.strategies import STRATEGIES
 
+PAPER = {"strategy": "paper"}
+
 
 class Declares(keras_tuner.HyperModel):
     """A search space of a cell and a learning rate."""
@@ -49,7 +51,7 @@ def default_result(cell):
 
 def tuner(path, hypermodel=None, function=None, overwrite=False, objective="accuracy", **settings):
     return Computes(
-        AutoShrinkOracle(keras_tuner.Objective(objective, "max"), **settings),
+        AutoShrinkOracle(keras_tuner.Objective(objective, "max"), **{**PAPER, **settings}),
         hypermodel or Declares(),
         function=function,
         directory=path,
@@ -127,7 +129,7 @@ def test_an_objective_to_minimise(smaller, tmp_path):
         return {"cost": -default_result(cell)["accuracy"]}
 
     made = Computes(
-        AutoShrinkOracle(keras_tuner.Objective("cost", "min")),
+        AutoShrinkOracle(keras_tuner.Objective("cost", "min"), **PAPER),
         Declares(OPS[:5]),
         function=cost,
         directory=tmp_path,
@@ -275,7 +277,7 @@ def test_a_bayesian_search_trains_as_many_candidates_as_it_may(searches, tmp_pat
     made = searched(tmp_path, Declares(OPS[:5]), **settings)
     assert len(made.ran) == len(made.oracle.trials) == 12
     whole = searches["bayesian"]
-    assert len(whole.ran) == ShrinkSearch(Cell.dense(OPS[:5])).max_remaining()
+    assert len(whole.ran) == ShrinkSearch(Cell.dense(OPS[:5]), **PAPER).max_remaining()
     best = whole.oracle.search.best()
     assert whole.oracle.get_best_trials(1)[0].score == best["score"]
 
@@ -330,7 +332,7 @@ def test_a_directory_with_other_settings_is_refused(tmp_path, setting):
 )
 def test_bad_settings_are_named(settings, error):
     with pytest.raises(error, match=next(iter(settings))):
-        AutoShrinkOracle(**settings)
+        AutoShrinkOracle(**{**PAPER, **settings})
 
 
 def test_a_trial_that_was_interrupted_counts_its_second_training_alone(tmp_path):

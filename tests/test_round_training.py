@@ -70,7 +70,7 @@ def make(folder, model=None, **arguments):
         num_candidates=3,
         directory=folder,
         project_name="search",
-        **arguments,
+        **{"strategy": "paper", **arguments},
     )
 
 
@@ -286,7 +286,7 @@ def scores(records):
 
 def test_stacks_are_the_same_in_a_search_that_goes_on(finished):
     model, whole, halves = hypermodel(), [], []
-    settings = {"num_candidates": 4, "seed": 0}
+    settings = {"num_candidates": 4, "seed": 0, "strategy": "paper"}
     expected = shrunk(model, ShrinkSearch(model.cell, **settings), in_threes(model, whole))
     search = ShrinkSearch(model.cell, **settings)
     shrunk(model, search, in_threes(model, halves), most=3)  # in the middle of round 1
@@ -303,7 +303,7 @@ def test_stacks_are_the_same_in_a_search_that_goes_on(finished):
 
 def test_a_program_makes_way_for_one_of_half_the_edges():
     model, made, again = hypermodel(), [], []
-    search = ShrinkSearch(model.cell, num_candidates=2, seed=0)
+    search = ShrinkSearch(model.cell, num_candidates=2, seed=0, strategy="paper")
     shrunk(model, search, in_threes(model, made, rebuilds=True))
     sizes = [len(program.network.cell.edges) for program in made]
     assert sizes[0] == 6
@@ -317,6 +317,18 @@ def test_a_program_makes_way_for_one_of_half_the_edges():
     shrunk(model, resumed, in_threes(model, again, rebuilds=True))
     assert again[0].network.cell == made[-1].network.cell
     assert scores(resumed.trajectory()) == scores(search.trajectory())
+
+
+def test_a_program_of_cells_whose_edges_come_back_stays():
+    settings = {"strategy": "bayesian", "num_candidates": 3, "max_candidates": 12, "seed": 0}
+    model, made, again = hypermodel(), [], []
+    search = ShrinkSearch(model.cell, **settings)
+    shrunk(model, search, in_threes(model, made, rebuilds=True))
+    assert [program.network.cell for program in made] == [model.cell]
+    # Another strategy's would have made way.
+    assert min(record["edges_left"] for record in search.trajectory()[:-1]) <= 3
+    expected = shrunk(model, ShrinkSearch(model.cell, **settings), in_threes(model, again))
+    assert scores(search.trajectory()) == scores(expected.trajectory())
 
 
 # Which searches

@@ -34,7 +34,7 @@ def make(directory, strategy, seed=0, candidates=2):
         stage_scales=(1,), stage_strides=(2,), stage_repeats=(1,),
     )
     return kas.AutoShrink(
-        model, num_candidates=candidates, keep_fraction=0.6, seed=seed,
+        model, num_candidates=candidates, keep_fraction=0.6, seed=seed, strategy="paper",
         directory=directory, project_name="search", distribution_strategy=strategy,
     )
 
@@ -455,12 +455,15 @@ def test_the_command_searches_on_a_strategy(tmp_path):
         return ran.returncode, ran.stdout, ran.stderr
 
     small = "--nodes 2 --filters 4 --stem-filters 4 --epochs 1 --proxy-images 60 30"
-    status, printed, errors = run("--strategy", "mirrored", *shlex.split(small))
+    status, printed, errors = run("--distribution-strategy", "mirrored", *shlex.split(small))
     assert status == 0, errors
     assert "Best: round 0" in printed
     assert f"wrote {tmp_path}" in printed
-    status, _, errors = run("--strategy", "multiworker")
+    status, _, errors = run("--distribution-strategy", "multiworker")
     assert (status, len(errors.splitlines())) == (2, 1)
     assert "TF_CONFIG has to name all workers" in errors
-    status, _, errors = run("--strategy", "mirrored", "--task", "text")
-    assert (status, errors) == (2, "autoshrink: error: --strategy: is for images, this is text\n")
+    status, _, errors = run("--distribution-strategy", "mirrored", "--task", "text")
+    assert (status, errors) == (
+        2,
+        "autoshrink: error: --distribution-strategy: is for images, this is text\n",
+    )

@@ -59,7 +59,8 @@ class Instant(kas.AutoShrink):
 
 def run(folder, environment, arguments):
     os.environ.update(environment)
-    tuner = Instant(build, num_candidates=3, directory=folder, project_name="search", **arguments)
+    settings = {"num_candidates": 3, "strategy": "paper", **arguments}
+    tuner = Instant(build, directory=folder, project_name="search", **settings)
     try:
         tuner.search(verbose=0)
     except RuntimeError as error:

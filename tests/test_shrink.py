@@ -38,8 +38,13 @@ def run(search, evaluate=outcome, order=None):
     return trained
 
 
+def papers(cell, **settings):
+    """A search by the paper's walk, unless the settings say otherwise."""
+    return ShrinkSearch(cell, **{"strategy": "paper", **settings})
+
+
 def dense(**settings):
-    return ShrinkSearch(Cell.dense(OPS), **settings)
+    return papers(Cell.dense(OPS), **settings)
 
 
 # What every strategy has to hold to.
@@ -122,7 +127,7 @@ def test_resumed_from_json_it_ends_the_same(stop_after, settings):
 def test_the_same_network_is_one_training():
     # Nodes 1 to 4 are alike: all cells that lack one of these edges are one network.
     star = Cell(("input", *["conv1x1"] * 4), [(0, node) for node in range(1, 5)])
-    search = ShrinkSearch(star, num_candidates=10)
+    search = papers(star, num_candidates=10)
     trained = run(search)
     assert [len(cell.edges) for cell in trained] == [4, 3, 2, 1]
     assert [len(record["candidates"]) for record in search.trajectory()] == [1, 4, 3, 2]
@@ -133,7 +138,7 @@ def test_the_same_network_is_one_training():
 
 def test_nodes_of_unknown_ops_are_never_alike():
     star = Cell(("input", "node1", "node2", "node3"), [(0, node) for node in range(1, 4)])
-    search = ShrinkSearch(star)
+    search = papers(star)
     assert len(run(search)) == 1 + 3 + 2
 
 
@@ -160,11 +165,11 @@ def test_ties_go_to_fewer_macs_then_to_the_smaller_edge():
     def tied(cell):
         return Outcome(score=1.0, macs=50 if (2, 3) in cell.edges else 40)
 
-    search = ShrinkSearch(Cell.dense(("input", "conv1x1", "sepconv3x3", "conv1x1")))
+    search = papers(Cell.dense(("input", "conv1x1", "sepconv3x3", "conv1x1")))
     run(search, tied)
     assert search.trajectory()[1]["removed_edge"] == [2, 3]
 
-    search = ShrinkSearch(Cell.dense(("input", "conv1x1", "sepconv3x3", "conv1x1")))
+    search = papers(Cell.dense(("input", "conv1x1", "sepconv3x3", "conv1x1")))
     run(search, lambda cell: Outcome(score=1.0, macs=1))
     assert search.trajectory()[1]["removed_edge"] == [0, 1]
     # Of equal rounds the one with fewest edges is the result.
@@ -212,7 +217,7 @@ def test_failures_are_passed_over(settings):
         return outcome(cell)
 
     # No two nodes are alike: what fails is not the same network as what does not.
-    search = ShrinkSearch(Cell.dense(("input", "tanh", "relu", "sigmoid")), **settings)
+    search = papers(Cell.dense(("input", "tanh", "relu", "sigmoid")), **settings)
     run(search, fails_without_0_1)
     assert search.error is None
     for record in search.trajectory():
@@ -247,7 +252,7 @@ def test_a_round_without_survivors_ends_the_search_with_the_last_error(fails_at)
             return Outcome(None, error=f"boom {len(cell.edges)}")
         return outcome(cell)
 
-    search = ShrinkSearch(Cell.dense(OPS[:4]), num_candidates=3)
+    search = papers(Cell.dense(OPS[:4]), num_candidates=3)
     run(search, fails)
     assert search.done
     assert search.max_remaining() == 0
@@ -268,7 +273,7 @@ def test_tell_refuses_a_cell_that_nobody_asked_for():
 
 
 def test_unreachable_parts_of_the_first_cell_do_not_count():
-    search = ShrinkSearch(Cell(OPS[:4], ((0, 3), (1, 2), (2, 3))))
+    search = papers(Cell(OPS[:4], ((0, 3), (1, 2), (2, 3))))
     assert search.cell.edges == ((0, 3),)
     assert run(search) == [search.cell]
 

@@ -21,7 +21,10 @@ from keras_autoshrink.text_data import load_text
 from keras_autoshrink.text_recipes import TEXT_RECIPES
 from keras_autoshrink.vocabulary import END, UNKNOWN
 
-SEARCH = "search --task text --nodes 3 --candidates 2 --epochs 1 --units 8 --batch-size 4 --steps 5"
+SEARCH = (
+    "search --task text --strategy paper --nodes 3 --candidates 2 --epochs 1 --units 8 "
+    "--batch-size 4 --steps 5"
+)
 TRAIN = "--epochs 4 --units 12 --batch-size 4"
 QUANTIZATIONS = ("float32", "dynamic", "int8")
 
@@ -183,6 +186,17 @@ def test_another_search_in_its_folder_is_refused(
     assert culprit in line
     assert "overwrite" in line
     assert listing(run_folder) == before
+
+
+def test_a_search_by_the_bayesian_strategy(text, tmp_path):
+    command = f"{SEARCH} --data-dir {text} --directory {tmp_path} --strategy bayesian"
+    assert main(f"{command} --max-candidates 4".split()) == 0
+    records = json.loads((tmp_path / "animals" / "trajectory.json").read_text())
+    assert sum(len(record["candidates"]) for record in records) == 4
+    assert all("added_edges" in record for record in records)
+    cell = kas.Cell.load(tmp_path / "animals" / "cell.json")
+    best = max(records, key=lambda r: (r["score"], -r["edges_left"]))
+    assert cell == kas.Cell.from_json(best["cell"]).prune()
 
 
 def test_show_describes_a_search_of_a_text(run_folder, tmp_path, capsys):
@@ -529,6 +543,12 @@ KERAS = "--output {tmp}/m.keras"
         ("search --task text --directory {tmp} --filters 4", "--filters: is for images, this is"),
         ("search --task text --directory {tmp} --dataset digits", "--dataset: is for images"),
         ("search --task text --directory {tmp} --mac-weight 1", "--mac-weight: is for images"),
+        ("search --task text --directory {tmp} --race", "--race: is for images, this is text"),
+        ("search --task text --directory {tmp} --inherit", "--inherit: is for images"),
+        (
+            "search --task text --directory {tmp} --strategy paper --max-candidates 5",
+            "--max-candidates 5: is for --strategy bayesian",
+        ),
         ("search --task text --directory {tmp} --proxy-images 5 5", "--proxy-images: is for im"),
         ("search --directory {tmp} --units 8", "--units: is for text, this is images"),
         ("search --directory {tmp} --steps 8", "--steps: is for text, this is images"),
@@ -544,7 +564,10 @@ KERAS = "--output {tmp}/m.keras"
         (f"train shrinkrnn {KERAS} --target-macs 1M", "--target-macs: is for images"),
         (f"train shrinkrnn {KERAS} --ema 0.9", "--ema: is for images, this is text"),
         (f"train shrinkrnn {KERAS} --activation swish", "--activation: is for images"),
-        (f"train shrinkrnn {KERAS} --strategy mirrored", "--strategy: is for images"),
+        (
+            f"train shrinkrnn {KERAS} --distribution-strategy mirrored",
+            "--distribution-strategy: is for images",
+        ),
         (f"train shrinkrnn {KERAS} --recipe cifar10", "--recipe cifar10: is for images; for text"),
         (f"train shrinkcnn {KERAS} --units 8", "--units: is for text, this is images"),
         (

@@ -1,7 +1,9 @@
 """AutoShrink with real, very small trainings."""
 
+import inspect
 import json
 import math
+import shutil
 import types
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 import tensorflow as tf
 
 import keras_autoshrink as kas
+from keras_autoshrink.arguments import build_parser
 from keras_autoshrink.callbacks import ProxyStopping
 from keras_autoshrink.datasets import load_images
+from keras_autoshrink.shrink import ShrinkSearch
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,8 @@ def hypermodel(**arguments):
 
 
 def make(directory, model=None, **arguments):
+    """A search by the paper's walk, unless the arguments say otherwise."""
+    arguments = {"strategy": "paper", **arguments}
     return kas.AutoShrink(
         model or hypermodel(), directory=directory, project_name="search", **arguments
     )
@@ -141,6 +147,19 @@ def test_a_search_by_the_bayesian_strategy(data, tmp_path, capsys):
             make(tmp_path, **{**settings, **changed})
 
 
+def test_the_default_strategy_is_one_everywhere(data, tmp_path):
+    for made in (ShrinkSearch, kas.AutoShrinkOracle, kas.AutoShrink):
+        assert inspect.signature(made).parameters["strategy"].default == "bayesian"
+    assert build_parser().parse_args(["search"]).strategy == "bayesian"
+    tuner = kas.AutoShrink(hypermodel(), directory=tmp_path, num_candidates=2)
+    records = search(tuner, data, epochs=1).trajectory()
+    assert all("added_edges" in record for record in records)
+    # As many as the paper's walk would train at most, while there are others.
+    assert sum(len(record["candidates"]) for record in records) == 1 + 2 + 2
+    with pytest.raises(ValueError, match="strategy='bayesian', not 'paper'"):
+        kas.AutoShrink(hypermodel(), directory=tmp_path, num_candidates=2, strategy="paper")
+
+
 def test_a_directory_with_another_search_is_refused(finished):
     directory = path_of(finished).parent
     before = {p: p.read_bytes() for p in path_of(finished).rglob("*.json")}
@@ -153,11 +172,24 @@ def test_a_directory_with_another_search_is_refused(finished):
         ),
         ({"seed": 5}, "seed=0, not 5"),
         ({"num_candidates": 5}, "num_candidates=.*, not 5"),
-        ({"strategy": "bayesian"}, "strategy=bayesian"),
+        ({"strategy": "bayesian"}, "another strategy: strategy='paper', not 'bayesian'"),
     ):
         with pytest.raises(ValueError, match=rf"{culprit}.*overwrite=True"):
             make(directory, **changed)
     assert {p: p.read_bytes() for p in path_of(finished).rglob("*.json")} == before
+
+
+def test_a_search_that_says_no_strategy_is_the_papers(finished, tmp_path):
+    shutil.copytree(path_of(finished), tmp_path / "search")
+    path = tmp_path / "search" / "tuner0.json"
+    state = json.loads(path.read_text())
+    del state["strategy"], state["max_candidates"]
+    path.write_text(json.dumps(state))
+    (tmp_path / "search" / "oracle.json").unlink()  # the trials say nothing of a strategy
+    with pytest.raises(ValueError, match="another strategy: strategy='paper', not 'bayesian'"):
+        make(tmp_path, strategy="bayesian")
+    resumed = make(tmp_path, strategy="paper")
+    assert timeless(resumed.trajectory()) == timeless(finished.trajectory())
 
 
 def test_what_cannot_be_built_deletes_nothing(finished):

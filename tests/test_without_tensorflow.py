@@ -113,7 +113,7 @@ def test_what_takes_tensorflow_says_so_in_one_line(environment, tmp_path):
     Cell.dense(("input", "conv1x1")).save(cell)
     searching = ["search", "--directory", str(tmp_path / "runs")]
     commands = [
-        [*searching, "--strategy", "mirrored"],
+        [*searching, "--distribution-strategy", "mirrored"],
         [*searching, "--dataset", "cifar10"],
         ["demo", "--directory", str(demo)],
         ["train", str(cell), "--output", str(model)],
@@ -122,7 +122,7 @@ def test_what_takes_tensorflow_says_so_in_one_line(environment, tmp_path):
     calls = start(environment, "-c", CALLS, json.dumps(commands))
     both = "tensorflow and tensorflow-datasets, not installed here: pip install tensorflow"
     assert calls.communicate()[1].splitlines() == [
-        f"autoshrink: error: --strategy mirrored: {BACKEND}",
+        f"autoshrink: error: --distribution-strategy mirrored: {BACKEND}",
         f"autoshrink: error: cifar10: needs {both} tensorflow-datasets",
         f"autoshrink: error: autoshrink demo: {BACKEND}",
         f"autoshrink: error: autoshrink train: {MISSING}",
