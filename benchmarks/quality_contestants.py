@@ -1,4 +1,7 @@
-"""The searches that `search_quality.py` compares; each trains until its budget is spent."""
+"""The searches that are compared; each trains until its budget is spent.
+
+Of the `networks` of a session they use `dense`, `draw`, `neighbours` and `count_macs`.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,21 @@ import io
 import itertools
 import random
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras_tuner
-from quality_networks import OPS, Networks, Session, SpentError
+from quality_networks import Networks, Session, SpentError
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search_space import CellSpace
 from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trajectory import Outcome
 
-_DENSE = Cell.dense(OPS)
+# Where standard error goes is the whole process's business.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def regrets(
@@ -27,14 +32,19 @@ def regrets(
 ) -> list[float]:
     """The regrets of one search, by how many networks it has trained: 0 to `budget`."""
     session = Session(networks, seed, budget)
-    with contextlib.suppress(SpentError):
-        search(session, seed)
+    spend(search, session, seed)
     return session.finish()
 
 
+def spend(search: Callable[[Session, int], None], session: Session, seed: int) -> None:
+    """Searches until the budget is spent, or the search has nothing more to train."""
+    with contextlib.suppress(SpentError):
+        search(session, seed)
+
+
 def random_networks(session: Session, seed: int) -> None:
-    """Distinct networks, all equally likely."""
-    for cell in _shuffled(session.networks.cells, random.Random(f"random/{seed}")):
+    """Distinct networks, as the space draws them."""
+    for cell in session.networks.draw(random.Random(f"random/{seed}")):
         session.train(cell)
 
 
@@ -52,13 +62,15 @@ def shrinking(num_candidates: int, **settings: Any) -> Callable[[Session, int], 
                 return
             trained.append(len(session.seen))
             state = ShrinkSearch(
-                _DENSE, num_candidates=num_candidates, seed=1000 * seed + walk, **settings
+                session.networks.dense,
+                num_candidates=num_candidates,
+                seed=1000 * seed + walk,
+                **settings,
             )
             while pending := state.pending():
                 cell = pending[0].cell
-                index = session.networks.index(cell)
                 score = session.train(cell)
-                state.tell(cell, Outcome(score, macs=session.networks.macs[index]))
+                state.tell(cell, Outcome(score, macs=session.networks.count_macs(cell)))
 
     return search
 
@@ -72,7 +84,7 @@ def evolution(population: int, sample: int) -> Callable[[Session, int], None]:
 
     def search(session: Session, seed: int) -> None:
         generator = random.Random(f"evolution/{seed}")
-        drawn = generator.sample(session.networks.cells, population)
+        drawn = session.networks.draw(generator, population)
         alive = [(session.train(cell), cell) for cell in drawn]
         while True:
             parent = max(generator.sample(alive, sample), key=lambda each: each[0])[1]
@@ -91,13 +103,14 @@ def local_search(first_better: bool) -> Callable[[Session, int], None]:
 
     def search(session: Session, seed: int) -> None:
         generator = random.Random(f"local/{seed}")
-        for start in _shuffled(session.networks.cells, generator):
+        for start in session.networks.draw(generator):
             cell, score = start, session.train(start)
             climbing = True
             while climbing:
                 climbing = False
                 best = score, cell
-                for other in _shuffled(session.networks.neighbours(cell), generator):
+                neighbours = session.networks.neighbours(cell)
+                for other in generator.sample(neighbours, len(neighbours)):
                     found = session.train(other)
                     if found > best[0]:
                         best = found, other
@@ -126,10 +139,11 @@ def keras_tuner_oracle(
             **arguments,
         )
         with tempfile.TemporaryDirectory() as folder:
-            tuner = _Lookup(oracle, _build, directory=folder)
+            tuner = _Lookup(oracle, _declare(session.networks.dense), directory=folder)
             tuner.session = session
             # KerasTuner prints the traceback of each failed trial, scikit-learn warns.
-            with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            quiet = contextlib.redirect_stderr(io.StringIO())
+            with _ONE_AT_A_TIME, quiet, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tuner.search(verbose=0)
 
@@ -151,9 +165,10 @@ class _Lookup(keras_tuner.Tuner):
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         values = trial.hyperparameters.values
-        if not any(values[f"cell/edge_0_{j}"] for j in range(1, len(OPS))):
+        ops = self.session.networks.dense.ops
+        if not any(values[f"cell/edge_0_{j}"] for j in range(1, len(ops))):
             raise keras_tuner.errors.FailedTrialError("no edge leaves node 0")
-        cell = Cell(OPS, CellSpace(self.oracle.get_space().space).sub_cell(values).edges)
+        cell = Cell(ops, CellSpace(self.oracle.get_space().space).sub_cell(values).edges)
         try:
             if "tuner/epochs" in values:
                 return {"score": self.session.train_until(cell, values["tuner/epochs"])}
@@ -168,10 +183,9 @@ class _Lookup(keras_tuner.Tuner):
         pass
 
 
-def _build(hp: keras_tuner.HyperParameters) -> None:
-    for i, j in _DENSE.edges:
-        hp.Boolean(f"cell/edge_{i}_{j}")
+def _declare(cell: Cell) -> Callable[[keras_tuner.HyperParameters], None]:
+    def build(hp: keras_tuner.HyperParameters) -> None:
+        for i, j in cell.edges:
+            hp.Boolean(f"cell/edge_{i}_{j}")
 
-
-def _shuffled(cells: list[Cell], generator: random.Random) -> Iterator[Cell]:
-    return iter(generator.sample(cells, len(cells)))
+    return build

@@ -1,6 +1,6 @@
-"""Every network of a small search space, trained: what `search_quality.py` searches in.
+"""Search spaces, and tables of small ones in which all networks are trained.
 
-The table is a JSON object with a `task`, the `settings` of the training, the most `epochs` that a
+A table is a JSON object with a `task`, the `settings` of the training, the most `epochs` that a
 network trained, and `networks`: each with the `key` of its cell, the cell's `edges` (numbered as
 the complete DAG's), `macs`, `params`, and the `val_accuracy` of each epoch by training seed.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from networkx.algorithms.isomorphism import DiGraphMatcher, categorical_node_match
 
 from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.score import AccuracyScore
@@ -32,12 +33,12 @@ def distinct_networks(cell: Cell) -> list[Cell]:
         cell: of few edges: all 2^|E| parts are tried.
 
     Returns:
-        The cells without dead edges, numbered as `cell`, those of most edges first.
+        The cells without dead edges, numbered as `cell`, as `all_parts` comes upon them.
     """
     found: dict[str, Cell] = {}
     for part in all_parts(cell):
         found.setdefault(part.key, Cell(part.ops, part.live_edges))
-    return sorted(found.values(), key=lambda network: (-len(network.edges), network.edges))
+    return list(found.values())
 
 
 def all_parts(cell: Cell) -> Iterator[Cell]:
@@ -48,7 +49,48 @@ def all_parts(cell: Cell) -> Iterator[Cell]:
                 yield Cell(cell.ops, edges)
 
 
-class Networks:
+class Space:
+    """The networks that are parts of a complete DAG.
+
+    Attributes:
+        dense: the complete DAG.
+
+    Args:
+        ops: of its nodes.
+    """
+
+    def __init__(self, ops: tuple[str, ...]) -> None:
+        self.dense = Cell.dense(ops)
+        self._graph = self.dense.to_networkx()
+
+    @functools.cache  # noqa: B019 - a benchmark has few spaces, and keeps them
+    def neighbours(self, cell: Cell) -> list[Cell]:
+        """The other networks that one edge more or less makes of a cell, each once."""
+        found, tried = {}, set()
+        for edges in self._written(cell):
+            for edge in self.dense.edges:
+                part = edges ^ {edge}
+                if any(i == 0 for i, _ in part):
+                    live = Cell(self.dense.ops, tuple(part)).live_edges
+                    if live not in tried:
+                        other = Cell(self.dense.ops, live)
+                        found.setdefault(other.key, other)
+                    tried.add(live)
+        found.pop(cell.key, None)
+        return list(found.values())
+
+    def _written(self, cell: Cell) -> list[frozenset[Edge]]:
+        """The sets of edges of the complete DAG that are the same network as a cell."""
+        small = cell.prune().to_networkx()
+        alike = categorical_node_match("op", None)
+        found = set()
+        for nodes in DiGraphMatcher(self._graph, small, alike).subgraph_monomorphisms_iter():
+            place = {node: number for number, node in nodes.items()}
+            found.add(tuple(sorted((place[i], place[j]) for i, j in small.edges)))
+        return [frozenset(edges) for edges in sorted(found)]
+
+
+class Networks(Space):
     """The trained networks of a table.
 
     Attributes:
@@ -68,14 +110,14 @@ class Networks:
     """
 
     def __init__(self, path: str | os.PathLike[str], weight: float = 0.1) -> None:
+        super().__init__(OPS)
         table = json.loads(Path(path).read_text(encoding="utf-8"))
         self.task, self.epochs = table["task"], table["epochs"]
         self.cells = [
             Cell(OPS, tuple((i, j) for i, j in network["edges"])) for network in table["networks"]
         ]
         self._index = {cell.key: index for index, cell in enumerate(self.cells)}
-        parts = {frozenset(cell.edges): cell for cell in all_parts(Cell.dense(OPS))}
-        missing = {cell.key for cell in parts.values()} - self._index.keys()
+        missing = {cell.key for cell in distinct_networks(self.dense)} - self._index.keys()
         if missing or len(self._index) < len(self.cells):
             raise ValueError(f"{path}: not a table of each network once: {sorted(missing)[:1]}")
         score = AccuracyScore(weight)
@@ -90,29 +132,23 @@ class Networks:
         ]
         self.scores = np.array([[run[-1] for run in runs] for runs in self.curves])
         self.true = self.scores.mean(axis=1)
-        self.macs = [network["macs"] for network in table["networks"]]
-        # Of any set of edges the network, and of each network the sets without dead edges.
-        self._network = {edges: self.index(cell) for edges, cell in parts.items()}
-        self._written: dict[int, list[frozenset[Edge]]] = {}
-        for edges, cell in parts.items():
-            if set(cell.live_edges) == edges:
-                self._written.setdefault(self.index(cell), []).append(edges)
+        self._macs = [network["macs"] for network in table["networks"]]
 
     def index(self, cell: Cell) -> int:
         """Which network a cell is."""
         return self._index[cell.key]
 
-    @functools.cache  # noqa: B019 - a benchmark has two tables, and keeps them
+    def count_macs(self, cell: Cell) -> int:
+        """Multiply-accumulates of a network for one image."""
+        return self._macs[self.index(cell)]
+
+    def draw(self, generator: random.Random, count: int | None = None) -> list[Cell]:
+        """So many distinct networks, by default all, all equally likely."""
+        return generator.sample(self.cells, len(self.cells) if count is None else count)
+
     def neighbours(self, cell: Cell) -> list[Cell]:
-        """The other networks that one edge more or less makes of a cell, each once."""
-        me = self.index(cell)
-        found = {}
-        for edges in self._written[me]:
-            for edge in Cell.dense(OPS).edges:
-                other = self._network.get(edges ^ {edge})
-                if other not in (None, me):
-                    found[other] = True
-        return [self.cells[index] for index in found]
+        """As of `Space`, those of the table."""
+        return [self.cells[self.index(other)] for other in super().neighbours(cell)]
 
 
 class SpentError(Exception):

@@ -17,13 +17,16 @@ import argparse
 import itertools
 import json
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from quality_networks import distinct_networks
 
 import keras_autoshrink as kas
 from keras_autoshrink.datasets import load_images
+from keras_autoshrink.hypermodels import BATCHNORM_MOMENTUM
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 from keras_autoshrink.shrink import training_seed
@@ -33,19 +36,7 @@ EPOCHS = {"digits": 10, "cifar10": 8}
 SEEDS = 3
 
 
-def networks(ops):
-    """The distinct networks among the sub-cells of the complete DAG over `ops`."""
-    dense = kas.Cell.dense(ops)
-    found = {}
-    for size in range(len(dense.edges), 0, -1):
-        for edges in itertools.combinations(dense.edges, size):
-            if any(i == 0 for i, _ in edges):
-                cell = kas.Cell(dense.ops, edges)
-                found.setdefault(cell.key, kas.Cell(dense.ops, cell.live_edges))
-    return list(found.values())
-
-
-def load(task, data_dir):
+def load(task, data_dir, num_nodes=5):
     """The images and labels of training and validation, and the hypermodel."""
     if task == "digits":
         data = load_images("digits", purpose="search")
@@ -57,12 +48,68 @@ def load(task, data_dir):
     arrays = [(_halved(part.x) if halve else part.x, part.y.astype("int32")) for part in parts]
     options = {"filters": 8, "stem_filters": 16, "stage_strides": (2, 2, 2)} if halve else {}
     shape = arrays[0][0].shape[1:]
-    return arrays, kas.CNNCellHyperModel(input_shape=shape, num_nodes=5, **options)
+    return arrays, kas.CNNCellHyperModel(input_shape=shape, num_nodes=num_nodes, **options)
 
 
 def _halved(x):
     n, height, width, channels = x.shape
     return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+
+def compiled(data, validation, hypermodel):
+    """The program that trains any network of the hypermodel's space."""
+    network = MaskedNetwork(hypermodel.cell, **hypermodel.architecture)
+    return TensorFlowProgram(
+        network, data, validation, 128, hypermodel.learning_rate, BATCHNORM_MOMENTUM
+    )
+
+
+class Trainings:
+    """Trains networks when they are first asked for; several threads may ask at once.
+
+    Args:
+        path: of a file that keeps what has been trained, one JSON array a line: the network's
+            key, the training seed, and of each epoch the loss and accuracy of training and of
+            validation.
+        program: as `compiled` makes it.
+        images: number of training images.
+        epochs: of each training.
+    """
+
+    def __init__(self, path, program, images, epochs):
+        self._path, self._program, self._images, self._epochs = path, program, images, epochs
+        self._locks = {}
+        self._done = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                key, seed, logs = json.loads(line)
+                self._done[key, seed] = logs
+
+    def accuracies(self, cell, seed):
+        """The validation accuracy after each epoch."""
+        key = cell.key, seed
+        with self._locks.setdefault(key, threading.Lock()):
+            if key not in self._done:
+                self._done[key] = self._train(cell, seed)
+                with self._path.open("a") as file:
+                    file.write(json.dumps([*key, self._done[key]]) + "\n")
+        return [log[3] for log in self._done[key]]
+
+    def _train(self, cell, seed):
+        network = self._program.network
+        generator = random.Random(training_seed(seed, cell))
+        weights, statistics = (
+            network.initial_weights(cell, generator),
+            network.initial_statistics(cell),
+        )
+        training = self._program.begin([cell], [weights], [statistics])
+        order_seed = draw_seed(generator)
+        logs = []
+        for epoch in range(self._epochs):
+            order = order_of_epoch(order_seed, epoch, self._images)
+            training, (log,) = self._program.epoch(training, order[np.newaxis])
+            logs.append([round(float(value), 4) for value in log])
+        return logs
 
 
 def main():
@@ -76,30 +123,13 @@ def main():
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     (data, validation), hypermodel = load(options.task, options.data_dir)
-    network = MaskedNetwork(hypermodel.cell, **hypermodel.architecture)
-    program = TensorFlowProgram(network, data, validation, 128, hypermodel.learning_rate, 0.9)
-    epochs, cells = EPOCHS[options.task], networks(hypermodel.cell.ops)
-    record = options.out / f"quality_{options.task}.lines"
-    done = {}
-    if record.exists():
-        for line in record.read_text().splitlines():
-            key, seed, logs = json.loads(line)
-            done[key, seed] = logs
-    with record.open("a") as file:
-        for seed, cell in itertools.product(range(SEEDS), cells):
-            if (cell.key, seed) in done:
-                continue
-            generator = random.Random(training_seed(seed, cell))
-            training = program.begin([cell], [network.initial_weights(cell, generator)])
-            order_seed = draw_seed(generator)
-            logs = []
-            for epoch in range(epochs):
-                order = order_of_epoch(order_seed, epoch, len(data[1]))
-                training, (log,) = program.epoch(training, order[np.newaxis])
-                logs.append([round(float(value), 4) for value in log])
-            done[cell.key, seed] = logs
-            file.write(json.dumps([cell.key, seed, logs]) + "\n")
-            file.flush()
+    program, epochs = compiled(data, validation, hypermodel), EPOCHS[options.task]
+    trainings = Trainings(
+        options.out / f"quality_{options.task}.lines", program, len(data[1]), epochs
+    )
+    cells = distinct_networks(hypermodel.cell)
+    for seed, cell in itertools.product(range(SEEDS), cells):
+        trainings.accuracies(cell, seed)
     table = {
         "task": options.task,
         "settings": {"images": [len(data[1]), len(validation[1])], **hypermodel.get_config()},
@@ -108,10 +138,10 @@ def main():
             {
                 "key": cell.key,
                 "edges": cell.edges,
-                "macs": network.count_macs(cell),
-                "params": network.count_params(cell),
+                "macs": program.network.count_macs(cell),
+                "params": program.network.count_params(cell),
                 "val_accuracy": {
-                    str(seed): [log[3] for log in done[cell.key, seed]] for seed in range(SEEDS)
+                    str(seed): trainings.accuracies(cell, seed) for seed in range(SEEDS)
                 },
             }
             for cell in cells
