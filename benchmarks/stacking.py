@@ -1,4 +1,4 @@
-"""What it gains to train several small networks in one program, stacked.
+"""What it gains to train several small networks in one program, stacked, and to compile one anew.
 
     KERAS_BACKEND=jax python benchmarks/stacking.py
     KERAS_BACKEND=tensorflow python benchmarks/stacking.py
@@ -7,11 +7,16 @@ On JAX: an epoch of the search's own program, for stacks of several sizes, besid
 On TensorFlow, whose program trains one network: a separable convolution, forward and backward, for
 k networks one after the other, and stacked (depthwise over k times the channels, pointwise as a
 batched product of matrices). Times are the best of several, for one network.
+
+JAX also computes what gates close. So for sub-cells with fewer and fewer edges: an epoch in the
+program of the whole cell, in one of their own, and the epochs after which the latter's compilation
+has paid.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
 import sys
 import time
@@ -47,33 +52,77 @@ def main() -> int:
         table.add_row(
             f"{k}", f"{1e3 * alone:.1f}", f"{1e3 * stacked:.1f}", f"{alone / stacked:.2f}"
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if backend == "jax":
+        table = Table(box=box.SIMPLE_HEAD, title="an epoch of a sub-cell, milliseconds")
+        for heading in ("edges", "gated", "its own", "to compile, s", "pays after epochs"):
+            table.add_column(heading, justify="right")
+        for edges, gated, own, compiling in of_sub_cells(options):
+            after = f"{compiling / (gated - own):.0f}" if gated > own else "never"
+            table.add_row(
+                f"{edges}", f"{1e3 * gated:.0f}", f"{1e3 * own:.0f}", f"{compiling:.1f}", after
+            )
+        console.print(table)
     return 0
 
 
 def of_programs(options: argparse.Namespace) -> Iterator[tuple[int, float, float]]:
     """An epoch of the JAX program: k, seconds for one network alone, and in a stack of k."""
-    from keras_autoshrink.masked_jax import JaxProgram
-
-    shape = (options.size, options.size, 3)
-    hypermodel = kas.CNNCellHyperModel(input_shape=shape, num_nodes=options.nodes)
-    network = MaskedNetwork(hypermodel.cell, **hypermodel.architecture)
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(options.images, *shape)).astype("float32")
-    data = x, generator.integers(0, 10, len(x)).astype("int32")
-    weights = network.initial_weights(hypermodel.cell, random.Random(0))
+    network, data = _network(options)
     alone = 0.0
     for k in options.stacks:
-        program = JaxProgram(network, data, (x[:128], data[1][:128]), 128, 4e-3, 0.9, stack=k)
-        training = program.begin([hypermodel.cell] * k, [weights] * k)
-        orders = np.stack([order_of_epoch(seed, 0, len(x)) for seed in range(k)])
-
-        def epoch(program: Any = program, training: Any = training, orders: Any = orders) -> None:
-            program.epoch(training, orders)
-
-        each = best_of(epoch, options.repeats) / k
+        each = best_of(_epochs(network, network.cell, data, k), options.repeats) / k
         alone = alone or each
         yield k, alone, each
+
+
+def of_sub_cells(options: argparse.Namespace) -> Iterator[tuple[int, float, float, float]]:
+    """Edges of a sub-cell; seconds of an epoch in the whole program and its own, and to compile."""
+    network, data = _network(options)
+    cell = network.cell
+    for share in (0.75, 0.5, 0.25):
+        while len(cell.edges) > share * len(network.cell.edges):
+            # Those out of the input last, or else there would soon be nothing left.
+            smaller = cell.without_edge(max(cell.edges, key=lambda edge: edge[0]))
+            cell = dataclasses.replace(smaller, edges=smaller.live_edges)
+        own = MaskedNetwork(cell, **_hypermodel(options).architecture)
+        gated = best_of(_epochs(network, cell, data), options.repeats)
+        started = time.perf_counter()
+        epoch = _epochs(own, cell, data)
+        epoch()
+        first = time.perf_counter() - started
+        alone = best_of(epoch, options.repeats)
+        yield len(cell.edges), gated, alone, first - alone
+
+
+def _hypermodel(options: argparse.Namespace) -> kas.CNNCellHyperModel:
+    shape = (options.size, options.size, 3)
+    return kas.CNNCellHyperModel(input_shape=shape, num_nodes=options.nodes)
+
+
+def _network(options: argparse.Namespace) -> tuple[MaskedNetwork, tuple[Any, Any]]:
+    hypermodel = _hypermodel(options)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(options.images, options.size, options.size, 3)).astype("float32")
+    data = x, generator.integers(0, 10, len(x)).astype("int32")
+    return MaskedNetwork(hypermodel.cell, **hypermodel.architecture), data
+
+
+def _epochs(network: MaskedNetwork, cell: kas.Cell, data: Any, k: int = 1) -> Callable[[], None]:
+    """What trains a cell k times, stacked, for an epoch, in the program of a network."""
+    from keras_autoshrink.masked_jax import JaxProgram
+
+    x, y = data
+    program = JaxProgram(network, data, (x[:128], y[:128]), 128, 4e-3, 0.9, stack=k)
+    weights = network.initial_weights(cell, random.Random(0))
+    training = program.begin([cell] * k, [weights] * k, [network.initial_statistics(cell)] * k)
+    orders = np.stack([order_of_epoch(seed, 0, len(x)) for seed in range(k)])
+
+    def epoch() -> None:
+        program.epoch(training, orders)
+
+    return epoch
 
 
 def of_convolutions(options: argparse.Namespace) -> Iterator[tuple[int, float, float]]:
