@@ -82,7 +82,7 @@ def of_sub_cells(options: argparse.Namespace) -> Iterator[tuple[int, float, floa
     network, data = _network(options)
     cell = network.cell
     for share in (0.75, 0.5, 0.25):
-        while len(cell.edges) > share * len(network.cell.edges):
+        while len(cell.edges) > max(1, share * len(network.cell.edges)):
             # Those out of the input last, or else there would soon be nothing left.
             smaller = cell.without_edge(max(cell.edges, key=lambda edge: edge[0]))
             cell = dataclasses.replace(smaller, edges=smaller.live_edges)

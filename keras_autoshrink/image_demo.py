@@ -20,7 +20,7 @@ from keras_autoshrink.recipes import RECIPES
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.tuner import AutoShrink
 
-_NODES = 5
+_NODES, _CANDIDATES = 5, 20
 _SEARCH_EPOCHS = 10
 _RECIPE = RECIPES["plain"]
 
@@ -47,6 +47,7 @@ def demo(options: argparse.Namespace) -> int:
         # where ten times the MACs have to buy 10 points, the cost alone would decide.
         score=AccuracyScore(weight=0.03),
         num_candidates=4,
+        max_candidates=_CANDIDATES,
         seed=options.seed,
         directory=folder,
         project_name="search",

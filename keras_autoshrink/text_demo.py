@@ -22,7 +22,7 @@ from keras_autoshrink.text_recipes import TEXT_RECIPES
 from keras_autoshrink.tuner import AutoShrink
 from keras_autoshrink.vocabulary import END
 
-_NODES = 5
+_NODES, _CANDIDATES = 5, 10
 _UNITS = 100
 _SEARCH_EPOCHS = 3
 _RECIPE = TEXT_RECIPES["small"]
@@ -49,6 +49,7 @@ def demo(options: argparse.Namespace) -> int:
         hypermodel,
         score=PerplexityScore(),
         num_candidates=2,
+        max_candidates=_CANDIDATES,
         seed=options.seed,
         directory=folder,
         project_name="search",
