@@ -158,8 +158,7 @@ class SpentError(Exception):
 class Session:
     """What one search may ask: it sees one seed's score of each network that it pays for.
 
-    Which seed's is drawn by the search's own, the same for all methods. Training a network
-    again shows another seed's, as long as there are.
+    Which seed's is drawn by the search's own, the same for all methods.
 
     Attributes:
         seen: of each network by its index, the scores that the search has seen.
@@ -196,14 +195,6 @@ class Session:
             self._pay(1.0)
             self.seen[index] = [self.networks.scores[index, self._order[index][0]]]
         return self.seen[index][0]
-
-    def train_again(self, cell: Cell) -> float:
-        """The score of a network with the next training seed; costs 1."""
-        index = self.networks.index(cell)
-        scores = self.seen[index]
-        self._pay(1.0)
-        scores.append(self.networks.scores[index, self._order[index][len(scores)]])
-        return scores[-1]
 
     def train_until(self, cell: Cell, epochs: int) -> float:
         """The score of a network after so many epochs; costs those that are new."""

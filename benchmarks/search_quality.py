@@ -34,8 +34,13 @@ with native_output_silenced():  # TensorFlow announces its devices when it is im
 # KerasTuner's Bayesian one takes seconds for each network that it chooses.
 _SLOW_BUDGET = 40
 REPORTED = (10, 20, 30, 40)
+_FEW = 30
 _HERE = Path(__file__).parent
 _ORACLES = keras_tuner.oracles
+
+# Of Paul Tol's and Okabe and Ito's palettes: twelve that can be told apart.
+_COLOURS = ["#777777", "#E69F00", "#B15928", "#D55E00", "#000000", "#CC3311"]
+_COLOURS += ["#009E73", "#56B4E9", "#0072B2", "#AA4499", "#999933", "#CC79A7"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,23 +148,28 @@ def _table(networks: Networks, results: dict[str, list[list[float]]]) -> Table:
 def _plot(known: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
     """Draws the mean regrets by the number of trained networks."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(6 * len(known), 5.5), layout="constrained")
     all_axes = figure.subplots(1, len(known), squeeze=False)[0]
     for axes, (task, results) in zip(all_axes, known.items(), strict=True):
         for place, (name, regrets) in enumerate(results.items()):
-            found = np.array(regrets)
+            found = 1e4 * np.array(regrets)
             mean = found.mean(axis=0)
             half = 1.96 * found.std(axis=0, ddof=1) / np.sqrt(len(found))
             counts = np.arange(len(mean))
-            style = {"color": f"C{place % 10}", "linestyle": ("-", "--")[place // 10]}
-            axes.plot(counts, mean, label=name, **style)
-            axes.fill_between(counts, mean - half, mean + half, color=style["color"], alpha=0.12)
+            colour = _COLOURS[place % len(_COLOURS)]
+            axes.plot(counts, mean, label=f"{name} ({len(found)})", color=colour)
+            if len(found) >= _FEW:  # of few searches the band would hide the others
+                axes.fill_between(counts, mean - half, mean + half, color=colour, alpha=0.12)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(5, None)
-        axes.set_title(task)
+        axes.set_title(f"{task} of log10(MACs)")
         axes.set_xlabel("networks trained")
-        axes.set_ylabel("mean regret of the score, 95% interval")
+        axes.set_ylabel("mean regret in 0.0001 of the score, 95% interval")
         axes.grid(alpha=0.3, which="both")
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
