@@ -15,7 +15,7 @@ from keras_autoshrink.trajectory import described
 
 
 class SearchProgress:
-    """Shows round, edges left, candidate i of k, best score and time left.
+    """Shows round, candidate i of k and its edges, best score and time left.
 
     On a terminal one line that changes, and a line that stays for each round; elsewhere a
     plain line for each candidate.
@@ -58,7 +58,12 @@ class SearchProgress:
         elif search.done:
             self._console.print("This search has finished already.")
         elif self._rounds:
-            self._console.print(f"Going on in round {search.round.number}.")
+            best = search.best_score
+            self._console.print(
+                f"Going on in round {search.round.number}; "
+                + ("" if best is None else f"best {best:.4f}, ")
+                + f"at most {search.max_remaining()} networks to train."
+            )
         else:
             edges = len(search.cell.edges)
             self._console.print(
@@ -68,14 +73,12 @@ class SearchProgress:
 
     def trial_begin(self, search: ShrinkSearch, cell: Cell) -> None:
         """Says which candidate trains now; several may do so at a time."""
-        finished = search.trajectory()
-        edges = finished[-1]["edges_left"] if finished else len(search.cell.edges)
         networks = [c.cell.key for c in search.round.candidates if not c.reused]
         if cell.key not in networks:
             return
         self._labels[cell.key] = (
-            f"Round {search.round.number}: {edges} edges, "
-            f"candidate {networks.index(cell.key) + 1} of {len(networks)}"
+            f"Round {search.round.number}: candidate {networks.index(cell.key) + 1} of "
+            f"{len(networks)} with {len(cell.live_edges)} of {len(search.cell.edges)} edges"
         )
         self._update(search)
 

@@ -75,7 +75,7 @@ def difference(theirs: Any, ours: Any, name: str = "") -> str:
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
         names = [n for n in {**theirs, **ours} if theirs.get(n) != ours.get(n)]
         return "; ".join(difference(theirs.get(n), ours.get(n), n) for n in names)
-    shown = [reprlib.repr(value) for value in (theirs, ours)]
+    shown = ["unset" if value is None else reprlib.repr(value) for value in (theirs, ours)]
     return f"{name}={shown[0]}, not {shown[1]}" if name else f"{shown[0]}, not {shown[1]}"
 
 

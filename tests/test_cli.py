@@ -88,8 +88,8 @@ def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
         ("--mac-weight 0.2", "another score"),
         ("--candidates 3", "num_candidates=2, not 3"),
         ("--strategy bayesian", "strategy='paper', not 'bayesian'"),
-        ("--race", "race=None, not True"),
-        ("--inherit", "inherit=None, not True"),
+        ("--race", "race=unset, not True"),
+        ("--inherit", "inherit=unset, not True"),
     ],
 )
 def test_another_search_in_its_folder_is_refused(run_folder, capsys, change, culprit):
@@ -120,7 +120,7 @@ def test_a_search_by_the_bayesian_strategy_of_cheaper_rounds(tmp_path, capsys):
         assert culprit in line
     without = CHEAPER.replace("--inherit", "")
     line = refused(capsys, f"{without} --directory {tmp_path}")
-    assert "training: inherit=True, not None" in line
+    assert "training: inherit=True, not unset" in line
 
 
 def test_overwrite_starts_anew(run_folder, tmp_path):
