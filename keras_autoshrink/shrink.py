@@ -23,8 +23,9 @@ class ShrinkSearch:
 
     Round 0 is the complete DAG alone. Each later round proposes `num_candidates` parts of it,
     those that are likely to score best by all scores so far (see `acquisition`); an edge may
-    come back. The search ends when `max_candidates` networks have been trained, or when a whole
-    round failed.
+    come back. A round of which nothing survives adopts nothing, and the search goes on from the
+    cell before. It ends when `max_candidates` networks have been trained, or when there is no
+    score at all, or when too many failed in a row (see `strategies.FAILURES_IN_A_ROW`).
 
     With `strategy="paper"` a round draws `num_candidates` edges of the current cell and proposes
     the cells that lack one each; once all have an outcome, the search goes on from the best
@@ -75,7 +76,10 @@ class ShrinkSearch:
         self.strategy = strategy
         self.max_candidates = None if max_candidates is None else operator.index(max_candidates)
         self._outcomes: dict[str, Outcome] = {}
-        self._adopted: list[int] = []  # of each finished round, the index of the winner
+        # Of each finished round the index of the winner, None if nothing survived.
+        self._adopted: list[int | None] = []
+        self._current = self.cell  # the last winner
+        self._first_failed = 0  # the round after it: the first of those without a winner
         first = Candidate(None, self.cell, False)
         if strategy != "paper":
             first = strategies.edited(self.cell, self.cell, False)
@@ -99,14 +103,13 @@ class ShrinkSearch:
 
     @property
     def error(self) -> str | None:
-        """Why the search cannot go on: all candidates of a round failed. None otherwise."""
+        """Why the search cannot go on: too many candidates failed. None otherwise."""
         if not self.done or len(self._adopted) == len(self._rounds):
             return None
-        errors = [self._outcome(candidate).error for candidate in self.round.candidates]
-        return (
-            f"all candidates of round {self.round.number} failed ({len(errors)}); "
-            f"the last one with: {errors[-1]}"
-        )
+        first, last = self._first_failed, self.round.number
+        which = f"round {last}" if first == last else f"rounds {first} to {last}"
+        errors = self._last_errors()
+        return f"all candidates of {which} failed ({len(errors)}); the last one with: {errors[-1]}"
 
     def pending(self) -> list[Candidate]:
         """The distinct networks of the round under way that have no outcome yet."""
@@ -128,7 +131,7 @@ class ShrinkSearch:
         self._advance()
 
     def reopen(self) -> list[str | None]:
-        """Takes back the failures of a round that nothing survived, to try it again.
+        """Takes back the failures of the round that ended the search, to try it again.
 
         Returns:
             The trial ids of those failures; none if there is no such round.
@@ -144,14 +147,12 @@ class ShrinkSearch:
             return 0
         if self.strategy != "paper":
             return self._budget - len(self._outcomes)
-        return len(self.pending()) + self._trained_below(self._round_edges())
+        edges = len(self._current.edges) if self._adopted else len(self.cell.edges) + 1
+        return len(self.pending()) + self._trained_below(edges)
 
     def trajectory(self) -> list[dict[str, Any]]:
         """One record of plain values for each finished round. See `trajectory.round_record`."""
-        return [
-            trajectory.round_record(finished, adopted, self._outcomes)
-            for finished, adopted in zip(self._rounds, self._adopted, strict=False)
-        ]
+        return trajectory.records(self._rounds, self._adopted, self._outcomes)
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:
@@ -175,17 +176,26 @@ class ShrinkSearch:
         Several at once, if all networks of the next round are known already.
         """
         while not self.pending() and len(self._adopted) < len(self._rounds):
-            ranks = [
-                (-outcome.score, outcome.macs or 0, candidate.removed_edge or (), index)
-                for index, candidate in enumerate(self.round.candidates)
-                if (outcome := self._outcome(candidate)).score is not None
-            ]
-            if not ranks:
+            winner = trajectory.winner(self.round, self._outcomes)
+            if winner is not None:
+                self._current = self.round.candidates[winner].cell
+                self._first_failed = len(self._rounds)
+            elif self._hopeless():
                 return
-            self._adopted.append(min(ranks)[-1])
-            cell = self.round.candidates[self._adopted[-1]].cell
-            if candidates := tuple(self._draw(cell)):
+            self._adopted.append(winner)
+            if candidates := tuple(self._draw(self._current)):
                 self._rounds.append(Round(len(self._rounds), candidates))
+
+    def _hopeless(self) -> bool:
+        """Whether to give up, now that nothing of the round under way has survived."""
+        if self.strategy == "paper" or self.best_score is None:
+            return True
+        used_up = len(self._outcomes) >= self._budget
+        return not used_up and len(self._last_errors()) >= strategies.FAILURES_IN_A_ROW
+
+    def _last_errors(self) -> list[str | None]:
+        failed = self._rounds[self._first_failed :]
+        return [self._outcome(c).error for each in failed for c in each.candidates]
 
     def _draw(self, cell: Cell) -> Iterator[Candidate]:
         """The candidates of the next round; none if the search is over."""
@@ -222,12 +232,6 @@ class ShrinkSearch:
 
     def _outcome(self, candidate: Candidate) -> Outcome:
         return self._outcomes[candidate.cell.key]
-
-    def _round_edges(self) -> int:
-        """The edges of the cell that the round under way started from."""
-        if self.round.number == 0:
-            return len(self.cell.edges) + 1
-        return len(self._rounds[-2].candidates[self._adopted[-1]].cell.edges)
 
 
 def training_seed(seed: int, cell: Cell) -> int:

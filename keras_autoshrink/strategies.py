@@ -20,6 +20,11 @@ STRATEGIES = ("paper", "bayesian")
 
 # With fewer scores than this there is nothing to learn from: cells are drawn.
 _LEAST_SCORES = 6
+# Of "bayesian": when so many networks have failed, and none has not, it is the fault of what
+# trains them. If each second one failed by itself, it would come to this once in 1,000 times.
+# A round of the default size is as many; KerasTuner gives up after 3, which a few large networks
+# that do not fit into memory can come to.
+FAILURES_IN_A_ROW = 10
 
 
 def without_one_edge(cell: Cell, count: int, seed: str) -> Iterator[tuple[Edge, Cell]]:

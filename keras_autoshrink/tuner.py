@@ -143,7 +143,8 @@ class AutoShrink(ResumableTuner):
 
         Raises:
             ValueError: the data do not fit the networks; nothing has been trained then.
-            RuntimeError: all candidates of a round failed; it quotes the last error.
+            RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
+                error.
         """
         verbose = kwargs.pop("verbose", 1)
         verbose = 1 if verbose == "auto" else verbose
