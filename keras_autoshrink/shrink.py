@@ -1,8 +1,7 @@
 """The AutoShrink algorithm: rounds of cells to train, and which of them to go on from.
 
 Zhang et al., arXiv 1911.09251, figure 2. No Keras, no KerasTuner, no files.
-The same search serves convolutional and recurrent cells; what trains and scores a cell is
-the caller's business.
+The same search serves convolutional and recurrent cells: the caller trains and scores them.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink import strategies, trajectory
-from keras_autoshrink.cell import Cell
+from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.trajectory import Candidate, Outcome, Round
 
 
@@ -23,9 +22,9 @@ class ShrinkSearch:
 
     Round 0 is the complete DAG alone. Each later round proposes `num_candidates` parts of it,
     those that are likely to score best by all scores so far (see `acquisition`); an edge may
-    come back. A round of which nothing survives adopts nothing, and the search goes on from the
-    cell before. It ends when `max_candidates` networks have been trained, or when there is no
-    score at all, or when too many failed in a row (see `strategies.FAILURES_IN_A_ROW`).
+    come back. A round of which nothing survives adopts nothing. The search ends when
+    `max_candidates` networks have been trained, when there is no score at all, or when too many
+    failed in a row (`strategies.FAILURES_IN_A_ROW`).
 
     With `strategy="paper"` a round draws `num_candidates` edges of the current cell and proposes
     the cells that lack one each; once all have an outcome, the search goes on from the best
@@ -34,7 +33,7 @@ class ShrinkSearch:
 
     All state is the settings and the outcome of each network (see `search_state`); the rounds
     follow from these. So outcomes may arrive in any order, and a search that is resumed goes on
-    as if it had never stopped.
+    as if it had never stopped; `proposals` save the time to find these again.
 
     Args:
         cell: where to start, usually `Cell.dense(ops)`.
@@ -45,6 +44,7 @@ class ShrinkSearch:
         strategy: "bayesian" or "paper"; see `strategies` for why the first is the default.
         max_candidates: how many networks to train, of "bayesian" alone; by default as many as
             "paper" would train at most.
+        proposals: of a "bayesian" search that is resumed, what it had as `proposals`.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -67,6 +67,7 @@ class ShrinkSearch:
         seed: int = 0,
         strategy: str = "bayesian",
         max_candidates: int | None = None,
+        proposals: Sequence[Sequence[Iterable[Edge]]] = (),
     ) -> None:
         strategies.check_settings(num_candidates, keep_fraction, seed, strategy, max_candidates)
         self.cell = dataclasses.replace(cell, edges=cell.live_edges)
@@ -75,11 +76,15 @@ class ShrinkSearch:
         self.seed = operator.index(seed)
         self.strategy = strategy
         self.max_candidates = None if max_candidates is None else operator.index(max_candidates)
+        self._known = {
+            number: [strategies.part(self.cell, edges) for edges in each]
+            for number, each in enumerate(proposals, 1)
+        }
         self._outcomes: dict[str, Outcome] = {}
         # Of each finished round the index of the winner, None if nothing survived.
         self._adopted: list[int | None] = []
         self._current = self.cell  # the last winner
-        self._first_failed = 0  # the round after it: the first of those without a winner
+        self._first_failed = 0  # the round after the winner's
         first = Candidate(None, self.cell, False)
         if strategy != "paper":
             first = strategies.edited(self.cell, self.cell, False)
@@ -160,6 +165,11 @@ class ShrinkSearch:
         return self._outcomes
 
     @property
+    def proposals(self) -> list[list[tuple[Edge, ...]]]:
+        """The edges of the cells that rounds 1, 2 and so on propose, as they are numbered."""
+        return [[c.cell.edges for c in each.candidates] for each in self._rounds[1:]]
+
+    @property
     def best_score(self) -> float | None:
         """The best score of all networks so far, the round under way included."""
         scores = [o.score for o in self._outcomes.values() if o.score is not None]
@@ -171,10 +181,7 @@ class ShrinkSearch:
         return trajectory.best_record(records) if records else None
 
     def _advance(self) -> None:
-        """Closes the round under way if it is complete, and opens the next ones.
-
-        Several at once, if all networks of the next round are known already.
-        """
+        """Closes the round under way if it is complete, and such after it as are known already."""
         while not self.pending() and len(self._adopted) < len(self._rounds):
             winner = trajectory.winner(self.round, self._outcomes)
             if winner is not None:
@@ -194,8 +201,8 @@ class ShrinkSearch:
         return not used_up and len(self._last_errors()) >= strategies.FAILURES_IN_A_ROW
 
     def _last_errors(self) -> list[str | None]:
-        failed = self._rounds[self._first_failed :]
-        return [self._outcome(c).error for each in failed for c in each.candidates]
+        rounds = self._rounds[self._first_failed :]
+        return [self._outcome(c).error for each in rounds for c in each.candidates]
 
     def _draw(self, cell: Cell) -> Iterator[Candidate]:
         """The candidates of the next round; none if the search is over."""
@@ -207,15 +214,12 @@ class ShrinkSearch:
                 yield Candidate(edge, smaller, smaller.key in self._seen)
                 self._seen.add(smaller.key)
             return
-        trained = {
-            candidate.cell: self._outcome(candidate)
-            for each in self._rounds
-            for candidate in each.candidates
-        }
         count = min(self.num_candidates, self._budget - len(self._outcomes))
-        if not count:
-            return
-        for part in strategies.promising(self.cell, trained, self.edges_to_keep, count, seed):
+        parts = self._known.get(len(self._rounds), [])
+        if count and not parts:
+            trained = {c.cell: self._outcome(c) for each in self._rounds for c in each.candidates}
+            parts = strategies.promising(self.cell, trained, self.edges_to_keep, count, seed)
+        for part in parts:
             yield strategies.edited(cell, part, part.key in self._seen)
             self._seen.add(part.key)
 

@@ -13,7 +13,7 @@ from forked import KILLED, outcome, processes, start
 from test_oracle import OPS, Declares, default_result, searched, tuner
 
 import keras_autoshrink as kas
-from keras_autoshrink import files, search_folder
+from keras_autoshrink import acquisition, files, runs, search_folder
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -190,7 +190,9 @@ def test_a_failed_round_that_is_killed_in_its_second_try_starts_that_again(tmp_p
 BAYESIAN = {"strategy": "bayesian", "num_candidates": 1, "max_candidates": 16}
 
 
-def test_a_bayesian_search_goes_on_after_failures_and_through_an_interruption(tmp_path):
+def test_a_bayesian_search_goes_on_after_failures_and_through_an_interruption(
+    tmp_path, monkeypatch
+):
     def fails(cell):
         if len(cell.edges) == 2:
             raise ValueError("boom")
@@ -212,6 +214,11 @@ def test_a_bayesian_search_goes_on_after_failures_and_through_an_interruption(tm
     made = tuner(tmp_path / "a", Declares(OPS[:5]), fails, **BAYESIAN)
     made.search(verbose=0)
     assert made.oracle.search.trajectory() == whole.oracle.search.trajectory()
+    with monkeypatch.context() as patched:  # nothing of it is found again
+        patched.setattr(acquisition, "best_parts", None)
+        made = tuner(tmp_path / "a", Declares(OPS[:5]), fails, **BAYESIAN)
+        found = runs.read_search(tmp_path / "a" / "search")
+    assert made.oracle.search.trajectory() == found.trajectory() == whole.oracle.search.trajectory()
     # As the trials have it.
     (tmp_path / "a" / "search" / "oracle.json").write_text("")
     made = tuner(tmp_path / "a", Declares(OPS[:5]), fails, **BAYESIAN)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from keras_autoshrink import search_state
+from keras_autoshrink import acquisition, search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.shrink import ShrinkSearch, training_seed
@@ -300,6 +300,14 @@ def test_bad_settings_are_named(settings, error, culprit):
         dense(**settings)
 
 
+def test_proposals_have_edges_of_the_first_cell():
+    chain = Cell(OPS[:4], ((0, 1), (1, 2), (2, 3)))
+    with pytest.raises(
+        ValueError, match=r"proposals: edge \(0, 3\) is none of the complete cell's"
+    ):
+        ShrinkSearch(chain, proposals=[[[(0, 1), (0, 3)]]])
+
+
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_is_finite(score):
     with pytest.raises(ValueError, match="not finite"):
@@ -319,6 +327,8 @@ def test_an_outcome_is_a_score_or_an_error():
         ({"cell": {}}, "not a cell"),
         ({"seed": "x"}, "damaged"),
         ({"outcomes": None}, "damaged"),
+        ({"proposals": 3}, "damaged"),
+        ({"proposals": [[[[0, 9]]]]}, "node 9 is not one of"),
         ({"outcomes": {"input,conv1x1:0>1": {"score": 1.0}}}, "never proposed"),
     ],
 )
@@ -377,6 +387,39 @@ def test_records_say_which_edges_a_bayesian_round_removed_and_brought_back():
             single = len(removed) == 1 and not added
             assert candidate["removed_edge"] == (list(*removed) if single else None)
         assert record["score"] == max(c["score"] for c in record["candidates"])
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4, 8, 21, 30, 40])
+def test_a_bayesian_search_loads_without_computing_and_goes_on_as_if_never_stopped(
+    stop_after, monkeypatch
+):
+    settings = {"num_candidates": 7, "max_candidates": 40, "seed": 6}
+    whole, stopped = bayesian(**settings), bayesian(**settings)
+    run(whole)
+    for place, cell in enumerate(stopping_at(stop_after, stopped)):
+        # Failures too, and not in the order in which they were proposed.
+        stopped.tell(cell, Outcome(None, error="boom") if place == 9 else outcome(cell))
+    state = json.loads(json.dumps(search_state.to_json(stopped)))
+    with monkeypatch.context() as patched:
+        for name in ("first_parts", "best_parts"):
+            patched.setattr(acquisition, name, None)
+        resumed = search_state.from_json(state)
+        assert resumed.trajectory() == stopped.trajectory()
+        assert resumed.pending() == stopped.pending()
+    assert search_state.to_json(resumed)["proposals"] == search_state.to_json(stopped)["proposals"]
+    del state["proposals"]  # as of a search from before they were written
+    assert search_state.from_json(state).pending() == stopped.pending()
+    run(stopped)
+    run(resumed)
+    assert resumed.trajectory() == stopped.trajectory()
+    if stop_after <= 9:
+        assert resumed.trajectory() == whole.trajectory()
+
+
+def stopping_at(count, search):
+    """The next cells of a search, the last one of each round first."""
+    for _ in range(count):
+        yield search.pending()[-1].cell
 
 
 def failing_at(places):
