@@ -220,7 +220,8 @@ def best_parts(
 def expected_improvement(means: Array, deviations: Array, best: float) -> Array:
     """How far normal values will exceed `best`, at least 0, in the mean; all of shape (m,)."""
     ratio = (means - best) / deviations
-    below = 0.5 * (1 + np.array([math.erf(each / math.sqrt(2)) for each in ratio]))
+    # Not 1 + erf, of which far below `best` nothing is left but rounding.
+    below = 0.5 * np.array([math.erfc(-each / math.sqrt(2)) for each in ratio])
     density = np.exp(-0.5 * ratio**2) / math.sqrt(2 * math.pi)
     return np.asarray(deviations * (ratio * below + density))
 

@@ -108,3 +108,17 @@ def test_expected_improvement():
     drawn = generator.normal(means, deviations, (200_000, 3))
     found = expected_improvement(means, deviations, 0.5)
     np.testing.assert_allclose(found, np.maximum(drawn - 0.5, 0).mean(axis=0), atol=0.01)
+
+
+def test_expected_improvement_far_below_the_best_is_small_and_still_a_number():
+    ratio = np.array([-6.0, -9.0, -15.0, -30.0])
+    found = expected_improvement(2 * ratio + 1, np.full(4, 2.0), 1.0)
+    # By the asymptotic series of the normal's tail (Abramowitz and Stegun 26.2.12).
+    series = sum(
+        sign * product * (1 / ratio**2) ** power
+        for power, (sign, product) in enumerate([(1, 1), (-1, 3), (1, 15), (-1, 105), (1, 945)], 1)
+    )
+    density = np.exp(-0.5 * ratio**2) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(found[1:], 2 * (density * series)[1:], rtol=1e-4)
+    assert (np.diff(found) < 0).all()
+    assert found[-1] > 0
