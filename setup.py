@@ -31,6 +31,7 @@ setup(
         "scikit-learn>=1.3",
         "tensorflow>=2.19",
         "tensorflow-datasets>=4.9.4",
+        "threadpoolctl>=3",
         # KerasTuner imports six, and every trial imports tensorboard; it declares neither.
         "six>=1.16",
         "tensorboard>=2.19",

@@ -23,8 +23,9 @@ class AutoShrinkOracle(PersistentOracle):
     another tuner the objective is the score.
 
     A trial whose objective is not finite has failed. When all candidates of a round have
-    failed, asking for another trial raises a RuntimeError that quotes the last error; a reload
-    tries the round again.
+    failed ("paper"), or no network has a score, or ten or more in a row have none ("bayesian"),
+    asking for another trial raises a RuntimeError that quotes the last error; a reload tries the
+    last round again.
 
     Args:
         objective: name or `keras_tuner.Objective`; by default the "score" of `AutoShrink`, to
@@ -106,8 +107,8 @@ class AutoShrinkOracle(PersistentOracle):
         unless it has cost three workers; then the trial has failed.
 
         Raises:
-            RuntimeError: all candidates of the last round failed. (Not of a chief: its workers
-                are told that the search is over.)
+            RuntimeError: too many candidates failed. (Not of a chief: its workers are told that
+                the search is over.)
             ValueError: the search space does not declare the edges of one cell.
         """
         # Not synchronized: what raises with KerasTuner's lock held would never release it.

@@ -131,7 +131,8 @@ class PersistentOracle(keras_tuner.Oracle):
         trial_ids = state.get("trial_ids", {})
         self._trial_ids = {key: i for key, i in trial_ids.items() if i not in stopped}
         self._space = None
-        self._search = ShrinkSearch(self.space.cell, **settings)
+        proposals = (state["search"] or {}).get("proposals", ())
+        self._search = ShrinkSearch(self.space.cell, **settings, proposals=proposals)
         self._attempts.restore(())
         self._replay((state["search"] or {}).get("outcomes", {}))
         self._hand_out_again(state["ongoing_trials"])

@@ -103,7 +103,9 @@ class SearchProgress:
         for record in finished[self._rounds :]:
             removed, added = described(record)
             change = "complete cell"
-            if record["round"] and "added_edges" in record:
+            if all(candidate["status"] == "failed" for candidate in record["candidates"]):
+                change = "all candidates failed, nothing changed"
+            elif record["round"] and "added_edges" in record:
                 change = f"edges removed: {removed}, added: {added}"
             elif record["round"]:
                 change = f"without edge {removed}"

@@ -106,7 +106,8 @@ class ResumableTuner(CandidateTuner):
 
         Raises:
             ValueError: another process searches in the folder, or one did with other settings.
-            RuntimeError: all candidates of a round failed; it quotes the last error.
+            RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
+                error.
         """
         together: Any = contextlib.nullcontext()
         if self._devices:

@@ -86,15 +86,16 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--race",
         action="store_true",
         default=None,
-        help="stop the worse half of a round's candidates after a quarter of the epochs, and half "
-        "of the others after one half: cheaper rounds, scored less surely; in one process",
+        help="of --strategy paper: stop the worse half of a round's candidates after a quarter of "
+        "the epochs, and half of the others after one half: cheaper rounds, scored less surely; in "
+        "one process",
     )
     images.add_argument(
         "--inherit",
         action="store_true",
         default=None,
-        help="begin candidates with the weights of the round's cell, and train them for a quarter "
-        "of the epochs: likewise",
+        help="likewise: begin candidates with the weights of the round's cell, and train them for "
+        "a quarter of the epochs",
     )
     add_distribution_strategy(images, "trains each candidate", "the first one writes")
     parser.add_argument(
@@ -115,6 +116,9 @@ def check(options: argparse.Namespace) -> None:
             "itself, --keep-fraction and --candidates say when"
         )
     cheaper = [name for name in ("race", "inherit") if getattr(options, name)]
+    # For texts there is neither, whatever the strategy: `tasks.settle` says so.
+    if cheaper and options.task == "images" and options.strategy != "paper":
+        raise ValueError(f"--{cheaper[0]}: needs --strategy paper")
     shared = ("workers", "chief", "worker", "distribution_strategy")
     others = [name for name in shared if getattr(options, name) not in (None, "none")]
     if cheaper and others:

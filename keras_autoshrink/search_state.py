@@ -1,6 +1,7 @@
 """The state of a search as plain values, and a search from these.
 
-It is the settings and the outcome of each network; the rounds follow from them.
+It is the settings and the outcome of each network; the rounds follow from them. What a search
+by other means than the paper's has proposed is written too: see `ShrinkSearch`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def to_json(search: ShrinkSearch) -> dict[str, Any]:
         "version": _VERSION,
         "cell": search.cell.to_json(),
         **{name: getattr(search, name) for name in said},
+        **({} if search.strategy == "paper" else {"proposals": search.proposals}),
         "outcomes": {key: dataclasses.asdict(o) for key, o in search.outcomes.items()},
     }
 
@@ -49,7 +51,9 @@ def from_json(data: Mapping[str, Any]) -> ShrinkSearch:
     try:
         said = with_unsaid(data)
         search = ShrinkSearch(
-            Cell.from_json(said["cell"]), **{name: said[name] for name in SETTINGS}
+            Cell.from_json(said["cell"]),
+            **{name: said[name] for name in SETTINGS},
+            proposals=data.get("proposals", ()),  # older ones have none: they are found again
         )
         outcomes = {key: Outcome(**values) for key, values in data["outcomes"].items()}
     except (KeyError, TypeError, AttributeError) as error:

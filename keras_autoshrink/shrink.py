@@ -1,8 +1,7 @@
 """The AutoShrink algorithm: rounds of cells to train, and which of them to go on from.
 
 Zhang et al., arXiv 1911.09251, figure 2. No Keras, no KerasTuner, no files.
-The same search serves convolutional and recurrent cells; what trains and scores a cell is
-the caller's business.
+The same search serves convolutional and recurrent cells: the caller trains and scores them.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink import strategies, trajectory
-from keras_autoshrink.cell import Cell
+from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.trajectory import Candidate, Outcome, Round
 
 
@@ -23,8 +22,9 @@ class ShrinkSearch:
 
     Round 0 is the complete DAG alone. Each later round proposes `num_candidates` parts of it,
     those that are likely to score best by all scores so far (see `acquisition`); an edge may
-    come back. The search ends when `max_candidates` networks have been trained, or when a whole
-    round failed.
+    come back. A round of which nothing survives adopts nothing. The search ends when
+    `max_candidates` networks have been trained, when there is no score at all, or when too many
+    failed in a row (`strategies.FAILURES_IN_A_ROW`).
 
     With `strategy="paper"` a round draws `num_candidates` edges of the current cell and proposes
     the cells that lack one each; once all have an outcome, the search goes on from the best
@@ -33,7 +33,7 @@ class ShrinkSearch:
 
     All state is the settings and the outcome of each network (see `search_state`); the rounds
     follow from these. So outcomes may arrive in any order, and a search that is resumed goes on
-    as if it had never stopped.
+    as if it had never stopped; `proposals` save the time to find these again.
 
     Args:
         cell: where to start, usually `Cell.dense(ops)`.
@@ -44,6 +44,7 @@ class ShrinkSearch:
         strategy: "bayesian" or "paper"; see `strategies` for why the first is the default.
         max_candidates: how many networks to train, of "bayesian" alone; by default as many as
             "paper" would train at most.
+        proposals: of a "bayesian" search that is resumed, what it had as `proposals`.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -66,6 +67,7 @@ class ShrinkSearch:
         seed: int = 0,
         strategy: str = "bayesian",
         max_candidates: int | None = None,
+        proposals: Sequence[Sequence[Iterable[Edge]]] = (),
     ) -> None:
         strategies.check_settings(num_candidates, keep_fraction, seed, strategy, max_candidates)
         self.cell = dataclasses.replace(cell, edges=cell.live_edges)
@@ -74,8 +76,15 @@ class ShrinkSearch:
         self.seed = operator.index(seed)
         self.strategy = strategy
         self.max_candidates = None if max_candidates is None else operator.index(max_candidates)
+        self._known = {
+            number: [strategies.part(self.cell, edges) for edges in each]
+            for number, each in enumerate(proposals, 1)
+        }
         self._outcomes: dict[str, Outcome] = {}
-        self._adopted: list[int] = []  # of each finished round, the index of the winner
+        # Of each finished round the index of the winner, None if nothing survived.
+        self._adopted: list[int | None] = []
+        self._current = self.cell  # the last winner
+        self._first_failed = 0  # the round after the winner's
         first = Candidate(None, self.cell, False)
         if strategy != "paper":
             first = strategies.edited(self.cell, self.cell, False)
@@ -99,14 +108,13 @@ class ShrinkSearch:
 
     @property
     def error(self) -> str | None:
-        """Why the search cannot go on: all candidates of a round failed. None otherwise."""
+        """Why the search cannot go on: too many candidates failed. None otherwise."""
         if not self.done or len(self._adopted) == len(self._rounds):
             return None
-        errors = [self._outcome(candidate).error for candidate in self.round.candidates]
-        return (
-            f"all candidates of round {self.round.number} failed ({len(errors)}); "
-            f"the last one with: {errors[-1]}"
-        )
+        first, last = self._first_failed, self.round.number
+        which = f"round {last}" if first == last else f"rounds {first} to {last}"
+        errors = self._last_errors()
+        return f"all candidates of {which} failed ({len(errors)}); the last one with: {errors[-1]}"
 
     def pending(self) -> list[Candidate]:
         """The distinct networks of the round under way that have no outcome yet."""
@@ -128,7 +136,7 @@ class ShrinkSearch:
         self._advance()
 
     def reopen(self) -> list[str | None]:
-        """Takes back the failures of a round that nothing survived, to try it again.
+        """Takes back the failures of the round that ended the search, to try it again.
 
         Returns:
             The trial ids of those failures; none if there is no such round.
@@ -144,19 +152,22 @@ class ShrinkSearch:
             return 0
         if self.strategy != "paper":
             return self._budget - len(self._outcomes)
-        return len(self.pending()) + self._trained_below(self._round_edges())
+        edges = len(self._current.edges) if self._adopted else len(self.cell.edges) + 1
+        return len(self.pending()) + self._trained_below(edges)
 
     def trajectory(self) -> list[dict[str, Any]]:
         """One record of plain values for each finished round. See `trajectory.round_record`."""
-        return [
-            trajectory.round_record(finished, adopted, self._outcomes)
-            for finished, adopted in zip(self._rounds, self._adopted, strict=False)
-        ]
+        return trajectory.records(self._rounds, self._adopted, self._outcomes)
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:
         """What came of each network so far, by its `Cell.key`, in the order of being told."""
         return self._outcomes
+
+    @property
+    def proposals(self) -> list[list[tuple[Edge, ...]]]:
+        """The edges of the cells that rounds 1, 2 and so on propose, as they are numbered."""
+        return [[c.cell.edges for c in each.candidates] for each in self._rounds[1:]]
 
     @property
     def best_score(self) -> float | None:
@@ -170,22 +181,28 @@ class ShrinkSearch:
         return trajectory.best_record(records) if records else None
 
     def _advance(self) -> None:
-        """Closes the round under way if it is complete, and opens the next ones.
-
-        Several at once, if all networks of the next round are known already.
-        """
+        """Closes the round under way if it is complete, and such after it as are known already."""
         while not self.pending() and len(self._adopted) < len(self._rounds):
-            ranks = [
-                (-outcome.score, outcome.macs or 0, candidate.removed_edge or (), index)
-                for index, candidate in enumerate(self.round.candidates)
-                if (outcome := self._outcome(candidate)).score is not None
-            ]
-            if not ranks:
+            winner = trajectory.winner(self.round, self._outcomes)
+            if winner is not None:
+                self._current = self.round.candidates[winner].cell
+                self._first_failed = len(self._rounds)
+            elif self._hopeless():
                 return
-            self._adopted.append(min(ranks)[-1])
-            cell = self.round.candidates[self._adopted[-1]].cell
-            if candidates := tuple(self._draw(cell)):
+            self._adopted.append(winner)
+            if candidates := tuple(self._draw(self._current)):
                 self._rounds.append(Round(len(self._rounds), candidates))
+
+    def _hopeless(self) -> bool:
+        """Whether to give up, now that nothing of the round under way has survived."""
+        if self.strategy == "paper" or self.best_score is None:
+            return True
+        used_up = len(self._outcomes) >= self._budget
+        return not used_up and len(self._last_errors()) >= strategies.FAILURES_IN_A_ROW
+
+    def _last_errors(self) -> list[str | None]:
+        rounds = self._rounds[self._first_failed :]
+        return [self._outcome(c).error for each in rounds for c in each.candidates]
 
     def _draw(self, cell: Cell) -> Iterator[Candidate]:
         """The candidates of the next round; none if the search is over."""
@@ -197,15 +214,12 @@ class ShrinkSearch:
                 yield Candidate(edge, smaller, smaller.key in self._seen)
                 self._seen.add(smaller.key)
             return
-        trained = {
-            candidate.cell: self._outcome(candidate)
-            for each in self._rounds
-            for candidate in each.candidates
-        }
         count = min(self.num_candidates, self._budget - len(self._outcomes))
-        if not count:
-            return
-        for part in strategies.promising(self.cell, trained, self.edges_to_keep, count, seed):
+        parts = self._known.get(len(self._rounds), [])
+        if count and not parts:
+            trained = {c.cell: self._outcome(c) for each in self._rounds for c in each.candidates}
+            parts = strategies.promising(self.cell, trained, self.edges_to_keep, count, seed)
+        for part in parts:
             yield strategies.edited(cell, part, part.key in self._seen)
             self._seen.add(part.key)
 
@@ -222,12 +236,6 @@ class ShrinkSearch:
 
     def _outcome(self, candidate: Candidate) -> Outcome:
         return self._outcomes[candidate.cell.key]
-
-    def _round_edges(self) -> int:
-        """The edges of the cell that the round under way started from."""
-        if self.round.number == 0:
-            return len(self.cell.edges) + 1
-        return len(self._rounds[-2].candidates[self._adopted[-1]].cell.edges)
 
 
 def training_seed(seed: int, cell: Cell) -> int:

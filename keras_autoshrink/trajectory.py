@@ -68,13 +68,32 @@ class Round:
     candidates: tuple[Candidate, ...]
 
 
-def round_record(finished: Round, adopted: int, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def winner(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
+    """The index of a round's best candidate, None if all failed.
+
+    Of equal scores the one of fewer MACs, then of the smaller edge.
+    """
+    ranks = [
+        (-outcome.score, outcome.macs or 0, candidate.removed_edge or (), index)
+        for index, candidate in enumerate(finished.candidates)
+        if (outcome := outcomes[candidate.cell.key]).score is not None
+    ]
+    return min(ranks)[-1] if ranks else None
+
+
+def round_record(
+    finished: Round,
+    adopted: int | None,
+    outcomes: Mapping[str, Outcome],
+    before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """A finished round as plain values; a list of them makes a `pandas.DataFrame`.
 
     Args:
         finished: the round.
-        adopted: the index of the candidate that the search went on from.
+        adopted: the index of the candidate that the search went on from; None if all failed.
         outcomes: of each network by its `Cell.key`.
+        before: the record of the round before; None of round 0.
 
     Returns:
         A dict of the adopted cell: `round`, `removed_edge` (None in round 0), `edges_left`,
@@ -83,14 +102,19 @@ def round_record(finished: Round, adopted: int, outcomes: Mapping[str, Outcome])
         like of each candidate, its `status` ("adopted", "rejected", "failed"), whether it is
         `reused`, its `trial_id` and its `error`. Where candidates may differ by several edges
         from the round's cell, also `removed_edges` and `added_edges`, lists; `removed_edge` is
-        then None unless that is all there is.
+        then None unless that is all there is. Where all failed, the cell and what belongs to it
+        are those of the round before, and no edge was removed or added.
     """
     candidates = [
         _candidate_record(candidate, outcomes[candidate.cell.key])
         for candidate in finished.candidates
     ]
-    winner = candidates[adopted]
-    winner["status"] = "adopted"
+    if adopted is None:
+        assert before is not None  # without a score no search goes on
+        winner = {**before, "removed_edge": None, **{name: [] for name in _EDITS}}
+    else:
+        winner = candidates[adopted]
+        winner["status"] = "adopted"
     names = ("removed_edge", *_EDITS, "edges_left", "score", "objective", "macs", "params")
     return {
         "round": finished.number,
@@ -99,6 +123,16 @@ def round_record(finished: Round, adopted: int, outcomes: Mapping[str, Outcome])
         "cell": winner["cell"],
         "candidates": candidates,
     }
+
+
+def records(
+    rounds: Sequence[Round], adopted: Sequence[int | None], outcomes: Mapping[str, Outcome]
+) -> list[dict[str, Any]]:
+    """The records of those first rounds that have finished; see `round_record`."""
+    found: list[dict[str, Any]] = []
+    for finished, index in zip(rounds, adopted, strict=False):
+        found.append(round_record(finished, index, outcomes, found[-1] if found else None))
+    return found
 
 
 def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

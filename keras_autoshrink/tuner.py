@@ -42,7 +42,9 @@ class AutoShrink(ResumableTuner):
         hyperparameters: as in KerasTuner's tuners; so are the next two.
         allow_new_entries: likewise.
         tune_new_entries: likewise.
-        race: see `CandidateTuner`; off by default: cheaper rounds, scored less surely.
+        race: of "paper" alone, see `CandidateTuner`; off by default: cheaper rounds, scored less
+            surely. ("bayesian" compares candidates of all rounds, and these were trained for as
+            many epochs as came of their own; and its cells are mostly no part of the one before.)
         inherit: likewise.
         max_retries_per_trial: how often to train a candidate again that raised.
         strategy: "bayesian" tries any parts of the complete DAG, those that are likely to score
@@ -106,6 +108,9 @@ class AutoShrink(ResumableTuner):
             strategy=strategy,
             max_candidates=max_candidates,
         )
+        for name, asked in (("race", race), ("inherit", inherit)):
+            if asked and oracle.strategy != "paper":
+                raise ValueError(f'{name}=True: needs strategy="paper"')
         # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
         shared = {
             "seed": oracle.seed,  # first: the ops of a hypermodel may follow from it
@@ -143,7 +148,8 @@ class AutoShrink(ResumableTuner):
 
         Raises:
             ValueError: the data do not fit the networks; nothing has been trained then.
-            RuntimeError: all candidates of a round failed; it quotes the last error.
+            RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
+                error.
         """
         verbose = kwargs.pop("verbose", 1)
         verbose = 1 if verbose == "auto" else verbose

@@ -24,7 +24,8 @@ from keras_autoshrink.recipes import RECIPES
 
 PLAIN = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 SEARCH = f"{PLAIN} --strategy paper"
-CHEAPER = f"{PLAIN} --strategy bayesian --max-candidates 4 --race --inherit --epochs 4"
+CHEAPER = f"{SEARCH} --race --inherit --epochs 4"
+BAYESIAN = f"{PLAIN} --strategy bayesian --max-candidates 4"
 
 
 @pytest.fixture(scope="module")
@@ -106,18 +107,23 @@ def test_a_search_on_a_proxy_is_told_from_one_on_all_images(run_folder, tmp_path
     assert "proxy=[100, 50], not [100, 60]" in line
 
 
-def test_a_search_by_the_bayesian_strategy_of_cheaper_rounds(tmp_path, capsys):
-    assert main([*CHEAPER.split(), "--directory", str(tmp_path)]) == 0
+def test_a_search_by_the_bayesian_strategy(tmp_path, capsys):
+    assert main([*BAYESIAN.split(), "--directory", str(tmp_path)]) == 0
     assert len([*tmp_path.glob("digits/trial_*/trial.json")]) == 4
     settings = json.loads((tmp_path / "digits" / "tuner0.json").read_text())
     assert (settings["strategy"], settings["max_candidates"]) == ("bayesian", 4)
-    assert settings["training"]["race"] is settings["training"]["inherit"] is True
     for change, culprit in (
         (("--max-candidates", "5"), "max_candidates=4, not 5"),
         (("--strategy", "paper"), "--max-candidates 4: is for --strategy bayesian; paper ends by"),
     ):
-        line = refused(capsys, [*CHEAPER.split(), "--directory", str(tmp_path), *change])
+        line = refused(capsys, [*BAYESIAN.split(), "--directory", str(tmp_path), *change])
         assert culprit in line
+
+
+def test_a_search_of_cheaper_rounds(tmp_path, capsys):
+    assert main([*CHEAPER.split(), "--directory", str(tmp_path)]) == 0
+    settings = json.loads((tmp_path / "digits" / "tuner0.json").read_text())
+    assert settings["training"]["race"] is settings["training"]["inherit"] is True
     without = CHEAPER.replace("--inherit", "")
     line = refused(capsys, f"{without} --directory {tmp_path}")
     assert "training: inherit=True, not unset" in line
@@ -346,12 +352,17 @@ def write_npz(path, **arrays):
             "--max-candidates 5: is for --strategy bayesian; paper ends by itself, --keep-fraction",
         ),
         (
-            "search --directory {tmp} --race --distribution-strategy mirrored",
+            "search --directory {tmp} --strategy paper --race --distribution-strategy mirrored",
             "--race: one process has to train the candidates of a round together, without --distri",
         ),
-        ("search --directory {tmp} --inherit --workers 1", "--inherit: one process has to train"),
-        ("search --directory {tmp} --race --chief a:1", "a round together, without --chief"),
-        ("search --directory {tmp} --race --worker a:1", "a round together, without --worker"),
+        (
+            "search --directory {tmp} --strategy paper --inherit --workers 1",
+            "--inherit: one process has to train",
+        ),
+        ("search --strategy paper --race --chief a:1", "a round together, without --chief"),
+        ("search --strategy paper --race --worker a:1", "a round together, without --worker"),
+        ("search --directory {tmp} --race", "--race: needs --strategy paper"),
+        ("search --strategy bayesian --inherit", "--inherit: needs --strategy paper"),
         ("search --directory {tmp} --dataset {tmp}/absent.npz", "absent.npz"),
         ("search --directory {tmp} --dataset {tmp}/labels.npz", "label -1"),
         ("search --directory {tmp} --dataset {tmp}/nan.npz", "NaN"),

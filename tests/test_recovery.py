@@ -13,7 +13,7 @@ from forked import KILLED, outcome, processes, start
 from test_oracle import OPS, Declares, default_result, searched, tuner
 
 import keras_autoshrink as kas
-from keras_autoshrink import files, search_folder
+from keras_autoshrink import acquisition, files, runs, search_folder
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -185,6 +185,63 @@ def test_a_failed_round_that_is_killed_in_its_second_try_starts_that_again(tmp_p
     fixed = searched(tmp_path / "a", Declares(OPS[:4]))
     untroubled = searched(tmp_path / "b", Declares(OPS[:4]))
     assert fixed.oracle.search.trajectory() == untroubled.oracle.search.trajectory()
+
+
+BAYESIAN = {"strategy": "bayesian", "num_candidates": 1, "max_candidates": 16}
+
+
+def test_a_bayesian_search_goes_on_after_failures_and_through_an_interruption(
+    tmp_path, monkeypatch
+):
+    def fails(cell):
+        if len(cell.edges) == 2:
+            raise ValueError("boom")
+        if interrupt_at == len(made.ran):
+            raise KeyboardInterrupt
+        return default_result(cell)
+
+    interrupt_at = 0
+    made = whole = tuner(tmp_path / "whole", Declares(OPS[:5]), fails, **BAYESIAN)
+    whole.search(verbose=0)
+    failed = [trial for trial in whole.oracle.trials.values() if trial.status == "FAILED"]
+    assert failed
+    assert len(whole.ran) == 16
+    interrupt_at = 2 + next(place for place, cell in enumerate(made.ran) if len(cell.edges) == 2)
+    made = tuner(tmp_path / "a", Declares(OPS[:5]), fails, **BAYESIAN)
+    with pytest.raises(KeyboardInterrupt):
+        made.search(verbose=0)
+    interrupt_at = 0
+    made = tuner(tmp_path / "a", Declares(OPS[:5]), fails, **BAYESIAN)
+    made.search(verbose=0)
+    assert made.oracle.search.trajectory() == whole.oracle.search.trajectory()
+    with monkeypatch.context() as patched:  # nothing of it is found again
+        patched.setattr(acquisition, "best_parts", None)
+        made = tuner(tmp_path / "a", Declares(OPS[:5]), fails, **BAYESIAN)
+        found = runs.read_search(tmp_path / "a" / "search")
+    assert made.oracle.search.trajectory() == found.trajectory() == whole.oracle.search.trajectory()
+    # As the trials have it.
+    (tmp_path / "a" / "search" / "oracle.json").write_text("")
+    made = tuner(tmp_path / "a", Declares(OPS[:5]), fails, **BAYESIAN)
+    assert made.oracle.search.trajectory() == whole.oracle.search.trajectory()
+
+
+def test_a_bayesian_search_that_gave_up_goes_on_after_a_fix(tmp_path):
+    def fails(cell):
+        if broken and len(cell.edges) < 10:
+            raise ValueError("no space left")
+        return default_result(cell)
+
+    broken = True
+    for _ in range(2):  # still broken: it says so again, having tried
+        made = tuner(tmp_path, Declares(OPS[:5]), fails, **BAYESIAN)
+        with pytest.raises(RuntimeError, match=r"of rounds 1 to 10 failed \(10\).*no space left"):
+            made.search(verbose=0)
+    assert len(made.ran) == 1
+    broken = False
+    fixed = searched(tmp_path, Declares(OPS[:5]), fails, **BAYESIAN)
+    assert len(fixed.ran) == 16 - 10
+    assert len(fixed.oracle.search.trajectory()) == 16
+    assert searched(tmp_path, Declares(OPS[:5]), fails, **BAYESIAN).ran == []
 
 
 # Kills

@@ -97,6 +97,24 @@ def test_every_search_trains_as_much_as_it_may_and_gets_better(exact, name):
     assert found[-1] < found[0]
 
 
+def test_the_default_strategy_beats_chance_in_a_table_of_trained_networks():
+    """What a wrong sign, a lost feature or a broken surrogate would not do.
+
+    How it chooses among the promising ones tells less than so many searches can show: that is what
+    test_acquisition.py is for.
+    """
+    networks = Networks(Path(search_quality.__file__).parent / "quality_cifar10.json")
+    searches = search_quality.searches(networks.epochs, 40)
+    chance, ours = (
+        [contestants.regrets(searches[name], networks, seed, 40)[-1:19:-10] for seed in range(40)]
+        for name in ("random networks", "AutoShrink bayesian, k=5")
+    )
+    # After 40, 30 and 20 networks.
+    means = [[sum(counts) / 40 for counts in zip(*found, strict=True)] for found in (chance, ours)]
+    for by_chance, by_us in zip(*means, strict=True):
+        assert by_us < 0.6 * by_chance
+
+
 def test_it_prints_and_draws_and_goes_on(tmp_path, capsys):
     path = table_of(tmp_path / "quality_noisy.json", noise=0.01)
     names = ["random networks", "AutoShrink paper, k=5"]

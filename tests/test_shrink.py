@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from keras_autoshrink import search_state
+from keras_autoshrink import acquisition, search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.shrink import ShrinkSearch, training_seed
@@ -229,16 +229,18 @@ def test_failures_are_passed_over(settings):
 
 
 @every_strategy
-def test_a_round_without_survivors_can_be_tried_again(settings):
+def test_rounds_without_survivors_can_be_tried_again(settings):
+    settings = {**settings, "num_candidates": 10}
+
     def fails(cell):
         return outcome(cell) if len(cell.edges) == 28 else Outcome(None, error="boom")
 
     search = dense(seed=5, **settings)
     run(search, fails)
-    assert "all candidates of round 1 failed" in search.error
+    assert "all candidates of round 1 failed (10); the last one with: boom" in search.error
     restored = search_state.from_json(search_state.to_json(search))
     assert restored.error == search.error
-    assert len(restored.reopen()) == len(restored.pending()) == settings.get("num_candidates", 10)
+    assert len(restored.reopen()) == len(restored.pending()) == 10
     whole = dense(seed=5, **settings)
     run(whole)
     run(restored)
@@ -298,6 +300,14 @@ def test_bad_settings_are_named(settings, error, culprit):
         dense(**settings)
 
 
+def test_proposals_have_edges_of_the_first_cell():
+    chain = Cell(OPS[:4], ((0, 1), (1, 2), (2, 3)))
+    with pytest.raises(
+        ValueError, match=r"proposals: edge \(0, 3\) is none of the complete cell's"
+    ):
+        ShrinkSearch(chain, proposals=[[[(0, 1), (0, 3)]]])
+
+
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_is_finite(score):
     with pytest.raises(ValueError, match="not finite"):
@@ -317,6 +327,8 @@ def test_an_outcome_is_a_score_or_an_error():
         ({"cell": {}}, "not a cell"),
         ({"seed": "x"}, "damaged"),
         ({"outcomes": None}, "damaged"),
+        ({"proposals": 3}, "damaged"),
+        ({"proposals": [[[[0, 9]]]]}, "node 9 is not one of"),
         ({"outcomes": {"input,conv1x1:0>1": {"score": 1.0}}}, "never proposed"),
     ],
 )
@@ -375,6 +387,141 @@ def test_records_say_which_edges_a_bayesian_round_removed_and_brought_back():
             single = len(removed) == 1 and not added
             assert candidate["removed_edge"] == (list(*removed) if single else None)
         assert record["score"] == max(c["score"] for c in record["candidates"])
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4, 8, 21, 30, 40])
+def test_a_bayesian_search_loads_without_computing_and_goes_on_as_if_never_stopped(
+    stop_after, monkeypatch
+):
+    settings = {"num_candidates": 7, "max_candidates": 40, "seed": 6}
+    whole, stopped = bayesian(**settings), bayesian(**settings)
+    run(whole)
+    for place, cell in enumerate(stopping_at(stop_after, stopped)):
+        # Failures too, and not in the order in which they were proposed.
+        stopped.tell(cell, Outcome(None, error="boom") if place == 9 else outcome(cell))
+    state = json.loads(json.dumps(search_state.to_json(stopped)))
+    with monkeypatch.context() as patched:
+        for name in ("first_parts", "best_parts"):
+            patched.setattr(acquisition, name, None)
+        resumed = search_state.from_json(state)
+        assert resumed.trajectory() == stopped.trajectory()
+        assert resumed.pending() == stopped.pending()
+    assert search_state.to_json(resumed)["proposals"] == search_state.to_json(stopped)["proposals"]
+    del state["proposals"]  # as of a search from before they were written
+    assert search_state.from_json(state).pending() == stopped.pending()
+    run(stopped)
+    run(resumed)
+    assert resumed.trajectory() == stopped.trajectory()
+    if stop_after <= 9:
+        assert resumed.trajectory() == whole.trajectory()
+
+
+def test_there_is_nothing_to_learn_from_before_there_are_6_scores(monkeypatch):
+    learnt_from, best_parts = [], acquisition.best_parts
+
+    def noted(parts, scores, failed, count, seed):
+        learnt_from.append((len(scores), len(failed)))
+        return best_parts(parts, scores, failed, count, seed)
+
+    monkeypatch.setattr(acquisition, "best_parts", noted)
+    run(bayesian(num_candidates=1, max_candidates=11), failing_at({2, 4}))
+    assert learnt_from == [(6, 2), (7, 2), (8, 2)]
+
+
+def stopping_at(count, search):
+    """The next cells of a search, the last one of each round first."""
+    for _ in range(count):
+        yield search.pending()[-1].cell
+
+
+def failing_at(places):
+    """A made-up training of which those that come at some places fail."""
+    trained = itertools.count()
+
+    def evaluate(cell):
+        place = next(trained)
+        return Outcome(None, error=f"boom {place}") if place in places else outcome(cell)
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("candidates", "fails"),
+    [
+        (5, {11}),
+        (5, {6, 7, 8, 9, 10}),
+        (1, {1}),
+        (1, {11}),
+        (1, {*range(3, 12)}),
+        (20, {*range(1, 12)}),
+    ],
+)
+def test_a_bayesian_search_goes_on_after_a_round_without_survivors(candidates, fails):
+    settings = {"num_candidates": candidates, "max_candidates": 12}
+    search = bayesian(OPS[:5], **settings)
+    stopped = None
+    evaluate = failing_at(fails)
+    for place in range(12):
+        cell = search.pending()[0].cell
+        search.tell(cell, evaluate(cell))
+        # As a search that has been interrupted here goes on.
+        stopped = search_state.from_json(json.loads(json.dumps(search_state.to_json(search))))
+        assert stopped.trajectory() == search.trajectory()
+        assert stopped.pending() == search.pending(), place
+    assert search.done
+    assert search.error is None
+    assert search.max_remaining() == 0
+    assert search.best()["score"] == search.best_score
+    records = search.trajectory()
+    assert sum(len(record["candidates"]) for record in records) == 12
+    passed_over = 0
+    for before, record in itertools.pairwise(records):
+        if any(candidate["status"] == "adopted" for candidate in record["candidates"]):
+            continue
+        passed_over += 1
+        assert {candidate["status"] for candidate in record["candidates"]} == {"failed"}
+        for name in ("cell", "score", "objective", "macs", "edges_left"):
+            assert record[name] == before[name]
+        assert record["removed_edge"] is None
+        assert record["removed_edges"] == record["added_edges"] == []
+    assert passed_over == (1 if candidates > 1 else len(fails))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "survivors", "rounds", "failed"),
+    [(1, 1, "rounds 1 to 10", 10), (1, 4, "rounds 4 to 13", 10), (4, 5, "rounds 2 to 4", 12)],
+)
+def test_a_bayesian_search_gives_up_after_10_failures_in_a_row(
+    candidates, survivors, rounds, failed
+):
+    search = bayesian(num_candidates=candidates, max_candidates=40)
+    run(search, failing_at(range(survivors, 40)))
+    last = survivors + failed - 1
+    assert (
+        search.error
+        == f"all candidates of {rounds} failed ({failed}); the last one with: boom {last}"
+    )
+    restored = search_state.from_json(search_state.to_json(search))
+    assert restored.error == search.error
+    assert len(restored.reopen()) == candidates
+    before = len(restored.outcomes)
+    run(restored)
+    assert restored.error is None
+    assert len(restored.outcomes) == 40
+    assert before == survivors + failed - candidates
+    # Nor does it forget that it has given up where the same fails again.
+    search.reopen()
+    run(search, failing_at(range(40)))
+    assert f"all candidates of {rounds} failed ({failed})" in search.error
+
+
+@pytest.mark.parametrize("budget", [1, 12])
+def test_a_bayesian_search_without_any_score_gives_up(budget):
+    search = bayesian(max_candidates=budget)
+    run(search, failing_at(range(12)))
+    assert search.error == "all candidates of round 0 failed (1); the last one with: boom 0"
+    search.reopen()
+    assert len(run(search)) == budget
 
 
 @pytest.mark.parametrize(("candidates", "budget"), [(10, 1), (10, 25), (4, 40)])
