@@ -18,7 +18,7 @@ from keras_autoshrink import weights_file
 from keras_autoshrink.callbacks import add_score
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.inheritance import Parent
-from keras_autoshrink.limits import Deadline
+from keras_autoshrink.limits import out_of_time
 from keras_autoshrink.masked_training import Program
 from keras_autoshrink.score import Score
 from keras_autoshrink.shrink import training_seed
@@ -41,7 +41,8 @@ class Recipe:
         seed: of the search.
         score: callable `score(logs, macs)`.
         stopping_rules: makes the callbacks that may stop a candidate.
-        max_seconds: a candidate that takes longer has failed; None for no limit.
+        max_seconds: a candidate whose training takes longer has failed, once the epoch under way
+            is over; None for no limit. Waiting for others, as in a race, does not count.
         race: whether the worse half of a round's candidates stops early, and again; see
             `racing.race`.
     """
@@ -67,7 +68,7 @@ class Trained:
 
     Attributes:
         history: values by epoch of the metrics, `score`, `macs`, `params`, and `seconds` (of
-            the whole training).
+            the whole training, without what it waited for others between the parts of a race).
         arrays: the weights after the epoch with the best score, the first of equals; see
             `weights_file.by_name`.
     """
@@ -106,6 +107,7 @@ class Stack:
         self._parent = parent
         self._candidates: list[_Candidate] = []
         self._epoch = 0
+        self._seconds = 0.0  # within `run`, so far
         self._seeds: list[int] = []
         self._training: Any = None
 
@@ -115,6 +117,7 @@ class Stack:
         Raises:
             SearchEndedError: the search has ended.
         """
+        started = time.monotonic() - self._seconds
         if not self._candidates:
             self._begin()
         for epoch in range(self._epoch, epochs):
@@ -124,10 +127,12 @@ class Stack:
                 break
             orders = [order_of_epoch(seed, epoch, self._recipe.images) for seed in self._seeds]
             self._training, logs = self._program.epoch(self._training, np.stack(orders))
+            self._seconds = time.monotonic() - started
             for candidate, values in zip(self._candidates, logs, strict=False):
                 if not candidate.ended:
-                    candidate.take(epoch, values, self._training)
+                    candidate.take(epoch, values, self._training, self._seconds)
         self._epoch = epochs
+        self._seconds = time.monotonic() - started
 
     def _begin(self) -> None:
         network, seed = self._program.network, self._recipe.seed
@@ -187,9 +192,7 @@ class _Candidate:
             rule.set_model(self._model)
             rule.set_params({"epochs": recipe.epochs, "steps": recipe.steps})
             rule.on_train_begin()
-        limit = recipe.max_seconds
-        self._deadline = None if limit is None else Deadline(limit, together)
-        self._started = time.monotonic()
+        self._max_seconds = recipe.max_seconds
         self._seconds = 0.0
 
     @property
@@ -204,19 +207,21 @@ class _Candidate:
         """Whether it has failed, or was stopped."""
         return self._error is not None or self._model.stop_training
 
-    def take(self, epoch: int, values: np.ndarray, training: Any) -> None:
+    def take(self, epoch: int, values: np.ndarray, training: Any, seconds: float) -> None:
         """Takes an epoch.
 
         Args:
             epoch: counted from 0.
             values: the epoch's `_METRICS`.
             training: the state after it.
+            seconds: that all of them have trained so far.
         """
+        self._seconds = seconds / self._together
         # Floats of 32 bits, as Keras reports them.
         logs = {name: float(value) for name, value in zip(_METRICS, values, strict=True)}
         try:
-            if self._deadline is not None:
-                self._deadline.check()
+            if self._max_seconds is not None and self._seconds > self._max_seconds:
+                raise out_of_time(self._max_seconds)
             add_score(logs, self._score, self._costs, epoch)
             for rule in self._rules:
                 rule.on_epoch_end(epoch, logs)
@@ -227,7 +232,6 @@ class _Candidate:
             self._best = training
         for name, value in logs.items():
             self._history[name].append(value)
-        self._seconds = (time.monotonic() - self._started) / self._together
 
     def result(self, program: Program, place: int) -> Trained | Exception:
         """What came of it; `place` is its own in the stack."""

@@ -2,13 +2,17 @@
 
 import itertools
 import random
+import threading
+import types
 
 import keras
 import numpy as np
 import pytest
 from test_round_training import VALIDATION, Score, X, Y, hypermodel, make, search, timeless
 
-from keras_autoshrink import weights_file
+import keras_autoshrink as kas
+from keras_autoshrink import candidate_training, weights_file
+from keras_autoshrink.candidate_training import Recipe, Stack
 from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.masked_network import MaskedNetwork
 
@@ -61,6 +65,48 @@ def test_in_a_race_half_stop_after_a_quarter_and_half_of_these_after_a_half(tmp_
     assert sum(counted[macs] for macs in costs) == 2 + 4 + 8
     assert counted[tuner.trajectory()[0]["macs"]] == 8  # round 0 is one alone
     assert counted[tuner.trajectory()[1]["macs"]] >= 8
+
+
+class Clocked:
+    """A program in which time passes only while it trains: a second for each epoch."""
+
+    stack = 1
+
+    def __init__(self, network):
+        self.network = network
+        self.seconds = 0
+
+    def begin(self, cells, weights, statistics):
+        return weights[0], statistics[0]
+
+    def epoch(self, training, orders):
+        self.seconds += 1
+        return training, np.array([[1, 0.5, 1, 0.5]])
+
+    def weights(self, training):
+        return [training]
+
+
+@pytest.mark.parametrize("limit", [3.5, 4.5])
+def test_waiting_for_the_others_counts_for_nobody(limit, monkeypatch):
+    """Two take turns of two epochs, a second each, so that eight seconds pass in all."""
+    model = hypermodel(nodes=3)
+    program = Clocked(MaskedNetwork(model.cell, **model.architecture))
+    clock = types.SimpleNamespace(monotonic=lambda: program.seconds)
+    monkeypatch.setattr(candidate_training, "time", clock)
+    recipe = Recipe(len(X), 3, 4, 0, kas.AccuracyScore(), list, max_seconds=limit)
+    cells = [model.cell, model.cell.without_edge((0, 2))]
+    stacks = [Stack(program, [cell], recipe, threading.Event()) for cell in cells]
+    for until in (2, 4):
+        for stack in stacks:
+            stack.run(until)
+    assert program.seconds == 8
+    for stack, cell in zip(stacks, cells, strict=True):
+        result = stack.results()[cell]
+        if limit > 4:
+            assert result.history["seconds"] == [4] * 4
+        else:
+            assert str(result) == "took longer than max_seconds_per_trial=3.5"
 
 
 def test_heirs_train_for_a_quarter_of_the_epochs(tmp_path):

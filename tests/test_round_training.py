@@ -16,7 +16,7 @@ from forked import KILLED, outcome
 from test_memory import live_graphs
 
 import keras_autoshrink as kas
-from keras_autoshrink import limits, masked_search, search_state
+from keras_autoshrink import candidate_training, masked_search, search_state
 from keras_autoshrink.candidate_training import Recipe
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
@@ -180,7 +180,7 @@ def test_one_that_raises_has_failed_alone(finished, tmp_path):
 def test_one_that_takes_too_long_has_failed_alone(finished, tmp_path, monkeypatch):
     bad, own = some_macs(finished), threading.local()
     clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + getattr(own, "passed", 0))
-    monkeypatch.setattr(limits, "time", clock)
+    monkeypatch.setattr(candidate_training, "time", clock)
 
     def pass_time(macs):
         if macs == bad:
