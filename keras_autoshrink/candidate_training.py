@@ -105,7 +105,7 @@ class Stack:
         # Repeated rather than fewer: what a program has been compiled for has one shape.
         self._stack = [cells[index % len(cells)] for index in range(program.stack)]
         self._parent = parent
-        self._candidates: list[_Candidate] = []
+        self._candidates = [_Candidate(program, cell, recipe, len(cells)) for cell in cells]
         self._epoch = 0
         self._seconds = 0.0  # within `run`, so far
         self._seeds: list[int] = []
@@ -114,25 +114,38 @@ class Stack:
     def run(self, epochs: int) -> None:
         """Trains on, until so many epochs have been done in all, or all have ended.
 
+        What the training raises, those have failed with that it was for.
+
         Raises:
             SearchEndedError: the search has ended.
         """
         started = time.monotonic() - self._seconds
-        if not self._candidates:
-            self._begin()
-        for epoch in range(self._epoch, epochs):
-            if self._stopped.is_set():
-                raise SearchEndedError
-            if all(candidate.ended for candidate in self._candidates):
-                break
-            orders = [order_of_epoch(seed, epoch, self._recipe.images) for seed in self._seeds]
-            self._training, logs = self._program.epoch(self._training, np.stack(orders))
-            self._seconds = time.monotonic() - started
-            for candidate, values in zip(self._candidates, logs, strict=False):
-                if not candidate.ended:
-                    candidate.take(epoch, values, self._training, self._seconds)
-        self._epoch = epochs
+        try:
+            for epoch in range(self._epoch, epochs):
+                if self._stopped.is_set():
+                    raise SearchEndedError
+                if all(candidate.ended for candidate in self._candidates):
+                    break
+                self._train(epoch, started)
+        except SearchEndedError:
+            raise
+        except Exception as error:
+            self._training = None
+            for candidate in self._candidates:
+                candidate.fail(error)
         self._seconds = time.monotonic() - started
+
+    def _train(self, epoch: int, started: float) -> None:
+        """Trains for an epoch, as one that would have begun then without any waiting."""
+        if self._training is None:
+            self._begin()
+        orders = [order_of_epoch(seed, epoch, self._recipe.images) for seed in self._seeds]
+        self._training, logs = self._program.epoch(self._training, np.stack(orders))
+        self._seconds = time.monotonic() - started
+        for candidate, values in zip(self._candidates, logs, strict=False):
+            if not candidate.ended:
+                candidate.take(epoch, values, self._training, self._seconds)
+        self._epoch = epoch + 1
 
     def _begin(self) -> None:
         network, seed = self._program.network, self._recipe.seed
@@ -148,9 +161,6 @@ class Stack:
                     network, cell, weights[number], statistics[number]
                 )
         self._training = self._program.begin(self._stack, weights, statistics)
-        self._candidates = [
-            _Candidate(self._program, cell, self._recipe, len(self.cells)) for cell in self.cells
-        ]
 
     @property
     def best_score(self) -> float:
@@ -233,13 +243,19 @@ class _Candidate:
         for name, value in logs.items():
             self._history[name].append(value)
 
+    def fail(self, error: Exception) -> None:
+        """Ends it with an error, unless it has ended already."""
+        if not self.ended:
+            self._error = error
+
     def result(self, program: Program, place: int) -> Trained | Exception:
         """What came of it; `place` is its own in the stack."""
         if self._error is not None:
             return self._error
-        flat = program.weights(self._best)[place]
         seconds = [self._seconds] * len(self._history["score"])
-        return Trained(
-            {**self._history, "seconds": seconds},
-            weights_file.by_name(program.network, self.cell, *flat),
-        )
+        try:
+            flat = program.weights(self._best)[place]
+            arrays = weights_file.by_name(program.network, self.cell, *flat)
+        except Exception as error:
+            return error
+        return Trained({**self._history, "seconds": seconds}, arrays)

@@ -15,6 +15,7 @@ from keras_autoshrink import candidate_training, weights_file
 from keras_autoshrink.candidate_training import Recipe, Stack
 from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.masked_network import MaskedNetwork
+from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 
 CHEAPER = ({"race": True}, {"inherit": True}, {"race": True, "inherit": True})
 
@@ -85,6 +86,37 @@ class Clocked:
 
     def weights(self, training):
         return [training]
+
+
+@pytest.mark.parametrize("when", ["begin", "epoch", "weights"])
+def test_in_a_race_one_that_raises_has_failed_alone(when, tmp_path, monkeypatch):
+    """Of the three of round 1 the second, by what its training takes too much memory for."""
+    tuner = make(tmp_path, keep_fraction=0.8, race=True)
+    calls, bad = itertools.count(), []
+    begin, whole = TensorFlowProgram.begin, getattr(TensorFlowProgram, when)
+
+    def note(self, cells, *arrays):
+        training = begin(self, cells, *arrays)
+        if next(calls) == 2:
+            bad.append(cells[0])
+            if when == "begin":
+                raise MemoryError("no memory")
+        return training
+
+    def fail(self, training, *rest):
+        if bad and (training[2].edges.numpy() == self.network.gates(bad[0]).edges).all():
+            raise MemoryError("no memory")
+        return whole(self, training, *rest)
+
+    monkeypatch.setattr(TensorFlowProgram, "begin", note)
+    if when != "begin":
+        monkeypatch.setattr(TensorFlowProgram, when, fail)
+    search(tuner)
+    candidates = tuner.trajectory()[1]["candidates"]
+    assert len(candidates) == 3
+    (failed,) = [c for c in candidates if c["status"] == "failed"]
+    assert failed["cell"] == bad[0].to_json()
+    assert failed["error"] == "MemoryError: no memory"
 
 
 @pytest.mark.parametrize("limit", [3.5, 4.5])
