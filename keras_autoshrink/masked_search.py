@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_autoshrink.candidate_training import Recipe
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.fit_checks import as_array
 from keras_autoshrink.hypermodels import BATCHNORM_MOMENTUM, CNNCellHyperModel
@@ -20,6 +19,7 @@ from keras_autoshrink.masked_training import Program
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
 from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trainee import Recipe
 
 # The arguments of `fit` that are understood here; all others are Keras's business.
 _KNOWN = {"x", "y", "validation_data", "epochs", "batch_size", "validation_batch_size"}

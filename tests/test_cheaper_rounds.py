@@ -12,10 +12,11 @@ from test_round_training import VALIDATION, Score, X, Y, hypermodel, make, searc
 
 import keras_autoshrink as kas
 from keras_autoshrink import candidate_training, weights_file
-from keras_autoshrink.candidate_training import Recipe, Stack
+from keras_autoshrink.candidate_training import Stack
 from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
+from keras_autoshrink.trainee import Recipe
 
 CHEAPER = ({"race": True}, {"inherit": True}, {"race": True, "inherit": True})
 

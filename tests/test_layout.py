@@ -30,8 +30,8 @@ ORDER = """
     masked_tensorflow masked_jax inheritance
     service recovery search_folder
     limits worker persistence training text_training
-    candidate_training hypermodels
-    racing
+    trainee hypermodels racing
+    candidate_training
     round_training
     masked_search
     oracle candidate_tuner

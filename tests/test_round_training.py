@@ -17,11 +17,11 @@ from test_memory import live_graphs
 
 import keras_autoshrink as kas
 from keras_autoshrink import candidate_training, masked_search, search_state
-from keras_autoshrink.candidate_training import Recipe
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trainee import Recipe
 from keras_autoshrink.trajectory import Outcome
 
 NUMBERS = np.random.default_rng(0)
@@ -270,8 +270,9 @@ def shrunk(model, search, rounds, most=None):
     return search
 
 
-def in_threes(model, made, **arguments):
-    recipe = Recipe(len(X), 3, 2, 0, kas.AccuracyScore(), model.stopping_rules)
+def in_threes(model, made, epochs=2, race=False, **arguments):
+    rules = model.stopping_rules
+    recipe = Recipe(len(X), 3, epochs, 0, kas.AccuracyScore(), rules, race=race)
 
     def make_program(cell):
         made.append(Together(cell, model))
@@ -299,6 +300,17 @@ def test_stacks_are_the_same_in_a_search_that_goes_on(finished):
     assert set(stacks) == set(program.begun)
     # Those of the round that was under way twice.
     assert len(stacks) - len(set(stacks)) <= 2
+
+
+def test_in_a_race_each_of_a_stack_is_ranked_by_itself(monkeypatch):
+    settings = {"num_candidates": 6, "keep_fraction": 0.9, "seed": 0, "strategy": "paper"}
+    found, model = [], hypermodel(nodes=5)
+    for stack in (1, 3):
+        monkeypatch.setattr(Together, "stack", stack)
+        search = ShrinkSearch(model.cell, **settings)
+        found.append(scores(shrunk(model, search, in_threes(model, [], 8, True)).trajectory()))
+    assert found[0] == found[1]
+    assert len(found[0][1]) == 6
 
 
 def test_a_program_makes_way_for_one_of_half_the_edges():
