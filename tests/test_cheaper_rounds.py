@@ -214,6 +214,52 @@ def test_weights_to_inherit_that_are_gone_stop_the_search(tmp_path):
         search(tuner)
 
 
-def test_of_all_weights_only_the_best_stay(tmp_path):
-    search(make(tmp_path, inherit=True))
+def on_end(tuner, call):
+    """Has a tuner call this after each trial, once the search knows of it."""
+    told = tuner.oracle.on_end
+    tuner.oracle.on_end = lambda trial: (told(trial), call())
+
+
+def test_of_all_weights_those_stay_that_may_be_needed(tmp_path):
+    tuner, kept = make(tmp_path, hypermodel(nodes=5), inherit=True), []
+
+    def check():
+        records, trials = tuner.trajectory(), tuner.oracle.trials
+        there = {path.parent.name[6:] for path in tmp_path.glob("search/*/*.npz")}
+        ended = {i: t.score for i, t in trials.items() if t.status == "COMPLETED"}
+        best = {i for i, score in ended.items() if score == max(ended.values())}
+        before = {c["trial_id"] for record in records for c in record["candidates"]}
+        (adopted,) = (c["trial_id"] for c in records[-1]["candidates"] if c["status"] == "adopted")
+        kept.append(len(there))
+        if tuner.oracle.search.done:
+            return
+        assert there - best - {adopted} <= ended.keys() - before  # of the round under way
+        last = {c["trial_id"] for c in records[-1]["candidates"] if not c["reused"]}
+        assert there >= best | ({adopted} & last) | (ended.keys() - before)
+
+    on_end(tuner, check)
+    search(tuner)
     assert len(list(tmp_path.glob("search/*/*.npz"))) == 1
+    assert len(kept) > 15
+    assert max(kept[:-1]) < len(kept) / 2
+
+
+def test_the_weights_to_inherit_survive_a_round_that_failed(tmp_path):
+    tuner = make(tmp_path, inherit=True)
+    rounds = []
+
+    def break_down():
+        rounds[:] = tuner.trajectory()
+        if len(rounds) == 2:
+            Score.on_call = staticmethod(lambda macs: 1 / 0)
+
+    on_end(tuner, break_down)
+    with pytest.raises(RuntimeError, match=r"of round 2 failed .*division by zero"):
+        search(tuner)
+    Score.on_call = staticmethod(lambda macs: None)
+    whole = search(make(tmp_path / "whole", inherit=True))
+    found, expected = timeless(search(make(tmp_path, inherit=True))), timeless(whole)
+    for record in (*found, *expected):
+        for candidate in record["candidates"]:
+            del candidate["trial_id"]  # those of the second try are new
+    assert found == expected

@@ -34,7 +34,8 @@ ORDER = """
     candidate_training
     round_training
     masked_search
-    oracle candidate_tuner
+    oracle trial_weights
+    candidate_tuner
     cluster resumable
     search_devices
     tuner language_hypermodel
