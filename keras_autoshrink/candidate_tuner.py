@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import time
 import traceback
 from typing import Any
@@ -21,6 +22,8 @@ from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
 from keras_autoshrink.shrink import training_seed
 from keras_autoshrink.trial_weights import TrialWeights
+
+_log = logging.getLogger(__name__)
 
 
 class CandidateTuner(TrialWeights):
@@ -59,7 +62,9 @@ class CandidateTuner(TrialWeights):
         """Trains candidates until the oracle has no more; see `keras_tuner.Tuner.search`."""
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_rounds", None)
-            if self._is_plain():
+            apart = ""
+            try:
+                self._check_plain()
                 self._rounds = masked_search.round_training(
                     self.hypermodel,
                     args,
@@ -70,12 +75,16 @@ class CandidateTuner(TrialWeights):
                     race=self._race,
                     parent=self._parent if self._inherit else None,
                 )
+            except masked_search.ApartError as error:
+                apart = str(error)
+                self._trained_apart(apart)
             cheaper = [n for n in ("race", "inherit") if getattr(self, f"_{n}")]
-            if cheaper and (self._rounds is None or service.role() != "alone"):
+            if service.role() != "alone":
+                apart = "several workers search"
+            if cheaper and apart:
                 raise ValueError(
-                    f"{cheaper[0]}=True: the candidates of a round have to be trained together: by "
-                    "one process, of a CNNCellHyperModel with built-in ops, on arrays, without "
-                    "callbacks or a distribution_strategy"
+                    f"{cheaper[0]}=True: the candidates of a round have to be trained together, "
+                    f"by one process, which they cannot: {apart}"
                 )
             if self._rounds is not None:
                 stack.enter_context(self._rounds)
@@ -130,14 +139,23 @@ class CandidateTuner(TrialWeights):
                 result.history["seconds"] = [time.monotonic() - started] * epochs
         return results
 
-    def _is_plain(self) -> bool:
-        """Whether nothing is asked for that KerasTuner or Keras does with a model of its own."""
-        asked = (self.distribution_strategy, self.max_model_size, self.optimizer, self.loss)
-        return (
-            not any((*asked, self.metrics, self._fit_verbose))
-            and self.executions_per_trial == 1
-            and all(getattr(type(self), n) is getattr(CandidateTuner, n) for n in _HOOKS)
-        )
+    def _check_plain(self) -> None:
+        """Raises if something is asked for that KerasTuner or Keras does with a model."""
+        for name in ("distribution_strategy", "max_model_size", "optimizer", "loss", "metrics"):
+            if getattr(self, name):
+                raise masked_search.ApartError(f"{name} is given")
+        if self._fit_verbose:
+            raise masked_search.ApartError(f"verbose={self._fit_verbose} is given")
+        if self.executions_per_trial != 1:
+            executions = self.executions_per_trial
+            raise masked_search.ApartError(f"executions_per_trial={executions} is given")
+        for name in _HOOKS:
+            if getattr(type(self), name) is not getattr(CandidateTuner, name):
+                raise masked_search.ApartError(f"{type(self).__name__} has a {name}() of its own")
+
+    def _trained_apart(self, reason: str) -> None:
+        """Called once a search if each candidate has to be built and fitted by itself."""
+        _log.info("each candidate is built and fitted by itself: %s", reason)
 
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         build = functools.partial(super()._build_hypermodel, hp)

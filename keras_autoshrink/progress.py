@@ -66,6 +66,10 @@ class SearchProgress:
                 f"at most {search.max_remaining()} networks to train."
             )
 
+    def say(self, line: str) -> None:
+        """Prints a line that stays."""
+        self._console.print(line, markup=False)
+
     def trial_begin(self, search: ShrinkSearch, cell: Cell) -> None:
         """Says which candidate trains now; several may do so at a time."""
         finished = search.trajectory()

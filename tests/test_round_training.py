@@ -369,46 +369,76 @@ def for_search(model, *args, **kwargs):
         {},
         {"epochs": 3, "batch_size": 16, "validation_batch_size": 16, "verbose": 0},
         {"callbacks": [], "shuffle": True},
+        {"class_weight": None, "sample_weight": None, "validation_split": 0.0},
+        {"steps_per_epoch": None, "validation_steps": None, "initial_epoch": 0},
+        {"validation_freq": 1, "callbacks": None},
         {"validation_data": [VALIDATION[0].astype("float64"), VALIDATION[1][:, None]]},
     ],
 )
 def test_arrays_are_trained_in_rounds(arguments):
-    assert for_search(hypermodel(), X, Y, **arguments) is not None
+    assert isinstance(for_search(hypermodel(), X, Y, **arguments), RoundTraining)
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "why"),
     [
-        {"callbacks": [keras.callbacks.Callback()]},
-        {"shuffle": False},
-        {"validation_batch_size": 16},
-        {"validation_data": (*VALIDATION, np.ones(40))},
-        {"validation_data": None, "validation_split": 0.5},
-        {"sample_weight": np.ones(96)},
-        {"steps_per_epoch": 2},
-        {"validation_steps": 1},
-        {"class_weight": {0: 2.0}},
-        {"initial_epoch": 1},
-        {"unknown": 1},
+        ({"callbacks": [keras.callbacks.Callback()]}, "callbacks is given"),
+        ({"shuffle": False}, "shuffle=False is given"),
+        ({"validation_batch_size": 16}, "validation_batch_size=16 is not batch_size=32"),
+        ({"validation_data": (*VALIDATION, np.ones(40))}, "validation_data is no pair"),
+        ({"validation_split": 0.5}, "validation_split=0.5 is given"),
+        ({"sample_weight": np.ones(96)}, "sample_weight is given"),
+        ({"steps_per_epoch": 2}, "steps_per_epoch=2 is given"),
+        ({"validation_steps": 1}, "validation_steps=1 is given"),
+        ({"class_weight": {0: 2.0}}, "class_weight is given"),
+        ({"initial_epoch": 1}, "initial_epoch=1 is given"),
+        ({"validation_freq": [1, 2]}, "validation_freq is given"),
+        ({"unknown": 1}, "unknown"),
     ],
 )
-def test_what_keras_does_with_a_model_takes_a_model(arguments):
-    assert for_search(hypermodel(), X, Y, **arguments) is None
+def test_what_keras_does_with_a_model_takes_a_model(arguments, why):
+    with pytest.raises(masked_search.ApartError, match=why):
+        for_search(hypermodel(), X, Y, **arguments)
+
+
+class Patient(kas.CNNCellHyperModel):
+    def stopping_rules(self):
+        return [keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True)]
 
 
 def test_other_models_are_built_as_they_say():
-    assert for_search(hypermodel(kind=Own), X, Y) is None
-    assert for_search(lambda hp: None, X, Y) is None
+    def apart(model, why):
+        with pytest.raises(masked_search.ApartError, match=why):
+            for_search(model, X, Y)
+
+    apart(hypermodel(kind=Own), r"Own has a build\(\) of its own")
+    apart(hypermodel(kind=Patient), r"Patient has a stopping_rules\(\) of its own")
+    apart(lambda hp: None, "function is no CNNCellHyperModel")
     patched = hypermodel()
     patched.fit = lambda *args, **kwargs: None
-    assert for_search(patched, X, Y) is None
+    apart(patched, r"has a fit\(\) of its own")
     kas.register_operation("own")(lambda x, filters, name: x)
-    assert for_search(hypermodel(operations=("conv1x1", "own")), X, Y) is None
+    apart(hypermodel(operations=("conv1x1", "own")), "ops that are not built in")
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        assert for_search(hypermodel(), X, Y) is None
+        apart(hypermodel(), "dtype policy is mixed_bfloat16")
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+def test_the_search_says_why_it_takes_the_slow_way(tmp_path, capsys):
+    options = {"validation_data": VALIDATION, "epochs": 1}
+    small = {"keep_fraction": 1, "overwrite": True}
+    for asked, why in (({"shuffle": False}, "shuffle=False is given"), ({}, None)):
+        make(tmp_path, hypermodel(2), **small).search(X, Y, **options, **asked)
+        printed = capsys.readouterr().out
+        assert printed.count("Each candidate is built and fitted by itself") == (why is not None)
+        assert why is None or f"by itself: {why}." in printed
+
+
+def test_stopping_rules_that_want_a_model_get_one(tmp_path):
+    tuner = search(make(tmp_path, hypermodel(2, kind=Patient), keep_fraction=1))
+    assert [record["score"] is not None for record in tuner.trajectory()] == [True]
 
 
 class Hooked(kas.AutoShrink):
