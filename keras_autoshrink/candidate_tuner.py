@@ -32,7 +32,9 @@ class CandidateTuner(TrialWeights):
     Args:
         *args: as for `keras_tuner.Tuner`.
         score: callable `score(logs, macs)`.
-        max_seconds_per_trial: a candidate that takes longer has failed; None for no limit.
+        max_seconds_per_trial: a candidate that takes longer has failed; None for no limit. The
+            clock is looked at between two epochs where candidates share a program, between two
+            batches elsewhere.
         race: whether of a round's candidates the worse half stops after a quarter of the epochs,
             and half of the others after one half; see `racing`.
         inherit: whether candidates begin with the weights of the round's cell, as far as it has
@@ -88,6 +90,9 @@ class CandidateTuner(TrialWeights):
                 )
             if self._rounds is not None:
                 stack.enter_context(self._rounds)
+                if service.role() == "worker" and self.max_seconds_per_trial is not None:
+                    # Before it is given a candidate: the clocks of both sides run from then on.
+                    self._rounds.prepare()
             super().search(*args, **kwargs)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:

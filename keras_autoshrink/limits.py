@@ -25,6 +25,8 @@ def out_of_time(limit: float) -> keras_tuner.errors.FailedTrialError:
 class Deadline(keras.callbacks.Callback):
     """Ends a trial that takes too long, after the batch under way.
 
+    Of trials that share a program, `trainee.Trainee` looks at the clock after each epoch.
+
     Args:
         seconds: from now on.
 

@@ -77,6 +77,10 @@ class RoundTraining:
     ) -> None:
         self._end.close()
 
+    def prepare(self) -> None:
+        """Makes the program of the whole cell, which takes time that no candidate is to lose."""
+        self._program_for(None)
+
     def trained(self, cell: Cell, search: ShrinkSearch | None) -> Trained:
         """What came of a candidate; the first of a round begins the training of all.
 

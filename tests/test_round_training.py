@@ -16,7 +16,7 @@ from forked import KILLED, outcome
 from test_memory import live_graphs
 
 import keras_autoshrink as kas
-from keras_autoshrink import candidate_training, masked_search, search_state
+from keras_autoshrink import candidate_training, candidate_tuner, masked_search, search_state
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 from keras_autoshrink.round_training import RoundTraining
@@ -193,6 +193,21 @@ def test_one_that_takes_too_long_has_failed_alone(finished, tmp_path, monkeypatc
     assert len(failed) < len(tuner.oracle.trials)
     for trial in failed:
         assert "FailedTrialError: took longer than max_seconds_per_trial=500" in trial.message
+
+
+def test_a_worker_has_its_program_before_it_asks_for_a_candidate(tmp_path, monkeypatch):
+    """The clocks of worker and chief run from then on."""
+    tuner, said = make(tmp_path, hypermodel(3), max_seconds_per_trial=500), []
+    made, asked = TensorFlowProgram.__init__, tuner.oracle.create_trial
+    monkeypatch.setattr(
+        TensorFlowProgram, "__init__", lambda *a: (said.append("program"), made(*a))[1]
+    )
+    monkeypatch.setattr(tuner.oracle, "create_trial", lambda i: (said.append("trial"), asked(i))[1])
+    monkeypatch.setattr(candidate_tuner, "service", types.SimpleNamespace(role=lambda: "worker"))
+    search(tuner)
+    assert said[0] == "program"
+    assert said.count("program") == 1
+    assert said.count("trial") > 2
 
 
 def test_a_metric_that_is_missing_ends_the_search(tmp_path):
