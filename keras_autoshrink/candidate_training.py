@@ -2,78 +2,20 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import random
 import threading
 import time
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_autoshrink import weights_file
-from keras_autoshrink.callbacks import add_score
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.inheritance import Parent
-from keras_autoshrink.limits import Deadline
 from keras_autoshrink.masked_training import Program
-from keras_autoshrink.score import Score
 from keras_autoshrink.shrink import training_seed
 from keras_autoshrink.shuffling import draw_seed, order_of_epoch
-
-# Of the epochs of a candidate that begins from scratch.
-_HEIRS_SHARE = 0.25
-
-_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How each candidate of a search is trained.
-
-    Attributes:
-        images: number of training images.
-        steps: of an epoch.
-        epochs: at most.
-        seed: of the search.
-        score: callable `score(logs, macs)`.
-        stopping_rules: makes the callbacks that may stop a candidate.
-        max_seconds: a candidate that takes longer has failed; None for no limit.
-        race: whether the worse half of a round's candidates stops early, and again; see
-            `racing.race`.
-    """
-
-    images: int
-    steps: int
-    epochs: int
-    seed: int
-    score: Score
-    stopping_rules: Callable[[], Sequence[keras.callbacks.Callback]]
-    max_seconds: float | None = None
-    race: bool = False
-
-    @property
-    def epochs_of_heirs(self) -> int:
-        """How long a candidate trains whose weights are trained already."""
-        return max(1, round(_HEIRS_SHARE * self.epochs))
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What came of a candidate.
-
-    Attributes:
-        history: values by epoch of the metrics, `score`, `macs`, `params`, and `seconds` (of
-            the whole training).
-        arrays: the weights after the epoch with the best score, the first of equals; see
-            `weights_file.by_name`.
-    """
-
-    history: dict[str, list[float]]
-    arrays: dict[str, np.ndarray]
+from keras_autoshrink.trainee import Recipe, Trained, Trainee
 
 
 class SearchEndedError(Exception):
@@ -89,6 +31,10 @@ class Stack:
         recipe: how.
         stopped: looked at before each epoch.
         parent: what they inherit their weights from, if from anything.
+
+    Attributes:
+        cells: as given.
+        trainees: of each cell how far it has come.
     """
 
     def __init__(
@@ -104,30 +50,47 @@ class Stack:
         # Repeated rather than fewer: what a program has been compiled for has one shape.
         self._stack = [cells[index % len(cells)] for index in range(program.stack)]
         self._parent = parent
-        self._candidates: list[_Candidate] = []
+        self.trainees = [Trainee(program, cell, recipe, len(cells)) for cell in cells]
         self._epoch = 0
+        self._seconds = 0.0  # within `run`, so far
         self._seeds: list[int] = []
         self._training: Any = None
 
     def run(self, epochs: int) -> None:
         """Trains on, until so many epochs have been done in all, or all have ended.
 
+        What the training raises, those have failed with that it was for.
+
         Raises:
             SearchEndedError: the search has ended.
         """
-        if not self._candidates:
+        started = time.monotonic() - self._seconds
+        try:
+            for epoch in range(self._epoch, epochs):
+                if self._stopped.is_set():
+                    raise SearchEndedError
+                if all(trainee.ended for trainee in self.trainees):
+                    break
+                self._train(epoch, started)
+        except SearchEndedError:
+            raise
+        except Exception as error:
+            self._training = None
+            for trainee in self.trainees:
+                trainee.fail(error)
+        self._seconds = time.monotonic() - started
+
+    def _train(self, epoch: int, started: float) -> None:
+        """Trains for an epoch, as one that would have begun then without any waiting."""
+        if self._training is None:
             self._begin()
-        for epoch in range(self._epoch, epochs):
-            if self._stopped.is_set():
-                raise SearchEndedError
-            if all(candidate.ended for candidate in self._candidates):
-                break
-            orders = [order_of_epoch(seed, epoch, self._recipe.images) for seed in self._seeds]
-            self._training, logs = self._program.epoch(self._training, np.stack(orders))
-            for candidate, values in zip(self._candidates, logs, strict=False):
-                if not candidate.ended:
-                    candidate.take(epoch, values, self._training)
-        self._epoch = epochs
+        orders = [order_of_epoch(seed, epoch, self._recipe.images) for seed in self._seeds]
+        self._training, logs = self._program.epoch(self._training, np.stack(orders))
+        self._seconds = time.monotonic() - started
+        for trainee, values in zip(self.trainees, logs, strict=False):
+            if not trainee.ended:
+                trainee.take(epoch, values, self._training, self._seconds)
+        self._epoch = epoch + 1
 
     def _begin(self) -> None:
         network, seed = self._program.network, self._recipe.seed
@@ -143,99 +106,10 @@ class Stack:
                     network, cell, weights[number], statistics[number]
                 )
         self._training = self._program.begin(self._stack, weights, statistics)
-        self._candidates = [
-            _Candidate(self._program, cell, self._recipe, len(self.cells)) for cell in self.cells
-        ]
-
-    @property
-    def best_score(self) -> float:
-        """The best of all of them, so far."""
-        return max(candidate.best_score for candidate in self._candidates)
 
     def results(self) -> dict[Cell, Trained | Exception]:
         """Of each cell what came of it, or what it failed with."""
         return {
-            candidate.cell: candidate.result(self._program, place)
-            for place, candidate in enumerate(self._candidates)
+            trainee.cell: trainee.result(self._program, place)
+            for place, trainee in enumerate(self.trainees)
         }
-
-
-class _Candidate:
-    """One of those that are trained together.
-
-    Args:
-        program: that trains it.
-        cell: its own.
-        recipe: how it is trained.
-        together: number of candidates that share the time.
-    """
-
-    def __init__(self, program: Program, cell: Cell, recipe: Recipe, together: int) -> None:
-        self.cell = cell
-        self._score, self._together = recipe.score, together
-        self._costs = {
-            "macs": program.network.count_macs(cell),
-            "params": program.network.count_params(cell),
-        }
-        self._history: dict[str, list[float]] = collections.defaultdict(list)
-        self._best: Any = None
-        self._error: Exception | None = None
-        self._rules = recipe.stopping_rules()
-        # All that these callbacks want of a model.
-        self._model = types.SimpleNamespace(stop_training=False)
-        for rule in self._rules:
-            rule.set_model(self._model)
-            rule.set_params({"epochs": recipe.epochs, "steps": recipe.steps})
-            rule.on_train_begin()
-        limit = recipe.max_seconds
-        self._deadline = None if limit is None else Deadline(limit, together)
-        self._started = time.monotonic()
-        self._seconds = 0.0
-
-    @property
-    def best_score(self) -> float:
-        """So far; of who has failed, the worst there is."""
-        if self._error is not None:
-            return float("-inf")
-        return max(self._history["score"], default=float("-inf"))
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has failed, or was stopped."""
-        return self._error is not None or self._model.stop_training
-
-    def take(self, epoch: int, values: np.ndarray, training: Any) -> None:
-        """Takes an epoch.
-
-        Args:
-            epoch: counted from 0.
-            values: the epoch's `_METRICS`.
-            training: the state after it.
-        """
-        # Floats of 32 bits, as Keras reports them.
-        logs = {name: float(value) for name, value in zip(_METRICS, values, strict=True)}
-        try:
-            if self._deadline is not None:
-                self._deadline.check()
-            add_score(logs, self._score, self._costs, epoch)
-            for rule in self._rules:
-                rule.on_epoch_end(epoch, logs)
-        except Exception as error:
-            self._error = error
-            return
-        if logs["score"] > self.best_score:
-            self._best = training
-        for name, value in logs.items():
-            self._history[name].append(value)
-        self._seconds = (time.monotonic() - self._started) / self._together
-
-    def result(self, program: Program, place: int) -> Trained | Exception:
-        """What came of it; `place` is its own in the stack."""
-        if self._error is not None:
-            return self._error
-        flat = program.weights(self._best)[place]
-        seconds = [self._seconds] * len(self._history["score"])
-        return Trained(
-            {**self._history, "seconds": seconds},
-            weights_file.by_name(program.network, self.cell, *flat),
-        )

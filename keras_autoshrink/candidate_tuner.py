@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import time
 import traceback
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,23 +16,25 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import masked_search, service, weights_file
 from keras_autoshrink.callbacks import ScoreCallback
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.limits import Deadline, killed_after
 from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
-from keras_autoshrink.shrink import ShrinkSearch, training_seed
-from keras_autoshrink.trials import ENDED
+from keras_autoshrink.shrink import training_seed
+from keras_autoshrink.trial_weights import TrialWeights
+
+_log = logging.getLogger(__name__)
 
 
-class CandidateTuner(keras_tuner.Tuner):
+class CandidateTuner(TrialWeights):
     """Trains what an `AutoShrinkOracle` hands out; `AutoShrink` searches by it.
 
     Args:
         *args: as for `keras_tuner.Tuner`.
         score: callable `score(logs, macs)`.
-        max_seconds_per_trial: a candidate that takes longer has failed; None for no limit.
+        max_seconds_per_trial: a candidate that takes longer has failed; None for no limit. The
+            clock is looked at between two epochs where candidates share a program, between two
+            batches elsewhere.
         race: whether of a round's candidates the worse half stops after a quarter of the epochs,
             and half of the others after one half; see `racing`.
         inherit: whether candidates begin with the weights of the round's cell, as far as it has
@@ -53,19 +53,20 @@ class CandidateTuner(keras_tuner.Tuner):
         inherit: bool = False,
         **kwargs: Any,
     ) -> None:
-        self._race, self._inherit = race, inherit
+        self._race = race
         self.score = score
         self.max_seconds_per_trial = max_seconds_per_trial
-        self._devices = devices
         self._fit_verbose = 0
         self._rounds: RoundTraining | None = None  # while a search can use it
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, inherit=inherit, devices=devices, **kwargs)
 
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Trains candidates until the oracle has no more; see `keras_tuner.Tuner.search`."""
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_rounds", None)
-            if self._is_plain():
+            apart = ""
+            try:
+                self._check_plain()
                 self._rounds = masked_search.round_training(
                     self.hypermodel,
                     args,
@@ -76,15 +77,22 @@ class CandidateTuner(keras_tuner.Tuner):
                     race=self._race,
                     parent=self._parent if self._inherit else None,
                 )
+            except masked_search.ApartError as error:
+                apart = str(error)
+                self._trained_apart(apart)
             cheaper = [n for n in ("race", "inherit") if getattr(self, f"_{n}")]
-            if cheaper and (self._rounds is None or service.role() != "alone"):
+            if service.role() != "alone":
+                apart = "several workers search"
+            if cheaper and apart:
                 raise ValueError(
-                    f"{cheaper[0]}=True: the candidates of a round have to be trained together: by "
-                    "one process, of a CNNCellHyperModel with built-in ops, on arrays, without "
-                    "callbacks or a distribution_strategy"
+                    f"{cheaper[0]}=True: the candidates of a round have to be trained together, "
+                    f"by one process, which they cannot: {apart}"
                 )
             if self._rounds is not None:
                 stack.enter_context(self._rounds)
+                if service.role() == "worker" and self.max_seconds_per_trial is not None:
+                    # Before it is given a candidate: the clocks of both sides run from then on.
+                    self._rounds.prepare()
             super().search(*args, **kwargs)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
@@ -113,24 +121,6 @@ class CandidateTuner(keras_tuner.Tuner):
             weights_file.write(self._weights_files(trial)[1], trained.arrays)
         return history
 
-    def _parent(self, search: ShrinkSearch) -> Parent | None:
-        """What the candidates of the round under way inherit from; round 0 has nothing."""
-        records = search.trajectory()
-        if not records:
-            return None
-        adopted = next(c for c in records[-1]["candidates"] if c["status"] == "adopted")
-        trial = self.oracle.trials[adopted["trial_id"]]
-        cell = self.oracle.cell_of(trial)
-        cell = dataclasses.replace(cell, edges=cell.live_edges)
-        if cell != Cell.from_json(records[-1]["cell"]):
-            return None  # the same network, trained in an earlier round by other numbers
-        try:
-            return Parent(cell, weights_file.read(self._weights_files(trial)[1]))
-        except (ValueError, OSError) as error:
-            raise keras_tuner.errors.FatalValueError(
-                f"the weights to inherit are gone: {error}; use overwrite=True to start anew"
-            ) from error
-
     def _trained_alone(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
         seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
         keras.utils.set_random_seed(seed)
@@ -154,19 +144,23 @@ class CandidateTuner(keras_tuner.Tuner):
                 result.history["seconds"] = [time.monotonic() - started] * epochs
         return results
 
-    def _is_plain(self) -> bool:
-        """Whether nothing is asked for that KerasTuner or Keras does with a model of its own."""
-        asked = (self.distribution_strategy, self.max_model_size, self.optimizer, self.loss)
-        return (
-            not any((*asked, self.metrics, self._fit_verbose))
-            and self.executions_per_trial == 1
-            and all(getattr(type(self), n) is getattr(CandidateTuner, n) for n in _HOOKS)
-        )
+    def _check_plain(self) -> None:
+        """Raises if something is asked for that KerasTuner or Keras does with a model."""
+        for name in ("distribution_strategy", "max_model_size", "optimizer", "loss", "metrics"):
+            if getattr(self, name):
+                raise masked_search.ApartError(f"{name} is given")
+        if self._fit_verbose:
+            raise masked_search.ApartError(f"verbose={self._fit_verbose} is given")
+        if self.executions_per_trial != 1:
+            executions = self.executions_per_trial
+            raise masked_search.ApartError(f"executions_per_trial={executions} is given")
+        for name in _HOOKS:
+            if getattr(type(self), name) is not getattr(CandidateTuner, name):
+                raise masked_search.ApartError(f"{type(self).__name__} has a {name}() of its own")
 
-    def _weights_files(self, trial: Trial) -> tuple[Path, Path]:
-        """Where a trial's weights lie: of a model that Keras has trained, or of one in rounds."""
-        keras_file = Path(self._get_checkpoint_fname(trial.trial_id))
-        return keras_file, keras_file.with_name("checkpoint.weights.npz")
+    def _trained_apart(self, reason: str) -> None:
+        """Called once a search if each candidate has to be built and fitted by itself."""
+        _log.info("each candidate is built and fitted by itself: %s", reason)
 
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         build = functools.partial(super()._build_hypermodel, hp)
@@ -191,50 +185,6 @@ class CandidateTuner(keras_tuner.Tuner):
             failed = isinstance(error, keras_tuner.errors.FailedTrialError)
             trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
             trial.message = traceback.format_exc()
-
-    def load_model(self, trial: Trial) -> keras.Model:
-        """The trained model of a trial, on the default device.
-
-        Raises:
-            ValueError: it was not the best one, and its weights are gone.
-        """
-        of_keras, of_rounds = self._weights_files(trial)
-        if of_rounds.exists():
-            with self._without_devices():
-                model = self._try_build(trial.hyperparameters)
-            weights_file.load(of_rounds, model)
-            return model
-        if not of_keras.exists():
-            raise ValueError(
-                f"trial {trial.trial_id}: its weights are gone, only the best cell's are kept; "
-                "build it from get_best_hyperparameters() and train it again"
-            )
-        with warnings.catch_warnings():
-            # The checkpoint holds the state of an optimizer that has been used; ours has not.
-            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-            with self._without_devices():
-                return super().load_model(trial)
-
-    @contextlib.contextmanager
-    def _without_devices(self) -> Iterator[None]:
-        devices, strategy = self._devices, self.distribution_strategy
-        self._devices = self.distribution_strategy = None
-        try:
-            yield
-        finally:
-            self._devices, self.distribution_strategy = devices, strategy
-
-    def _drop_checkpoints(self) -> None:
-        best = self.oracle.get_best_trials(1)[:1]
-        for trial in self.oracle.trials.values():
-            # Among equals the search decides when the round ends: until then, keep them all.
-            tied = trial.score == best[0].score and not self.oracle.search.done
-            if self._inherit and not self.oracle.search.done:
-                continue  # the next round's cell may be any that has been trained
-            useless = trial.status != TrialStatus.COMPLETED or not (trial in best or tied)
-            if trial.status in ENDED and useless:
-                for path in self._weights_files(trial):
-                    path.unlink(missing_ok=True)
 
 
 # Methods of KerasTuner's that are called while a model of Keras is trained.

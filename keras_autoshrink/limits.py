@@ -17,36 +17,39 @@ import keras_tuner
 _HOPELESS = 10.0
 
 
+def out_of_time(limit: float) -> keras_tuner.errors.FailedTrialError:
+    """What a trial fails with that has taken longer than so many seconds."""
+    return keras_tuner.errors.FailedTrialError(f"took longer than max_seconds_per_trial={limit:g}")
+
+
 class Deadline(keras.callbacks.Callback):
     """Ends a trial that takes too long, after the batch under way.
 
+    Of trials that share a program, `trainee.Trainee` looks at the clock after each epoch.
+
     Args:
         seconds: from now on.
-        trials: so many are trained together, and each is granted its share of the time.
 
     Raises:
         keras_tuner.errors.FailedTrialError: the time is up.
     """
 
-    def __init__(self, seconds: float, trials: int = 1) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
-        self.end = time.monotonic() + seconds * trials
+        self.end = time.monotonic() + seconds
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Looks at the clock."""
-        self.check()
+        self._check()
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Looks at the clock."""
-        self.check()
+        self._check()
 
-    def check(self) -> None:
-        """Looks at the clock."""
+    def _check(self) -> None:
         if time.monotonic() > self.end:
-            raise keras_tuner.errors.FailedTrialError(
-                f"took longer than max_seconds_per_trial={self.seconds:g}"
-            )
+            raise out_of_time(self.seconds)
 
 
 @contextlib.contextmanager

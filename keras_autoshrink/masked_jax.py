@@ -49,7 +49,25 @@ class JaxProgram:
         self._data = jax.device_put((data, validation))
         self._batch_size = batch_size
         self._rates = (learning_rate, momentum)
-        self._epoch = jax.jit(jax.vmap(self._one_epoch, in_axes=(0, 0, 0, None)))
+        self._sizes = [sum(w.size for w in ws) for ws in (network.weights, network.statistics)]
+        epoch = jax.jit(jax.vmap(self._one_epoch, in_axes=(0, 0, 0, None)))
+        # Compiled at once: the time is nobody's own.
+        self._epoch = epoch.lower(*self._shapes(len(data[1])), self._data).compile()
+
+    def _shapes(self, images: int) -> tuple[State, Any, Gates]:
+        """What an epoch is given, but for the data."""
+
+        def whole(*shape: int, dtype: Any = jnp.float32) -> Any:
+            return jax.ShapeDtypeStruct((self.stack, *shape), dtype)
+
+        weights, statistics = self._sizes
+        flat = whole(weights)
+        edges, nodes = len(self.network.cell.edges), self.network.cell.num_nodes
+        return (
+            State(flat, flat, flat, whole(statistics), whole()),
+            whole(images, dtype=jnp.int32),
+            Gates(whole(edges), whole(nodes), whole(nodes)),
+        )
 
     def begin(
         self,
@@ -59,13 +77,12 @@ class JaxProgram:
     ) -> Any:
         """The training of sub-cells, before its first epoch; see `masked_training.Program`."""
         places = [self.network.places(cell) for cell in cells]
-        sizes = [sum(w.size for w in ws) for ws in (self.network.weights, self.network.statistics)]
-        nothing = jnp.zeros((len(cells), sizes[0]), jnp.float32)
+        nothing = jnp.zeros((len(cells), self._sizes[0]), jnp.float32)
         state = State(
-            _scattered(weights, [where for where, _ in places], sizes[0]),
+            _scattered(weights, [where for where, _ in places], self._sizes[0]),
             nothing,
             nothing,
-            _scattered(statistics, [where for _, where in places], sizes[1]),
+            _scattered(statistics, [where for _, where in places], self._sizes[1]),
             jnp.zeros(len(cells), jnp.float32),
         )
         gates = [self.network.gates(cell) for cell in cells]

@@ -101,6 +101,18 @@ class MaskedLayout:
         """Whether all ops of a cell are among those that can be gated."""
         return set(cell.ops[1:]) <= set(CNN_OPERATIONS)
 
+    def check_part(self, cell: Cell) -> None:
+        """Checks that a cell is a sub-cell of the whole one.
+
+        Raises:
+            ValueError: it has other ops, or an edge that the whole cell lacks.
+        """
+        if cell.ops != self.cell.ops:
+            raise ValueError(f"cell: no part of the network's: its ops are {cell.ops}")
+        if missing := sorted(set(cell.live_edges) - set(self.cell.edges)):
+            edges = ", ".join(f"{i}-{j}" for i, j in missing)
+            raise ValueError(f"cell: no part of the network's, which lacks its edges {edges}")
+
     def layout(self, cell: Cell) -> tuple[list[Weight], list[Weight]]:
         """The weights and the statistics of a sub-cell's network; layers as in `weights`."""
         return self._layout(cell, cell.leaves)
@@ -110,7 +122,11 @@ class MaskedLayout:
 
         Returns:
             For each element, flat as in `initial_weights`, its place; integers.
+
+        Raises:
+            ValueError: the cell is no sub-cell of the whole one.
         """
+        self.check_part(cell)
         whole = (self.weights, self.statistics)
         return tuple(  # type: ignore[return-value]
             np.concatenate(list(_places(*pair)))

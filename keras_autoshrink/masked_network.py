@@ -79,7 +79,12 @@ class MaskedNetwork(MaskedLayout):
         self._activate = keras.activations.get(activation)
 
     def gates(self, cell: Cell) -> Gates:
-        """The gates that leave a sub-cell of the whole cell, as arrays of int32."""
+        """The gates that leave a sub-cell of the whole cell, as arrays of int32.
+
+        Raises:
+            ValueError: the cell is no sub-cell of the whole one.
+        """
+        self.check_part(cell)
         nodes = range(self.cell.num_nodes)
         return Gates(
             np.array([edge in cell.live_edges for edge in self.cell.edges], np.int32),

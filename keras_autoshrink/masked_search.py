@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_autoshrink.candidate_training import Recipe
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.fit_checks import as_array
 from keras_autoshrink.hypermodels import BATCHNORM_MOMENTUM, CNNCellHyperModel
@@ -20,11 +19,13 @@ from keras_autoshrink.masked_training import Program
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
 from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trainee import Recipe
 
 # The arguments of `fit` that are understood here; all others are Keras's business.
 _KNOWN = {"x", "y", "validation_data", "epochs", "batch_size", "validation_batch_size"}
-# Those that may be there and say nothing.
-_SILENT = {"verbose": (0,), "callbacks": (None, [], ()), "shuffle": (True,)}
+# Values of others that say nothing, as their defaults do.
+_SILENT: dict[str, tuple[Any, ...]] = {"verbose": (0,), "callbacks": ([], ())}
+_COMPARABLE = (bool, int, float, str, list, tuple)
 
 # A small network leaves cores idle between its operations, and two fill them: on two cores two
 # threads took 0.7 to 1 of the time of one. More take memory, and share the same cores.
@@ -35,6 +36,10 @@ _MOST_THREADS = 4
 _STACK = 1
 
 Examples = tuple[np.ndarray, np.ndarray]
+
+
+class ApartError(Exception):
+    """Each candidate has to be built and fitted by itself; the message says why."""
 
 
 class _Data(NamedTuple):
@@ -56,8 +61,8 @@ def round_training(
     max_seconds: float | None,
     race: bool = False,
     parent: Callable[[ShrinkSearch], Parent | None] | None = None,
-) -> RoundTraining | None:
-    """What trains the candidates of a search; None if each has to be built and fitted by itself.
+) -> RoundTraining:
+    """What trains the candidates of a search.
 
     Args:
         hypermodel: of the search.
@@ -68,12 +73,12 @@ def round_training(
         max_seconds: a candidate that takes longer has failed; None for no limit.
         race: see `candidate_training.Recipe`.
         parent: what the candidates of a round inherit from, if they are to.
+
+    Raises:
+        ApartError: each has to be built and fitted by itself.
     """
-    if not _is_plain(hypermodel):
-        return None
+    _check_hypermodel(hypermodel)
     data = _data(hypermodel.batch_size, args, kwargs)
-    if data is None:
-        return None
     backend, on_cpu = keras.backend.backend(), _on_cpu()
     recipe = Recipe(
         images=len(data.train[1]),
@@ -95,44 +100,60 @@ def round_training(
     )
 
 
-def _is_plain(hypermodel: Any) -> bool:
-    """Whether it builds and trains the networks that a `MaskedNetwork` knows."""
+def _check_hypermodel(hypermodel: Any) -> None:
+    """Raises unless it builds and trains the networks that a `MaskedNetwork` knows."""
+    kind = type(hypermodel).__name__
     if not isinstance(hypermodel, CNNCellHyperModel):
-        return False
-    for name in ("build", "fit"):
+        raise ApartError(f"{kind} is no CNNCellHyperModel")
+    for name in ("build", "fit", "stopping_rules"):
         ours = getattr(type(hypermodel), name) is getattr(CNNCellHyperModel, name)
         # KerasTuner sets a method of the HyperModel itself in the place of `build`.
         if not ours or getattr(getattr(hypermodel, name), "__self__", None) is not hypermodel:
-            return False
-    return (
-        keras.backend.backend() in ("tensorflow", "jax")
-        and keras.config.dtype_policy().name == "float32"
-        and keras.config.image_data_format() == "channels_last"
-        and MaskedNetwork.knows(hypermodel.cell)
-    )
+            raise ApartError(f"{kind} has a {name}() of its own")
+    backend, policy = keras.backend.backend(), keras.config.dtype_policy().name
+    if backend not in ("tensorflow", "jax"):
+        raise ApartError(f"Keras's backend is {backend}")
+    if policy != "float32":
+        raise ApartError(f"Keras's dtype policy is {policy}")
+    if keras.config.image_data_format() != "channels_last":
+        raise ApartError("Keras's image data format is channels_first")
+    if not MaskedNetwork.knows(hypermodel.cell):
+        raise ApartError("the cell has ops that are not built in")
 
 
-def _data(batch_size: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Data | None:
+def _data(batch_size: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Data:
     """The data, if they are arrays and `fit` is to do nothing special with them."""
+    signature = inspect.signature(keras.Model.fit)
     try:
-        given = inspect.signature(keras.Model.fit).bind_partial(None, *args, **kwargs).arguments
-    except TypeError:
-        return None  # Keras says what is wrong
+        given = signature.bind_partial(None, *args, **kwargs).arguments
+    except TypeError as error:
+        raise ApartError(str(error)) from error  # Keras says what is wrong
     del given["self"]
     for name in given.keys() - _KNOWN:
-        if given[name] not in _SILENT.get(name, ()):
-            return None
+        value, parameter = given[name], signature.parameters[name]
+        silent = (parameter.default, *_SILENT.get(name, ()))
+        if not any(_same(value, each) for each in silent):
+            shown = f"={value}" if np.isscalar(value) else ""
+            raise ApartError(f"{name}{shown} is given")
     batch_size = given.get("batch_size") or batch_size
     validation = given.get("validation_data")
-    if (given.get("validation_batch_size") or batch_size) != batch_size:
-        return None
+    of_validation = given.get("validation_batch_size") or batch_size
+    if of_validation != batch_size:
+        raise ApartError(f"validation_batch_size={of_validation} is not batch_size={batch_size}")
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
-        return None
+        raise ApartError("validation_data is no pair of arrays")
     arrays = [as_array(part) for part in (given.get("x"), given.get("y"), *validation)]
     if not all(isinstance(array, np.ndarray) and len(array) for array in arrays):
-        return None
+        raise ApartError("the data are no arrays")
     x, y, *held_out = arrays
     return _Data(_examples(x, y), _examples(*held_out), batch_size, given.get("epochs", 1))
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether an argument says no more than another; arrays and such always do."""
+    if value is None or other is None:
+        return value is other
+    return isinstance(value, _COMPARABLE) and value == other
 
 
 def _examples(images: np.ndarray, labels: np.ndarray) -> Examples:

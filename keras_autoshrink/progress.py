@@ -71,6 +71,10 @@ class SearchProgress:
                 f"at most {search.max_remaining()} networks to train."
             )
 
+    def say(self, line: str) -> None:
+        """Prints a line that stays."""
+        self._console.print(line, markup=False)
+
     def trial_begin(self, search: ShrinkSearch, cell: Cell) -> None:
         """Says which candidate trains now; several may do so at a time."""
         networks = [c.cell.key for c in search.round.candidates if not c.reused]

@@ -15,6 +15,7 @@ from keras_tuner.engine.trial import Trial
 
 from keras_autoshrink import files, runs, search_folder, service
 from keras_autoshrink.candidate_tuner import CandidateTuner
+from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.limits import Interrupts
 from keras_autoshrink.oracle import AutoShrinkOracle
 from keras_autoshrink.progress import SearchProgress
@@ -201,6 +202,12 @@ class ResumableTuner(CandidateTuner):
     def _get_tuner_fname(self) -> str:
         # One name for the chief and for a search without one: either goes on with the other's.
         return str(Path(self.directory, self.project_name, "tuner0.json"))
+
+    def _trained_apart(self, reason: str) -> None:
+        """Says so where there is a faster way."""
+        super()._trained_apart(reason)
+        if isinstance(self.hypermodel, CNNCellHyperModel):
+            self._progress.say(f"Each candidate is built and fitted by itself: {reason}.")
 
     def _trial_begun(self, trial: Trial) -> None:
         """Shows which candidate trains."""

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from keras_autoshrink.candidate_training import Recipe, Stack, Trained
+from keras_autoshrink.candidate_training import Stack
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.masked_training import Program
 from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.racing import race
 from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trainee import Recipe, Trained, Trainee
 
 # Where closed edges are computed all the same: a program for the whole cell makes way for one of
 # the round's cell once that has no more than this share of its edges, and none comes back.
@@ -76,6 +77,10 @@ class RoundTraining:
     ) -> None:
         self._end.close()
 
+    def prepare(self) -> None:
+        """Makes the program of the whole cell, which takes time that no candidate is to lose."""
+        self._program_for(None)
+
     def trained(self, cell: Cell, search: ShrinkSearch | None) -> Trained:
         """What came of a candidate; the first of a round begins the training of all.
 
@@ -124,10 +129,16 @@ class RoundTraining:
                 self._jobs.update(dict.fromkeys(wanted, job))
 
     def _race(self, stacks: Sequence[Stack], epochs: int) -> dict[Cell, Trained | Exception]:
-        def run(racing: Sequence[Stack], until: int) -> None:
-            list(self._executor.map(lambda stack: stack.run(until), racing))
+        trainees = [trainee for stack in stacks for trainee in stack.trainees]
 
-        race(stacks, epochs, run)
+        def run(racing: Sequence[Trainee], until: int) -> None:
+            for trainee in trainees:
+                if trainee not in racing:
+                    trainee.stop()
+            # A stack of which some go on takes the time of all.
+            list(self._executor.map(lambda stack: stack.run(until), stacks))
+
+        race(trainees, epochs, run)
         return {cell: result for stack in stacks for cell, result in stack.results().items()}
 
     def _program_for(self, search: ShrinkSearch | None) -> Program:

@@ -21,7 +21,8 @@ class Outcome:
         objective: the metric behind the score, such as the validation accuracy.
         macs: multiply-accumulates for one image or token; breaks ties of the score.
         params: parameters.
-        seconds: time it took.
+        seconds: time it took on a clock; of networks trained side by side these overlap, so
+            that their sum is longer than the search took.
         trial_id: where the caller keeps what belongs to it.
         error: why it failed; None where there is a score.
     """
@@ -97,7 +98,8 @@ def round_record(
 
     Returns:
         A dict of the adopted cell: `round`, `removed_edge` (None in round 0), `edges_left`,
-        `score`, `objective`, `macs`, `params`, `seconds` (of training, the whole round's),
+        `score`, `objective`, `macs`, `params`, `seconds` (the sum of its candidates', which is
+        longer than the round took where they were trained side by side),
         `cell` (its JSON form, numbered as the complete DAG); and `candidates`, a list with the
         like of each candidate, its `status` ("adopted", "rejected", "failed"), whether it is
         `reused`, its `trial_id` and its `error`. Where candidates may differ by several edges

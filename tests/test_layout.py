@@ -30,11 +30,12 @@ ORDER = """
     masked_tensorflow masked_jax inheritance
     service recovery search_folder
     limits worker persistence training text_training
-    candidate_training hypermodels
-    racing
+    trainee hypermodels racing
+    candidate_training
     round_training
     masked_search
-    oracle candidate_tuner
+    oracle trial_weights
+    candidate_tuner
     cluster resumable
     search_devices
     tuner language_hypermodel

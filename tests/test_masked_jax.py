@@ -1,9 +1,10 @@
 """The gated network on JAX, in stacks, against the one on TensorFlow.
 
-Started as a script, this file trains by the backend that KERAS_BACKEND names.
+Started as a script, this file trains, or searches, by the backend that KERAS_BACKEND names.
 """
 
 import importlib.util
+import json
 import os
 import random
 import subprocess
@@ -138,5 +139,55 @@ def test_what_is_closed_stays_as_it_was(by_jax):
         assert not by_jax[f"closed_{name}"].any()
 
 
+def searched(folder):
+    """What the other child process does: a search whose edges come back."""
+    from keras_autoshrink.masked_jax import JaxProgram
+
+    made, make = [], JaxProgram.__init__
+    JaxProgram.__init__ = lambda self, *args, **rest: (made.append(1), make(self, *args, **rest))[0]
+    small = {"stage_scales": (1,), "stage_strides": (1,), "stage_repeats": (1,), "num_nodes": 4}
+    tuner = kas.AutoShrink(
+        kas.CNNCellHyperModel(**{**MODEL.architecture, **small}, batch_size=BATCH),
+        num_candidates=2,
+        max_candidates=11,
+        strategy="bayesian",
+        directory=folder,
+    )
+    options = {"validation_data": VALIDATION, "epochs": 2, "verbose": 0}
+    tuner.search(IMAGES, LABELS, **options)
+    measured = tuner.get_best_models()[0].evaluate(*VALIDATION, verbose=0, return_dict=True)
+    found = {
+        "programs": len(made),
+        "trajectory": tuner.trajectory(),
+        "best": tuner.oracle.search.best()["objective"],
+        "measured": measured["accuracy"],
+    }
+    print(json.dumps(found))
+
+
+def test_edges_come_back_in_a_search(tmp_path):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed: pip install jax")
+    quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    done = subprocess.run(
+        [sys.executable, __file__, tmp_path],
+        env={**os.environ, "KERAS_BACKEND": "jax", **quick},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    records = found["trajectory"]
+    candidates = [candidate for record in records for candidate in record["candidates"]]
+    assert len(candidates) == 11
+    assert all(candidate["error"] is None for candidate in candidates)
+    # From a cell of so few edges that by the paper's walk a smaller program would have been made.
+    before = [record["edges_left"] for record in records]
+    back = [any(c["added_edges"] for c in record["candidates"]) for record in records[1:]]
+    assert any(edges <= 3 and added for edges, added in zip(before, back, strict=False))
+    assert found["programs"] == 1
+    assert found["measured"] == pytest.approx(found["best"])
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (main if len(sys.argv) > 2 else searched)(*sys.argv[1:])

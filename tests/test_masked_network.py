@@ -136,6 +136,18 @@ def test_it_is_the_candidates_own_network(nodes, tmp_path):
         np.testing.assert_allclose(inferred, alone(X, training=False), rtol=1e-5, atol=1e-5)
 
 
+def test_a_cell_that_is_no_part_is_named():
+    whole = hypermodel(4).cell
+    part = whole.without_edge((0, 2))
+    network = MaskedNetwork(part, **hypermodel(4).architecture)
+    for of_cell in (network.gates, network.places):
+        of_cell(part.without_edge((0, 1)))
+        with pytest.raises(ValueError, match="no part of the network's, which lacks its edges 0-2"):
+            of_cell(whole)
+        with pytest.raises(ValueError, match="no part of the network's: its ops are"):
+            of_cell(kas.Cell(whole.ops[:3], [(0, 1)]))
+
+
 def test_other_ops_are_not_known():
     assert MaskedNetwork.knows(hypermodel(5).cell)
     assert not MaskedNetwork.knows(kas.Cell.dense(("input", "tanh")))

@@ -28,7 +28,7 @@ MODEL = kas.CNNCellHyperModel(
     stage_repeats=(1, 1),
     batch_size=64,
 )
-EPOCHS = 2
+EPOCHS = 6
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
@@ -64,11 +64,8 @@ def test_it_trains_as_keras_does(program, edges):
     training, seed = begun, draw_seed(generator)
     for epoch in range(EPOCHS):
         training, logs = program.epoch(training, order_of_epoch(seed, epoch, len(X))[None])
-        for value, name in zip(
-            logs[0], ("loss", "accuracy", "val_loss", "val_accuracy"), strict=True
-        ):
-            assert float(value) == pytest.approx(history[name][epoch], abs=1e-4), name
-    assert float(logs[0][3]) == history["val_accuracy"][-1]  # of 32 bits, rounded once
+        # To the last bit: an order of sums that is not Keras's shows after some steps.
+        assert [float(v) for v in logs[0]] == [history[name][epoch] for name in METRICS], epoch
     ((weights, statistics),) = program.weights(training)
     arrays = weights_file.by_name(program.network, cell, weights, statistics)
     for layer in model.layers:

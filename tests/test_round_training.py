@@ -16,12 +16,12 @@ from forked import KILLED, outcome
 from test_memory import live_graphs
 
 import keras_autoshrink as kas
-from keras_autoshrink import limits, masked_search, search_state
-from keras_autoshrink.candidate_training import Recipe
+from keras_autoshrink import candidate_training, candidate_tuner, masked_search, search_state
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trainee import Recipe
 from keras_autoshrink.trajectory import Outcome
 
 NUMBERS = np.random.default_rng(0)
@@ -180,7 +180,7 @@ def test_one_that_raises_has_failed_alone(finished, tmp_path):
 def test_one_that_takes_too_long_has_failed_alone(finished, tmp_path, monkeypatch):
     bad, own = some_macs(finished), threading.local()
     clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + getattr(own, "passed", 0))
-    monkeypatch.setattr(limits, "time", clock)
+    monkeypatch.setattr(candidate_training, "time", clock)
 
     def pass_time(macs):
         if macs == bad:
@@ -193,6 +193,21 @@ def test_one_that_takes_too_long_has_failed_alone(finished, tmp_path, monkeypatc
     assert len(failed) < len(tuner.oracle.trials)
     for trial in failed:
         assert "FailedTrialError: took longer than max_seconds_per_trial=500" in trial.message
+
+
+def test_a_worker_has_its_program_before_it_asks_for_a_candidate(tmp_path, monkeypatch):
+    """The clocks of worker and chief run from then on."""
+    tuner, said = make(tmp_path, hypermodel(3), max_seconds_per_trial=500), []
+    made, asked = TensorFlowProgram.__init__, tuner.oracle.create_trial
+    monkeypatch.setattr(
+        TensorFlowProgram, "__init__", lambda *a: (said.append("program"), made(*a))[1]
+    )
+    monkeypatch.setattr(tuner.oracle, "create_trial", lambda i: (said.append("trial"), asked(i))[1])
+    monkeypatch.setattr(candidate_tuner, "service", types.SimpleNamespace(role=lambda: "worker"))
+    search(tuner)
+    assert said[0] == "program"
+    assert said.count("program") == 1
+    assert said.count("trial") > 2
 
 
 def test_a_metric_that_is_missing_ends_the_search(tmp_path):
@@ -270,8 +285,9 @@ def shrunk(model, search, rounds, most=None):
     return search
 
 
-def in_threes(model, made, **arguments):
-    recipe = Recipe(len(X), 3, 2, 0, kas.AccuracyScore(), model.stopping_rules)
+def in_threes(model, made, epochs=2, race=False, **arguments):
+    rules = model.stopping_rules
+    recipe = Recipe(len(X), 3, epochs, 0, kas.AccuracyScore(), rules, race=race)
 
     def make_program(cell):
         made.append(Together(cell, model))
@@ -299,6 +315,17 @@ def test_stacks_are_the_same_in_a_search_that_goes_on(finished):
     assert set(stacks) == set(program.begun)
     # Those of the round that was under way twice.
     assert len(stacks) - len(set(stacks)) <= 2
+
+
+def test_in_a_race_each_of_a_stack_is_ranked_by_itself(monkeypatch):
+    settings = {"num_candidates": 6, "keep_fraction": 0.9, "seed": 0, "strategy": "paper"}
+    found, model = [], hypermodel(nodes=5)
+    for stack in (1, 3):
+        monkeypatch.setattr(Together, "stack", stack)
+        search = ShrinkSearch(model.cell, **settings)
+        found.append(scores(shrunk(model, search, in_threes(model, [], 8, True)).trajectory()))
+    assert found[0] == found[1]
+    assert len(found[0][1]) == 6
 
 
 def test_a_program_makes_way_for_one_of_half_the_edges():
@@ -357,46 +384,76 @@ def for_search(model, *args, **kwargs):
         {},
         {"epochs": 3, "batch_size": 16, "validation_batch_size": 16, "verbose": 0},
         {"callbacks": [], "shuffle": True},
+        {"class_weight": None, "sample_weight": None, "validation_split": 0.0},
+        {"steps_per_epoch": None, "validation_steps": None, "initial_epoch": 0},
+        {"validation_freq": 1, "callbacks": None},
         {"validation_data": [VALIDATION[0].astype("float64"), VALIDATION[1][:, None]]},
     ],
 )
 def test_arrays_are_trained_in_rounds(arguments):
-    assert for_search(hypermodel(), X, Y, **arguments) is not None
+    assert isinstance(for_search(hypermodel(), X, Y, **arguments), RoundTraining)
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "why"),
     [
-        {"callbacks": [keras.callbacks.Callback()]},
-        {"shuffle": False},
-        {"validation_batch_size": 16},
-        {"validation_data": (*VALIDATION, np.ones(40))},
-        {"validation_data": None, "validation_split": 0.5},
-        {"sample_weight": np.ones(96)},
-        {"steps_per_epoch": 2},
-        {"validation_steps": 1},
-        {"class_weight": {0: 2.0}},
-        {"initial_epoch": 1},
-        {"unknown": 1},
+        ({"callbacks": [keras.callbacks.Callback()]}, "callbacks is given"),
+        ({"shuffle": False}, "shuffle=False is given"),
+        ({"validation_batch_size": 16}, "validation_batch_size=16 is not batch_size=32"),
+        ({"validation_data": (*VALIDATION, np.ones(40))}, "validation_data is no pair"),
+        ({"validation_split": 0.5}, "validation_split=0.5 is given"),
+        ({"sample_weight": np.ones(96)}, "sample_weight is given"),
+        ({"steps_per_epoch": 2}, "steps_per_epoch=2 is given"),
+        ({"validation_steps": 1}, "validation_steps=1 is given"),
+        ({"class_weight": {0: 2.0}}, "class_weight is given"),
+        ({"initial_epoch": 1}, "initial_epoch=1 is given"),
+        ({"validation_freq": [1, 2]}, "validation_freq is given"),
+        ({"unknown": 1}, "unknown"),
     ],
 )
-def test_what_keras_does_with_a_model_takes_a_model(arguments):
-    assert for_search(hypermodel(), X, Y, **arguments) is None
+def test_what_keras_does_with_a_model_takes_a_model(arguments, why):
+    with pytest.raises(masked_search.ApartError, match=why):
+        for_search(hypermodel(), X, Y, **arguments)
+
+
+class Patient(kas.CNNCellHyperModel):
+    def stopping_rules(self):
+        return [keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True)]
 
 
 def test_other_models_are_built_as_they_say():
-    assert for_search(hypermodel(kind=Own), X, Y) is None
-    assert for_search(lambda hp: None, X, Y) is None
+    def apart(model, why):
+        with pytest.raises(masked_search.ApartError, match=why):
+            for_search(model, X, Y)
+
+    apart(hypermodel(kind=Own), r"Own has a build\(\) of its own")
+    apart(hypermodel(kind=Patient), r"Patient has a stopping_rules\(\) of its own")
+    apart(lambda hp: None, "function is no CNNCellHyperModel")
     patched = hypermodel()
     patched.fit = lambda *args, **kwargs: None
-    assert for_search(patched, X, Y) is None
+    apart(patched, r"has a fit\(\) of its own")
     kas.register_operation("own")(lambda x, filters, name: x)
-    assert for_search(hypermodel(operations=("conv1x1", "own")), X, Y) is None
+    apart(hypermodel(operations=("conv1x1", "own")), "ops that are not built in")
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        assert for_search(hypermodel(), X, Y) is None
+        apart(hypermodel(), "dtype policy is mixed_bfloat16")
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+def test_the_search_says_why_it_takes_the_slow_way(tmp_path, capsys):
+    options = {"validation_data": VALIDATION, "epochs": 1}
+    small = {"keep_fraction": 1, "overwrite": True}
+    for asked, why in (({"shuffle": False}, "shuffle=False is given"), ({}, None)):
+        make(tmp_path, hypermodel(2), **small).search(X, Y, **options, **asked)
+        printed = capsys.readouterr().out
+        assert printed.count("Each candidate is built and fitted by itself") == (why is not None)
+        assert why is None or f"by itself: {why}." in printed
+
+
+def test_stopping_rules_that_want_a_model_get_one(tmp_path):
+    tuner = search(make(tmp_path, hypermodel(2, kind=Patient), keep_fraction=1))
+    assert [record["score"] is not None for record in tuner.trajectory()] == [True]
 
 
 class Hooked(kas.AutoShrink):
