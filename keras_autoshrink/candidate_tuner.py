@@ -64,36 +64,45 @@ class CandidateTuner(TrialWeights):
         """Trains candidates until the oracle has no more; see `keras_tuner.Tuner.search`."""
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_rounds", None)
-            apart = ""
-            try:
-                self._check_plain()
-                self._rounds = masked_search.round_training(
-                    self.hypermodel,
-                    args,
-                    kwargs,
-                    score=self.score,
-                    seed=self.oracle.seed,
-                    max_seconds=self.max_seconds_per_trial,
-                    race=self._race,
-                    parent=self._parent if self._inherit else None,
-                )
-            except masked_search.ApartError as error:
-                apart = str(error)
-                self._trained_apart(apart)
-            cheaper = [n for n in ("race", "inherit") if getattr(self, f"_{n}")]
-            if service.role() != "alone":
-                apart = "several workers search"
-            if cheaper and apart:
-                raise ValueError(
-                    f"{cheaper[0]}=True: the candidates of a round have to be trained together, "
-                    f"by one process, which they cannot: {apart}"
-                )
+            self._rounds = self._together(args, kwargs)
             if self._rounds is not None:
                 stack.enter_context(self._rounds)
                 if service.role() == "worker" and self.max_seconds_per_trial is not None:
                     # Before it is given a candidate: the clocks of both sides run from then on.
                     self._rounds.prepare()
             super().search(*args, **kwargs)
+
+    def _together(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RoundTraining | None:
+        """What trains the candidates of a round together; None if they have to be apart.
+
+        Raises:
+            ValueError: they have to be, and a race or inherited weights are asked for.
+        """
+        rounds, apart = None, ""
+        try:
+            self._check_plain()
+            rounds = masked_search.round_training(
+                self.hypermodel,
+                args,
+                kwargs,
+                score=self.score,
+                seed=self.oracle.seed,
+                max_seconds=self.max_seconds_per_trial,
+                race=self._race,
+                parent=self._parent if self._inherit else None,
+            )
+        except masked_search.ApartError as error:
+            apart = str(error)
+            self._trained_apart(apart)
+        cheaper = [n for n in ("race", "inherit") if getattr(self, f"_{n}")]
+        if service.role() != "alone":
+            apart = "several workers search"
+        if cheaper and apart:
+            raise ValueError(
+                f"{cheaper[0]}=True: the candidates of a round have to be trained together, "
+                f"by one process, which they cannot: {apart}"
+            )
+        return rounds
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
         """Trains a candidate; see `keras_tuner.Tuner.run_trial`."""

@@ -97,6 +97,9 @@ class AutoShrink(ResumableTuner):
             score = getattr(hypermodel, "default_score", AccuracyScore())
         if not callable(score):
             raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
+        for name, value in (("race", race), ("inherit", inherit)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}={value!r}: give True or False")
         devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
         oracle = (devices.oracle if devices else AutoShrinkOracle)(
             metric=getattr(score, "objective", None),
@@ -162,6 +165,8 @@ class AutoShrink(ResumableTuner):
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if hasattr(self.hypermodel, "check_search_arguments"):
             self.hypermodel.check_search_arguments(*args, **kwargs)
+        if self._race or self._inherit:
+            self._together(args, kwargs)  # raises what it can before anything is written
         # Candidates that were trained otherwise cannot be compared.
         training = {
             "epochs": kwargs.get("epochs", 1),
@@ -194,7 +199,7 @@ class AutoShrink(ResumableTuner):
 # What people who know KerasTuner's tuners try first.
 _NOT_HERE = {
     "objective": "the search maximises score=, a callable score(logs, macs)",
-    "max_trials": "the search ends by itself; keep_fraction and num_candidates say when",
+    "max_trials": "max_candidates says how many networks to train",
     "oracle": "it makes its own; give an AutoShrinkOracle to a keras_tuner.Tuner instead",
 }
 

@@ -263,3 +263,12 @@ def test_the_weights_to_inherit_survive_a_round_that_failed(tmp_path):
         for candidate in record["candidates"]:
             del candidate["trial_id"]  # those of the second try are new
     assert found == expected
+
+
+@pytest.mark.parametrize("cheaper", CHEAPER)
+def test_what_cannot_be_trained_together_is_refused_before_anything_is_written(cheaper, tmp_path):
+    tuner = make(tmp_path, **cheaper)
+    callback = keras.callbacks.EarlyStopping("val_loss")
+    with pytest.raises(ValueError, match=f"{next(iter(cheaper))}=True: .* callbacks"):
+        tuner.search(X, Y, validation_data=VALIDATION, epochs=2, callbacks=[callback], verbose=0)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -393,7 +393,8 @@ def test_bad_data_are_refused_before_anything_is_trained(tmp_path, case):
         ({"objective": "val_accuracy"}, TypeError, "objective: .* score="),
         ({"race": True, "strategy": "bayesian"}, ValueError, 'race=True: needs strategy="paper"'),
         ({"inherit": True, "strategy": "bayesian"}, ValueError, "inherit=True: needs strategy="),
-        ({"max_trials": 3}, TypeError, "max_trials: .* keep_fraction"),
+        ({"max_trials": 3}, TypeError, "max_trials: .* max_candidates"),
+        ({"race": "yes"}, TypeError, "race='yes'"),
         ({"model": lambda hp: None}, ValueError, "declare the edges of one cell"),
     ],
 )
