@@ -132,7 +132,7 @@ def replayed(networks: Any, seed: int, epochs: int, race: bool) -> tuple[int, fl
                 stack.epochs = until
 
         if race:
-            racing.race(stacks, epochs, run)  # type: ignore[arg-type]
+            racing.race(stacks, epochs, run)
         else:
             run(stacks, epochs)
         for candidate, stack in zip(pending, stacks, strict=True):
@@ -144,7 +144,7 @@ def replayed(networks: Any, seed: int, epochs: int, race: bool) -> tuple[int, fl
 
 
 class Replay:
-    """A candidate of the table that stands for one that trains; as `candidate_training.Stack`."""
+    """A candidate of the table that stands for one that trains; as `racing.Racer`."""
 
     def __init__(self, network: Any, seed: str) -> None:
         self.network, self._seed = network, seed
