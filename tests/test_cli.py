@@ -162,7 +162,7 @@ def test_killed_and_started_again_it_ends_the_same(run_folder, tmp_path):
     assert again.stderr == ""
     # Not a terminal: plain lines, no control codes.
     assert "Going on in round 1" in again.stdout
-    assert "candidate 2 of 2: score" in again.stdout
+    assert "candidate 2 of 2 with 2 of 3 edges: score" in again.stdout
     assert "\x1b" not in again.stdout
     ours = timeless(tmp_path / "digits" / "trajectory.json")
     assert ours == timeless(run_folder / "trajectory.json")
