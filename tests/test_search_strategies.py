@@ -284,7 +284,7 @@ def test_a_search_that_lost_a_worker_stops_and_goes_on(who, folder, together):
 def test_what_fails_everywhere_is_a_failed_candidate_and_all_hear_of_it(folder):
     run = Run(folder / "everywhere", what="everywhere", at=2, candidates=1)
     assert run.codes == [1, 1]
-    assert "candidate 1 of 1: failed: OSError: no space left" in run.printed[0]
+    assert "edges: failed: OSError: no space left" in run.printed[0]
     expected = "stopped: the search cannot go on: all candidates of round 1 failed (1); the last "
     assert run.last[0].startswith(f"{expected}one with: OSError: no space left")
     assert run.last[1] == run.last[0]
