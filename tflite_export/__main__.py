@@ -1,4 +1,4 @@
-"""``python -m tflite_export``: convert, count, verify and measure ``.tflite`` files."""
+"""``python -m tflite_export``: convert, count, describe, verify and measure ``.tflite`` files."""
 
 import argparse
 import os

@@ -54,8 +54,8 @@ def load_interpreter(path: str | os.PathLike[str], num_threads: int = 1) -> Any:
     """
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, not {num_threads}")
-    # For Python's callers as for the commands: a trial takes about half a second, once for each
-    # state of a file, and a service that is handed a damaged file goes on.
+    # For Python's callers as for the commands: a trial takes some 0.2 s, once for each state
+    # of a file, and a service that is handed a damaged file goes on.
     check_survives(path, "run")
     return open_interpreter(path, num_threads)
 

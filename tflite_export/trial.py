@@ -17,7 +17,7 @@ from tflite_export import flatbuffer
 # How far to go: read the file whole, or run it once.
 Depth = Literal["read", "run"]
 
-# Seconds. Networks for phones take less than one, and starting LiteRT takes half of one.
+# Seconds. Networks for phones take less than one, and starting LiteRT a fifth of one.
 TIME_LIMIT = 60.0
 
 # What the process ends with if the file is refused in one line, and writes once it has begun. The
