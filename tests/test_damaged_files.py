@@ -104,7 +104,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def names(folder):
-    """Damaged files, by the place of the damage: 31 of them."""
+    """Damaged files, by the place of the damage."""
     data = (folder / "whole.tflite").read_bytes()
     archive, metadata = data.rindex(b"PK\x03\x04"), data.index(b"M001")
     root = int.from_bytes(data[:4], "little")
@@ -245,8 +245,12 @@ def test_a_file_that_passed_is_tried_again_once_it_changes(folder, tmp_path, nam
         tflite_export.benchmark(path, runs=1)
 
 
-def test_where_no_process_can_be_started_the_file_is_still_read(folder, names, monkeypatch):
-    monkeypatch.setattr(trial.sys, "executable", "/bin/true")
+@pytest.mark.parametrize("executable", [None, "", "/bin/true"])
+def test_where_no_process_can_be_started_the_file_is_still_read(
+    folder, names, monkeypatch, executable
+):
+    trial._try.cache_clear()
+    monkeypatch.setattr(trial.sys, "executable", executable)
     trial.check_survives(folder / "whole.tflite", "run")
     with pytest.raises(ValueError, match="cut off or damaged"):
         trial.check_survives(folder / "cut at 64.tflite", "run")

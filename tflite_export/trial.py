@@ -52,7 +52,7 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
     try:
         # A pipe for its answer; the rest of what LiteRT and a dying Python write is not wanted.
         ended = subprocess.run(
-            [sys.executable, "-c", _CODE, os.fspath(path), name, depth],
+            [sys.executable or "", "-c", _CODE, os.fspath(path), name, depth],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -60,20 +60,21 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
             timeout=TIME_LIMIT,
             check=False,
         )
+        begun, status = ended.stdout.startswith(READY), ended.returncode
+    except OSError:
+        begun = False
     except subprocess.TimeoutExpired:
         raise ValueError(
             f"{name}: {what} does not come to an end with it in {TIME_LIMIT:.0f} s: the file is "
             "damaged, or too large for this machine"
         ) from None
-    if not ended.stdout.startswith(READY):
+    if not begun:
         # Where there is no interpreter to start, as in a program that embeds Python.
         flatbuffer.load(path)
-    elif ended.returncode == REFUSED:
+    elif status == REFUSED:
         raise ValueError(ended.stdout.removeprefix(READY).decode(errors="replace").strip())
-    elif ended.returncode:
-        raise ValueError(
-            f"{name}: {what} crashes on it ({_cause(ended.returncode)}): the file is damaged"
-        )
+    elif status:
+        raise ValueError(f"{name}: {what} crashes on it ({_cause(status)}): the file is damaged")
 
 
 _CODE = "from tflite_export import trial_process; trial_process.main()"
