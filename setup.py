@@ -19,6 +19,7 @@ setup(
     install_requires=[
         "ai-edge-litert>=2.1",
         "filelock>=3.12",
+        "flatbuffers>=24.3.25",
         "grpcio>=1.60",
         # The first with model.export(format="litert").
         "keras>=3.13",

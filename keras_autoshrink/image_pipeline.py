@@ -127,6 +127,8 @@ def export_and_check(
 ) -> list[tflite_export.Check]:
     """Writes `<stem>.<quantization>.tflite` files and checks each on the test images.
 
+    Each has the class names, and the mean and deviation of the pixels, inside.
+
     Raises:
         ValueError: the model takes other images, or tells other classes apart, than the data's.
     """
@@ -143,6 +145,14 @@ def export_and_check(
     for quantization in quantizations:
         path = stem.with_name(f"{stem.name}.{quantization}.tflite")
         tflite_export.convert(model, path, quantization, representative_data=data.train.x[:200])
+        tflite_export.add_metadata(
+            path,
+            name=stem.name,
+            description=f"Tells {len(data.class_names)} classes of images apart; {quantization}.",
+            labels=data.class_names,
+            mean=data.mean,
+            std=data.std,
+        )
         checks.append(tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model)))
     return checks
 

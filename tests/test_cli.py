@@ -290,6 +290,13 @@ def test_export_ends_with_a_table_of_equal_macs(trained, tmp_path, capsys):
         "net.float32.tflite",
         "net.int8.tflite",
     ]
+    facts = json.loads(trained.with_name("net.keras.json").read_text())
+    for kind in ("float32", "int8"):
+        metadata = tflite_export.read_metadata(tmp_path / f"net.{kind}.tflite")
+        assert metadata.name == "net"
+        assert metadata.labels == tuple(facts["class_names"])
+        assert metadata.mean == pytest.approx(facts["mean"])
+        assert metadata.std == pytest.approx(facts["std"])
 
 
 def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatch, capsys):

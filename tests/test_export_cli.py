@@ -73,6 +73,37 @@ def test_error_in_a_new_process_is_one_line(folder):
 
 
 @pytest.mark.parametrize(
+    ("command", "package", "pip_name"),
+    [
+        ("convert model.keras new.tflite", "tensorflow", "tensorflow"),
+        ("verify model.keras model.tflite --inputs images.npy", "tensorflow", "tensorflow"),
+        ("convert model.keras new.tflite", "keras", "keras"),
+        ("macs model.tflite", "ai_edge_litert", "ai-edge-litert"),
+    ],
+)
+def test_a_missing_package_is_one_line_that_says_what_to_install(
+    folder, command, package, pip_name
+):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from tflite_export.__main__ import main; "
+        "main(sys.argv[1:])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *command.split()],
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"tflite_export: error: {command.split()[0]}: needs {pip_name}, not installed here: "
+        f"pip install {pip_name}\n"
+    )
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         ("", "the following arguments are required: COMMAND"),
@@ -121,7 +152,7 @@ def test_bad_input_is_one_line(folder, monkeypatch, capfd, command, message):
     assert output.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["", "convert", "macs", "verify", "benchmark"])
+@pytest.mark.parametrize("command", ["", "convert", "macs", "describe", "verify", "benchmark"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([*command.split(), "--help"])

@@ -30,8 +30,8 @@ from tflite_export import (
     representative_steps,
     verify_language_model,
 )
-from tflite_export.flatbuffer import quantization
 from tflite_export.language import LanguageModelFile
+from tflite_export.quantization import quantization
 
 VOCABULARY, UNITS = 50, 16
 TEXT = np.random.default_rng(1).integers(0, VOCABULARY, 120)

@@ -1,4 +1,4 @@
-"""``python -m tflite_export``: convert, count, verify and measure ``.tflite`` files."""
+"""``python -m tflite_export``: convert, count, describe, verify and measure ``.tflite`` files."""
 
 import argparse
 import os
@@ -6,14 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-from tflite_export.command_line import Parser, fail
-from tflite_export.convert import Quantization, convert, load_model
-from tflite_export.flatbuffer import quantization
-from tflite_export.latency import benchmark
-from tflite_export.macs import count_macs
-from tflite_export.verify import verify
-
-_MACS = "multiply-accumulates for one sample (1 MAC = 2 FLOPs)"
+from tflite_export import commands
+from tflite_export.command_line import Parser, fail, missing_package
+from tflite_export.convert import Quantization
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except ImportError as error:
+        fail("tflite_export", missing_package(options.command, error), 2)
+    except (OSError, TypeError, ValueError) as error:
         fail("tflite_export", str(error), 2)
     except KeyboardInterrupt:
         fail("tflite_export", "interrupted", 130)
@@ -48,10 +45,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m tflite_export convert model.keras model.tflite",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+        added = subparsers.add_parser(
             name,
             help=summary.splitlines()[0],
             description=summary,
@@ -64,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(
         "convert",
-        _convert,
+        commands.convert,
         "Convert a Keras model to a .tflite file.",
         "model.keras model.tflite --quantization int8 --representative-data images.npy",
     )
@@ -78,12 +75,21 @@ def _parser() -> argparse.ArgumentParser:
         help="samples (n, ...) that int8 measures the ranges of activations on",
     )
 
-    added = command("macs", _macs, f"Count {_MACS}.", "model.tflite")
+    added = command("macs", commands.macs, f"Count {commands.MACS}.", "model.tflite")
+    added.add_argument("path", type=Path, metavar="FILE.tflite")
+
+    added = command(
+        "describe",
+        commands.describe,
+        "Say what a file is: metadata, size, inputs and outputs, operators, and of an int8 file\n"
+        "which operators stayed float32.",
+        "model.tflite",
+    )
     added.add_argument("path", type=Path, metavar="FILE.tflite")
 
     added = command(
         "verify",
-        _verify,
+        commands.verify,
         "Compare a file's outputs with its model's.\n"
         "Exit status 1 if they do not agree: a NaN, fewer than 95 of 100 predictions the same,\n"
         "or an accuracy more than 0.02 lower.",
@@ -98,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(
         "benchmark",
-        _benchmark,
+        commands.benchmark,
         "Measure the latency of a file on this machine's CPU.",
         "model.tflite --threads 1 2 --runs 200",
     )
@@ -106,68 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
     added.add_argument("--runs", type=int, default=100, metavar="N")
     return parser
-
-
-def _convert(options: argparse.Namespace) -> int:
-    data = options.representative_data
-    model = load_model(options.model)
-    if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
-        raise ValueError(
-            f"{options.model}: has {len(model.inputs)} inputs, --representative-data an array for "
-            "one; convert it in Python with tflite_export.convert, whose representative_data can "
-            "be a dict"
-        )
-    path = convert(
-        model,
-        options.path,
-        options.quantization,
-        representative_data=None if data is None else _load_array(data),
-    )
-    print(f"{path}: {quantization(path)}, {path.stat().st_size:,} bytes")
-    return 0
-
-
-def _macs(options: argparse.Namespace) -> int:
-    print(f"{options.path}: {count_macs(options.path):,} MACs: {_MACS}")
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    inputs = _load_array(options.inputs)
-    labels = None if options.labels is None else _load_array(options.labels)
-    agreement = verify(load_model(options.model), options.path, inputs, labels)
-    print(f"samples            {agreement.num_samples}")
-    print(f"same argmax        {agreement.argmax_agreement:.4f}")
-    print(f"largest difference {agreement.max_abs_difference:.3g}")
-    if labels is not None:
-        print(f"model accuracy     {agreement.model_accuracy:.4f}")
-        print(f"file accuracy      {agreement.file_accuracy:.4f}")
-    print("the file agrees" if agreement.agrees else "the file DOES NOT AGREE with its model")
-    return 0 if agreement.agrees else 1
-
-
-def _benchmark(options: argparse.Namespace) -> int:
-    results = [benchmark(options.path, threads, options.runs) for threads in options.threads]
-    print(f"{options.path}: {results[0].runs} runs, {results[0].measured_by}")
-    for result in results:
-        print(
-            f"threads {result.num_threads}: median {result.median_ms:.3f} ms, "
-            f"p95 {result.p95_ms:.3f} ms"
-        )
-    return 0
-
-
-def _load_array(path: Path) -> Any:
-    import numpy as np
-
-    with path.open("rb") as file:
-        try:
-            array = np.load(file, allow_pickle=False)
-        except (EOFError, ValueError) as error:
-            raise ValueError(f"{path}: not a .npy array of numbers") from error
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{path}: not a .npy array but an .npz archive")
-    return array
 
 
 if __name__ == "__main__":

@@ -13,6 +13,18 @@ class Parser(argparse.ArgumentParser):
         fail(self.prog.removeprefix("python -m ").split()[0], message, 2)
 
 
+# What pip calls a package, by the name it is imported by, where a command can lack it.
+_PIP_NAMES = {"ai_edge_litert": "ai-edge-litert", "keras": "keras", "tensorflow": "tensorflow"}
+
+
+def missing_package(command: str, error: ImportError) -> str:
+    """What to say of a package that a command did not find."""
+    package = _PIP_NAMES.get((error.name or "").split(".")[0])
+    if package is None:
+        return str(error)
+    return f"{command}: needs {package}, not installed here: pip install {package}"
+
+
 def fail(program: str, message: str, status: int) -> NoReturn:
     """Ends the process with one line on standard error.
 

@@ -5,22 +5,24 @@ The tables are those of TensorFlow Lite's ``schema.fbs``, as the object classes 
 ``TensorT``. That module has no types, hence ``Any``.
 """
 
+import contextlib
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 _IDENTIFIER = b"TFL3"
-_WEIGHTED = frozenset(
-    ("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-)
+# The largest offset in a flatbuffer, and as many tables as the official verifier lets one have. A
+# damaged length can stand for more: zeros read as tables without end.
+_MAX_BYTES = 2**31 - 1
+_MAX_TABLES = 1_000_000
 
 
 @functools.cache
-def _schema() -> Any:
+def schema() -> Any:
     """LiteRT's module, when a file is read: searching and training need no LiteRT."""
     from ai_edge_litert import schema_py_generated
 
@@ -28,9 +30,52 @@ def _schema() -> Any:
 
 
 @functools.cache
-def _op_names() -> dict[int, str]:
-    operators = vars(_schema().BuiltinOperator)
-    return {code: name for name, code in operators.items() if isinstance(code, int)}
+def names(enumeration: str) -> dict[int, str]:
+    """The names of an enumeration of the schema, such as ``TensorType``, by their numbers."""
+    members = vars(getattr(schema(), enumeration))
+    return {number: name for name, number in members.items() if isinstance(number, int)}
+
+
+def check_head(path: str | os.PathLike[str]) -> None:
+    """Checks a file's size and its first bytes, without reading the rest.
+
+    Raises:
+        ValueError: "PATH: not a .tflite file: why", if it is missing, a folder, empty, too large or
+            of another format.
+    """
+    _open(path).close()
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a ``.tflite`` file, which ``check_head`` checks first."""
+    with _open(path) as file:
+        return file.read()
+
+
+def _open(path: str | os.PathLike[str]) -> BinaryIO:
+    path = Path(path)
+    try:
+        file = path.open("rb")
+        try:
+            _check_head(file.read(8), os.fstat(file.fileno()).st_size)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+    except OSError as error:
+        raise ValueError(f"{path}: not a .tflite file: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a .tflite file: {error}") from error
+    return file
+
+
+def _check_head(head: bytes, num_bytes: int) -> None:
+    if not head:
+        raise ValueError("it is empty")
+    if head[4:] != _IDENTIFIER:
+        raise ValueError(f"bytes 4 to 7 are {head[4:]!r}, not {_IDENTIFIER!r}")
+    if num_bytes > _MAX_BYTES:
+        raise ValueError(f"it has {num_bytes:,} bytes, a flatbuffer at most {_MAX_BYTES:,}")
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -47,30 +92,53 @@ def load(path: str | os.PathLike[str]) -> Any:
         ValueError: "PATH: not a .tflite file: why", if it is missing, a folder, empty, of another
             format, cut off or inconsistent.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-        if not data:
-            raise ValueError("it is empty")
-        if data[4:8] != _IDENTIFIER:
-            raise ValueError(f"bytes 4 to 7 are {data[4:8]!r}, not {_IDENTIFIER!r}")
-        model = _unpack(data)
-        _check_references(model)
-    except OSError as error:
-        raise ValueError(f"{path}: not a .tflite file: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not a .tflite file: {error}") from error
-    return model
+    return parse(read(path), path)
 
 
-def _unpack(data: bytes) -> Any:
-    schema = _schema()  # not in the try: that it is missing is no fault of the file's
+def parse(data: bytes, path: str | os.PathLike[str]) -> Any:
+    """The ``ModelT`` of a file that was read, see ``load``."""
+    tables = schema()  # not in the try: that it is missing is no fault of the file's
     try:
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        root = tables.Model.GetRootAs(data, 0)
+        _check_lengths(root)
+        model = tables.ModelT.InitFromObj(root)
     # Generated code that follows offsets into garbage raises whatever comes of it: struct.error,
     # IndexError, TypeError, UnicodeDecodeError, AttributeError, MemoryError and more.
     except Exception as error:
-        raise ValueError("it is cut off or damaged") from error
+        raise ValueError(f"{Path(path)}: not a .tflite file: it is cut off or damaged") from error
+    try:
+        _check_references(model)
+    except ValueError as error:
+        raise ValueError(f"{Path(path)}: not a .tflite file: {error}") from error
+    return model
+
+
+def _check_lengths(model: Any) -> None:
+    """Raises ValueError for more tables than can be meant, before memory is spent on them."""
+    lengths = [model.BuffersLength(), model.OperatorCodesLength(), model.MetadataLength()]
+    lengths += [model.SignatureDefsLength(), model.SubgraphsLength()]
+    if sum(lengths) <= _MAX_TABLES:
+        for index in range(model.SubgraphsLength()):
+            graph = model.Subgraphs(index)
+            lengths += [graph.TensorsLength(), graph.OperatorsLength()]
+    if sum(lengths) > _MAX_TABLES:
+        raise ValueError(f"{sum(lengths)} tables")
+
+
+@contextlib.contextmanager
+def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the file in what is raised while its graph is read.
+
+    Raises:
+        ValueError: "PATH: why", whatever a graph came to that is whole but makes no sense, such
+            as an operator without inputs or a loop in itself.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{Path(path)}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(f"{Path(path)}: its graph is damaged ({error})") from error
 
 
 def _check_references(model: Any) -> None:
@@ -92,7 +160,7 @@ def _check_references(model: Any) -> None:
             check("operator code", [operator.opcodeIndex], len(model.operatorCodes))
             check("tensor", operator.inputs, len(tensors), lowest=-1)  # -1: an optional input
             check("tensor", operator.outputs, len(tensors))
-            if isinstance(operator.builtinOptions, _schema().WhileOptionsT):
+            if isinstance(operator.builtinOptions, schema().WhileOptionsT):
                 options = operator.builtinOptions
                 called = [options.condSubgraphIndex, options.bodySubgraphIndex]
                 check("subgraph", called, len(model.subgraphs), lowest=1)
@@ -103,9 +171,9 @@ def operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     # Codes below 127 lived in a byte-sized field first, and old files have them only there.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    if number == _schema().BuiltinOperator.CUSTOM:
+    if number == schema().BuiltinOperator.CUSTOM:
         return f"CUSTOM {(code.customCode or b'').decode(errors='replace')!r}"
-    return _op_names().get(number, str(number))
+    return names("BuiltinOperator").get(number, str(number))
 
 
 def tensor_shape(graph: Any, index: int) -> tuple[int, ...]:
@@ -130,52 +198,8 @@ def scalar_constant(model: Any, graph: Any, index: int) -> int | None:
     """The value of a constant integer tensor of one element; None for any other tensor."""
     tensor = graph.tensors[index]
     data = model.buffers[tensor.buffer].data
-    types = _schema().TensorType
+    types = schema().TensorType
     dtype = {types.INT32: np.int32, types.INT64: np.int64}.get(tensor.type)
     if dtype is None or data is None or len(data) != np.dtype(dtype).itemsize:
         return None
     return int(np.frombuffer(bytes(data), dtype)[0])
-
-
-def quantization(path: str | os.PathLike[str]) -> str:
-    """How the convolutions, dense layers and matrix products of a file are quantized.
-
-    Args:
-        path: The ``.tflite`` file.
-
-    Returns:
-        "int8" if all compute in 8 bits; "dynamic" if some have 8-bit weights and all compute in
-        float; "float16" if some have 16-bit weights; "float32"; "mixed" if they differ otherwise,
-        such as where some layers of an 8-bit file stayed float.
-
-    Raises:
-        ValueError: It is not a ``.tflite`` file.
-    """
-    model = load(path)
-    tensor_type = _schema().TensorType
-    kinds = set()
-    for graph in model.subgraphs:
-        operators = graph.operators or []
-        types = [tensor.type for tensor in graph.tensors or []]
-        # Weights of 16 bits are stored as such and widened by an operator of their own.
-        widened = {
-            operator.outputs[0]
-            for operator in operators
-            if operator_name(model, operator) == "DEQUANTIZE"
-            and types[operator.inputs[0]] == tensor_type.FLOAT16
-        }
-        for operator in operators:
-            if operator_name(model, operator) not in _WEIGHTED:
-                continue
-            weights = operator.inputs[1]
-            if types[operator.outputs[0]] != tensor_type.FLOAT32:
-                kinds.add("int8" if types[weights] == tensor_type.INT8 else "mixed")
-            elif types[weights] == tensor_type.INT8:
-                kinds.add("dynamic")
-            else:
-                kinds.add("float16" if weights in widened else "float32")
-    if kinds in ({"dynamic", "float32"}, {"float16", "float32"}):
-        kinds.remove("float32")  # layers of few weights stay as they are
-    if len(kinds) > 1:
-        return "mixed"
-    return kinds.pop() if kinds else "float32"

@@ -8,7 +8,6 @@ they are part of "kernel size x channels for each output position".
 import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tflite_export import flatbuffer
@@ -64,18 +63,19 @@ def count_macs(path: str | os.PathLike[str]) -> int:
             or holds an operator whose multiply-accumulates are not known; the message names it.
     """
     model = flatbuffer.load(path)
+    with flatbuffer.damage_named(path):
+        return macs_of(model)
+
+
+def macs_of(model: Any) -> int:
+    """The multiply-accumulates of a file's ``ModelT``, see ``count_macs``."""
     graph = model.subgraphs[0]
-    try:
-        total = _count_graph(model, graph)
-        _check_one_entry(model)
-        shape = flatbuffer.tensor_shape(graph, graph.inputs[0]) if len(graph.inputs) else ()
-        batch = shape[0] if shape else 1
-        if batch < 1 or total % batch:
-            raise ValueError(
-                f"{total} multiply-accumulates are not a multiple of a batch of {batch}"
-            )
-    except ValueError as error:
-        raise ValueError(f"{Path(path)}: {error}") from error
+    total = _count_graph(model, graph)
+    _check_one_entry(model)
+    shape = flatbuffer.tensor_shape(graph, graph.inputs[0]) if len(graph.inputs) else ()
+    batch = shape[0] if shape else 1
+    if batch < 1 or total % batch:
+        raise ValueError(f"{total} multiply-accumulates are not a multiple of a batch of {batch}")
     return total // batch
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export import flatbuffer
+from tflite_export.trial import check_survives
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def native_output_silenced() -> Iterator[None]:
 
 
 def load_interpreter(path: str | os.PathLike[str], num_threads: int = 1) -> Any:
-    """Makes a file ready to run.
+    """Makes a file ready to run, once a process of its own has run it and lived.
 
     Args:
         path: The ``.tflite`` file.
@@ -49,13 +49,19 @@ def load_interpreter(path: str | os.PathLike[str], num_threads: int = 1) -> Any:
         An ``ai_edge_litert.interpreter.Interpreter`` with its tensors allocated.
 
     Raises:
-        ValueError: The file is not a ``.tflite`` file, LiteRT cannot run it, or ``num_threads``
-            is below 1.
+        ValueError: The file is not a ``.tflite`` file, LiteRT cannot run it or crashes on it, or
+            ``num_threads`` is below 1.
     """
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, not {num_threads}")
-    # LiteRT does not check the flatbuffer: reading a damaged one ends the process.
-    flatbuffer.load(path)
+    # For Python's callers as for the commands: a trial takes some 0.2 s, once for each state
+    # of a file, and a service that is handed a damaged file goes on.
+    check_survives(path, "run")
+    return open_interpreter(path, num_threads)
+
+
+def open_interpreter(path: str | os.PathLike[str], num_threads: int = 1) -> Any:
+    """Makes a file ready to run, as ``load_interpreter``, without a trial."""
     from ai_edge_litert.interpreter import Interpreter
 
     try:

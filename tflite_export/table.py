@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.flatbuffer import quantization
 from tflite_export.latency import Latency, benchmark
 from tflite_export.macs import count_macs
+from tflite_export.quantization import quantization
 from tflite_export.verify import Agreement, verify
 from tflite_export.verify_language import TextAgreement, verify_language_model
 

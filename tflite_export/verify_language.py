@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.flatbuffer import quantization
 from tflite_export.keras_language import KerasLanguageModel
 from tflite_export.language import (
     LanguageModelFile,
@@ -20,6 +19,7 @@ from tflite_export.language import (
     continue_text,
     perplexity_of,
 )
+from tflite_export.quantization import quantization
 
 if TYPE_CHECKING:
     import keras

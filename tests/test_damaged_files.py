@@ -1,0 +1,256 @@
+"""Damaged ``.tflite`` files end a command with one line, never the process that asks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import flatbuffers
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.schema_py_generated import BuiltinOperator
+from keras import layers
+
+import tflite_export
+from tflite_export import flatbuffer, trial
+
+COMMANDS = ("describe", "macs", "benchmark", "verify")
+
+# Runs all commands on all files in one process, as long as it lives.
+RUN_ALL = """
+import contextlib, io, json, sys
+from tflite_export.__main__ import main
+
+results = {}
+for name in sys.argv[1:]:
+    for command in ("describe", "macs", "benchmark", "verify"):
+        arguments = [command, name]
+        if command == "verify":
+            arguments = [command, "model.keras", name, "--inputs", "images.npy"]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main(arguments)
+            except SystemExit as exit_:
+                status = exit_.code
+        results[f"{command} {name}"] = [status, out.getvalue(), err.getvalue()]
+print(json.dumps(results))
+"""
+
+
+def pack(model):
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def with_operator(path, old, new):
+    """The file with another operator in the place of one, whose inputs it cannot take."""
+    model = flatbuffer.load(path)
+    for code in model.operatorCodes:
+        if code.builtinCode == getattr(BuiltinOperator, old):
+            code.builtinCode = getattr(BuiltinOperator, new)
+            code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+    return pack(model)
+
+
+def without_weights(path):
+    """The file with zeros for the weights of its layers."""
+    data = path.read_bytes()
+    for buffer in flatbuffer.load(path).buffers:
+        weights = b"" if buffer.data is None else buffer.data.tobytes()
+        if len(weights) > 500 and b"M001" not in weights:
+            data = data.replace(weights, bytes(len(weights)))
+    return data
+
+
+def with_bytes(data, at, new):
+    return data[:at] + new + data[at + len(new) :]
+
+
+def scattered(data, seed, count):
+    """So many bytes changed in the flatbuffer, anywhere behind the identifier."""
+    generator = np.random.default_rng(seed)
+    changed = bytearray(data)
+    for at in generator.integers(8, data.rindex(b"PK\x03\x04"), count):
+        changed[at] ^= int(generator.integers(1, 256))
+    return bytes(changed)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("damaged")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(16, 3),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(10),
+        ]
+    )
+    model.save(folder / "model.keras")
+    images = np.random.default_rng(0).random((20, 8, 8, 1), np.float32)
+    np.save(folder / "images.npy", images)
+    tflite_export.convert(model, folder / "whole.tflite")
+    tflite_export.add_metadata(
+        folder / "whole.tflite", name="whole", labels=[f"class {i}" for i in range(10)]
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names(folder):
+    """Damaged files, by the place of the damage."""
+    data = (folder / "whole.tflite").read_bytes()
+    archive, metadata = data.rindex(b"PK\x03\x04"), data.index(b"M001")
+    root = int.from_bytes(data[:4], "little")
+    contents = {
+        "empty": b"",
+        "text": b"not a model, but a few words",
+        "archive alone": data[archive:],
+        "wrong identifier": with_bytes(data, 4, b"TFL2"),
+        **{f"cut at {at}": data[:at] for at in (1, 7, 8, 12, 64)},
+        **{f"cut at {part} of 4": data[: archive * part // 4] for part in (1, 2, 3)},
+        "root offset": with_bytes(data, 0, b"\xff\xff\xff\x7f"),
+        "root in the middle": with_bytes(data, 0, (archive // 2).to_bytes(4, "little")),
+        "root table": with_bytes(data, root, b"\xff\xff\xff\x7f"),
+        "root zeroed": with_bytes(data, root, bytes(64)),
+        "zeros from the root on": data[:root] + bytes(100_000),
+        **{f"scattered {seed}": scattered(data, seed, 200) for seed in range(4)},
+        "crash SPLIT": with_operator(folder / "whole.tflite", "MAX_POOL_2D", "SPLIT"),
+        "crash BATCH_MATMUL": with_operator(folder / "whole.tflite", "MAX_POOL_2D", "BATCH_MATMUL"),
+        "metadata identifier": with_bytes(data, metadata, b"M002"),
+        "metadata root": with_bytes(data, metadata - 4, b"\xff\xff\xff\x7f"),
+        "metadata archive cut": data[:-1],
+        "metadata archive gone": data[:archive],
+        "metadata labels": with_bytes(data, data.rindex(b"class 0"), b"\xff"),
+        "weights": without_weights(folder / "whole.tflite"),
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.tflite").write_bytes(content)
+    (folder / "folder.tflite").mkdir()
+    for name, head in (("sparse", b""), ("sparse with a head", data)):
+        with (folder / f"{name}.tflite").open("wb") as file:
+            file.write(head)
+            file.truncate(2**31)
+    return [*contents, "folder", "sparse", "sparse with a head"]
+
+
+@pytest.fixture(scope="module")
+def results(folder, names):
+    """(exit status, standard output, standard error) by command and file."""
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, *(f"{name}.tflite" for name in ["whole", *names])],
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def one_line(result, name):
+    status, out, err = result
+    return (
+        status == 2
+        and out == ""
+        and err.startswith("tflite_export: error: ")
+        and f"{name}.tflite: " in err
+        and err.count("\n") == 1
+    )
+
+
+def test_a_whole_file_passes(results):
+    assert [results[f"{command} whole.tflite"][0] for command in COMMANDS] == [0, 0, 0, 0]
+
+
+def test_damage_is_one_line_to_each_command(results, names):
+    assert len(names) >= 30
+    still_read = ("crash", "metadata", "weights", "scattered")
+    for name in names:
+        for command in COMMANDS:
+            result = results[f"{command} {name}.tflite"]
+            if not name.startswith(still_read):
+                assert one_line(result, name), (command, name, result)
+            # What cannot be told from a whole file may do something, or be refused.
+            assert result[0] in (0, 1) or one_line(result, name), (command, name, result)
+            assert "Traceback" not in result[2]
+
+
+def test_a_crash_of_litert_is_one_line(results):
+    for name in ("crash SPLIT", "crash BATCH_MATMUL"):
+        for command in ("benchmark", "verify"):
+            _, _, err = results[f"{command} {name}.tflite"]
+            assert err == (
+                f"tflite_export: error: {name}.tflite: LiteRT crashes on it (SIGSEGV): "
+                "the file is damaged\n"
+            )
+
+
+def test_damaged_metadata_are_named_and_leave_the_model_alone(results, names):
+    for name in (name for name in names if name.startswith("metadata")):
+        result = results[f"describe {name}.tflite"]
+        assert one_line(result, name), (name, result)
+        assert "its metadata are damaged" in result[2]
+        for command in ("macs", "benchmark", "verify"):
+            assert results[f"{command} {name}.tflite"][0] == 0, (command, name)
+
+
+def test_other_weights_run_and_do_not_agree(results):
+    statuses = {command: results[f"{command} weights.tflite"][0] for command in COMMANDS}
+    assert statuses == {"describe": 0, "macs": 0, "benchmark": 0, "verify": 1}
+
+
+def test_a_size_beyond_a_flatbuffer_is_not_read(results):
+    _, _, err = results["describe sparse with a head.tflite"]
+    assert "it has 2,147,483,648 bytes, a flatbuffer at most 2,147,483,647" in err
+
+
+def test_python_callers_get_the_same_protection(folder, names):
+    model = keras.saving.load_model(folder / "model.keras", compile=False)
+    path = folder / "crash SPLIT.tflite"
+    for run in (
+        lambda: tflite_export.benchmark(path),
+        lambda: tflite_export.verify(model, path, np.load(folder / "images.npy")),
+    ):
+        with pytest.raises(ValueError, match=r"crashes on it \(SIGSEGV\)"):
+            run()
+
+
+def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
+    function = tf.function(
+        lambda x: tf.while_loop(lambda y: tf.reduce_all(y > -1), lambda y: (tf.abs(y),), (x,))[0],
+        input_signature=[tf.TensorSpec((1,))],
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    path = tmp_path / "endless.tflite"
+    path.write_bytes(converter.convert())
+    monkeypatch.setattr(trial, "TIME_LIMIT", 5)
+    with pytest.raises(ValueError, match="does not come to an end with it in 5 s"):
+        tflite_export.benchmark(path)
+
+
+def test_a_file_that_passed_is_tried_again_once_it_changes(folder, tmp_path, names):
+    path = tmp_path / "m.tflite"
+    path.write_bytes((folder / "whole.tflite").read_bytes())
+    tflite_export.benchmark(path, runs=1)
+    path.write_bytes((folder / "crash SPLIT.tflite").read_bytes())
+    with pytest.raises(ValueError, match="crashes on it"):
+        tflite_export.benchmark(path, runs=1)
+
+
+@pytest.mark.parametrize("executable", [None, "", "/bin/true"])
+def test_where_no_process_can_be_started_the_file_is_still_read(
+    folder, names, monkeypatch, executable
+):
+    trial._try.cache_clear()
+    monkeypatch.setattr(trial.sys, "executable", executable)
+    trial.check_survives(folder / "whole.tflite", "run")
+    with pytest.raises(ValueError, match="cut off or damaged"):
+        trial.check_survives(folder / "cut at 64.tflite", "run")

@@ -1,0 +1,95 @@
+"""What each command of ``python -m tflite_export`` does; each returns the exit status."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import tflite_export
+from tflite_export.describe_table import describe_tables
+from tflite_export.quantization import quantization
+from tflite_export.trial import check_survives
+
+MACS = "multiply-accumulates for one sample (1 MAC = 2 FLOPs)"
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Converts a model."""
+    data = options.representative_data
+    model = tflite_export.load_model(options.model)
+    if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
+        raise ValueError(
+            f"{options.model}: has {len(model.inputs)} inputs, --representative-data an array for "
+            "one; convert it in Python with tflite_export.convert, whose representative_data can "
+            "be a dict"
+        )
+    path = tflite_export.convert(
+        model,
+        options.path,
+        options.quantization,
+        representative_data=None if data is None else _load_array(data),
+    )
+    print(f"{path}: {quantization(path)}, {path.stat().st_size:,} bytes")
+    return 0
+
+
+def macs(options: argparse.Namespace) -> int:
+    """Counts multiply-accumulates."""
+    check_survives(options.path, "read")
+    print(f"{options.path}: {tflite_export.count_macs(options.path):,} MACs: {MACS}")
+    return 0
+
+
+def describe(options: argparse.Namespace) -> int:
+    """Says what a file is."""
+    from rich.console import Console
+
+    check_survives(options.path, "read")
+    console = Console(soft_wrap=False, highlight=False)
+    for table in describe_tables(tflite_export.describe(options.path)):
+        console.print(table)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compares a file with its model; 1 if they do not agree."""
+    check_survives(options.path, "run")  # before TensorFlow is loaded
+    inputs = _load_array(options.inputs)
+    labels = None if options.labels is None else _load_array(options.labels)
+    agreement = tflite_export.verify(
+        tflite_export.load_model(options.model), options.path, inputs, labels
+    )
+    print(f"samples            {agreement.num_samples}")
+    print(f"same argmax        {agreement.argmax_agreement:.4f}")
+    print(f"largest difference {agreement.max_abs_difference:.3g}")
+    if labels is not None:
+        print(f"model accuracy     {agreement.model_accuracy:.4f}")
+        print(f"file accuracy      {agreement.file_accuracy:.4f}")
+    print("the file agrees" if agreement.agrees else "the file DOES NOT AGREE with its model")
+    return 0 if agreement.agrees else 1
+
+
+def benchmark(options: argparse.Namespace) -> int:
+    """Measures latency."""
+    results = [
+        tflite_export.benchmark(options.path, threads, options.runs) for threads in options.threads
+    ]
+    print(f"{options.path}: {results[0].runs} runs, {results[0].measured_by}")
+    for result in results:
+        print(
+            f"threads {result.num_threads}: median {result.median_ms:.3f} ms, "
+            f"p95 {result.p95_ms:.3f} ms"
+        )
+    return 0
+
+
+def _load_array(path: Path) -> Any:
+    import numpy as np
+
+    with path.open("rb") as file:
+        try:
+            array = np.load(file, allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path}: not a .npy array of numbers") from error
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: not a .npy array but an .npz archive")
+    return array

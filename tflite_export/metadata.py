@@ -1,0 +1,110 @@
+"""Labels, normalisation and a description inside a ``.tflite`` file, as Android's readers expect.
+
+The form is that of TensorFlow Lite Metadata: a flatbuffer of its own in a buffer of the model's,
+and the labels as a text file in a zip archive behind the model's flatbuffer. So the file is both a
+model and an archive: whatever reads it as one does not see the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from tflite_export import flatbuffer
+
+NAME = b"TFLITE_METADATA"
+IDENTIFIER = b"M001"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a file says of itself.
+
+    Attributes:
+        name: Of the model; None if it says nothing, as for all strings.
+        description: What it does.
+        license: What it is distributed under.
+        labels: The name of each class, from the file that the metadata name for an output.
+        mean: The first input is (pixel - mean) / std: one for all channels, or one for each.
+        std: Likewise.
+    """
+
+    name: str | None = None
+    description: str | None = None
+    license: str | None = None
+    labels: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+def read_metadata(path: str | os.PathLike[str]) -> Metadata | None:
+    """Reads a file's metadata, whoever wrote them.
+
+    Args:
+        path: The ``.tflite`` file.
+
+    Returns:
+        The metadata; None if it has none.
+
+    Raises:
+        ValueError: The file is not a ``.tflite`` file, or its metadata are damaged.
+    """
+    data = flatbuffer.read(path)
+    return metadata_of(flatbuffer.parse(data, path), data, path)
+
+
+def metadata_of(model: Any, data: bytes, path: str | os.PathLike[str]) -> Metadata | None:
+    """The metadata of a ``ModelT`` and the bytes it was read from, see ``read_metadata``."""
+    entry = next((entry for entry in model.metadata or [] if entry.name == NAME), None)
+    if entry is None:
+        return None
+    # As with the model's own tables: any error can come of garbage.
+    try:
+        packed = model.buffers[entry.buffer].data.tobytes()
+        if packed[4:8] != IDENTIFIER:
+            raise ValueError(f"bytes 4 to 7 are {packed[4:8]!r}, not {IDENTIFIER!r}")
+        schema = tables()
+        return _unpacked(
+            schema.ModelMetadataT.InitFromObj(schema.ModelMetadata.GetRootAs(packed, 0)), data
+        )
+    except Exception as error:
+        raise ValueError(f"{Path(path)}: its metadata are damaged: {error}") from error
+
+
+def tables() -> Any:
+    """The generated classes; they load the flatbuffers library, which only files need."""
+    from tflite_export import metadata_schema_generated
+
+    return metadata_schema_generated
+
+
+def _unpacked(metadata: Any, data: bytes) -> Metadata:
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+    schema = tables()
+    for graph in metadata.subgraphMetadata or []:
+        for tensor in (graph.inputTensorMetadata or [])[:1]:
+            for unit in tensor.processUnits or []:
+                if isinstance(unit.options, schema.NormalizationOptionsT):
+                    mean, std = (
+                        tuple(float(value) for value in (() if values is None else values))
+                        for values in (unit.options.mean, unit.options.std)
+                    )
+        for tensor in graph.outputTensorMetadata or []:
+            for file in tensor.associatedFiles or []:
+                if file.type == schema.AssociatedFileType.TENSOR_AXIS_LABELS and not labels:
+                    labels = _read_labels(data, file.name.decode())
+    name, description, license_ = (
+        text and text.decode() for text in (metadata.name, metadata.description, metadata.license)
+    )
+    return Metadata(name, description, license_, labels, mean, std)
+
+
+def _read_labels(data: bytes, name: str) -> tuple[str, ...]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return tuple(archive.read(name).decode().splitlines())

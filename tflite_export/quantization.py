@@ -1,0 +1,60 @@
+"""How a ``.tflite`` file is quantized."""
+
+import os
+from typing import Any
+
+from tflite_export import flatbuffer
+
+_WEIGHTED = frozenset(
+    ("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+)
+
+
+def quantization(path: str | os.PathLike[str]) -> str:
+    """How the convolutions, dense layers and matrix products of a file are quantized.
+
+    Args:
+        path: The ``.tflite`` file.
+
+    Returns:
+        "int8" if all compute in 8 bits; "dynamic" if some have 8-bit weights and all compute in
+        float; "float16" if some have 16-bit weights; "float32"; "mixed" if they differ otherwise,
+        such as where some layers of an 8-bit file stayed float.
+
+    Raises:
+        ValueError: It is not a ``.tflite`` file.
+    """
+    model = flatbuffer.load(path)
+    with flatbuffer.damage_named(path):
+        return quantization_of(model)
+
+
+def quantization_of(model: Any) -> str:
+    """How a file's ``ModelT`` is quantized, see ``quantization``."""
+    tensor_type = flatbuffer.schema().TensorType
+    kinds = set()
+    for graph in model.subgraphs:
+        operators = graph.operators or []
+        types = [tensor.type for tensor in graph.tensors or []]
+        # Weights of 16 bits are stored as such and widened by an operator of their own.
+        widened = {
+            operator.outputs[0]
+            for operator in operators
+            if flatbuffer.operator_name(model, operator) == "DEQUANTIZE"
+            and types[operator.inputs[0]] == tensor_type.FLOAT16
+        }
+        for operator in operators:
+            if flatbuffer.operator_name(model, operator) not in _WEIGHTED:
+                continue
+            weights = operator.inputs[1]
+            if types[operator.outputs[0]] != tensor_type.FLOAT32:
+                kinds.add("int8" if types[weights] == tensor_type.INT8 else "mixed")
+            elif types[weights] == tensor_type.INT8:
+                kinds.add("dynamic")
+            else:
+                kinds.add("float16" if weights in widened else "float32")
+    if kinds in ({"dynamic", "float32"}, {"float16", "float32"}):
+        kinds.remove("float32")  # layers of few weights stay as they are
+    if len(kinds) > 1:
+        return "mixed"
+    return kinds.pop() if kinds else "float32"
