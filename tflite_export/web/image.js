@@ -58,7 +58,7 @@ async function classify(file, {inputs, image}, outputsFor) {
       });
     element('classes').tBodies[0].replaceChildren(...rows);
     element('classes').hidden = false;
-    element('image-about').textContent = 'This is what the network sees:';
+    element('image-about').textContent = 'What the network sees, and what it says:';
   } catch (error) {
     element('image-about').textContent = `Not an image that can be read: ${error.message}`;
   }

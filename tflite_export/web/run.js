@@ -147,7 +147,7 @@ async function measure() {
     const difference = await largestDifference();
     const agrees = difference <= about.tolerance;
     element('agreement').textContent = `Largest difference from the host's outputs: ` +
-      `${difference.toExponential(1)}, ${agrees ? 'agrees' : 'DOES NOT AGREE'}`;
+      `${difference && difference.toExponential(1)}, ${agrees ? 'agrees' : 'DOES NOT AGREE'}`;
     element('agreement').className = agrees ? 'good' : 'bad';
     say('Measuring …');
     await pause();
