@@ -104,23 +104,25 @@ function percentile(sorted, percent) {
 
 async function timings() {
   return withInputs(decodedInputs(about.samples[0]), async (inputs) => {
-    const once = async () => release(await model.run(inputs));
+    const block = async (repeats) => {
+      const start = performance.now();
+      for (let i = 0; i < repeats; i++) release(await model.run(inputs));
+      return performance.now() - start;
+    };
     // By time too: a browser compiles WebAssembly quickly first, and well while it runs.
     const warmUp = Math.max(5, Math.floor(about.runs / 10));
-    const begin = performance.now();
-    let count = 0;
-    while (count < warmUp || performance.now() - begin < WARM_UP_MS) {
-      await once();
-      count++;
-    }
-    const single = (performance.now() - begin) / count;
+    const end = performance.now() + WARM_UP_MS;
+    for (let count = 0; count < warmUp || performance.now() < end; count++) await block(1);
     const step = clockStep();
-    const repeats = Math.max(1, Math.ceil(CLOCK_STEPS * step / single));
+    let repeats = 1;
+    // Of three, since one can have been held up.
+    while (Math.min(await block(repeats), await block(repeats), await block(repeats)) <
+           CLOCK_STEPS * step) {
+      repeats *= 2;
+    }
     const times = [];
     for (let run = 0; run < about.runs; run++) {
-      const start = performance.now();
-      for (let i = 0; i < repeats; i++) await once();
-      times.push((performance.now() - start) / repeats);
+      times.push(await block(repeats) / repeats);
       // Not in a timing: a long measurement must not look like a page that hangs.
       if (run % 10 === 9) await new Promise((resolve) => setTimeout(resolve));
     }
