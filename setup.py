@@ -14,7 +14,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=["keras_autoshrink", "keras_autoshrink.costs", "tflite_export"],
-    package_data={"keras_autoshrink": ["py.typed"], "tflite_export": ["py.typed"]},
+    package_data={
+        "keras_autoshrink": ["py.typed"],
+        "tflite_export": ["py.typed", "web/*"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "ai-edge-litert>=2.1",

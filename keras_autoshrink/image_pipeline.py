@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 import tflite_export
 from keras_autoshrink import pipeline
@@ -108,6 +109,7 @@ def train_and_save(
                 "macs": macs,
                 "params": params,
                 "history": trained.history,
+                "pixel_max": _pixel_max(data),
             },
             f"test accuracy {trained.test_accuracy:.4f} on {len(data.test or ()):,} images, "
             f"{macs:,} MACs, {params:,} parameters",
@@ -155,6 +157,14 @@ def export_and_check(
         )
         checks.append(tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model)))
     return checks
+
+
+def _pixel_max(data: ImageData | ImageStreams) -> float:
+    """What white is in the units of the original pixels: 255 mostly, 16 for the digits."""
+    if not isinstance(data, ImageData):
+        return 255.0  # streams are of 8-bit images
+    largest = data.train.x.max(axis=(0, 1, 2)) * np.array(data.std) + np.array(data.mean)
+    return round(float(largest.max()), 3)
 
 
 def _shape(model: keras.Model, end: str) -> str:

@@ -173,6 +173,7 @@ def test_train_writes_the_model_and_what_its_user_must_know(trained):
     model = tflite_export.load_model(trained)
     assert facts["macs"] == kas.count_macs(model)
     assert facts["class_names"] == [str(digit) for digit in range(10)]
+    assert facts["pixel_max"] == 16
     assert len(facts["mean"]) == len(facts["std"]) == 1
     assert 0.5 < facts["test_accuracy"] <= 1
 

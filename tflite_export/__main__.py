@@ -9,6 +9,7 @@ from typing import Any, get_args
 from tflite_export import commands
 from tflite_export.command_line import Parser, fail, missing_package
 from tflite_export.convert import Quantization
+from tflite_export.litertjs import VERSION
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,6 +111,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("path", type=Path, metavar="FILE.tflite")
     added.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
+    added.add_argument("--runs", type=int, default=100, metavar="N")
+
+    added = command(
+        "serve",
+        commands.serve,
+        "Measure and check a file in a browser, of this machine or of a phone.\n"
+        "Prints an address. The page there runs the file with LiteRT.js, compares its outputs\n"
+        "with this machine's, and sends back what it measured, which is printed; it can try the\n"
+        "file on an image. Serves until Ctrl-C. Exit status 1 if a browser cannot run the file,\n"
+        "or an output differs by more than 0.001.",
+        "model.tflite --host 0.0.0.0",
+    )
+    added.add_argument("path", type=Path, metavar="FILE.tflite")
+    added.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="IPv4 address to listen on; the default is for this machine only, 0.0.0.0 lets all "
+        "devices of the network in that have the address",
+    )
+    added.add_argument("--port", type=int, default=0, metavar="N", help="default: any free one")
+    added.add_argument("--once", action="store_true", help="end after the first measurement")
+    added.add_argument(
+        "--runtime",
+        type=Path,
+        metavar="DIR",
+        help=f"LiteRT.js, as npm puts it into node_modules/@litertjs; by default version {VERSION} "
+        "in the user's caches, fetched with npm the first time",
+    )
     added.add_argument("--runs", type=int, default=100, metavar="N")
     return parser
 

@@ -82,6 +82,21 @@ def benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
+def serve(options: argparse.Namespace) -> int:
+    """Serves the page that measures a file in a browser."""
+    # Not with the others above: they need no server.
+    from tflite_export.serve import serve as run
+
+    return run(
+        options.path,
+        host=options.host,
+        port=options.port,
+        runtime=options.runtime,
+        runs=options.runs,
+        once=options.once,
+    )
+
+
 def _load_array(path: Path) -> Any:
     import numpy as np
 

@@ -57,7 +57,7 @@ def benchmark(path: str | os.PathLike[str], num_threads: int = 1, runs: int = 10
     interpreter = load_interpreter(path, num_threads)
     generator = np.random.default_rng(0)
     for tensor in interpreter.get_input_details():
-        interpreter.set_tensor(tensor["index"], _sample(tensor, generator))
+        interpreter.set_tensor(tensor["index"], sample_input(tensor, generator))
     for _ in range(max(_MIN_WARMUP_RUNS, runs // 10)):
         invoke(interpreter)
     seconds = np.empty(runs)
@@ -76,7 +76,8 @@ def benchmark(path: str | os.PathLike[str], num_threads: int = 1, runs: int = 10
     )
 
 
-def _sample(tensor: dict[str, Any], generator: np.random.Generator) -> npt.NDArray[Any]:
+def sample_input(tensor: dict[str, Any], generator: np.random.Generator) -> npt.NDArray[Any]:
+    """An input for a tensor: zeros for integers, uniform from 0 to 1 for floats."""
     # Zero is the one integer that is an index into every table.
     sample: npt.NDArray[Any] = np.zeros(tensor["shape"], tensor["dtype"])
     if np.issubdtype(sample.dtype, np.floating):

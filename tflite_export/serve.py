@@ -1,0 +1,236 @@
+"""Measuring and checking a ``.tflite`` file in a browser, of this machine or of a phone."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import math
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tflite_export import litertjs
+from tflite_export.latency import Latency, benchmark
+from tflite_export.page_server import PageServer
+from tflite_export.reference import image_facts, reference_data
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+# Of an output: float32 files differ by 1e-7 or so, as their kernels add in another order.
+TOLERANCE = 1e-3
+_IMPORT_MAP = re.compile(rb'<script type="importmap">(.*?)</script>', re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a browser found out about a file.
+
+    Attributes:
+        user_agent: The browser's and device's own name for itself.
+        median_ms: Milliseconds for one run: half of the timings were at most this long.
+        p95_ms: 95 of 100 timings were at most this long.
+        runs: How many timings there were.
+        repeats: How many runs a timing is the mean of: browsers' clocks have coarse steps.
+        max_abs_difference: The largest difference of an output from this machine's; NaN if there
+            is a NaN in any.
+        failure: Why the file could not be run; empty if it could.
+    """
+
+    user_agent: str
+    median_ms: float = math.nan
+    p95_ms: float = math.nan
+    runs: int = 0
+    repeats: int = 1
+    max_abs_difference: float = math.nan
+    failure: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all outputs are within 1e-3 of this machine's."""
+        return not self.failure and self.max_abs_difference <= TOLERANCE
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Measurement:
+        """Reads what the page posts.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            posted = json.loads(body)
+            agent = _printable(posted["user_agent"])
+            if "failure" in posted:
+                return cls(agent, failure=_printable(posted["failure"]) or "no reason given")
+            # JSON has no NaN: null stands for it.
+            difference = posted["max_abs_difference"]
+            median, p95 = float(posted["median_ms"]), float(posted["p95_ms"])
+            runs, repeats = int(posted["runs"]), int(posted["repeats"])
+            difference = math.nan if difference is None else float(difference)
+        except (AttributeError, KeyError, OverflowError, TypeError, RecursionError) as error:
+            raise ValueError(f"not a measurement: {error!r}") from error
+        if not (0 <= median <= p95 < math.inf and min(runs, repeats) > 0 and not difference < 0):
+            raise ValueError("not a measurement: numbers out of range")
+        return cls(agent, median, p95, runs, repeats, difference)
+
+
+def serve(
+    path: str | os.PathLike[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    runtime: Path | None = None,
+    runs: int = 100,
+    once: bool = False,
+) -> int:
+    """Serves a page that runs a file with LiteRT.js, and prints what it measures.
+
+    It serves until Ctrl-C.
+
+    Args:
+        path: The ``.tflite`` file.
+        host: Where to listen; the default can be reached from this machine only.
+        port: The port; 0 takes any that is free.
+        runtime: LiteRT.js, see ``litertjs.runtime_files``.
+        runs: Timed runs, of this machine and of a browser, at least 1.
+        once: Whether to end after the first measurement.
+
+    Returns:
+        0, or 1 if a browser could not run the file, or its outputs were others.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C before any measurement.
+        OSError: LiteRT.js cannot be fetched, or the address cannot be listened on.
+        ValueError: The file cannot be run, here or in a browser; ``runs`` is below 1.
+    """
+    path = Path(path)
+    reference = reference_data(path)
+    image, no_image = image_facts(path, reference)
+    found = litertjs.runtime_files(runtime)
+    here = benchmark(path, 1, runs)
+    about = {
+        **reference,
+        "name": path.name,
+        "size": path.stat().st_size,
+        "runs": runs,
+        "tolerance": TOLERANCE,
+        "runtime": f"LiteRT.js {litertjs.version(found)}",
+        "host": dataclasses.asdict(here),
+        "image": image,
+        "no_image": no_image,
+    }
+    page = _page("index.html")
+    files: dict[str, bytes | Callable[[], bytes]] = {
+        "": page,
+        "run.js": _page("run.js"),
+        "image.js": _page("image.js"),
+        "about.json": json.dumps(about).encode(),
+        "model.tflite": path.read_bytes(),
+        **{f"runtime/{name}": file.read_bytes for name, file in found.items()},
+    }
+    server = PageServer(host, port, files, _policy(page), "measurement", Measurement.from_json)
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        print(f"open {server.url} in a browser; Ctrl-C ends", flush=True)
+        if not server.is_local:
+            print(
+                "--host: whoever is on this network and has the address can fetch the model, and "
+                "what goes over the network is not encrypted",
+                flush=True,
+            )
+        try:
+            return _report(server, path.name, here, about["runtime"], once)
+        finally:
+            server.shutdown()
+
+
+def render(name: str, here: Latency, runtime: str, measured: Measurement) -> Table:
+    """This machine's latency beside a browser's.
+
+    Args:
+        name: The file's.
+        here: This machine's.
+        runtime: The browser's, and its version.
+        measured: The browser's.
+
+    Returns:
+        A table to print with ``rich``.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(name), title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("", "runtime, 1 thread"):
+        table.add_column(heading)
+    for heading in ("median ms", "p95 ms", "timings", "runs in each"):
+        table.add_column(heading, justify="right")
+    rows = (
+        ("this machine", here.measured_by, here.median_ms, here.p95_ms, here.runs, 1),
+        (
+            "browser",
+            f"{runtime}, WebAssembly",
+            measured.median_ms,
+            measured.p95_ms,
+            measured.runs,
+            measured.repeats,
+        ),
+    )
+    for where, what, median, p95, timings, repeats in rows:
+        table.add_row(where, what, f"{median:.3f}", f"{p95:.3f}", f"{timings:,}", f"{repeats:,}")
+    return table
+
+
+def _report(server: PageServer, name: str, here: Latency, runtime: str, once: bool) -> int:
+    """Prints measurements as they come in; returns the exit status."""
+    from rich.console import Console
+
+    # Wide: rich would cut columns to fit a narrow terminal or pipe.
+    console = Console(width=200, highlight=False, markup=False)
+    status = None
+    try:
+        while status is None or not once:
+            measured: Measurement = server.posted.get()
+            console.print(f"browser: {measured.user_agent}", soft_wrap=True)
+            if measured.failure:
+                console.print(f"it cannot run the file: {measured.failure}", soft_wrap=True)
+            else:
+                console.print(render(name, here, runtime, measured))
+                verdict = "agree" if measured.agrees else "DO NOT AGREE"
+                console.print(
+                    f"largest difference {measured.max_abs_difference:.3g}: the browser's outputs "
+                    f"{verdict} with this machine's (within {TOLERANCE:g})"
+                )
+            status = max(status or 0, int(not measured.agrees))
+    except KeyboardInterrupt:
+        if status is None:
+            raise
+    return status or 0
+
+
+def _page(name: str) -> bytes:
+    return (importlib.resources.files("tflite_export") / "web" / name).read_bytes()
+
+
+def _policy(page: bytes) -> str:
+    """A Content-Security-Policy under which a page loads nothing from elsewhere."""
+    import_map = _IMPORT_MAP.search(page)
+    assert import_map, "the page has no import map"
+    digest = base64.b64encode(hashlib.sha256(import_map[1]).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'self' 'wasm-unsafe-eval' 'sha256-{digest}'; "
+        "style-src 'unsafe-inline'; connect-src 'self'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _printable(text: Any) -> str:
+    """A text that cannot steer a terminal, of a length to print."""
+    return "".join(x if x.isprintable() else " " for x in str(text)[:500]).strip()
