@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from keras_autoshrink import __version__, search_arguments, train_arguments
 from keras_autoshrink.argument_types import positive
 from keras_autoshrink.shared_arguments import add_cell, add_data, add_seed, add_task
 from tflite_export.command_line import Parser
+from tflite_export.convert import Quantization
 
 PROGRAM = "autoshrink"
 
@@ -64,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--quantization",
         nargs="+",
-        choices=("float32", "float16", "dynamic", "int8"),
+        choices=get_args(Quantization),
         default=["float32", "int8"],
         help="a file for each (default: float32 int8)",
     )

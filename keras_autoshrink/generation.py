@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
 from keras_autoshrink.vocabulary import END, Vocabulary
+from tflite_export.convert import Quantization
 from tflite_export.language import LanguageModelFile, continue_text
 
 
@@ -19,7 +21,7 @@ def vocabulary_path(model: Path) -> Path:
         ('lm.vocabulary.txt', 'lm.vocabulary.txt')
     """
     stem = model.stem
-    kinds = ("float32", "float16", "dynamic", "int8") if model.suffix == ".tflite" else ()
+    kinds = get_args(Quantization) if model.suffix == ".tflite" else ()
     ending = next((f".{kind}" for kind in kinds if stem.endswith(f".{kind}")), "")
     return model.with_name(f"{stem.removesuffix(ending)}.vocabulary.txt")
 

@@ -55,13 +55,13 @@ def files(model, digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     return {
         name: convert(model, folder / f"{name}.tflite", name, representative_data=digits[0][:100])
-        for name in ("float32", "float16", "dynamic", "int8")
+        for name in ("float32", "float16", "dynamic", "int8", "int16x8")
     }
 
 
 @pytest.mark.parametrize(
     ("name", "largest_difference"),
-    [("float32", 1e-5), ("float16", 1e-2), ("dynamic", 0.1), ("int8", 0.3)],
+    [("float32", 1e-5), ("float16", 1e-2), ("dynamic", 0.1), ("int8", 0.3), ("int16x8", 0.05)],
 )
 def test_file_computes_what_the_model_does(model, digits, files, name, largest_difference):
     images, labels = digits
@@ -85,7 +85,7 @@ def test_quantization_is_in_the_file(files):
     assert all(sizes[name] < 0.8 * sizes["float32"] for name in ("float16", "dynamic", "int8"))
 
 
-@pytest.mark.parametrize("name", ["float32", "float16", "dynamic", "int8"])
+@pytest.mark.parametrize("name", ["float32", "float16", "dynamic", "int8", "int16x8"])
 def test_inputs_and_outputs_stay_float32(files, name):
     interpreter = Interpreter(str(files[name]))
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -93,8 +93,9 @@ def test_inputs_and_outputs_stay_float32(files, name):
     assert (target["dtype"], target["shape"].tolist()) == (np.float32, [1, 10])
 
 
-def test_int8_computes_in_integers(files):
-    interpreter = Interpreter(str(files["int8"]))
+@pytest.mark.parametrize("name", ["int8", "int16x8"])
+def test_integers_compute_in_integers(files, name):
+    interpreter = Interpreter(str(files[name]))
     floats = [t for t in interpreter.get_tensor_details() if t["dtype"] == np.float32]
     assert len(floats) == 2  # the file's input and its output
 

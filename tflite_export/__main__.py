@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--representative-data",
         type=Path,
         metavar="X.npy",
-        help="samples (n, ...) that int8 measures the ranges of activations on",
+        help="samples (n, ...) that int8 and int16x8 measure the ranges of activations on",
     )
 
     added = command("macs", commands.macs, f"Count {commands.MACS}.", "model.tflite")

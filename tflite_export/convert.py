@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 _UNKNOWN_CLASS = re.compile(r"Could not locate (?:class|function|module) '(?P<name>\w+)'")
 
-Quantization = Literal["float32", "float16", "dynamic", "int8"]
+Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
+
+# Kinds that compute in integers, and TensorFlow's names of their kernels.
+_INTEGERS = {
+    "int8": "TFLITE_BUILTINS_INT8",
+    "int16x8": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8",
+}
 
 
 def convert(
@@ -38,12 +44,13 @@ def convert(
         model: A model whose input shapes are fixed but for the batch.
         path: Where to write, ending in ``.tflite``, in a folder that exists.
         quantization: "float32"; "float16" (weights only); "dynamic" (8-bit weights, where a layer
-            has at least 1,024, and float activations); "int8" (8-bit integers throughout).
-        representative_data: For "int8", from which the ranges of activations are measured: an
-            array (n, ...) of samples as the model takes them, or a finite iterable of such
-            batches, such as a ``tf.data.Dataset``, with or without labels. For a model of several
-            inputs, a dict of arrays by the inputs' names in the place of each array. Some 100
-            samples do.
+            has at least 1,024, and float activations); "int8" (8-bit integers throughout);
+            "int16x8" (8-bit weights, 16-bit activations).
+        representative_data: For "int8" and "int16x8", from which the ranges of activations are
+            measured: an array (n, ...) of samples as the model takes them, or a finite iterable of
+            such batches, such as a ``tf.data.Dataset``, with or without labels. For a model of
+            several inputs, a dict of arrays by the inputs' names in the place of each array. Some
+            100 samples do.
         batch_size: The number of samples that the file takes at a time.
 
     Returns:
@@ -188,12 +195,12 @@ def _converter_options(
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
         target["supported_types"] = [tf.float16]
-    if quantization == "int8":
+    if quantization in _INTEGERS:
         batches = representative_batches(model, representative_data, batch_size)
         check_no_loop(model, batches[0])
 
-        # Operators without an 8-bit kernel are an error now, instead of staying float.
-        target["supported_ops"] = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        # Operators without an integer kernel are an error now, instead of staying float.
+        target["supported_ops"] = [getattr(tf.lite.OpsSet, _INTEGERS[quantization])]
         # By name the converter finds the order of several inputs, which is its own.
         options["representative_dataset"] = lambda: (
             batch if len(batch) > 1 else list(batch.values()) for batch in batches

@@ -17,7 +17,8 @@ def quantization(path: str | os.PathLike[str]) -> str:
         path: The ``.tflite`` file.
 
     Returns:
-        "int8" if all compute in 8 bits; "dynamic" if some have 8-bit weights and all compute in
+        "int8" if all compute in 8 bits; "int16x8" if all have 8-bit weights and compute in 16;
+        "dynamic" if some have 8-bit weights and all compute in
         float; "float16" if some have 16-bit weights; "float32"; "mixed" if they differ otherwise,
         such as where some layers of an 8-bit file stayed float.
 
@@ -47,8 +48,10 @@ def quantization_of(model: Any) -> str:
             if flatbuffer.operator_name(model, operator) not in _WEIGHTED:
                 continue
             weights = operator.inputs[1]
-            if types[operator.outputs[0]] != tensor_type.FLOAT32:
-                kinds.add("int8" if types[weights] == tensor_type.INT8 else "mixed")
+            computed = types[operator.outputs[0]]
+            if computed != tensor_type.FLOAT32:
+                kind = {tensor_type.INT8: "int8", tensor_type.INT16: "int16x8"}.get(computed)
+                kinds.add(kind if kind and types[weights] == tensor_type.INT8 else "mixed")
             elif types[weights] == tensor_type.INT8:
                 kinds.add("dynamic")
             else:

@@ -4,19 +4,18 @@ import base64
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from tflite_export.convert import Quantization
 from tflite_export.latency import sample_input
 from tflite_export.runtime import invoke, load_interpreter
 
 _SAMPLES = 4
 # Those that a LiteRT.js tensor can hold.
 _DTYPES = ("float32", "int32", "uint8")
-# What `autoshrink export` puts between a model's name and .tflite.
-_KINDS = ("float32", "float16", "dynamic", "int8")
 
 
 def reference_data(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def image_facts(path: Path, reference: dict[str, Any]) -> tuple[dict[str, Any] |
 
 def _places(path: Path) -> list[Path]:
     stem = path.stem
-    ending = next((f".{kind}" for kind in _KINDS if stem.endswith(f".{kind}")), "")
+    ending = next((f".{kind}" for kind in get_args(Quantization) if stem.endswith(f".{kind}")), "")
     names = (f"{path.name}.json", f"{stem.removesuffix(ending)}.keras.json")
     return [path.with_name(name) for name in names]
 
