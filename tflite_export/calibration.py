@@ -32,7 +32,9 @@ def representative_batches(model: keras.Model, data: Any, batch_size: int) -> li
             in its names, numbers of samples, shapes or dtypes.
     """
     if data is None:
-        raise ValueError("representative_data is missing; int8 and int16x8 need samples to measure ranges")
+        raise ValueError(
+            "representative_data is missing; int8 and int16x8 need samples to measure ranges"
+        )
     if not isinstance(data, Iterable):
         raise TypeError(f"representative_data must be arrays, not {type(data).__name__}")
     # -1 is tf.data.INFINITE_CARDINALITY: the loop below would never end.

@@ -196,6 +196,11 @@ def _converter_options(
     if quantization == "float16":
         target["supported_types"] = [tf.float16]
     if quantization in _INTEGERS:
+        if quantization == "int16x8" and any("int" in str(tensor.dtype) for tensor in model.inputs):
+            raise ValueError(
+                "quantization int16x8 is for models of float inputs: TensorFlow Lite measures no "
+                "ranges of integers, such as a language model's tokens; take int8"
+            )
         batches = representative_batches(model, representative_data, batch_size)
         check_no_loop(model, batches[0])
 
