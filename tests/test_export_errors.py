@@ -237,6 +237,6 @@ def test_missing_files_and_folders_are_refused(tmp_path):
 def test_integers_have_no_ranges_in_16_bits(tmp_path):
     tokens = keras.Input((4,), dtype="int32")
     model = keras.Model(tokens, layers.Dense(3)(layers.Embedding(5, 2)(tokens)))
-    with pytest.raises(ValueError, match="int16x8 is for models of float inputs: .*; take int8"):
+    with pytest.raises(ValueError, match=r"int16x8 is for models of float inputs: .*; take int8"):
         convert(model, tmp_path / "m.tflite", "int16x8", np.zeros((3, 4), np.int32))
     assert not list(tmp_path.iterdir())
