@@ -193,5 +193,6 @@ def test_benchmark(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert main(["benchmark", "model.tflite", "--threads", "1", "2", "--runs", "10"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert "10 runs, LiteRT" in head
+    assert head == "model.tflite: 10 runs"
+    assert all("; LiteRT" in line for line in lines)
     assert [line.split(":")[0] for line in lines] == ["threads 1", "threads 2"]

@@ -73,11 +73,11 @@ def benchmark(options: argparse.Namespace) -> int:
     results = [
         tflite_export.benchmark(options.path, threads, options.runs) for threads in options.threads
     ]
-    print(f"{options.path}: {results[0].runs} runs, {results[0].measured_by}")
+    print(f"{options.path}: {options.runs} runs")
     for result in results:
         print(
             f"threads {result.num_threads}: median {result.median_ms:.3f} ms, "
-            f"p95 {result.p95_ms:.3f} ms"
+            f"p95 {result.p95_ms:.3f} ms; {result.measured_by}"
         )
     return 0
 
