@@ -152,7 +152,9 @@ def test_bad_input_is_one_line(folder, monkeypatch, capfd, command, message):
     assert output.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["", "convert", "macs", "describe", "verify", "benchmark"])
+@pytest.mark.parametrize(
+    "command", ["", "convert", "macs", "describe", "verify", "benchmark", "android"]
+)
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([*command.split(), "--help"])

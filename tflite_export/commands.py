@@ -82,6 +82,34 @@ def benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
+def android(options: argparse.Namespace) -> int:
+    """Measures latency on an Android device, and on this machine to compare."""
+    from rich.console import Console
+
+    from tflite_export.adb import find_device
+    from tflite_export.android import latency_table, measure
+    from tflite_export.benchmark_model import digest, program_for
+
+    # The user's mistakes first; then this machine, which refuses damaged files; then the device.
+    device = find_device(options.adb, options.serial)
+    abi = device.property("ro.product.cpu.abi")
+    program = program_for(abi, options.benchmark_model, options.sha256)
+    host = [
+        tflite_export.benchmark(options.path, threads, options.runs) for threads in options.threads
+    ]
+    results = measure(device, program, options.path, options.threads, options.runs, options.gpu)
+    name = device.property("ro.product.model")
+    version = device.property("ro.build.version.release")
+    print(f"{options.path}: {name} ({device.serial}), Android {version}, {abi}")
+    print(f"{program}: sha256 {digest(program)}")
+    for result in host:
+        print(f"this machine: {result.measured_by}")
+    # The device's name is what its maker wrote: no markup.
+    console = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
+    console.print(latency_table(name, results, host))
+    return 0
+
+
 def _load_array(path: Path) -> Any:
     import numpy as np
 
