@@ -126,7 +126,7 @@ class Stand:
             "listing": READY,
             "properties": {
                 "ro.product.cpu.abi": "arm64-v8a",
-                "ro.product.model": "[Pixel] 8",
+                "ro.product.model": "WARNING: linker: unused DT entry\n[Pixel] 8",
                 "ro.build.version.release": "14",
             },
             "output": AM62X,
@@ -385,14 +385,23 @@ def test_no_official_program(device, model, capfd):
     assert refusal(capfd, model).startswith("x86_64: there is no official benchmark_model for it")
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_a_download(tmp_path, monkeypatch, right):
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (elf("armeabi-v7a"), None),
+        (b"<html>please log in</html>", r"no ELF header\): fetch http.* by hand"),
+        (elf("armeabi-v7a")[:10], r"IncompleteRead\(10 bytes read, .*\): fetch http.* by hand"),
+    ],
+    ids=["whole", "no program", "cut off"],
+)
+def test_a_download(tmp_path, monkeypatch, reply, message):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             assert self.path == "/android_arm_model"
             self.send_response(200)
+            self.send_header("Content-Length", str(max(20, len(reply))))
             self.end_headers()
-            self.wfile.write(elf("armeabi-v7a") if right else b"<html>please log in</html>")
+            self.wfile.write(reply)
 
         def log_message(self, *_):
             pass
@@ -404,13 +413,13 @@ def test_a_download(tmp_path, monkeypatch, right):
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         try:
-            if right:
+            if message is None:
                 path = benchmark_model.program_for("armeabi-v7a")
                 assert path == tmp_path / "tflite_export" / "benchmark_model-armeabi-v7a"
                 assert path.read_bytes() == elf("armeabi-v7a")
             else:
-                with pytest.raises(OSError, match=r"no ELF header\): fetch http.* by hand"):
+                with pytest.raises(OSError, match=message):
                     benchmark_model.program_for("armeabi-v7a")
         finally:
             thread.join()
-    assert len([*(tmp_path / "tflite_export").iterdir()]) == right  # no half a file
+    assert len([*(tmp_path / "tflite_export").iterdir()]) == (message is None)  # no half a file

@@ -40,7 +40,7 @@ class Device:
         value = self.shell(["getprop", name])
         if not value:
             raise OSError(f"{self.serial}: has no property {name}: is it an Android device?")
-        return value
+        return value.splitlines()[-1]  # after what adb and the device's linker warn of
 
     def push(self, local: str | os.PathLike[str], remote: str) -> None:
         """Copies a file to the device.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import http.client
 import os
 import re
 import urllib.error
@@ -170,7 +171,7 @@ def _download(abi: str, path: Path) -> None:
             part.write_bytes(reply.read())
         _check_machine(part, abi)  # a proxy's page is no program
         part.replace(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         raise OSError(
             f"cannot download benchmark_model ({cause}): fetch {address} by hand and put it at "
