@@ -153,7 +153,7 @@ def test_bad_input_is_one_line(folder, monkeypatch, capfd, command, message):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "convert", "macs", "describe", "verify", "benchmark", "serve"]
+    "command", ["", "convert", "macs", "describe", "verify", "benchmark", "serve", "android"]
 )
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -195,5 +195,6 @@ def test_benchmark(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert main(["benchmark", "model.tflite", "--threads", "1", "2", "--runs", "10"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert "10 runs, LiteRT" in head
+    assert head == "model.tflite: 10 runs"
+    assert all("; LiteRT" in line for line in lines)
     assert [line.split(":")[0] for line in lines] == ["threads 1", "threads 2"]

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import platform
 
 import keras
 import numpy as np
@@ -231,7 +232,10 @@ def test_latency(files):
         latency = benchmark(files["float32"], num_threads, runs=20)
         assert 0 < latency.median_ms <= latency.p95_ms
         assert (latency.num_threads, latency.runs) == (num_threads, 20)
-        assert "LiteRT" in latency.measured_by
+        threads = "1 thread," if num_threads == 1 else "2 threads,"
+        assert latency.measured_by.startswith("LiteRT ")
+        assert f" interpreter, {threads} XNNPACK, " in latency.measured_by
+        assert latency.measured_by.endswith(platform.machine())
 
 
 def test_table(model, digits, files):

@@ -110,8 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "model.tflite --threads 1 2 --runs 200",
     )
     added.add_argument("path", type=Path, metavar="FILE.tflite")
-    added.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
-    added.add_argument("--runs", type=int, default=100, metavar="N")
+    _add_timing(added)
 
     added = command(
         "serve",
@@ -140,7 +139,33 @@ def _parser() -> argparse.ArgumentParser:
         "in the user's caches, fetched with npm the first time",
     )
     added.add_argument("--runs", type=int, default=100, metavar="N")
+
+    added = command(
+        "android",
+        commands.android,
+        "Measure the latency of a file on an Android device, beside this machine's.\n"
+        "Needs adb, a device with USB debugging, and TensorFlow Lite's benchmark_model, which is\n"
+        "downloaded once.",
+        "model.tflite --threads 1 4 --gpu",
+    )
+    added.add_argument("path", type=Path, metavar="FILE.tflite")
+    _add_timing(added)
+    added.add_argument("--gpu", action="store_true", help="measure on the device's GPU as well")
+    added.add_argument("--serial", metavar="S", help="the device, where adb finds several")
+    added.add_argument("--adb", metavar="PATH", help="the adb program (default: the PATH's)")
+    added.add_argument(
+        "--benchmark-model",
+        type=Path,
+        metavar="PATH",
+        help="a benchmark_model for the device's architecture, in place of the official one",
+    )
+    added.add_argument("--sha256", metavar="HEX", help="what benchmark_model's SHA-256 has to be")
     return parser
+
+
+def _add_timing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
+    parser.add_argument("--runs", type=int, default=100, metavar="N")
 
 
 if __name__ == "__main__":

@@ -73,11 +73,11 @@ def benchmark(options: argparse.Namespace) -> int:
     results = [
         tflite_export.benchmark(options.path, threads, options.runs) for threads in options.threads
     ]
-    print(f"{options.path}: {results[0].runs} runs, {results[0].measured_by}")
+    print(f"{options.path}: {options.runs} runs")
     for result in results:
         print(
             f"threads {result.num_threads}: median {result.median_ms:.3f} ms, "
-            f"p95 {result.p95_ms:.3f} ms"
+            f"p95 {result.p95_ms:.3f} ms; {result.measured_by}"
         )
     return 0
 
@@ -95,6 +95,34 @@ def serve(options: argparse.Namespace) -> int:
         runs=options.runs,
         once=options.once,
     )
+
+
+def android(options: argparse.Namespace) -> int:
+    """Measures latency on an Android device, and on this machine to compare."""
+    from rich.console import Console
+
+    from tflite_export.adb import find_device
+    from tflite_export.android import latency_table, measure
+    from tflite_export.benchmark_model import digest, program_for
+
+    # The user's mistakes first; then this machine, which refuses damaged files; then the device.
+    device = find_device(options.adb, options.serial)
+    abi = device.property("ro.product.cpu.abi")
+    program = program_for(abi, options.benchmark_model, options.sha256)
+    host = [
+        tflite_export.benchmark(options.path, threads, options.runs) for threads in options.threads
+    ]
+    results = measure(device, program, options.path, options.threads, options.runs, options.gpu)
+    name = device.property("ro.product.model")
+    version = device.property("ro.build.version.release")
+    print(f"{options.path}: {name} ({device.serial}), Android {version}, {abi}")
+    print(f"{program}: sha256 {digest(program)}")
+    for result in host:
+        print(f"this machine: {result.measured_by}")
+    # The device's name is what its maker wrote: no markup.
+    console = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
+    console.print(latency_table(name, results, host))
+    return 0
 
 
 def _load_array(path: Path) -> Any:

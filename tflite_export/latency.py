@@ -1,10 +1,12 @@
 """The time that a ``.tflite`` file takes on this machine's CPU."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ class Latency:
         p95_ms: 95 of 100 runs took at most this long.
         num_threads: CPU threads that the kernels could use.
         runs: How many runs were timed.
-        measured_by: The runtime and the processor architecture.
+        measured_by: The runtime, its threads, whether XNNPACK ran any of it, and the processor.
     """
 
     median_ms: float
@@ -34,9 +36,10 @@ class Latency:
     measured_by: str
 
 
-# ai-edge-litert has a command for this, litert-benchmark. It does not serve here: it rounds its
-# results to 0.01 ms, which is about all that a small network takes, and it fills integer inputs
-# with -128..127, which a language model's embedding refuses. Where both work they agree.
+# ai-edge-litert has a command for this, litert-benchmark. It does not serve here (2.3.0): it rounds
+# its results to 0.01 ms, which is about all that a small network takes, and it fills integer inputs
+# with -128..127, indices that a table of fewer than 128 rows does not have. Where both work they
+# agree.
 def benchmark(path: str | os.PathLike[str], num_threads: int = 1, runs: int = 100) -> Latency:
     """Measures a file's latency with LiteRT's interpreter and its default kernels (XNNPACK).
 
@@ -72,8 +75,30 @@ def benchmark(path: str | os.PathLike[str], num_threads: int = 1, runs: int = 10
         p95_ms=float(p95),
         num_threads=num_threads,
         runs=runs,
-        measured_by=f"LiteRT {version} interpreter, {platform.machine()}",
+        measured_by=(
+            f"LiteRT {version} interpreter, {num_threads} thread{'s' * (num_threads > 1)}, "
+            f"{'XNNPACK' if _delegated(interpreter) else 'no XNNPACK'}, {processor()}"
+        ),
     )
+
+
+def processor() -> str:
+    """The processor's model, as far as the system tells it, and its architecture."""
+    model = platform.processor()
+    # Linux leaves it empty, or repeats the architecture.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    machine = platform.machine()
+    return f"{model}, {machine}" if model and model != machine else machine
+
+
+def _delegated(interpreter: Any) -> bool:
+    """Whether a delegate runs part of the file; XNNPACK is the only one that LiteRT adds itself."""
+    # There is no public name for it.
+    return any(operator["op_name"] == "DELEGATE" for operator in interpreter._get_ops_details())
 
 
 def sample_input(tensor: dict[str, Any], generator: np.random.Generator) -> npt.NDArray[Any]:

@@ -1,0 +1,62 @@
+"""A stand-in for adb and a device, for what no test can have without a device.
+
+It takes the device's commands apart as a shell would, and keeps what is pushed as real files in the
+folder of FAKE_ADB. How it answers is said in that folder's device.json.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TEMPORARY = "/data/local/tmp"
+
+
+def main():
+    folder = Path(os.environ["FAKE_ADB"])
+    device = json.loads((folder / "device.json").read_text())
+
+    def here(path):
+        assert path.startswith(TEMPORARY), path
+        return folder / path.removeprefix(TEMPORARY).lstrip("/")
+
+    arguments = sys.argv[1:]
+    with (folder / "calls").open("a") as calls:
+        print(json.dumps(arguments), file=calls)
+    if arguments == ["devices", "-l"]:
+        print("* daemon started successfully\nList of devices attached")
+        print(device["listing"])
+        return 0
+    assert arguments[:2] == ["-s", device["serial"]], arguments
+    verb, *rest = arguments[2:]
+    if verb == "push":
+        if "push_error" in device:
+            print(f"adb: error: failed to copy: {device['push_error']}", file=sys.stderr)
+            return 1
+        shutil.copyfile(rest[0], here(rest[1]))
+        return 0
+    assert verb == "shell"
+    program, *words = shlex.split(" ".join(rest))
+    if program == "getprop":
+        print(device["properties"].get(words[0], ""))
+        return 0
+    if program == device.get("denied"):
+        print(f"{program}: '{words[-1]}': Permission denied")
+        return 1
+    if not program.startswith(TEMPORARY):
+        assert program in ("mkdir", "chmod", "rm", "rmdir"), program
+        words = [here(word) if word.startswith("/") else word for word in words]
+        return subprocess.call([program, *words])
+    assert os.access(here(program), os.X_OK)
+    options = dict(word.removeprefix("--").split("=") for word in words)
+    shutil.copyfile(here(options["graph"]), folder / "graph_that_ran")
+    time.sleep(device.get("seconds", 0))
+    print(device["gpu_output" if options["use_gpu"] == "true" else "output"])
+    return device.get("status", 0)
+
+
+sys.exit(main())

@@ -1,0 +1,425 @@
+"""Latency on an Android device.
+
+There is no device here: adb's own client is asked where there is one, and for the rest a stand-in,
+``fake_adb.py``, plays adb and the device. What benchmark_model prints was not made up: the records
+below are others', of real devices.
+"""
+
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import keras
+import pytest
+
+from tflite_export import android, benchmark_model, convert
+from tflite_export.__main__ import main
+from tflite_export.adb import Device, find_device
+
+# Of an AM62x under Linux, TensorFlow Lite 2.20: Texas Instruments' Processor SDK documentation,
+# github.com/TexasInstruments/processor-sdk-doc at b04bc774,
+# source/linux/Foundational_Components/Machine_Learning/tflite.rst
+AM62X = """\
+INFO: STARTING!
+INFO: Log parameter values verbosely: [0]
+INFO: Graph: [/usr/share/oob-demo-assets/models/ssd_mobilenet_v2_coco.tflite]
+INFO: Signature to run: []
+INFO: Use xnnpack: [1]
+INFO: Loaded model /usr/share/oob-demo-assets/models/ssd_mobilenet_v2_coco.tflite
+INFO: Created TensorFlow Lite XNNPACK delegate for CPU.
+INFO: XNNPACK delegate created.
+INFO: Explicitly applied XNNPACK delegate, and the model graph will be partially executed by the \
+delegate w/ 1 delegate kernels.
+INFO: The input model file size (MB): 67.3128
+INFO: Initialized session in 614.333ms.
+INFO: Running benchmark for at least 1 iterations and at least 0.5 seconds but terminate if \
+exceeding 150 seconds.
+INFO: count=1 curr=905463 p5=905463 median=905463 p95=905463
+INFO: Running benchmark for at least 50 iterations and at least 1 seconds but terminate if \
+exceeding 150 seconds.
+INFO: count=50 first=900416 curr=898333 min=898007 max=906121 avg=899641 std=1549 p5=898333 \
+median=899281 p95=904305
+INFO: Inference timings in us: Init: 614333, First inference: 905463, Warmup (avg): 905463, \
+Inference (avg): 899641
+INFO: Note: as the benchmark tool itself affects memory footprint, the following is only \
+APPROXIMATE to the actual memory footprint of the model at runtime. Take the information at your \
+discretion.
+INFO: Memory footprint delta from the start of the tool (MB): init=146.363 overall=150.141
+"""
+
+# The same page's run without XNNPACK, its timings alone: means with exponents.
+AM62X_PLAIN = """\
+INFO: count=1 curr=1357602 p5=1357602 median=1357602 p95=1357602
+
+INFO: count=50 first=1249964 curr=1240143 min=1238588 max=1252566 avg=1.24027e+06 std=2565 \
+p5=1238753 median=1239807 p95=1247415
+
+INFO: Inference timings in us: Init: 5579, First inference: 1357602, Warmup (avg): 1.3576e+06, \
+Inference (avg): 1.24027e+06
+"""
+
+# Of an Android phone's GPU, an older version without percentiles:
+# github.com/tensorflow/tensorflow/issues/43541
+PHONE_GPU = """\
+STARTING!
+Log parameter values verbosely: [0]
+Min num runs: [50]
+Num threads: [4]
+Min warmup runs: [1]
+Graph: [/data/local/tmp/tflite/denoising_32bit.tflite]
+Enable op profiling: [1]
+#threads used for CPU inference: [4]
+Use gpu: [1]
+Loaded model /data/local/tmp/tflite/denoising_32bit.tflite
+INFO: Initialized TensorFlow Lite runtime.
+INFO: Created TensorFlow Lite delegate for GPU.
+INFO: Initialized OpenCL-based API.
+INFO: Created 1 GPU delegate kernels.
+Explicitly applied GPU delegate, and the model graph will be completely executed by the delegate.
+The input model file size (MB): 7.07479
+Initialized session in 870.557ms.
+Running benchmark for at least 1 iterations and at least 0.5 seconds but terminate if exceeding \
+150 seconds.
+count=4 first=130565 curr=120829 min=117370 max=130565 avg=122373 std=4930
+
+Running benchmark for at least 50 iterations and at least 1 seconds but terminate if exceeding \
+150 seconds.
+count=50 first=119212 curr=118055 min=113737 max=124776 avg=119375 std=1948
+
+Inference timings in us: Init: 870557, First inference: 130565, Warmup (avg): 122373, \
+Inference (avg): 119375
+"""
+
+MACHINES = {"arm64-v8a": 183, "armeabi-v7a": 40, "x86_64": 62, "x86": 3}
+SERIAL = "0A1B2C3D"
+READY = f"{SERIAL} device usb:1-1 product:p model:Pixel_8 device:d transport_id:1"
+
+
+def elf(abi):
+    return b"\x7fELF" + bytes([2, 1, 1]) + bytes(11) + MACHINES[abi].to_bytes(2, "little")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    # The name would be three commands in a shell that it reached unquoted.
+    path = tmp_path_factory.mktemp("model") / "it's; rm -rf $HOME.tflite"
+    inputs = keras.Input((4,))
+    convert(keras.Model(inputs, keras.layers.Dense(2)(inputs)), path)
+    return path
+
+
+class Stand:
+    """What the stand-in plays, after `change`; what it was asked, and what it still has."""
+
+    def __init__(self, folder):
+        self.folder = folder / "device"
+        self.program = folder / "benchmark model"
+        self.answers = {
+            "serial": SERIAL,
+            "listing": READY,
+            "properties": {
+                "ro.product.cpu.abi": "arm64-v8a",
+                "ro.product.model": "WARNING: linker: unused DT entry\n[Pixel] 8",
+                "ro.build.version.release": "14",
+            },
+            "output": AM62X,
+            "gpu_output": PHONE_GPU,
+        }
+
+    def change(self, **answers):
+        self.answers.update(answers)
+        (self.folder / "device.json").write_text(json.dumps(self.answers))
+
+    def calls(self):
+        return [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
+
+    def left(self):
+        ours = {"device.json", "calls", "graph_that_ran"}
+        return {path.name for path in self.folder.rglob("*")} - ours
+
+
+@pytest.fixture
+def device(tmp_path, monkeypatch):
+    stand = Stand(tmp_path)
+    stand.folder.mkdir()
+    stand.change()
+    stand.program.write_bytes(elf("arm64-v8a"))
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    adb = bin_ / "adb"
+    adb.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('fake_adb.py').read_text()}")
+    adb.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_ADB", str(stand.folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+    return stand
+
+
+def refusal(capfd, model, *options):
+    """The one line that the command ends in."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(["android", str(model), "--runs", "1", *map(str, options)])
+    assert exit_.value.code == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    return output.err.removeprefix("tflite_export: error: ").rstrip("\n")
+
+
+def test_output_of_a_current_version():
+    result = benchmark_model.parse(AM62X, num_threads=4)
+    assert (result.median_ms, result.p95_ms) == (899.281, 904.305)
+    assert (result.mean_ms, result.min_ms, result.max_ms) == (899.641, 898.007, 906.121)
+    assert (result.std_ms, result.first_ms, result.init_ms) == (1.549, 905.463, 614.333)
+    assert (result.num_threads, result.runs, result.ran_on) == (4, 50, "CPU, XNNPACK")
+
+
+def test_output_with_exponents():
+    result = benchmark_model.parse(AM62X_PLAIN, num_threads=4)
+    assert (result.mean_ms, result.median_ms, result.ran_on) == (1240.27, 1239.807, "CPU")
+
+
+def test_output_of_an_older_version():
+    result = benchmark_model.parse(PHONE_GPU, num_threads=4, gpu=True)
+    assert (result.median_ms, result.p95_ms) == (None, None)
+    assert (result.mean_ms, result.min_ms, result.max_ms) == (119.375, 113.737, 124.776)
+    assert (result.runs, result.ran_on) == (50, "GPU")
+
+
+def test_a_gpu_that_takes_nothing_is_not_called_one():
+    assert benchmark_model.parse(AM62X, num_threads=1, gpu=True).ran_on == "CPU, not GPU"
+    some = PHONE_GPU.replace("completely executed", "partially executed")
+    assert benchmark_model.parse(some, num_threads=1, gpu=True).ran_on == "GPU in part"
+
+
+def test_equal_times_and_a_single_run():
+    # What TensorFlow prints in place of first, min, max, avg and std when they say nothing.
+    for line, runs in (("count=10 curr=30(all same) p5=30", 10), ("count=1 curr=30 p5=30", 1)):
+        text = AM62X_PLAIN.splitlines()[-1]
+        result = benchmark_model.parse(f"INFO: {line} median=30 p95=30\n{text}", num_threads=1)
+        assert (result.runs, result.min_ms, result.max_ms, result.std_ms) == (runs, 0.03, 0.03, 0)
+
+
+@pytest.mark.parametrize("lost", ["Inference timings", "count="])
+def test_output_that_says_no_time(lost):
+    with pytest.raises(ValueError, match="output cannot be read"):
+        benchmark_model.parse(AM62X.replace(lost, "?"), num_threads=1)
+
+
+def test_the_command(device, model, capfd):
+    options = ["--threads", "1", "4", "--runs", "70", "--gpu"]
+    options += ["--benchmark-model", str(device.program)]
+    assert main(["android", str(model), *options]) == 0
+    head, program, *lines = capfd.readouterr().out.splitlines()
+    assert head == f"{model}: [Pixel] 8 ({SERIAL}), Android 14, arm64-v8a"
+    assert program == f"{device.program}: sha256 {hashlib.sha256(elf('arm64-v8a')).hexdigest()}"
+    rows = [line.split() for line in lines if "Pixel" in line]
+    figures = ["50", "899.281", "904.305", "899.641"]
+    assert rows[0] == ["[Pixel]", "8", "CPU,", "XNNPACK", "1", *figures]
+    assert rows[1] == ["[Pixel]", "8", "CPU,", "XNNPACK", "4", *figures]
+    assert rows[2] == ["[Pixel]", "8", "GPU", "1", "50", "119.375"]
+    here = [line.split()[:5] for line in lines if "this machine  " in line]
+    assert here == [["this", "machine", "CPU", threads, "70"] for threads in "14"]
+    threads = [line for line in lines if line.startswith("this machine: LiteRT")]
+    assert " 1 thread, XNNPACK, " in threads[0]
+    assert " 4 threads, XNNPACK, " in threads[1]
+
+    assert (device.folder / "graph_that_ran").read_bytes() == model.read_bytes()
+    runs = [call[3] for call in device.calls() if call[2:3] == ["shell"] and "--graph" in call[3]]
+    flags = "--warmup_runs=7 --num_runs=70 --use_gpu={} --enable_op_profiling=false"
+    assert [run.partition(" --num_threads=")[2] for run in runs] == [
+        f"1 {flags.format('false')}",
+        f"4 {flags.format('false')}",
+        f"1 {flags.format('true')}",
+    ]
+    assert not device.left()
+
+
+def test_an_unset_device_among_several(device, model, capfd):
+    device.change(listing=f"{READY}\nemulator-5554 offline transport_id:2")
+    message = refusal(capfd, model)
+    assert message.startswith("adb: several devices, choose one with --serial: ")
+    assert f"{SERIAL} (device usb:1-1" in message
+    assert "emulator-5554 (offline" in message
+    options = ["--runs", "1", "--serial", SERIAL, "--benchmark-model", str(device.program)]
+    assert main(["android", str(model), *options]) == 0
+
+
+@pytest.mark.parametrize(
+    ("listing", "message"),
+    [
+        ("", "adb: no device: connect one"),
+        (f"{SERIAL} unauthorized usb:1-1 transport_id:1", f"{SERIAL}: not authorised: unlock"),
+        (f"{SERIAL} offline usb:1-1 transport_id:1", f"{SERIAL}: offline: reconnect it"),
+        (
+            f"{SERIAL} no permissions (user in plugdev group; are your udev rules wrong?); "
+            "see [http://developer.android.com/tools/device.html] usb:1-1",
+            f"{SERIAL}: this user may not open the USB device (no permissions",
+        ),
+        (f"{SERIAL} recovery usb:1-1", f"{SERIAL}: not ready, adb says 'recovery'"),
+    ],
+)
+def test_a_device_that_is_not_ready(device, model, capfd, listing, message):
+    device.change(listing=listing)
+    assert refusal(capfd, model).startswith(message)
+
+
+def test_an_unknown_serial(device, model, capfd):
+    message = refusal(capfd, model, "--serial", "X")
+    assert message == f"X: no such device; connected: {SERIAL}"
+
+
+def test_no_adb(tmp_path, model, capfd, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert refusal(capfd, model).startswith("adb: no such program: install Android's platform-")
+    missing = tmp_path / "adb"
+    assert refusal(capfd, model, "--adb", missing).startswith(f"{missing}: no such program")
+
+
+@pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
+def test_the_real_adb_without_a_device(model, capfd, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
+    try:
+        if subprocess.check_output(["adb", "devices"]).decode().rstrip().endswith("device"):
+            pytest.skip("a device is connected")
+        assert refusal(capfd, model).startswith("adb: no device: connect one")
+        assert refusal(capfd, model, "--serial", "X") == "X: no such device; connected: none"
+        with pytest.raises(OSError, match=r"X: getprop failed \(exit status 1\): .*'X' not found"):
+            Device("adb", "X").property("ro.product.cpu.abi")
+    finally:
+        subprocess.run(["adb", "kill-server"], check=True)
+
+
+def test_a_program_for_another_architecture(device, model, capfd):
+    device.program.write_bytes(elf("armeabi-v7a"))
+    assert refusal(capfd, model, "--benchmark-model", device.program) == (
+        f"{device.program}: wrong ABI: it is for armeabi-v7a, the device is arm64-v8a: give one "
+        "for arm64-v8a with --benchmark-model"
+    )
+    device.program.write_bytes(b"<html>")
+    message = refusal(capfd, model, "--benchmark-model", device.program)
+    assert message == f"{device.program}: not a program for Android: no ELF header"
+    assert not [call for call in device.calls() if "push" in call]
+
+
+@pytest.mark.parametrize("abi", MACHINES)
+def test_each_architecture(tmp_path, abi):
+    path = tmp_path / "program"
+    path.write_bytes(elf(abi))
+    assert benchmark_model.program_for(abi, path) == path
+    for other in MACHINES.keys() - {abi}:
+        with pytest.raises(ValueError, match=f"wrong ABI: it is for {abi}, the device is {other}"):
+            benchmark_model.program_for(other, path)
+
+
+def test_a_wrong_checksum(device, model, capfd):
+    right = hashlib.sha256(elf("arm64-v8a")).hexdigest()
+    path = ("--benchmark-model", device.program)
+    assert f"its SHA-256 is {right}, not 00" in refusal(capfd, model, *path, "--sha256", "00")
+    assert benchmark_model.program_for("arm64-v8a", device.program, right.upper())
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"push_error": "No space left on device"}, "no space left on the device for "),
+        ({"denied": "mkdir"}, "permission denied on the device: mkdir: "),
+        ({"push_error": "remote couldn't create file: Permission denied"}, "permission denied on"),
+        ({"output": "a\nb\nc\nSegmentation fault", "status": 139}, "failed (SIGSEGV): b | c | Seg"),
+        ({"output": "Failed to load model", "status": 1}, "failed (exit status 1): Failed to load"),
+        ({"output": "Hello"}, "benchmark_model's output cannot be read, it is not of a known "),
+        ({"properties": {}}, f"{SERIAL}: has no property ro.product.cpu.abi"),
+    ],
+)
+def test_a_device_that_fails(device, model, capfd, answers, message):
+    device.change(**answers)
+    assert message in refusal(capfd, model, "--benchmark-model", device.program)
+    assert not device.left()
+
+
+def test_a_device_that_never_answers(device, model, capfd, monkeypatch):
+    device.change(seconds=120)
+    monkeypatch.setattr(android, "RUN_LIMIT", 0.5)
+    message = refusal(capfd, model, "--benchmark-model", device.program)
+    assert message.startswith(f"adb -s {SERIAL} shell /data/local/tmp/tflite_export/")
+    assert message.endswith(": no end in 0.5 s: is the device still connected and awake?")
+    assert not device.left()
+
+
+def test_an_interrupt_leaves_nothing_on_the_device(device, model, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(android, "parse", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        android.measure(find_device(), device.program, model)
+    assert (device.folder / "graph_that_ran").exists()
+    assert not device.left()
+
+
+def test_no_download(device, model, capfd, monkeypatch):
+    monkeypatch.setattr(benchmark_model, "ADDRESS", "http://127.0.0.1:1/android_{}_model")
+    place = benchmark_model.cache_folder() / "benchmark_model-arm64-v8a"
+    assert refusal(capfd, model).endswith(
+        f"Connection refused): fetch http://127.0.0.1:1/android_aarch64_model by hand and put it "
+        f"at {place}, or give its path with --benchmark-model"
+    )
+    place.write_bytes(elf("arm64-v8a"))
+    assert main(["android", str(model), "--runs", "1"]) == 0
+    assert f"{place}: sha256" in capfd.readouterr().out
+
+
+def test_no_official_program(device, model, capfd):
+    device.change(properties={"ro.product.cpu.abi": "x86_64"})
+    assert refusal(capfd, model).startswith("x86_64: there is no official benchmark_model for it")
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (elf("armeabi-v7a"), None),
+        (b"<html>please log in</html>", r"no ELF header\): fetch http.* by hand"),
+        (elf("armeabi-v7a")[:10], r"IncompleteRead\(10 bytes read, .*\): fetch http.* by hand"),
+    ],
+    ids=["whole", "no program", "cut off"],
+)
+def test_a_download(tmp_path, monkeypatch, reply, message):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.path == "/android_arm_model"
+            self.send_response(200)
+            self.send_header("Content-Length", str(max(20, len(reply))))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}/android_{{}}_model"
+        monkeypatch.setattr(benchmark_model, "ADDRESS", address)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        try:
+            if message is None:
+                path = benchmark_model.program_for("armeabi-v7a")
+                assert path == tmp_path / "tflite_export" / "benchmark_model-armeabi-v7a"
+                assert path.read_bytes() == elf("armeabi-v7a")
+            else:
+                with pytest.raises(OSError, match=message):
+                    benchmark_model.program_for("armeabi-v7a")
+        finally:
+            thread.join()
+    assert len([*(tmp_path / "tflite_export").iterdir()]) == (message is None)  # no half a file
