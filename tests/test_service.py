@@ -25,7 +25,7 @@ class Instant(kas.AutoShrink):
     """A tuner whose trials take no time, unless the test's files say otherwise.
 
     `log` gets a line for each trial that begins. A file named after the number of the trial
-    says what befalls it: "raise", "die", "hang" or "wait".
+    says what befalls it: "raise", "die", "hang", "wait" or "wait, raise".
     """
 
     def run_trial(self, trial, *args, **kwargs):
@@ -45,9 +45,11 @@ class Instant(kas.AutoShrink):
         if what == "hang":
             order.unlink()
             time.sleep(600)
-        if what == "wait":  # until the file is gone
+        if what.startswith("wait"):  # until the file is gone
             while order.exists():
                 time.sleep(0.05)
+        if what == "wait, raise":
+            raise ValueError("boom")
         cell = self.oracle.cell_of(trial)
         return {
             "score": random.Random(cell.key).random(),
@@ -133,7 +135,9 @@ class Service:
         return {path.parent.name[6:]: json.loads(path.read_text()) for path in paths}
 
     def trajectory(self):
-        tuner = Instant(build, num_candidates=3, directory=self.folder, project_name="search")
+        tuner = Instant(
+            build, num_candidates=3, strategy="paper", directory=self.folder, project_name="search"
+        )
         return rounds(tuner)
 
 
@@ -149,7 +153,11 @@ def rounds(tuner):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     tuner = Instant(
-        build, num_candidates=3, directory=tmp_path_factory.mktemp("alone"), project_name="search"
+        build,
+        num_candidates=3,
+        strategy="paper",
+        directory=tmp_path_factory.mktemp("alone"),
+        project_name="search",
     )
     tuner.search(verbose=0)
     return rounds(tuner)
@@ -197,7 +205,9 @@ def test_a_search_goes_on_with_and_without_a_service(service, alone):
     service.kill("w1")
     service.kill("chief")
     service.carry_on("0004")
-    tuner = Instant(build, num_candidates=3, directory=service.folder, project_name="search")
+    tuner = Instant(
+        build, num_candidates=3, strategy="paper", directory=service.folder, project_name="search"
+    )
     tuner.search(verbose=0)
     assert rounds(tuner) == alone
     service.start("chief", listens=False).join()
@@ -341,16 +351,20 @@ def test_a_failure_leaves_its_traceback_with_the_chief(service):
 
 
 def test_a_round_without_survivors_ends_chief_and_workers(service, alone):
-    for trial_id in ("0001", "0002", "0003"):
-        service.order(trial_id, "raise")
+    for trial_id in ("0001", "0002"):
+        service.order(trial_id, "wait, raise")
+    service.order("0003", "raise")
     for name in ("chief", "w1", "w2"):
         service.start(name)
+    for trial_id in ("0001", "0002"):
+        service.wait_for_trial(trial_id)  # both have met the chief: a late one would wait for it
+    for trial_id in ("0001", "0002"):
+        service.carry_on(trial_id)
     assert service.statuses() == {"chief": 1, "w1": 0, "w2": 0}
     error = (service.folder / "error-chief").read_text()
     assert "all candidates of round 1 failed" in error
     assert "boom" in error
-    for trial_id in ("0001", "0002", "0003"):
-        service.carry_on(trial_id)
+    service.carry_on("0003")
     for name in ("chief", "w1", "w2"):
         service.start(name)
     assert set(service.statuses().values()) == {0}
@@ -390,7 +404,9 @@ def test_a_worker_that_is_first_waits_for_a_chief_to_try_again(service, alone):
 def run_two(folder, environment):
     os.environ.update(environment)
     for project in ("one", "two"):
-        tuner = Instant(build, num_candidates=3, directory=folder, project_name=project)
+        tuner = Instant(
+            build, num_candidates=3, strategy="paper", directory=folder, project_name=project
+        )
         tuner.search(verbose=0)
 
 
@@ -404,7 +420,13 @@ def test_a_script_of_two_searches_keeps_its_workers(service, alone):
         service.started[name] = start(run_two, service.folder, named)
     assert set(service.statuses().values()) == {0}
     for project in ("one", "two"):
-        tuner = Instant(build, num_candidates=3, directory=service.folder, project_name=project)
+        tuner = Instant(
+            build,
+            num_candidates=3,
+            strategy="paper",
+            directory=service.folder,
+            project_name=project,
+        )
         assert rounds(tuner) == alone
 
 

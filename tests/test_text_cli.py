@@ -166,7 +166,7 @@ def test_the_same_command_goes_on_and_says_what_it_reads(run_folder, text, capsy
     ("change", "culprit"),
     [
         ("--epochs 2", "epochs=1, not 2"),
-        ("--vocabulary-size 9", "vocabulary_size=unset, not 9"),
+        ("--vocabulary-size 9", "vocabulary_size=None, not 9"),
         ("--units 9", "units=8, not 9"),
         ("--steps 6", "steps=5, not 6"),
         ("--batch-size 5", "batch_size=4, not 5"),
