@@ -68,7 +68,7 @@ def test_error_in_a_new_process_is_one_line(folder):
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "tflite_export: error: representative_data is missing; "
-        "int8 needs samples to measure ranges\n"
+        "int8 and int16x8 need samples to measure ranges\n"
     )
 
 
