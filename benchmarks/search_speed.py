@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--candidates", type=int, default=10, help="of a round, at most")
     parser.add_argument("--nodes", type=int, help="default: 5 for digits, 6 for text, else 8")
     parser.add_argument("--only", choices=("a", "b"), help="only one of the two")
+    parser.add_argument("--threads", type=int, help="of (b), at most; default: as it does")
     parser.add_argument("--one", choices=("a", "b"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.epochs = options.epochs or (10 if options.task in ("digits", "text") else 20)
@@ -117,6 +118,7 @@ def _spread(values: list[float], form: str) -> str:
 def one_search(options: argparse.Namespace) -> dict[str, Any]:
     """Searches, and says how long what took."""
     import keras_autoshrink as kas
+    from keras_autoshrink import masked_search
 
     hypermodel, data = proxy(options)
     keep = 0.01
@@ -135,6 +137,8 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
         if options.one == "a":
             tuner = plain_tuner(hypermodel, settings, place, clock)
         else:
+            if options.threads:
+                masked_search._MOST_THREADS = options.threads
             tuner = kas.AutoShrink(hypermodel, **settings, **place)
         with watched(clock, hypermodel, options.one == "a"):
             started = time.monotonic()

@@ -27,8 +27,8 @@ _KNOWN = {"x", "y", "validation_data", "epochs", "batch_size", "validation_batch
 _SILENT: dict[str, tuple[Any, ...]] = {"verbose": (0,), "callbacks": ([], ())}
 _COMPARABLE = (bool, int, float, str, list, tuple)
 
-# A small network leaves cores idle between its operations, and a second one fills them. More than
-# two have not been measured; each takes memory.
+# A small network leaves cores idle between its operations, and a second one fills them: see
+# benchmarks/search_speed.md. More than two have not been measured; each takes memory.
 _MOST_THREADS = 4
 
 # Candidates that JAX trains in one program. On CPUs more gain nothing (benchmarks/stacking.py); on

@@ -19,8 +19,8 @@ from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trainee import Recipe, Trained, Trainee
 
 # Where closed edges are computed all the same: a program for the whole cell makes way for one of
-# the round's cell once that has no more than this share of its edges, and none comes back. Chosen:
-# benchmarks/stacking.py says on JAX after how many epochs a compilation has paid.
+# the round's cell once that has no more than this share of its edges, and none comes back. There
+# a compilation has paid after some 200 epochs (benchmarks/search_speed.md).
 _SHRUNK = 0.5
 
 
