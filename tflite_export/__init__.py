@@ -12,6 +12,7 @@ from tflite_export.latency import Latency, benchmark
 from tflite_export.macs import count_macs
 from tflite_export.metadata import Metadata, read_metadata
 from tflite_export.metadata_writer import add_metadata
+from tflite_export.smallest import Mode, NoModeHoldsError, Smallest, convert_smallest
 from tflite_export.table import Check, check, check_language_model, render_table
 from tflite_export.verify import Agreement, verify
 from tflite_export.verify_language import TextAgreement, verify_language_model
@@ -23,13 +24,17 @@ __all__ = [
     "FloatOperator",
     "Latency",
     "Metadata",
+    "Mode",
+    "NoModeHoldsError",
     "Quantization",
+    "Smallest",
     "TextAgreement",
     "add_metadata",
     "benchmark",
     "check",
     "check_language_model",
     "convert",
+    "convert_smallest",
     "count_macs",
     "describe",
     "float_operators",

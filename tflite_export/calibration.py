@@ -80,7 +80,7 @@ def _checked_part(model: keras.Model, part: Any) -> Samples:
         part = {names[0]: part}
     # The name says something only where there are several.
     samples = {
-        tensor.name: _checked_array(
+        tensor.name: checked_array(
             part[tensor.name],
             tensor,
             f"representative_data[{tensor.name!r}]" if len(names) > 1 else "representative_data",
@@ -97,7 +97,17 @@ def _checked_part(model: keras.Model, part: Any) -> Samples:
     return samples
 
 
-def _checked_array(values: Any, tensor: Any, name: str) -> npt.NDArray[Any]:
+def checked_array(values: Any, tensor: Any, name: str) -> npt.NDArray[Any]:
+    """Samples (n, ...) for an input of a model, of the input's dtype.
+
+    Args:
+        values: The samples.
+        tensor: The input.
+        name: What to call the samples in errors.
+
+    Raises:
+        ValueError: They do not fit the input in shape or dtype, or are not finite.
+    """
     array = np.asarray(values.numpy() if hasattr(values, "numpy") else values)
     if array.shape[1:] != tuple(tensor.shape[1:]) or array.ndim == 0:
         raise ValueError(f"{name} has shape {array.shape}, but the model takes {tensor.shape}")

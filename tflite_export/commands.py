@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import tflite_export
+from tflite_export.command_line import fail
 from tflite_export.describe_table import describe_tables
 from tflite_export.quantization import quantization
 from tflite_export.trial import check_survives
@@ -14,6 +15,7 @@ MACS = "multiply-accumulates for one sample (1 MAC = 2 FLOPs)"
 
 def convert(options: argparse.Namespace) -> int:
     """Converts a model."""
+    _check_choice(options)
     data = options.representative_data
     model = tflite_export.load_model(options.model)
     if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
@@ -22,13 +24,47 @@ def convert(options: argparse.Namespace) -> int:
             "one; convert it in Python with tflite_export.convert, whose representative_data can "
             "be a dict"
         )
+    samples = None if data is None else _load_array(data)
+    if options.max_accuracy_drop is not None:
+        return _convert_smallest(options, model, samples)
     path = tflite_export.convert(
-        model,
-        options.path,
-        options.quantization,
-        representative_data=None if data is None else _load_array(data),
+        model, options.path, options.quantization or "float32", representative_data=samples
     )
     print(f"{path}: {quantization(path)}, {path.stat().st_size:,} bytes")
+    return 0
+
+
+def _check_choice(options: argparse.Namespace) -> None:
+    choosing = options.max_accuracy_drop is not None
+    for name in ("inputs", "labels"):
+        if choosing != (getattr(options, name) is not None):
+            raise ValueError(
+                f"--max-accuracy-drop needs --{name}, samples to choose by"
+                if choosing
+                else f"--{name}: is for a choice by --max-accuracy-drop"
+            )
+
+
+def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> int:
+    """Converts to the smallest file that holds; 1 if none does."""
+    from rich.console import Console
+
+    from tflite_export.smallest_table import choice_tables
+
+    console = Console(soft_wrap=False, highlight=False)
+    drop = options.max_accuracy_drop
+    inputs, labels = _load_array(options.inputs), _load_array(options.labels)
+    try:
+        smallest = tflite_export.convert_smallest(
+            model, options.path, inputs, labels, drop, representative_data=samples
+        )
+    except tflite_export.NoModeHoldsError as error:
+        for table in choice_tables(error.modes, drop):
+            console.print(table)
+        fail("tflite_export", str(error), 1)
+    for table in choice_tables(smallest.modes, drop, smallest):
+        console.print(table)
+    print(f"{smallest.path}: {smallest.chosen.quantization}, {smallest.chosen.num_bytes:,} bytes")
     return 0
 
 

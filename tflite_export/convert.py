@@ -64,21 +64,12 @@ def convert(
     """
     import keras
 
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"model runs on the {keras.backend.backend()} backend; load it with "
-            "KERAS_BACKEND=tensorflow to convert it"
-        )
-    path = _checked_path(path)
+    path = Path(path)
+    check_convertible(model, path, batch_size)
     if quantization not in get_args(Quantization):
         raise ValueError(
             f"quantization must be one of {', '.join(get_args(Quantization))}, not {quantization!r}"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    _check_model(model, batch_size)
     options = _converter_options(model, quantization, representative_data, batch_size)
     signature = keras.tree.map_structure(
         lambda tensor: keras.InputSpec(
@@ -150,15 +141,35 @@ def _module_of(class_name: str, message: str) -> str:
     return module[1] if module and known else "the library that defines it"
 
 
-def _checked_path(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+def check_convertible(model: keras.Model, path: Path, batch_size: int = 1) -> None:
+    """Refuses what cannot be converted, in whatever quantization; arguments as for ``convert``.
+
+    Raises:
+        TypeError: ``model`` is not a ``keras.Model``.
+        ValueError: One of the arguments does not fit.
+    """
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"model runs on the {keras.backend.backend()} backend; load it with "
+            "KERAS_BACKEND=tensorflow to convert it"
+        )
+    _check_path(path)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    _check_model(model, batch_size)
+
+
+def _check_path(path: Path) -> None:
     if path.suffix != ".tflite":
         raise ValueError(f"path must end in .tflite: {path}")
     if path.is_dir():
         raise ValueError(f"path is a folder: {path}")
     if not path.parent.is_dir():
         raise ValueError(f"path is in a folder that does not exist; create it first: {path}")
-    return path
 
 
 def _check_model(model: keras.Model, batch_size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tflite_export.description import Description
+from tflite_export.description import Description, FloatOperator
 from tflite_export.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -46,10 +46,15 @@ def describe_tables(description: Description) -> Iterator[Table]:
         [(name, f"{count:,}") for name, count in description.operators.items()],
     )
     if description.float_operators:
-        yield _table(
-            ("float32 in this int8 file", "output", "why"),
-            [(one.operator, one.output, one.why) for one in description.float_operators],
-        )
+        yield float_table(description.float_operators)
+
+
+def float_table(operators: Sequence[FloatOperator]) -> Table:
+    """Lays out the operators that stayed float32, to print with ``rich``."""
+    return _table(
+        ("stayed float32", "output", "why"),
+        [(one.operator, one.output, one.why) for one in operators],
+    )
 
 
 def _facts(description: Description) -> Iterator[tuple[str, str]]:
