@@ -63,12 +63,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("model", type=Path, metavar="MODEL.keras")
     add_data(export, "that of the training")
-    export.add_argument(
+    kinds = export.add_mutually_exclusive_group()
+    kinds.add_argument(
         "--quantization",
         nargs="+",
         choices=get_args(Quantization),
         default=["float32", "int8"],
         help="a file for each (default: float32 int8)",
+    )
+    kinds.add_argument(
+        "--max-accuracy-drop",
+        type=float,
+        metavar="SHARE",
+        help="one file: the smallest of all kinds whose accuracy is at most so much below the "
+        "model's (0.01: one percentage point), by the validation images, or by half of the test "
+        "images where there are none, which the check then leaves out; for images",
     )
     export.add_argument("--output-dir", type=Path, help="by default the model's folder")
 

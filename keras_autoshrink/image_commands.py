@@ -12,7 +12,7 @@ import keras
 from rich.console import Console
 
 import tflite_export
-from keras_autoshrink import image_pipeline, pipeline, runs
+from keras_autoshrink import image_choice, image_pipeline, pipeline, runs
 from keras_autoshrink.applications import width_for_macs
 from keras_autoshrink.backends import check_tensorflow_backend
 from keras_autoshrink.cell import Cell
@@ -123,7 +123,7 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
         from keras_autoshrink import imagenet
 
         data = imagenet.sample(data, *_SAMPLE)
-        _console.print(f"checking on {len(data.test):,} of the test images")
+        _console.print(f"taking {len(data.test):,} of the test images")
     changed = _changed(facts, source, data)
     if changed:
         raise ValueError(f"{options.model}: was trained on other data: {changed}")
@@ -133,10 +133,16 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
             f"deviation were {facts['mean']} and {facts['std']}, those of {source['dataset']} are "
             f"{list(data.mean)} and {list(data.std)}"
         )
+    quantizations = options.quantization
+    if options.max_accuracy_drop is not None:
+        chosen, data = image_choice.choose_quantization(model, data, options.max_accuracy_drop)
+        if chosen is None:
+            return 1
+        quantizations = [chosen]
     folder = options.output_dir or options.model.parent
     folder.mkdir(parents=True, exist_ok=True)
     checks = image_pipeline.export_and_check(
-        model, data, folder / options.model.stem, options.quantization
+        model, data, folder / options.model.stem, quantizations
     )
     pipeline.print_table(tflite_export.render_table(checks))
     return pipeline.report_checks(checks)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_autoshrink.streams import ImageStreams
 
 OBJECTIVE = "accuracy"  # of the validation images
+CALIBRATION = 200  # training images that the ranges of activations are measured on
 
 
 def train_and_save(
@@ -134,19 +135,13 @@ def export_and_check(
     Raises:
         ValueError: the model takes other images, or tells other classes apart, than the data's.
     """
-    if data.test is None:
-        raise ValueError("data: loaded for a search, without test images; use purpose='train'")
-    shapes = ((None, *data.input_shape), (None, len(data.class_names)))
-    if not model.built or (model.input_shape, model.output_shape) != shapes:
-        raise ValueError(
-            f"model {model.name!r} takes {_shape(model, 'input')} and returns "
-            f"{_shape(model, 'output')}; "
-            f"the data set needs {shapes[0]} and {shapes[1]}"
-        )
+    check_fits(model, data)
     checks = []
     for quantization in quantizations:
         path = stem.with_name(f"{stem.name}.{quantization}.tflite")
-        tflite_export.convert(model, path, quantization, representative_data=data.train.x[:200])
+        tflite_export.convert(
+            model, path, quantization, representative_data=data.train.x[:CALIBRATION]
+        )
         tflite_export.add_metadata(
             path,
             name=stem.name,
@@ -157,6 +152,23 @@ def export_and_check(
         )
         checks.append(tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model)))
     return checks
+
+
+def check_fits(model: keras.Model, data: ImageData) -> None:
+    """Refuses a model of other images or classes than the data's, and data without a test part.
+
+    Raises:
+        ValueError: for one of these.
+    """
+    if data.test is None:
+        raise ValueError("data: loaded for a search, without test images; use purpose='train'")
+    shapes = ((None, *data.input_shape), (None, len(data.class_names)))
+    if not model.built or (model.input_shape, model.output_shape) != shapes:
+        raise ValueError(
+            f"model {model.name!r} takes {_shape(model, 'input')} and returns "
+            f"{_shape(model, 'output')}; "
+            f"the data set needs {shapes[0]} and {shapes[1]}"
+        )
 
 
 def _pixel_max(data: ImageData | ImageStreams) -> float:

@@ -48,7 +48,15 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "text": {"vocabulary_size": None, "units": None},
     },
-    "export": {"images": {"dataset": None, "image_size": None, "strict": False}, "text": {}},
+    "export": {
+        "images": {
+            "dataset": None,
+            "image_size": None,
+            "strict": False,
+            "max_accuracy_drop": None,
+        },
+        "text": {},
+    },
 }
 
 

@@ -258,7 +258,7 @@ def test_folders_with_train_and_val_are_trained_on_and_exported(tmp_path, monkey
     assert main(command.split()) == 0
     monkeypatch.chdir("/")  # what was given relative to a folder is found from another one
     assert main(f"export {tmp_path}/m.keras --quantization float32".split()) == 0
-    assert "checking on 20 of the test images" in capsys.readouterr().out
+    assert "taking 20 of the test images" in capsys.readouterr().out
     facts = json.loads((tmp_path / "m.keras.json").read_text())
     assert facts["dataset"] == str(tmp_path / "images")
     assert facts["class_names"] == ["class0", "class1"]

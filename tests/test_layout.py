@@ -41,6 +41,7 @@ ORDER = """
     tuner language_hypermodel
     pipeline
     image_pipeline text_commands
+    image_choice
     image_commands image_demo text_demo
     commands
     cli
@@ -65,6 +66,7 @@ TENSORFLOW = {
 BOTH = {
     "pipeline",
     "image_pipeline",
+    "image_choice",
     "image_commands",
     "image_demo",
     "text_commands",

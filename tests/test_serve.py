@@ -428,7 +428,7 @@ def test_a_browser_runs_the_file_and_tells_an_image(folder, real_runtime, tmp_pa
         classes = dict(line.split() for line in page.text("#classes").splitlines())
     assert (server.returncode, error) == (0, "")
     assert "HeadlessChrome" in printed
-    assert re.search(r"browser +LiteRT.js 2.5.3, WebAssembly +\d", printed)
+    assert re.search(r"browser +LiteRT.js 2.5.3, WebAssembly, 1 thread +\d", printed)
     assert "the browser's outputs agree with this machine's" in printed
     interpreter = tflite_export.runtime.load_interpreter(folder / "net.float32.tflite")
     pixels = (image[None, ..., None] * np.float32(16 / 255) - 8) / 4

@@ -575,6 +575,10 @@ KERAS = "--output {tmp}/m.keras"
             "--recipe small: is for text",
         ),
         ("export {bad}/lm.keras --output-dir {tmp}/new --dataset digits", "--dataset: is for im"),
+        (
+            "export {bad}/lm.keras --output-dir {tmp}/new --max-accuracy-drop 0.01",
+            "--max-accuracy-drop: is for images, this is text",
+        ),
         # Values.
         (ON + " {bad}/short --nodes 1", "num_nodes=1"),
         (ON + " {bad}/short --vocabulary-size 2", "vocabulary_size=2: expected 3 or more"),

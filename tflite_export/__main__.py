@@ -91,9 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--inputs", type=Path, metavar="X.npy", help="samples (n, ...) to choose the mode by"
     )
-    added.add_argument(
-        "--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,)"
-    )
+    added.add_argument("--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,)")
 
     added = command("macs", commands.macs, f"Count {commands.MACS}.", "model.tflite")
     added.add_argument("path", type=Path, metavar="FILE.tflite")

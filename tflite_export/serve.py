@@ -168,7 +168,7 @@ def render(name: str, here: Latency, runtime: str, measured: Measurement) -> Tab
     from rich.text import Text
 
     table = Table(title=Text(name), title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("", "runtime, 1 thread"):
+    for heading in ("", "runtime"):
         table.add_column(heading)
     for heading in ("median ms", "p95 ms", "timings", "runs in each"):
         table.add_column(heading, justify="right")
@@ -176,7 +176,7 @@ def render(name: str, here: Latency, runtime: str, measured: Measurement) -> Tab
         ("this machine", here.measured_by, here.median_ms, here.p95_ms, here.runs, 1),
         (
             "browser",
-            f"{runtime}, WebAssembly",
+            f"{runtime}, WebAssembly, 1 thread",
             measured.median_ms,
             measured.p95_ms,
             measured.runs,
