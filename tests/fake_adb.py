@@ -8,9 +8,9 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 TEMPORARY = "/data/local/tmp"
@@ -47,6 +47,15 @@ def main():
     if program == device.get("denied"):
         print(f"{program}: '{words[-1]}': Permission denied")
         return 1
+    if program == "pkill":
+        *options, name = words
+        assert options == ["-KILL", "-x"]
+        running = folder / "running" / name
+        if not running.exists():
+            return 1
+        os.kill(int(running.read_text()), signal.SIGKILL)
+        running.unlink()
+        return 0
     if not program.startswith(TEMPORARY):
         assert program in ("mkdir", "chmod", "rm", "rmdir"), program
         words = [here(word) if word.startswith("/") else word for word in words]
@@ -54,7 +63,13 @@ def main():
     assert os.access(here(program), os.X_OK)
     options = dict(word.removeprefix("--").split("=") for word in words)
     shutil.copyfile(here(options["graph"]), folder / "graph_that_ran")
-    time.sleep(device.get("seconds", 0))
+    # A process of its own, which goes on without adb as on a device.
+    process = subprocess.Popen(["sleep", str(device.get("seconds", 0))], start_new_session=True)
+    running = folder / "running" / Path(program).name
+    running.parent.mkdir(exist_ok=True)
+    running.write_text(str(process.pid))
+    process.wait()
+    running.unlink()
     print(device["gpu_output" if options["use_gpu"] == "true" else "output"])
     return device.get("status", 0)
 

@@ -141,7 +141,7 @@ class Stand:
         return [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
 
     def left(self):
-        ours = {"device.json", "calls", "graph_that_ran"}
+        ours = {"device.json", "calls", "graph_that_ran", "running"}
         return {path.name for path in self.folder.rglob("*")} - ours
 
 
@@ -350,10 +350,12 @@ def test_a_device_that_fails(device, model, capfd, answers, message):
 
 def test_a_device_that_never_answers(device, model, capfd, monkeypatch):
     device.change(seconds=120)
-    monkeypatch.setattr(android, "RUN_LIMIT", 0.5)
+    monkeypatch.setattr(android, "RUN_LIMIT", 3)
     message = refusal(capfd, model, "--benchmark-model", device.program)
     assert message.startswith(f"adb -s {SERIAL} shell /data/local/tmp/tflite_export/")
-    assert message.endswith(": no end in 0.5 s: is the device still connected and awake?")
+    assert message.endswith(": no end in 3 s: is the device still connected and awake?")
+    # Killed, then removed; of what still runs the stand-in keeps a file.
+    assert [call[3].split()[0] for call in device.calls()[-3:]] == ["pkill", "rm", "rmdir"]
     assert not device.left()
 
 

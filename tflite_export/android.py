@@ -33,7 +33,7 @@ def measure(
     runs: int = 100,
     gpu: bool = False,
 ) -> list[DeviceLatency]:
-    """Measures a file's latency on a device, and leaves nothing there.
+    """Measures a file's latency on a device, and leaves nothing there, nor anything running.
 
     Args:
         device: The device.
@@ -73,7 +73,12 @@ def measure(
                 *([(threads[0], True)] if gpu else []),
             ]
         ]
-    except BaseException:
+    except BaseException as error:
+        # The end of adb here is not the end of the program there, which nothing may answer any
+        # more. Its name is no other's; toybox has pkill since Android 6.
+        if isinstance(error, (KeyboardInterrupt, TimeoutError)):
+            with contextlib.suppress(OSError):
+                device.shell(["pkill", "-KILL", "-x", name])
         with contextlib.suppress(OSError):  # the first error says more
             remove()
         raise
