@@ -130,7 +130,7 @@ def export_and_check(
 ) -> list[tflite_export.Check]:
     """Writes `<stem>.<quantization>.tflite` files and checks each on the test images.
 
-    Each has the class names, and the mean and deviation of the pixels, inside.
+    Each has the class names, the mean and deviation of the pixels, and white, inside.
 
     Raises:
         ValueError: the model takes other images, or tells other classes apart, than the data's.
@@ -149,6 +149,7 @@ def export_and_check(
             labels=data.class_names,
             mean=data.mean,
             std=data.std,
+            pixel_max=_pixel_max(data),
         )
         checks.append(tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model)))
     return checks

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -298,6 +299,8 @@ def test_export_ends_with_a_table_of_equal_macs(trained, tmp_path, capsys):
         assert metadata.labels == tuple(facts["class_names"])
         assert metadata.mean == pytest.approx(facts["mean"])
         assert metadata.std == pytest.approx(facts["std"])
+        # So that `serve` can try a picture where no file of facts lies beside it.
+        assert metadata.pixel_max == facts["pixel_max"] == 16
 
 
 def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatch, capsys):
@@ -306,6 +309,50 @@ def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatc
     command = f"export {trained} --dataset digits --output-dir {tmp_path} --quantization float32"
     assert main(command.split()) == 1
     assert "its MACs are not those of the model" in capsys.readouterr().out
+
+
+def test_export_chooses_one_file_by_the_validation_images(trained, tmp_path, capsys):
+    command = f"export {trained} --dataset digits --output-dir {tmp_path} --max-accuracy-drop 0.02"
+    assert main(command.split()) == 0
+    printed = capsys.readouterr().out
+    assert "choosing by 288 images: the validation images\n" in printed
+    (chosen,) = re.findall(r"^ (\w+) .* CHOSEN", printed, re.M)
+    assert [file.name for file in tmp_path.iterdir()] == [f"net.{chosen}.tflite"]
+    choice, check = printed.split("MACs in model")
+    assert max(map(len, choice.splitlines())) <= 80
+    assert "file accuracy" in check
+
+
+def test_a_choice_without_validation_images_halves_the_test(trained, tmp_path, monkeypatch, capsys):
+    def without_validation(*arguments, **options):
+        return dataclasses.replace(load_images(*arguments, **options), validation=None)
+
+    seen = []
+
+    def watched(model, data, stem, quantizations):
+        seen.append(data.test)
+        return export_and_check(model, data, stem, quantizations)
+
+    export_and_check = image_pipeline.export_and_check
+    monkeypatch.setattr(image_commands, "load_images", without_validation)
+    monkeypatch.setattr(image_pipeline, "export_and_check", watched)
+    command = f"export {trained} --dataset digits --output-dir {tmp_path} --max-accuracy-drop 0.02"
+    assert main(command.split()) == 0
+    assert "choosing by 180 images: every other test image" in capsys.readouterr().out
+    test = load_images("digits", purpose="train", seed=0).test
+    np.testing.assert_array_equal(seen[0].x, test.x[1::2])
+    np.testing.assert_array_equal(seen[0].y, test.y[1::2])
+
+
+def test_export_writes_nothing_and_exits_with_1_if_no_file_holds(trained, tmp_path, capsys):
+    model = tflite_export.load_model(trained)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    model.save(tmp_path / "nan.keras")
+    out = tmp_path / "out"
+    command = f"export {tmp_path}/nan.keras --output-dir {out} --max-accuracy-drop 0.02"
+    assert main(command.split()) == 1
+    assert "no file is as accurate as the model, to within 0.02: " in capsys.readouterr().out
+    assert not out.exists()
 
 
 def test_show_describes_searches_and_cells(run_folder, tmp_path, capsys):
@@ -412,6 +459,10 @@ def write_npz(path, **arrays):
         ("export {tmp}/absent.keras", "no such file"),
         ("export {tmp}/corrupt.keras", "not a .keras file"),
         ("export {tmp}/corrupt.keras --quantization int4", "'int4'"),
+        (
+            "export {tmp}/corrupt.keras --quantization int8 --max-accuracy-drop 0.01",
+            "argument --max-accuracy-drop: not allowed with argument --quantization",
+        ),
         ("show {tmp}/corrupt.keras", "corrupt.keras"),
         ("show {tmp}/damaged", "damaged"),
     ],

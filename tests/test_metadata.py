@@ -70,7 +70,17 @@ def test_what_is_written_is_read(path):
     assert (metadata.name, metadata.description) == ("animals", "Tells animals apart.")
     assert (metadata.labels, metadata.mean, metadata.std) == (LABELS, MEAN, STD)
     assert metadata.license is None
+    assert metadata.pixel_max is None
     assert describe(path).metadata == metadata
+
+
+def test_the_range_of_the_input_is_that_of_normalised_pixels(path):
+    add_metadata(path, **FACTS, mean=MEAN, std=STD, pixel_max=255)
+    metadata = schema.ModelMetadata.GetRootAs(packed_metadata(path), 0)
+    stats = metadata.SubgraphMetadata(0).InputTensorMetadata(0).Stats()
+    assert stats.MinAsNumpy() == pytest.approx(-np.array(MEAN) / STD)
+    assert stats.MaxAsNumpy() == pytest.approx((255 - np.array(MEAN)) / STD)
+    assert read_metadata(path).pixel_max == 255
 
 
 def test_labels_are_a_file_in_an_archive(path):
@@ -156,6 +166,8 @@ def test_metadata_are_replaced_and_the_same_make_the_same_file(path):
         ({"mean": (1, 2), "std": (1, 2)}, "the images have 3 channels"),
         ({"mean": (1,), "std": (0,)}, "std above 0"),
         ({"mean": (float("nan"),), "std": (1,)}, "must be finite"),
+        ({"pixel_max": 255}, "pixel_max 255 needs mean and std"),
+        ({"mean": (1,), "std": (1,), "pixel_max": 0}, "must be above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_changes_nothing(path, arguments, message):

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -340,11 +341,27 @@ def test_a_language_model_goes_without_images(folder):
 def test_facts_of_another_file_are_refused(folder, tmp_path, facts, message):
     reference = reference_data(folder / "net.float32.tflite")
     path = tmp_path / "other.tflite"
+    shutil.copy(folder / "net.float32.tflite", path)
     missing = "For images, put mean, std and class_names into other.tflite.json or other.keras.json"
     assert image_facts(path, reference)[1].startswith(missing)
     (tmp_path / "other.tflite.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match=re.escape(f"other.tflite.json: {message}")):
         image_facts(path, reference)
+
+
+def test_the_file_s_own_metadata_do_where_nothing_lies_beside_it(folder, tmp_path):
+    path = tmp_path / "alone.tflite"
+    shutil.copy(folder / "net.float32.tflite", path)
+    reference = reference_data(path)
+    names = {"labels": FACTS["class_names"], "mean": FACTS["mean"], "std": FACTS["std"]}
+    tflite_export.add_metadata(path, labels=FACTS["class_names"])
+    assert image_facts(path, reference)[1].startswith("For images, put mean")
+    tflite_export.add_metadata(path, **names)
+    assert image_facts(path, reference) == (FACTS | {"pixel_max": 255}, "")
+    tflite_export.add_metadata(path, **names, pixel_max=16)
+    assert image_facts(path, reference) == (FACTS, "")
+    (tmp_path / "alone.tflite.json").write_text(json.dumps(FACTS | {"pixel_max": 3}))
+    assert image_facts(path, reference)[0]["pixel_max"] == 3
 
 
 def archive(folder, name="package/dist/index.js"):

@@ -143,7 +143,7 @@ def test_predictions_that_differ_are_passed_over_even_if_more_are_right(folder, 
         )
         int8 = smallest.modes[0]
         if int8.agreement.accuracy_drop <= 0:
-            assert int8.objection == "predicts otherwise"
+            assert int8.objection == "argmax differs"
             break
     else:
         pytest.fail("the int8 file gives neither class")
@@ -156,11 +156,9 @@ def test_a_mode_that_cannot_be_converted_is_listed_with_its_reason(tmp_path):
     model = keras.Model(inputs, layers.Dense(2)(x))
     smallest = chosen(model, tmp_path / "m.tflite", 0.0, images_of(0))
     missing = {mode.quantization: mode for mode in smallest.modes if mode.agreement is None}
-    assert {*missing} == INTEGERS
-    assert {mode.quantization for mode in smallest.modes[-2:]} == INTEGERS
-    assert all("TensorFlow Lite cannot convert it" in m.objection for m in missing.values())
-    assert smallest.chosen.quantization not in INTEGERS
-    assert smallest.float_operators == ()
+    assert [*missing] == ["int16x8"] == [smallest.modes[-1].quantization]
+    assert "TensorFlow Lite cannot convert it" in missing["int16x8"].objection
+    assert smallest.chosen.quantization in ("int8", "float16")
 
 
 def test_if_none_holds_an_older_file_stays(tmp_path):
@@ -211,7 +209,9 @@ def test_the_command_prints_all_modes_and_writes_one_file(there, capsys):
     assert main(["convert", "hard.keras", "m.tflite", *options]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
-    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
+    rows = {}
+    for line in filter(str.strip, printed.splitlines()):  # cells of later tables may be folded
+        rows.setdefault(line.split()[0], line.split())
     assert rows["int8"][-2:] == ["accuracy", "drops"]
     assert rows["int16x8"][-1] == "CHOSEN"
     assert rows["float32"][-1] == rows["float16"][-1] == rows["dynamic"][-1] == "holds"

@@ -31,6 +31,8 @@ class Metadata:
         labels: The name of each class, from the file that the metadata name for an output.
         mean: The first input is (pixel - mean) / std: one for all channels, or one for each.
         std: Likewise.
+        pixel_max: The largest pixel, from the range of the first input; None where the file does
+            not say.
     """
 
     name: str | None = None
@@ -39,6 +41,7 @@ class Metadata:
     labels: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    pixel_max: float | None = None
 
 
 def read_metadata(path: str | os.PathLike[str]) -> Metadata | None:
@@ -86,6 +89,7 @@ def _unpacked(metadata: Any, data: bytes) -> Metadata:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
+    pixel_max: float | None = None
     schema = tables()
     for graph in metadata.subgraphMetadata or []:
         for tensor in (graph.inputTensorMetadata or [])[:1]:
@@ -95,6 +99,9 @@ def _unpacked(metadata: Any, data: bytes) -> Metadata:
                         tuple(float(value) for value in (() if values is None else values))
                         for values in (unit.options.mean, unit.options.std)
                     )
+            if mean and std and tensor.stats is not None and tensor.stats.max is not None:
+                # In single precision: rounded, 255 is 255 again.
+                pixel_max = round(float(tensor.stats.max[0]) * std[0] + mean[0], 3)
         for tensor in graph.outputTensorMetadata or []:
             for file in tensor.associatedFiles or []:
                 if file.type == schema.AssociatedFileType.TENSOR_AXIS_LABELS and not labels:
@@ -102,7 +109,7 @@ def _unpacked(metadata: Any, data: bytes) -> Metadata:
     name, description, license_ = (
         text and text.decode() for text in (metadata.name, metadata.description, metadata.license)
     )
-    return Metadata(name, description, license_, labels, mean, std)
+    return Metadata(name, description, license_, labels, mean, std, pixel_max)
 
 
 def _read_labels(data: bytes, name: str) -> tuple[str, ...]:

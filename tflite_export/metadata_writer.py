@@ -28,6 +28,7 @@ def add_metadata(
     labels: Sequence[str] = (),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    pixel_max: float | None = None,
 ) -> None:
     """Writes metadata into an image classifier's file, in the place of all that it had.
 
@@ -41,6 +42,8 @@ def add_metadata(
         labels: The name of each class, in the order of the output.
         mean: The model takes (pixel - mean) / std: one for all channels, or one for each.
         std: Likewise, above 0.
+        pixel_max: What white is, such as 255, where ``mean`` and ``std`` are given: readers find
+            the range of the input in the file, of pixels from 0 to this.
 
     Raises:
         ValueError: The file is not a ``.tflite`` file or has other inputs and outputs; labels,
@@ -61,7 +64,10 @@ def add_metadata(
             raise ValueError("its weights lie behind its flatbuffer, which cannot be written anew")
     _check_labels(labels, classes[-1])
     _check_normalisation(mean, std, image[-1])
-    packed = _pack(_model_metadata(name, description, labels, mean, std, image[-1]), IDENTIFIER)
+    metadata = _model_metadata(name, description, labels, mean, std, image[-1])
+    if pixel_max is not None:
+        metadata.subgraphMetadata[0].inputTensorMetadata[0].stats = _range(mean, std, pixel_max)
+    packed = _pack(metadata, IDENTIFIER)
     _put(model, packed)
     _write(path, _pack(model, b"TFL3"), labels)
 
@@ -81,6 +87,17 @@ def _check_normalisation(mean: Sequence[float], std: Sequence[float], channels: 
         )
     if not all(map(math.isfinite, [*mean, *std])) or min(std, default=1) <= 0:
         raise ValueError(f"mean {mean} and std {std} must be finite, and std above 0")
+
+
+def _range(mean: Sequence[float], std: Sequence[float], pixel_max: float) -> Any:
+    """The smallest and largest input of each channel."""
+    if not mean or not 0 < pixel_max < math.inf:
+        raise ValueError(f"pixel_max {pixel_max} needs mean and std, and must be above 0")
+    pairs = [*zip(mean, std, strict=True)]
+    return tables().StatsT(
+        min=[(0 - centre) / spread for centre, spread in pairs],
+        max=[(pixel_max - centre) / spread for centre, spread in pairs],
+    )
 
 
 def _model_metadata(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tflite_export.convert import Quantization
 from tflite_export.latency import sample_input
+from tflite_export.metadata import read_metadata
 from tflite_export.runtime import invoke, load_interpreter
 
 _SAMPLES = 4
@@ -65,7 +66,8 @@ def image_facts(path: Path, reference: dict[str, Any]) -> tuple[dict[str, Any] |
         path: The ``.tflite`` file. The facts are in ``FILE.tflite.json`` beside it, or in the
             ``MODEL.keras.json`` that ``autoshrink train`` writes beside the model of
             ``MODEL.tflite`` and ``MODEL.int8.tflite``: ``mean`` and ``std`` of each channel,
-            ``class_names``, and ``pixel_max``, what white is, by default 255.
+            ``class_names``, and ``pixel_max``, what white is, by default 255. Without either they
+            are those of the file's own metadata.
         reference: What ``reference_data`` returned.
 
     Returns:
@@ -85,11 +87,13 @@ def image_facts(path: Path, reference: dict[str, Any]) -> tuple[dict[str, Any] |
         return None, "This file does not take an image and return classes."
     places = _places(path)
     found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    inside = None if found else _facts_inside(path, shapes[0][3])
+    if not (found or inside):
         where = " or ".join(place.name for place in places)
         return None, f"For images, put mean, std and class_names into {where} beside the file."
+    found = found or path
     try:
-        facts = json.loads(found.read_text(encoding="utf-8"))
+        facts = inside or json.loads(found.read_text(encoding="utf-8"))
         mean, std = np.array(facts["mean"], np.float64), np.array(facts["std"], np.float64)
         white, names = float(facts.get("pixel_max", 255)), [str(x) for x in facts["class_names"]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -108,6 +112,20 @@ def image_facts(path: Path, reference: dict[str, Any]) -> tuple[dict[str, Any] |
         "pixel_max": white,
         "class_names": names,
     }, ""
+
+
+def _facts_inside(path: Path, channels: int) -> dict[str, Any] | None:
+    """The facts as metadata have them; None where one is missing, or there are no metadata."""
+    metadata = read_metadata(path)
+    if metadata is None or not (metadata.labels and metadata.mean and metadata.std):
+        return None
+    mean, std = (
+        each * channels if len(each) == 1 else each for each in (metadata.mean, metadata.std)
+    )
+    facts: dict[str, Any] = {"mean": mean, "std": std, "class_names": metadata.labels}
+    if metadata.pixel_max is not None:
+        facts["pixel_max"] = metadata.pixel_max
+    return facts
 
 
 def _places(path: Path) -> list[Path]:

@@ -183,7 +183,7 @@ def _tried(
     elif agreement.accuracy_drop is None or agreement.accuracy_drop > max_accuracy_drop:
         objection = "accuracy drops"
     elif not agreement.predicts_as_model:
-        objection = "predicts otherwise"
+        objection = "argmax differs"
     return Mode(quantization, path.stat().st_size, agreement, objection)
 
 

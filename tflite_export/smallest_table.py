@@ -45,13 +45,14 @@ def _modes_table(modes: Sequence[Mode], max_accuracy_drop: float, chosen: Mode |
     tried = [mode.agreement for mode in modes if mode.agreement is not None]
     table = Table(
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
         caption=f"drop: the model's accuracy, {tried[0].model_accuracy:.4f}, less the file's, on "
         f"{tried[0].num_samples:,} samples; at most {max_accuracy_drop:g} is allowed. "
         "+-: its standard error.",
         caption_justify="left",
     )
     table.add_column("mode", no_wrap=True)
-    for heading in ("bytes", "accuracy", "drop", "+-", "same argmax"):
+    for heading in ("bytes", "accuracy", "drop", "+-", "same\nargmax"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for mode in modes:
