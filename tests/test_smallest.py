@@ -158,7 +158,9 @@ def test_a_mode_that_cannot_be_converted_is_listed_with_its_reason(tmp_path):
     missing = {mode.quantization: mode for mode in smallest.modes if mode.agreement is None}
     assert [*missing] == ["int16x8"] == [smallest.modes[-1].quantization]
     assert "TensorFlow Lite cannot convert it" in missing["int16x8"].objection
-    assert smallest.chosen.quantization in ("int8", "float16")
+    # So few weights weigh less than what a quantization says of itself.
+    assert smallest.chosen.quantization == "float32"
+    assert [mode.agreement for mode in smallest.modes].count(None) == 1
 
 
 def test_if_none_holds_an_older_file_stays(tmp_path):
