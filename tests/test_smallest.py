@@ -100,6 +100,18 @@ def test_a_mode_that_loses_too_much_is_passed_over(hard):
     assert verify(network(2000.0), hard.path, images_of(1)).predicts_as_model
 
 
+def test_a_smaller_drop_takes_a_larger_file(hard, tmp_path):
+    # Its predictions are the model's but for a few: the accuracy alone decides.
+    lost = hard.chosen.agreement.accuracy_drop
+    assert 0 < lost <= 0.02
+    assert hard.chosen.agreement.predicts_as_model
+    stricter = chosen(network(2000.0), tmp_path / "m.tflite", lost / 2, images_of(0))
+    assert [mode.objection for mode in stricter.modes[:2]] == ["accuracy drops"] * 2
+    assert stricter.chosen.quantization == "float16"
+    exactly = chosen(network(2000.0), tmp_path / "m.tflite", lost, images_of(0))
+    assert exactly.chosen.quantization == "int16x8"
+
+
 def test_all_modes_are_tried_and_sorted_by_their_sizes(hard):
     assert {mode.quantization for mode in hard.modes} == {
         "float32",
