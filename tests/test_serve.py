@@ -76,7 +76,7 @@ def serving(folder, *arguments):
             process.kill()
 
 
-def request(server, path, method="GET", body=None, host=None):
+def request(server, path, method="GET", body=None, host=None, length=None):
     """The status, headers and body of an answer; the path goes out as it stands."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     with contextlib.closing(connection):
@@ -84,7 +84,7 @@ def request(server, path, method="GET", body=None, host=None):
         for value in [f"127.0.0.1:{server.port}"] if host is None else host:
             connection.putheader("Host", value)
         if body is not None:
-            connection.putheader("Content-Length", str(len(body)))
+            connection.putheader("Content-Length", length or str(len(body)))
         connection.endheaders(body)
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read()
@@ -211,6 +211,9 @@ def test_what_is_no_measurement_is_refused(server, body):
 def test_a_long_post_is_refused(server):
     assert request(server, f"{server.page}measurement", "POST", b" " * 65_537)[0] == 413
     assert request(server, f"{server.page}measurement", "POST")[0] == 413
+    for length in ("65537", "9" * 5_000, "-1", "1_0", "\xb2"):
+        answer = request(server, f"{server.page}measurement", "POST", b"", length=length)
+        assert answer[0] == 413
 
 
 def post(server, **changes):

@@ -136,7 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND)
             return
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit() and int(length) <= _MAX_BODY):
+        # By its digits first: int() raises at more than 4,300 of them.
+        short = len(length) <= len(str(_MAX_BODY))
+        if not (short and length.isascii() and length.isdigit() and int(length) <= _MAX_BODY):
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return
         body = self.rfile.read(int(length))
