@@ -52,8 +52,8 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
     try:
         # A pipe for its answer; the rest of what LiteRT and a dying Python write is not wanted.
         ended = subprocess.run(
-            [sys.executable or "", "-c", _CODE, os.fspath(path), name, depth],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            [sys.executable or "", "-c", _CODE, os.fspath(path), name, depth, str(TIME_LIMIT)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -77,7 +77,11 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
         raise ValueError(f"{name}: {what} crashes on it ({_cause(status)}): the file is damaged")
 
 
-_CODE = "from tflite_export import trial_process; trial_process.main()"
+# Without the folder that a process is started in, which -c puts first: its files are not ours.
+_CODE = (
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    "from tflite_export import trial_process; trial_process.main()"
+)
 
 
 def _cause(status: int) -> str:

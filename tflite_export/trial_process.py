@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,8 +15,13 @@ from tflite_export.trial import READY, REFUSED
 
 
 def main() -> None:
-    """Reads or runs the file of the command line: its path, its name in messages, and how far."""
-    path, name, depth = sys.argv[1:]
+    """Reads or runs the file of the command line.
+
+    Its arguments are the file's path, its name in messages, how far to go, and the seconds after
+    which whoever started it gives it up.
+    """
+    path, name, depth, limit = sys.argv[1:]
+    _limit_time(float(limit))
     _load_libraries(depth)
     sys.stdout.buffer.write(READY)
     sys.stdout.flush()
@@ -46,6 +52,13 @@ def _load_libraries(depth: str) -> None:
         from ai_edge_litert import interpreter  # noqa: F401
 
 
+def _limit_time(seconds: float) -> None:
+    """Ends a process that is left behind, where whoever started it was killed meanwhile."""
+    with contextlib.suppress(AttributeError):  # Windows has no alarms
+        # In the middle of a kernel too: what it does is the system's default.
+        signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+
+
 def _limit_memory() -> None:
     """Keeps a damaged size from taking the memory of others, where the system can."""
     with contextlib.suppress(ImportError, OSError, ValueError):
@@ -66,5 +79,5 @@ def _run(path: str) -> None:
         interpreter.set_tensor(tensor["index"], np.zeros(tensor["shape"], tensor["dtype"]))
     with contextlib.suppress(RuntimeError):  # a kernel that refuses the inputs is in good order
         interpreter.invoke()
-    for tensor in interpreter.get_output_details():
-        interpreter.get_tensor(tensor["index"])
+        for tensor in interpreter.get_output_details():
+            interpreter.get_tensor(tensor["index"])
