@@ -156,6 +156,12 @@ def test_metadata_are_replaced_and_the_same_make_the_same_file(path):
     assert path.read_bytes() == once
 
 
+def test_arrays_do_as_well(path):
+    add_metadata(path, labels=np.array(LABELS), mean=np.array(MEAN), std=np.array(STD))
+    metadata = read_metadata(path)
+    assert (metadata.labels, metadata.mean, metadata.std) == (LABELS, MEAN, STD)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

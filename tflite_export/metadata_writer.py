@@ -51,6 +51,7 @@ def add_metadata(
         OSError: The file cannot be written.
     """
     path = Path(path)
+    labels, mean, std = tuple(labels), tuple(mean), tuple(std)  # an array has no truth value
     model = flatbuffer.load(path)
     graph = model.subgraphs[0]
     with flatbuffer.damage_named(path):
