@@ -326,7 +326,15 @@ def test_each_architecture(tmp_path, abi):
 def test_a_wrong_checksum(device, model, capfd):
     right = hashlib.sha256(elf("arm64-v8a")).hexdigest()
     path = ("--benchmark-model", device.program)
-    assert f"its SHA-256 is {right}, not 00" in refusal(capfd, model, *path, "--sha256", "00")
+    message = refusal(capfd, model, *path, "--sha256", "00")
+    assert message == (
+        f"{device.program}: its SHA-256 is {right}, not 00: give another with --benchmark-model"
+    )
+    cached = benchmark_model.cache_folder() / "benchmark_model-arm64-v8a"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(elf("arm64-v8a"))
+    message = refusal(capfd, model, "--sha256", "00")
+    assert message.startswith(f"{cached}: its SHA-256 is {right}, not 00: remove it, and ")
     assert benchmark_model.program_for("arm64-v8a", device.program, right.upper())
 
 
@@ -346,6 +354,13 @@ def test_a_device_that_fails(device, model, capfd, answers, message):
     device.change(**answers)
     assert message in refusal(capfd, model, "--benchmark-model", device.program)
     assert not device.left()
+
+
+def test_nothing_is_measured_that_could_not_be_printed(device, model, capfd):
+    device.change(properties={"ro.product.cpu.abi": "arm64-v8a"})
+    message = refusal(capfd, model, "--benchmark-model", device.program)
+    assert message.startswith(f"{SERIAL}: has no property ro.product.model")
+    assert not [call for call in device.calls() if "push" in call]
 
 
 def test_a_device_that_never_answers(device, model, capfd, monkeypatch):
@@ -371,6 +386,7 @@ def test_an_interrupt_leaves_nothing_on_the_device(device, model, monkeypatch):
 
 
 def test_no_download(device, model, capfd, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(benchmark_model, "ADDRESS", "http://127.0.0.1:1/android_{}_model")
     place = benchmark_model.cache_folder() / "benchmark_model-arm64-v8a"
     assert refusal(capfd, model).endswith(
@@ -383,7 +399,8 @@ def test_no_download(device, model, capfd, monkeypatch):
 
 
 def test_no_official_program(device, model, capfd):
-    device.change(properties={"ro.product.cpu.abi": "x86_64"})
+    device.answers["properties"]["ro.product.cpu.abi"] = "x86_64"
+    device.change()
     assert refusal(capfd, model).startswith("x86_64: there is no official benchmark_model for it")
 
 
@@ -409,6 +426,7 @@ def test_a_download(tmp_path, monkeypatch, reply, message):
             pass
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         address = f"http://127.0.0.1:{server.server_port}/android_{{}}_model"
         monkeypatch.setattr(benchmark_model, "ADDRESS", address)

@@ -136,13 +136,15 @@ def program_for(abi: str, path: Path | None = None, sha256: str | None = None) -
         OSError: It cannot be read, or could not be downloaded.
         ValueError: It is for another architecture, no program, or has another SHA-256.
     """
+    remedy = "give another with --benchmark-model"
     if path is None:
         path = cache_folder() / f"benchmark_model-{abi}"
+        remedy = "remove it, and the next call downloads it anew"
         if not path.exists():
             _download(abi, path)
     _check_machine(path, abi)
     if sha256 is not None and (found := digest(path)) != sha256.lower():
-        raise ValueError(f"{path}: its SHA-256 is {found}, not {sha256.lower()}: fetch it again")
+        raise ValueError(f"{path}: its SHA-256 is {found}, not {sha256.lower()}: {remedy}")
     return path
 
 
