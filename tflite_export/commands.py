@@ -1,6 +1,7 @@
 """What each command of ``python -m tflite_export`` does; each returns the exit status."""
 
 import argparse
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +145,13 @@ def android(options: argparse.Namespace) -> int:
     # The user's mistakes first; then this machine, which refuses damaged files; then the device.
     device = find_device(options.adb, options.serial)
     abi = device.property("ro.product.cpu.abi")
+    name = device.property("ro.product.model")
+    version = device.property("ro.build.version.release")
     program = program_for(abi, options.benchmark_model, options.sha256)
     host = [
         tflite_export.benchmark(options.path, threads, options.runs) for threads in options.threads
     ]
     results = measure(device, program, options.path, options.threads, options.runs, options.gpu)
-    name = device.property("ro.product.model")
-    version = device.property("ro.build.version.release")
     print(f"{options.path}: {name} ({device.serial}), Android {version}, {abi}")
     print(f"{program}: sha256 {digest(program)}")
     for result in host:
@@ -167,7 +168,8 @@ def _load_array(path: Path) -> Any:
     with path.open("rb") as file:
         try:
             array = np.load(file, allow_pickle=False)
-        except (EOFError, ValueError) as error:
+        # A damaged one can also say of itself that it takes all memory, or that it is an archive.
+        except (EOFError, MemoryError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a .npy array of numbers") from error
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{path}: not a .npy array but an .npz archive")
