@@ -12,7 +12,7 @@ from typing import Any
 from tflite_export import flatbuffer
 from tflite_export.macs import macs_of
 from tflite_export.metadata import Metadata, metadata_of
-from tflite_export.quantization import quantization_of
+from tflite_export.quantization import WEIGHTED, quantization_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +155,8 @@ def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
     tensors = graph.tensors or []
     operators = graph.operators or []
     dtypes = [_dtype(tensor) for tensor in tensors]
+    if not _has_quantized_activations(model, graph, dtypes):
+        return []
     constant = {
         index
         for index, tensor in enumerate(tensors)
@@ -167,9 +169,6 @@ def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
     def activations(operator: Any) -> list[int]:
         return [index for index in operator.inputs if index >= 0 and index not in constant]
 
-    moving = {index for operator in operators for index in activations(operator)}
-    if not any(dtypes[index] in ("int8", "int16", "uint8") for index in moving):
-        return []  # no int8 file
     found = []
     for operator in operators:
         kinds = {dtypes[index] for index in activations(operator)}
@@ -180,6 +179,24 @@ def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
             output = (tensors[operator.outputs[0]].name or b"").decode(errors="replace")
             found.append(FloatOperator(name, output, _why(name, operator, graph, weights)))
     return found
+
+
+def _has_quantized_activations(model: Any, graph: Any, dtypes: list[str]) -> bool:
+    """Whether a graph computes in integers.
+
+    An integer alone says nothing: images come as uint8 to networks that compute in float32, and a
+    table of int8 weights gives int8 rows to files of quantization "dynamic".
+    """
+    integers = [dtype in ("int8", "int16", "uint8") for dtype in dtypes]
+    makers = (
+        operator
+        for operator in graph.operators or []
+        if flatbuffer.operator_name(model, operator) in WEIGHTED | {"QUANTIZE"}
+    )
+    return any(integers[index] for operator in makers for index in operator.outputs) or any(
+        integers[index] and _tensor(graph.tensors[index]).scale is not None
+        for index in graph.inputs
+    )
 
 
 def _why(name: str, operator: Any, graph: Any, weights: list[str]) -> str:

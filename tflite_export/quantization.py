@@ -5,7 +5,8 @@ from typing import Any
 
 from tflite_export import flatbuffer
 
-_WEIGHTED = frozenset(
+# The operators of convolutions, dense layers and matrix products.
+WEIGHTED = frozenset(
     ("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 )
 
@@ -18,9 +19,9 @@ def quantization(path: str | os.PathLike[str]) -> str:
 
     Returns:
         "int8" if all compute in 8 bits; "int16x8" if all have 8-bit weights and compute in 16;
-        "dynamic" if some have 8-bit weights and all compute in
-        float; "float16" if some have 16-bit weights; "float32"; "mixed" if they differ otherwise,
-        such as where some layers of an 8-bit file stayed float.
+        "dynamic" if some have 8-bit weights and all compute in float; "float16" if some have
+        16-bit weights; "float32"; "mixed" if they differ otherwise, such as where some layers of
+        an 8-bit file stayed float.
 
     Raises:
         ValueError: It is not a ``.tflite`` file.
@@ -45,7 +46,7 @@ def quantization_of(model: Any) -> str:
             and types[operator.inputs[0]] == tensor_type.FLOAT16
         }
         for operator in operators:
-            if flatbuffer.operator_name(model, operator) not in _WEIGHTED:
+            if flatbuffer.operator_name(model, operator) not in WEIGHTED:
                 continue
             weights = operator.inputs[1]
             computed = types[operator.outputs[0]]
