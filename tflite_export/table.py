@@ -31,7 +31,7 @@ class Check:
 
     Attributes:
         path: The file.
-        quantization: What the file holds: "float32", "float16", "dynamic", "int8" or "mixed".
+        quantization: What the file holds, see ``tflite_export.quantization``.
         model_macs: Multiply-accumulates of the model for one sample, which for a language model
             is a token; None if not known.
         file_macs: Multiply-accumulates counted in the file for one sample (1 MAC = 2 FLOPs).

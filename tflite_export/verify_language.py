@@ -38,7 +38,7 @@ class TextAgreement:
     """A language model against its file, on the same text.
 
     Attributes:
-        quantization: What the file holds: "float32", "float16", "dynamic", "int8" or "mixed".
+        quantization: What the file holds, see ``tflite_export.quantization``.
         num_tokens: How many tokens both predicted, each from the text before it.
         argmax_agreement: Share of them where both hold the same token for the likeliest, 0 to 1.
             One with a NaN in either's log-probabilities is not the same.
