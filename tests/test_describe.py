@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from tflite_export import add_metadata, convert, describe, float_operators
@@ -89,6 +90,21 @@ def test_float_files_have_no_operators_that_stayed_float(files):
     assert describe(files["float16"]).float_operators == ()
 
 
+def test_integers_alone_make_no_int8_file(tmp_path):
+    tokens, state = keras.Input((1,), dtype="int32"), keras.Input((40,))
+    embedded = layers.Flatten()(layers.Embedding(100, 40)(tokens))
+    lookup = keras.Model([tokens, state], layers.Dense(40)(embedded + state))
+    pixels = keras.Input((8, 8, 1), dtype="uint8")
+    images = keras.Model(pixels, layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(pixels)))
+    for path in (
+        convert(lookup, tmp_path / "lookup.tflite", "dynamic"),
+        convert(images, tmp_path / "images.tflite"),
+    ):
+        dtypes = {tensor["dtype"] for tensor in Interpreter(str(path)).get_tensor_details()}
+        assert dtypes & {np.int8, np.uint8}
+        assert float_operators(path) == ()
+
+
 def test_operators_that_stayed_float_and_why(files):
     assert [(one.operator, one.why) for one in float_operators(files["int8"])] == [
         ("QUANTIZE", "border: takes the file's float32 input"),
@@ -114,8 +130,8 @@ def test_what_cannot_be_counted_is_said(tmp_path):
 def test_command(files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.tflite").write_bytes(files["mixed"].read_bytes())
-    labels = ("[red]", "green", "blue")
-    add_metadata("m.tflite", name="colours", labels=labels, mean=(0.5,), std=(0.25,))
+    labels = ("[red]", "green", "\x1b[2Jblue")
+    add_metadata("m.tflite", name="col\nours", labels=labels, mean=(0.5,), std=(0.25,))
     assert main(["describe", "m.tflite"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -123,8 +139,8 @@ def test_command(files, tmp_path, monkeypatch, capsys):
     size = (tmp_path / "m.tflite").stat().st_size
     for row in (
         "m.tflite",
-        "name colours",
-        "labels 3: [red], green, blue",
+        "name col ours",
+        "labels 3: [red], green, \\x1b[2Jblue",
         "takes (pixel - mean) / std, mean 0.5, std 0.25",
         "quantization int8",
         f"MACs {MACS:,} for one sample (1 MAC = 2 FLOPs)",

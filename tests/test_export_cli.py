@@ -41,6 +41,10 @@ def folder(tmp_path_factory):
     (folder / "broken.keras").write_bytes(whole[: len(whole) // 2])
     (folder / "broken.tflite").write_bytes((folder / "model.tflite").read_bytes()[:200])
     (folder / "text.npy").write_text("1, 2, 3")
+    (folder / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    with (folder / "huge.npy").open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**15,)}
+        np.lib.format.write_array_header_1_0(file, header)
     images = np.random.default_rng(0).random((20, 8, 8, 1), np.float32)
     np.save(folder / "images.npy", images)
     np.save(folder / "labels.npy", np.arange(20) % 3)
@@ -126,6 +130,14 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
             "convert model.keras new.tflite --quantization int8 --representative-data archive.npz",
             "archive.npz: not a .npy array but an .npz archive",
         ),
+        (
+            "verify model.keras model.tflite --inputs broken.npz",
+            "broken.npz: not a .npy array of numbers",
+        ),
+        (
+            "verify model.keras model.tflite --inputs huge.npy",
+            "huge.npy: not a .npy array of numbers",
+        ),
         ("verify model.keras model.tflite", "the following arguments are required: --inputs"),
         (
             "verify model.keras model.tflite --inputs missing.npy",
@@ -135,6 +147,7 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
             "verify model.keras model.tflite --inputs images.npy --labels short.npy",
             "labels have shape (5,), but there are (20,) predictions",
         ),
+        ("macs \x1b[2J.tflite", "\\x1b[2J.tflite: not a .tflite file: No such file"),
         ("benchmark broken.tflite", "broken.tflite: not a .tflite file"),
         ("benchmark model.tflite --threads 0", "num_threads must be at least 1, not 0"),
         ("benchmark model.tflite --runs 0", "runs must be at least 1, not 0"),

@@ -35,7 +35,7 @@ GOOD = {
     "p95_ms": 2.5,
     "runs": 10,
     "repeats": 1,
-    "max_abs_difference": 1e-7,
+    "max_abs_difference": "1e-7",
 }
 FACTS = {"mean": [8.0], "std": [4.0], "class_names": list("abc"), "pixel_max": 16}
 
@@ -197,11 +197,12 @@ def test_only_this_server_s_own_names_are_answered(server):
                 {"p95_ms": float("inf")},
                 {"runs": 0},
                 {"runs": float("inf")},
-                {"max_abs_difference": -1},
+                {"max_abs_difference": "-1"},
+                {"max_abs_difference": None},
             )
         ),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_what_is_no_measurement_is_refused(server, body):
     assert request(server, f"{server.page}measurement", "POST", body.encode())[0] == 400
@@ -226,7 +227,7 @@ def test_measurements_are_printed_until_ctrl_c(folder):
     with serving(folder, *arguments) as server:
         for number in (1, 2):
             post(server, user_agent=f"{AGENT} {number}\x1b[2J")
-            assert server.stdout.readline() == f"browser: {AGENT} {number} [2J\n"
+            assert server.stdout.readline() == f"browser: {AGENT} {number}\\x1b[2J\n"
             printed = ""
             while "largest difference" not in printed:
                 printed += server.stdout.readline()
@@ -241,9 +242,10 @@ def test_measurements_are_printed_until_ctrl_c(folder):
 @pytest.mark.parametrize(
     ("posted", "status", "line"),
     [
-        ({"max_abs_difference": 1e-3}, 0, "the browser's outputs agree"),
-        ({"max_abs_difference": 1.1e-3}, 1, "the browser's outputs DO NOT AGREE"),
-        ({"max_abs_difference": None}, 1, "largest difference nan: the browser's outputs DO NOT"),
+        ({"max_abs_difference": "1e-3"}, 0, "the browser's outputs agree"),
+        ({"max_abs_difference": "1.1e-3"}, 1, "the browser's outputs DO NOT AGREE"),
+        ({"max_abs_difference": "NaN"}, 1, "largest difference nan: the browser's outputs DO NOT"),
+        ({"max_abs_difference": "Infinity"}, 1, "largest difference inf: the browser's outputs DO"),
         ({"failure": "no memory"}, 1, "it cannot run the file: no memory"),
     ],
 )

@@ -33,5 +33,13 @@ def fail(program: str, message: str, status: int) -> NoReturn:
         message: what was wrong; line breaks become spaces.
         status: the exit status.
     """
-    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)
+
+
+def printable(text: str) -> str:
+    """A foreign text in one line that cannot steer a terminal: control characters are escaped."""
+    return "".join(
+        x if x.isprintable() else " " if x.isspace() else x.encode("unicode_escape").decode()
+        for x in text
+    )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tflite_export import litertjs
+from tflite_export.command_line import printable
 from tflite_export.latency import Latency, benchmark
 from tflite_export.page_server import PageServer
 from tflite_export.reference import image_facts, reference_data
@@ -66,14 +67,12 @@ class Measurement:
         """
         try:
             posted = json.loads(body)
-            agent = _printable(posted["user_agent"])
+            agent = _brief(posted["user_agent"])
             if "failure" in posted:
-                return cls(agent, failure=_printable(posted["failure"]) or "no reason given")
-            # JSON has no NaN: null stands for it.
-            difference = posted["max_abs_difference"]
+                return cls(agent, failure=_brief(posted["failure"]) or "no reason given")
             median, p95 = float(posted["median_ms"]), float(posted["p95_ms"])
             runs, repeats = int(posted["runs"]), int(posted["repeats"])
-            difference = math.nan if difference is None else float(difference)
+            difference = float(posted["max_abs_difference"])
         except (AttributeError, KeyError, OverflowError, TypeError, RecursionError) as error:
             raise ValueError(f"not a measurement: {error!r}") from error
         if not (0 <= median <= p95 < math.inf and min(runs, repeats) > 0 and not difference < 0):
@@ -231,6 +230,6 @@ def _policy(page: bytes) -> str:
     )
 
 
-def _printable(text: Any) -> str:
-    """A text that cannot steer a terminal, of a length to print."""
-    return "".join(x if x.isprintable() else " " for x in str(text)[:500]).strip()
+def _brief(text: Any) -> str:
+    """What a browser sent, as a line of a length to print."""
+    return printable(str(text)[:500]).strip()

@@ -160,9 +160,10 @@ async function measure() {
     element('clock').textContent = `${about.runs} timings after a warm-up, one thread` +
       (repeats === 1 ? '.' : `, each the mean of ${repeats} runs, since the clock of this browser ` +
                              `counts in steps of ${Number(step.toPrecision(2))} ms.`);
-    // JSON has no NaN: null stands for it.
+    // As text: JSON has no NaN and no Infinity.
     const sent = await send({
-      median_ms: median, p95_ms: p95, runs: about.runs, repeats, max_abs_difference: difference,
+      median_ms: median, p95_ms: p95, runs: about.runs, repeats,
+      max_abs_difference: String(difference),
     });
     if (sent) say('Measured, and sent to the terminal.');
     else say('Measured. It could not be sent: the command has ended.', 'bad');
