@@ -249,16 +249,20 @@ def test_a_file_that_never_ends_is_given_up(endless, monkeypatch):
 
 def test_a_killed_command_leaves_no_trial_behind(endless):
     code = (
-        "import sys, tflite_export; from tflite_export import trial; trial.TIME_LIMIT = 5; "
+        "import sys, tflite_export; from tflite_export import trial; trial.TIME_LIMIT = 20; "
         "tflite_export.benchmark(sys.argv[1])"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, endless],
         env={"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])},
     ) as parent:
-        found = []
-        while not found and parent.poll() is None:
+        found, begun = [], False
+        # What it does to itself once it has begun; until then it ends with the pipe to its parent.
+        while not begun:
+            assert parent.poll() is None
             found = psutil.Process(parent.pid).children()
+            places = [Path(f"/proc/{child.pid}/oom_score_adj") for child in found]
+            begun = any(place.read_text().strip() == "1000" for place in places)
             time.sleep(0.01)
         parent.kill()
     (child,) = found
