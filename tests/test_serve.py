@@ -116,6 +116,12 @@ def test_all_that_the_page_needs_is_served(server, folder):
     assert about["host"]["median_ms"] > 0
 
 
+def test_an_address_that_lost_its_last_slash_leads_to_the_page(server):
+    status, headers, body = request(server, server.page[:-1])
+    assert (status, headers["Location"], body) == (308, server.page, b"")
+    assert request(server, server.page[:-1], host=["evil.example"])[0] == 403
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -117,6 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
         name = self._name()
         if name is None:
             return
+        if not name and not self.path.partition("?")[0].endswith("/"):
+            # Lost on the way to a phone. Without it the page's own files are not below the token.
+            place = {"Location": f"/{self.server.token}/"}
+            self._answer(HTTPStatus.PERMANENT_REDIRECT, headers=place)
+            return
         content = self.server.files.get(name)
         if content is None:
             self._answer(HTTPStatus.NOT_FOUND)
