@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 
 import tflite_export
 from keras_autoshrink.image_pipeline import check_file, export_and_check
 from keras_autoshrink.splits import ImageData
-from keras_autoshrink.streams import ImageStreams
+
+if TYPE_CHECKING:
+    from keras_autoshrink.streams import ImageStreams
 
 _EPOCHS = 3
 
