@@ -43,6 +43,7 @@ setup(
         "importlib_resources>=6",
     ],
     extras_require={
+        "optimize": ["tensorflow-model-optimization>=0.8", "tf_keras>=2.19"],
         "gpu": ["tensorflow[and-cuda]>=2.19"],
         "jax": ["jax>=0.4.35"],
         "tutorials": ["jupyterlab>=4", "pandas>=2"],
@@ -57,6 +58,9 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.6",
+            # As for the extra "optimize".
+            "tensorflow-model-optimization>=0.8",
+            "tf_keras>=2.19",
         ],
     },
     entry_points={"console_scripts": ["autoshrink=keras_autoshrink.cli:main"]},

@@ -79,6 +79,23 @@ def build_parser() -> argparse.ArgumentParser:
         "model's (0.01: one percentage point), by the validation images, or by half of the test "
         "images where there are none, which the check then leaves out; for images",
     )
+    export.add_argument(
+        "--prune",
+        type=float,
+        metavar="SHARE",
+        help="train on while so many of the kernels' weights become zero, and write a .pruned file "
+        "of each quantization, too; for images",
+    )
+    export.add_argument(
+        "--qat",
+        action="store_true",
+        default=None,
+        help="quantisation-aware training: train on with 8-bit numbers, with --prune the pruned "
+        "network, and write a .qat.int8 file, too; for images",
+    )
+    export.add_argument(
+        "--epochs", type=positive, metavar="N", help="of --prune and of --qat (default: 3)"
+    )
     export.add_argument("--output-dir", type=Path, help="by default the model's folder")
 
     generate = command("generate", "continue a text with a language model's .tflite file")

@@ -12,7 +12,7 @@ import keras
 from rich.console import Console
 
 import tflite_export
-from keras_autoshrink import image_choice, image_pipeline, pipeline, runs
+from keras_autoshrink import image_choice, image_optimisation, image_pipeline, pipeline, runs
 from keras_autoshrink.applications import width_for_macs
 from keras_autoshrink.backends import check_tensorflow_backend
 from keras_autoshrink.cell import Cell
@@ -119,6 +119,7 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
     """Converts a trained model and checks what came of it."""
     source = _source(options, facts)
     data = _training_data(source, options)
+    image_optimisation.check_options(options, data)
     if not isinstance(data, ImageData):
         from keras_autoshrink import imagenet
 
@@ -143,6 +144,9 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     checks = image_pipeline.export_and_check(
         model, data, folder / options.model.stem, quantizations
+    )
+    checks += image_optimisation.export_optimised(
+        model, data, folder / options.model.stem, quantizations, options
     )
     pipeline.print_table(tflite_export.render_table(checks))
     return pipeline.report_checks(checks)

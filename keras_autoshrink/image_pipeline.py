@@ -142,16 +142,7 @@ def export_and_check(
         tflite_export.convert(
             model, path, quantization, representative_data=data.train.x[:CALIBRATION]
         )
-        tflite_export.add_metadata(
-            path,
-            name=stem.name,
-            description=f"Tells {len(data.class_names)} classes of images apart; {quantization}.",
-            labels=data.class_names,
-            mean=data.mean,
-            std=data.std,
-            pixel_max=_pixel_max(data),
-        )
-        checks.append(tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model)))
+        checks.append(check_file(model, data, path, stem.name, quantization))
     return checks
 
 
@@ -170,6 +161,31 @@ def check_fits(model: keras.Model, data: ImageData) -> None:
             f"{_shape(model, 'output')}; "
             f"the data set needs {shapes[0]} and {shapes[1]}"
         )
+
+
+def check_file(
+    model: keras.Model, data: ImageData, path: Path, name: str, kind: str
+) -> tflite_export.Check:
+    """Writes into a model's file what it is, and checks it on the test images.
+
+    Args:
+        model: that the file was made from.
+        data: with a test part.
+        path: of the file.
+        name: of the network.
+        kind: of numbers that the file holds, for its description.
+    """
+    tflite_export.add_metadata(
+        path,
+        name=name,
+        description=f"Tells {len(data.class_names)} classes of images apart; {kind}.",
+        labels=data.class_names,
+        mean=data.mean,
+        std=data.std,
+        pixel_max=_pixel_max(data),
+    )
+    assert data.test is not None
+    return tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model))
 
 
 def _pixel_max(data: ImageData | ImageStreams) -> float:

@@ -42,6 +42,7 @@ ORDER = """
     pipeline
     image_pipeline text_commands
     image_choice
+    image_optimisation
     image_commands image_demo text_demo
     commands
     cli
@@ -69,6 +70,7 @@ BOTH = {
     "image_choice",
     "image_commands",
     "image_demo",
+    "image_optimisation",
     "text_commands",
     "text_demo",
     "commands",

@@ -579,6 +579,8 @@ KERAS = "--output {tmp}/m.keras"
             "export {bad}/lm.keras --output-dir {tmp}/new --max-accuracy-drop 0.01",
             "--max-accuracy-drop: is for images, this is text",
         ),
+        ("export {bad}/lm.keras --output-dir {tmp}/new --prune 0.5", "--prune: is for images"),
+        ("export {bad}/lm.keras --output-dir {tmp}/new --qat", "--qat: is for images, this is"),
         # Values.
         (ON + " {bad}/short --nodes 1", "num_nodes=1"),
         (ON + " {bad}/short --vocabulary-size 2", "vocabulary_size=2: expected 3 or more"),

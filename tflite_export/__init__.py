@@ -12,6 +12,7 @@ from tflite_export.latency import Latency, benchmark
 from tflite_export.macs import count_macs
 from tflite_export.metadata import Metadata, read_metadata
 from tflite_export.metadata_writer import add_metadata
+from tflite_export.optimize import prune, train_quantized
 from tflite_export.smallest import Mode, NoModeHoldsError, Smallest, convert_smallest
 from tflite_export.table import Check, check, check_language_model, render_table
 from tflite_export.verify import Agreement, verify
@@ -41,9 +42,11 @@ __all__ = [
     "generate",
     "load_model",
     "perplexity",
+    "prune",
     "read_metadata",
     "render_table",
     "representative_steps",
+    "train_quantized",
     "verify",
     "verify_language_model",
 ]

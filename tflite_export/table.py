@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tflite_export.description import gzip_size
 from tflite_export.latency import Latency, benchmark
 from tflite_export.macs import count_macs
 from tflite_export.quantization import quantization
@@ -36,6 +37,8 @@ class Check:
             is a token; None if not known.
         file_macs: Multiply-accumulates counted in the file for one sample (1 MAC = 2 FLOPs).
         num_bytes: The file's size.
+        gzip_bytes: Its size after ``gzip``, as it is sent: zeros of a pruned network take no less
+            room in the file itself.
         agreement: Its outputs against the model's.
         latencies: One for each number of threads.
     """
@@ -45,6 +48,7 @@ class Check:
     model_macs: int | None
     file_macs: int
     num_bytes: int
+    gzip_bytes: int
     agreement: Agreement | TextAgreement
     latencies: tuple[Latency, ...]
 
@@ -124,6 +128,7 @@ def _check(
         model_macs=model_macs,
         file_macs=count_macs(path),
         num_bytes=path.stat().st_size,
+        gzip_bytes=gzip_size(path.read_bytes()),
         agreement=agreement,
         latencies=tuple(benchmark(path, num_threads) for num_threads in threads),
     )
@@ -162,6 +167,7 @@ def render_table(checks: Sequence[Check]) -> Table:
     add_row("MACs in file", lambda one: f"{one.file_macs:,}")
     add_row("MACs equal", lambda one: {None: "?", True: "yes", False: "NO"}[one.macs_equal])
     add_row("bytes", lambda one: f"{one.num_bytes:,}")
+    add_row("bytes by gzip", lambda one: f"{one.gzip_bytes:,}")
     agreements = [_agreement_cells(one.agreement) for one in checks]
     # The rows of all files, in the order of the first that has them.
     for heading in dict.fromkeys(heading for cells in agreements for heading in cells):

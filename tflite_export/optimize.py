@@ -1,0 +1,205 @@
+"""Pruning and quantisation-aware training of trained image networks, with TFMOT.
+
+TensorFlow Model Optimization takes models of ``tf_keras`` (Keras 2) alone, and importing it
+switches the process that does so, and all that it starts, to Keras 2. So it works in a process of
+its own, on a copy of the network whose outputs are held against the model's before and after.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite_export.description import float_operators
+from tflite_export.layer_graph import layer_graph
+from tflite_export.optimize_job import Job, run
+
+if TYPE_CHECKING:
+    import keras
+
+_PACKAGES = {
+    "tensorflow_model_optimization": "tensorflow-model-optimization",
+    "tf_keras": "tf_keras",
+}
+
+
+def prune(
+    model: keras.Model,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    sparsity: float = 0.5,
+    *,
+    epochs: int = 3,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    verbose: bool = False,
+) -> keras.Model:
+    """Trains a network on while its smallest weights become zero.
+
+    Pruned are the kernels of Conv2D and Dense layers, and the pointwise ones of SeparableConv2D:
+    each gets the same share of zeros, those of its weights with the smallest magnitudes. Depthwise
+    kernels, which have few weights, biases and BatchNorm stay dense. The share rises in the first
+    half of the training, fast and then slowly (Zhu and Gupta, arXiv 1710.01878), so that the
+    network adapts to it; in the second half it stays.
+
+    A file of the network is no smaller and no faster for it: zeros are stored and multiplied like
+    other weights. It becomes smaller when it is compressed.
+
+    Args:
+        model: A functional classifier of the TensorFlow backend, trained. It is left as it is.
+        x: Training samples (n, ...), as the model takes them.
+        y: Their classes, integers (n,).
+        sparsity: Share of zeros, more than 0 and less than 1, in each kernel to the nearest weight.
+        epochs: How often to see the samples.
+        batch_size: Samples of a training step.
+        learning_rate: Of Adam. The loss is the cross-entropy; regularisers play no part.
+        seed: Of all random choices. On a CPU the same seed gives the same weights.
+        verbose: Whether to print a line for each epoch.
+
+    Returns:
+        A new model with the pruned weights, for ``convert``.
+
+    Raises:
+        TypeError: ``model`` is not a ``keras.Model``.
+        ModuleNotFoundError: TFMOT or tf_keras is not installed.
+        ValueError: An argument does not fit, or the network has a layer that cannot be
+            optimised; the message names it.
+        RuntimeError: The loss is not finite, or the process that trains dies.
+    """
+    if not 0 < sparsity < 1:
+        raise ValueError(f"sparsity must be more than 0 and less than 1, not {sparsity}")
+    job = _job("prune", model, epochs, batch_size, learning_rate, seed, sparsity)
+    samples, labels = _checked_data(model, x, y)
+    with tempfile.TemporaryDirectory(prefix="tflite_export-") as folder:
+        return run(job, model, samples, labels, Path(folder), verbose)
+
+
+def train_quantized(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    epochs: int = 3,
+    batch_size: int = 32,
+    learning_rate: float = 1e-4,
+    seed: int = 0,
+    verbose: bool = False,
+) -> keras.Model:
+    """Trains a network on with its numbers rounded to 8 bits, and writes the int8 file.
+
+    Quantisation-aware training: the network learns to be right in spite of the rounding. Zeros in
+    kernels stay zeros, so a network that ``prune`` returned stays pruned. The file computes in
+    8-bit integers throughout; its input and output are float32, as in those of ``convert``.
+
+    Args:
+        model: As for ``prune``, and pruned or not.
+        path: Where to write, ending in ``.tflite``, in a folder that exists. The file appears
+            whole or not at all, and one that was there before stays if this fails.
+        x: Training samples (n, ...); the first 200 are the representative data, too.
+        y: As for ``prune``, as are the others.
+        epochs: How often to see the samples.
+        batch_size: Samples of a training step.
+        learning_rate: Of Adam.
+        seed: Of all random choices.
+        verbose: Whether to print a line for each epoch.
+
+    Returns:
+        A new model with the trained float weights: the network that the file was made from, to
+        ``verify`` the file against, or to write a float file of.
+
+    Raises:
+        TypeError: As for ``prune``, as are the next three.
+        ModuleNotFoundError: TFMOT or tf_keras is not installed.
+        ValueError: An argument or layer does not fit, or an operator of the file stayed float.
+        RuntimeError: The loss is not finite, or the process that trains dies.
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".tflite" or path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"path must end in .tflite and be in a folder that exists: {path}")
+    job = _job("quantize", model, epochs, batch_size, learning_rate, seed)
+    samples, labels = _checked_data(model, x, y)
+    # Beside the file, which only so can take its place in one step.
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+        trained = run(job, model, samples, labels, Path(folder), verbose)
+        unfinished = Path(folder) / "model.tflite"
+        inside = [one for one in float_operators(unfinished) if not one.why.startswith("border")]
+        if inside:
+            raise ValueError(
+                f"model: cannot be quantized throughout: {inside[0].operator} "
+                f"({inside[0].output}) stays float32: {inside[0].why}"
+            )
+        unfinished.replace(path)
+    return trained
+
+
+def _job(
+    task: str,
+    model: keras.Model,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    sparsity: float = 0.0,
+) -> Job:
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"model runs on the {keras.backend.backend()} backend; load it with "
+            "KERAS_BACKEND=tensorflow to optimise it"
+        )
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be more than 0, not {learning_rate}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be 0 to 2**32 - 1, not {seed}")
+    for module, package in _PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(
+                f"pruning and quantisation-aware training need {package}, not installed here: "
+                f"pip install {' '.join(_PACKAGES.values())}",
+                name=module,
+            )
+    graph = layer_graph(model)
+    if None in graph.input_shape:
+        raise ValueError(f"model takes inputs of no fixed shape: {graph.input_shape}")
+    if len(model.output_shape) != 2 or graph.output_activation not in ("linear", "softmax"):
+        raise ValueError(
+            f"model must end in logits or a softmax, (batch, classes): it gives "
+            f"{model.output_shape} after {graph.output_activation}"
+        )
+    return Job(task, graph, epochs, batch_size, learning_rate, seed, sparsity)
+
+
+def _checked_data(
+    model: keras.Model, x: npt.ArrayLike, y: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
+    samples, labels = np.asarray(x), np.asarray(y)
+    takes, classes = tuple(model.inputs[0].shape[1:]), model.output_shape[-1]
+    if samples.shape[1:] != takes or not len(samples):
+        raise ValueError(f"x has shape {samples.shape}, but the model takes {('n', *takes)}")
+    if samples.dtype.kind not in "fiub" or not np.isfinite(samples).all():
+        raise ValueError("x must be finite numbers")
+    if labels.shape != samples.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"y must be one integer for each of {len(samples)} samples, not {labels.dtype} of "
+            f"shape {labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"y goes from {labels.min()} to {labels.max()}, classes from 0 to {classes - 1}"
+        )
+    return samples.astype(np.float32, copy=False), labels

@@ -1,0 +1,150 @@
+"""The process that prunes or trains: what it is told, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite_export.layer_graph import LayerGraph, set_weights, weights_of
+
+if TYPE_CHECKING:
+    import keras
+
+# What the process ends with if it refuses its work or its training diverges; the last line of
+# its error output says why.
+REFUSED, DIVERGED = 3, 4
+
+# How far the outputs of the two copies may be apart, as a share of the largest output: they add
+# the same numbers in another order.
+TOLERANCE = 1e-4
+
+_CHECKED = 8  # samples
+
+_CODE = "from tflite_export import optimize_process; optimize_process.main()"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the process has to do; it finds the arrays beside it.
+
+    Attributes:
+        task: "prune" or "quantize".
+        graph: Of the network.
+        epochs: As for ``fit``, as are the next two.
+        batch_size: Samples of a step.
+        learning_rate: Of Adam.
+        seed: Of the order of the samples and of dropout.
+        sparsity: Share of zeros, for "prune".
+    """
+
+    task: str
+    graph: LayerGraph
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    sparsity: float = 0.0
+
+
+def run(
+    job: Job,
+    model: keras.Model,
+    samples: npt.NDArray[np.float32],
+    labels: npt.NDArray[Any],
+    folder: Path,
+    verbose: bool,
+) -> keras.Model:
+    """Has the process do its work in a folder; the model with the weights that it leaves there."""
+    import keras
+
+    few = samples[:_CHECKED]
+    save_arrays(folder / "weights.npz", weights_of(model, job.graph))
+    np.save(folder / "x.npy", samples)
+    np.save(folder / "y.npy", labels)
+    np.save(folder / "outputs.npy", outputs_of(model, few))
+    (folder / "job.json").write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
+    _start(job.task, folder, verbose)
+    optimised = keras.models.clone_model(model)
+    with np.load(folder / "optimised.npz") as weights:
+        set_weights(optimised, job.graph, weights)
+    expected = np.load(folder / "optimised_outputs.npy")
+    if not close(outputs_of(optimised, few), expected):
+        raise RuntimeError(f"{job.task}: the weights came back, but not what they compute")
+    return optimised
+
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes arrays by their names, for ``numpy.load``."""
+    named: dict[str, Any] = dict(arrays)
+    np.savez(path, **named)
+
+
+def outputs_of(model: Any, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What a model of either Keras computes, on the CPU: GPUs may round more."""
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        return np.asarray(model(np.asarray(samples), training=False))
+
+
+def close(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
+    """Whether outputs are those of the same network."""
+    return bool(np.allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max()))
+
+
+def _start(task: str, folder: Path, verbose: bool) -> None:
+    environment = {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        # This process may hold most of a GPU's memory.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "TF_USE_LEGACY_KERAS": "1",
+    }
+    command = [sys.executable, "-c", _CODE, os.fspath(folder)]
+    with (
+        (folder / "errors.txt").open("w+b") as errors,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                if verbose:
+                    print(line, end="", flush=True)
+        except BaseException:  # Ctrl-C: nothing goes on behind the caller's back
+            process.kill()
+            raise
+        status = process.wait()
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").split("\n")
+    if not status:
+        return
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    if status == REFUSED:
+        raise ValueError(last)
+    if status == DIVERGED:
+        raise RuntimeError(last)
+    raise RuntimeError(f"{task}: the process that trains ended with {_cause(status)}: {last}")
+
+
+def _cause(status: int) -> str:
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"exit status {status}"
