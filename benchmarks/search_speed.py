@@ -187,7 +187,7 @@ def plain_tuner(hypermodel: Any, settings: Any, place: Any, clock: Clock) -> Any
 
     import keras_autoshrink as kas
     from keras_autoshrink.callbacks import ScoreCallback
-    from keras_autoshrink.shrink import training_seed
+    from keras_autoshrink.seeds import training_seed
 
     score = getattr(hypermodel, "default_score", kas.AccuracyScore())
 

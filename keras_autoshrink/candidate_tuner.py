@@ -20,7 +20,7 @@ from keras_autoshrink.limits import Deadline, killed_after
 from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
-from keras_autoshrink.shrink import training_seed
+from keras_autoshrink.seeds import training_seed
 from keras_autoshrink.trial_weights import TrialWeights
 
 _log = logging.getLogger(__name__)

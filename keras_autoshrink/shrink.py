@@ -7,7 +7,6 @@ The same search serves convolutional and recurrent cells: the caller trains and 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -236,15 +235,3 @@ class ShrinkSearch:
 
     def _outcome(self, candidate: Candidate) -> Outcome:
         return self._outcomes[candidate.cell.key]
-
-
-def training_seed(seed: int, cell: Cell) -> int:
-    """The seed to train a cell with: it depends on the search's seed and the network alone.
-
-    So neither the order of trials, nor a resume, nor parallel workers change a result.
-
-    Returns:
-        An integer from 0 to 2**31 - 1.
-    """
-    digest = hashlib.sha256(f"{seed}/{cell.key}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1

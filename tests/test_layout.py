@@ -20,7 +20,7 @@ ORDER = """
     train_arguments supervisor vocabulary text_pipeline text_recipes
     pydoc_text operations costs.graph image_folders fit_checks splits recurrent
     text_data generation published_cells trajectory acquisition
-    strategies report search_space networks datasets costs streams language_models
+    strategies seeds report search_space networks datasets costs streams language_models
     shrink search_arguments
     search_state
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation

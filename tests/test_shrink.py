@@ -7,7 +7,8 @@ import pytest
 from keras_autoshrink import acquisition, search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.score import AccuracyScore
-from keras_autoshrink.shrink import ShrinkSearch, training_seed
+from keras_autoshrink.seeds import training_seed
+from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trajectory import Outcome
 
 OPS = (
