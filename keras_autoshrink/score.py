@@ -104,9 +104,9 @@ def cost_of(score: Score, costs: Mapping[str, float]) -> float:
     Args:
         score: with or without an attribute `cost`.
         costs: of the network: `macs` and `params`; of a score that is after the latency
-            `latency_ms`, and `cost` of one that has a callable.
+            `latency_ms`, and `measured_cost` of one that has a callable.
     """
     cost = getattr(score, "cost", "macs")
     if cost == "latency":
         return _NANOSECONDS * costs["latency_ms"]
-    return costs[cost if isinstance(cost, str) else "cost"]
+    return costs[cost if isinstance(cost, str) else "measured_cost"]
