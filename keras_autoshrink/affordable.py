@@ -38,6 +38,8 @@ class Affordable:
         self._parts = parts
         self._limits = limits
         self._counted: dict[bytes, float] = {}
+        least = min((o.macs for o in outcomes.values() if o.macs), default=math.inf)
+        self._least = math.log(least / (limits.max_macs or 1))
         self._surrogates = []
         learnt = {"latency_ms": limits.max_latency_ms}
         if limits.count_macs is None:
@@ -64,7 +66,8 @@ class Affordable:
 
         Returns:
             Those that are expected to be within the limits. If there are none, the ones that come
-            closest to it, except such as are known to be over them.
+            closest; of MACs that are counted, and so are known, one if it has fewer than all so
+            far.
         """
         pool = without(masks, taken)
         for _ in range(_DESCENTS):
@@ -78,9 +81,13 @@ class Affordable:
                 break
             pool = wider
         found = self.among(pool)
-        if len(found) or not self._surrogates:
+        if len(found) or not len(pool):
             return found
-        pool = pool[self._counts(pool) <= 0]
+        counts = self._counts(pool)
+        if not (counts <= 0).any():
+            # Shows how far away the limit is, if nothing so small has been looked at yet.
+            return pool[[counts.argmin()]] if counts.min() < self._least else pool[:0]
+        pool = pool[counts <= 0]
         return pool[np.argsort(self._expected(pool), kind="stable")[:count]]
 
     def _counts(self, masks: Masks) -> Array:

@@ -32,8 +32,7 @@ class PersistentOracle(keras_tuner.Oracle):
     the arguments.
     """
 
-    # Who knows what candidates cost knows more: see `ScreeningOracle`.
-    _limits: CostLimits | None = None
+    _limits: CostLimits | None = None  # see `ScreeningOracle` for this and the next
     _examine: Any = staticmethod(lambda cells: {})
 
     def __init__(
@@ -137,7 +136,7 @@ class PersistentOracle(keras_tuner.Oracle):
         self._trial_ids = {key: i for key, i in trial_ids.items() if i not in stopped}
         self._space = None
         proposals = (state["search"] or {}).get("proposals", ())
-        settings.update(proposals=proposals, limits=self._limits)
+        settings |= {"proposals": proposals, "limits": self._limits}
         self._search = ShrinkSearch(self.space.cell, **settings)
         self._attempts.restore(())
         self._replay((state["search"] or {}).get("outcomes", {}))

@@ -83,8 +83,7 @@ class ShrinkSearch:
             number: [strategies.part(self.cell, edges) for edges in each]
             for number, each in enumerate(proposals, 1)
         }
-        self._limits = limits
-        self._dry = False  # whether the limits have left nothing to propose
+        self._limits, self._dry = limits, False  # dry: nothing is left within these
         self._outcomes: dict[str, Outcome] = {}
         # Of each finished round the index of the winner, None if nothing survived.
         self._adopted: list[int | None] = []
