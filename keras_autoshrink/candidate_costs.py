@@ -48,6 +48,7 @@ class CandidateCosts:
     Attributes:
         limits: of the search.
         folder: the search's; to be set before anything is measured.
+        say: called with a line before what takes a while.
 
     Raises:
         ValueError: a limit or a cost is not as described, or takes another backend.
@@ -65,10 +66,11 @@ class CandidateCosts:
         self._build = hypermodel.build if hasattr(hypermodel, "build") else hypermodel
         self._count = cost if callable(cost) else None
         self._layout = _layout(hypermodel)
-        count = self._counted_macs if self._layout else None
+        count = self._layout.count_macs if self._layout else None
         self.limits = CostLimits(max_macs, max_latency_ms, count)
         self._times = cost == "latency" or max_latency_ms is not None
         self.folder: Path | None = None
+        self.say: Callable[[str], None] = lambda line: None
         self._known: dict[str, dict[str, Any]] | None = None
         if self._times:
             what = "max_latency_ms" if max_latency_ms is not None else 'cost="latency"'
@@ -117,6 +119,10 @@ class CandidateCosts:
         errors: dict[Cell, Exception] = {}
         to_time: dict[Cell, Path] = {}
         new = False
+        unknown = sum(cell.key not in self._costs for cell in cells) if self._times else 0
+        if unknown:
+            what = "one network" if unknown == 1 else f"{unknown} networks"
+            self.say(f"Measuring the latency of {what}, before training.")
         with tempfile.TemporaryDirectory(prefix="autoshrink-") as folder, graphs_released():
             for number, cell in enumerate(cells):
                 costs[cell] = found = dict(self._costs.get(cell.key, {}))
@@ -165,9 +171,6 @@ class CandidateCosts:
             return None
         known = {name: costs.get(name) for name in ("macs", "params", *_MEASURED)}
         return Outcome(None, over_limit=over, **known)
-
-    def _counted_macs(self, cell: Cell) -> int:
-        return self._layout.count_macs(cell)
 
     @property
     def _path(self) -> Path:

@@ -135,9 +135,8 @@ class PersistentOracle(keras_tuner.Oracle):
         trial_ids = state.get("trial_ids", {})
         self._trial_ids = {key: i for key, i in trial_ids.items() if i not in stopped}
         self._space = None
-        proposals = (state["search"] or {}).get("proposals", ())
-        settings |= {"proposals": proposals, "limits": self._limits}
-        self._search = ShrinkSearch(self.space.cell, **settings)
+        settings["proposals"] = (state["search"] or {}).get("proposals", ())
+        self._search = ShrinkSearch(self.space.cell, **settings, limits=self._limits)
         self._attempts.restore(())
         self._replay((state["search"] or {}).get("outcomes", {}))
         self._hand_out_again(state["ongoing_trials"])

@@ -135,6 +135,7 @@ class ResumableTuner(CandidateTuner):
         folder = Path(self.project_dir)
         self._interrupts = Interrupts()
         self._progress = SearchProgress(verbose)
+        self._costs.say = self._progress.say
         with search_folder.alone(folder), self._progress, self._interrupts:
             files.remove_unfinished(folder)
             if Path(self._get_tuner_fname()).exists():

@@ -60,6 +60,8 @@ class ScreeningOracle(PersistentOracle):
         self._screened.update(cell.key for cell in found)
         told = {cell: outcome for cell, outcome in found.items() if outcome is not None}
         for cell, outcome in told.items():
+            if all(candidate.cell.key != cell.key for candidate in self.search.pending()):
+                continue  # a worker of an earlier run has answered meanwhile
             self.search.tell(cell, outcome)
             # Of an earlier run, which measured it otherwise.
             given = self.trials.get(self._trial_ids.pop(cell.key, ""))
