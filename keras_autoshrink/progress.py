@@ -77,6 +77,7 @@ class SearchProgress:
 
     def trial_begin(self, search: ShrinkSearch, cell: Cell) -> None:
         """Says which candidate trains now; several may do so at a time."""
+        self._rounds_end(search)  # those in which nothing was trained
         networks = [c.cell.key for c in search.round.candidates if not c.reused]
         if cell.key not in networks:
             return
@@ -137,7 +138,7 @@ class SearchProgress:
 
     def end(self, search: ShrinkSearch) -> None:
         """Says which cell is best."""
-        self._rounds_end(search)  # those in which nothing was trained
+        self._rounds_end(search)
         best = search.best()
         if best and not search.error:
             self._console.print(

@@ -330,7 +330,7 @@ def test_killed_with_a_limit_it_ends_the_same(tmp_path, settings):
 
 
 def test_workers_keep_to_a_limit(tmp_path):
-    limit = ("--max-macs", "0.3M", "--cost", "params")
+    limit = ("--max-macs", "12K", "--cost", "params")
     assert main([*COMMAND.split(), "--directory", str(tmp_path / "one"), *limit]) == 0
     launched = started(tmp_path / "two", "--workers", "2", *limit)
     assert launched.wait() == 0
