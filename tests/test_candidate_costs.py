@@ -316,17 +316,20 @@ def killed_with_a_limit(folder, settings, call):
         return formula(self, logs, macs)
 
     kas.AccuracyScore.__call__ = die
-    search(make(folder, max_macs=MOST, **settings))
+    search(make(folder, **settings))
 
 
-@pytest.mark.parametrize("settings", [{}, {"strategy": "bayesian", "max_candidates": 6}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_macs": 21_000}, {"strategy": "bayesian", "max_candidates": 6, "max_macs": MOST}],
+)
 def test_killed_with_a_limit_it_ends_the_same(tmp_path, settings):
-    whole = timeless(search(make(tmp_path / "whole", max_macs=MOST, **settings)))
-    assert outcome(killed_with_a_limit, tmp_path, settings, 2) == KILLED
-    assert timeless(search(make(tmp_path, max_macs=MOST, **settings))) == whole
+    whole = timeless(search(make(tmp_path / "whole", **settings)))
+    assert outcome(killed_with_a_limit, tmp_path, settings, 1) == KILLED
+    assert timeless(search(make(tmp_path, **settings))) == whole
     # What is over the limit has no trial: it is counted again.
     (tmp_path / "search" / "oracle.json").unlink()
-    assert timeless(make(tmp_path, max_macs=MOST, **settings)) == whole
+    assert timeless(make(tmp_path, **settings)) == whole
 
 
 def test_workers_keep_to_a_limit(tmp_path):
