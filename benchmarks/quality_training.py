@@ -29,7 +29,7 @@ from keras_autoshrink.datasets import load_images
 from keras_autoshrink.hypermodels import BATCHNORM_MOMENTUM
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
-from keras_autoshrink.shrink import training_seed
+from keras_autoshrink.seeds import training_seed
 from keras_autoshrink.shuffling import draw_seed, order_of_epoch
 
 EPOCHS = {"digits": 10, "cifar10": 8}

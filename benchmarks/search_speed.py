@@ -187,14 +187,14 @@ def plain_tuner(hypermodel: Any, settings: Any, place: Any, clock: Clock) -> Any
 
     import keras_autoshrink as kas
     from keras_autoshrink.callbacks import ScoreCallback
-    from keras_autoshrink.shrink import training_seed
+    from keras_autoshrink.seeds import training_seed
 
     score = getattr(hypermodel, "default_score", kas.AccuracyScore())
 
     class Plain(keras_tuner.Tuner):
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
             keras.utils.set_random_seed(training_seed(0, self.oracle.cell_of(trial)))
-            callbacks = [clock.callback(), ScoreCallback(score)]
+            callbacks = [clock.callback(), ScoreCallback(score, {})]
             return super().run_trial(trial, *args, **{**kwargs, "callbacks": callbacks})
 
     oracle = kas.AutoShrinkOracle(metric=score.objective, **settings)

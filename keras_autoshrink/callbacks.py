@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import keras
 import keras_tuner
 
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.language_models import is_language_model
-from keras_autoshrink.score import Score
+from keras_autoshrink.score import Score, cost_of
 
 # What Keras warns of at the end of every data set whose length it does not know.
 OUT_OF_DATA = "Your input ran out of data"
@@ -74,13 +75,13 @@ class DataEnd(keras.callbacks.Callback):
         )
 
 
-def add_score(logs: dict[str, float], score: Score, costs: dict[str, int], epoch: int) -> None:
+def add_score(logs: dict[str, float], score: Score, costs: dict[str, float], epoch: int) -> None:
     """Adds the score and the costs to the logs of an epoch.
 
     Args:
         logs: of the epoch; changed.
         score: callable `score(logs, macs)`.
-        costs: `macs` and `params` of the network, for one image or one token.
+        costs: of the network, for one image or one token; see `score.cost_of`.
         epoch: counted from 0.
 
     Raises:
@@ -89,7 +90,7 @@ def add_score(logs: dict[str, float], score: Score, costs: dict[str, int], epoch
             not a finite number.
     """
     try:
-        value = score(logs, costs["macs"])
+        value = score(logs, cost_of(score, costs))
     except KeyError as error:
         # Fatal: it would be the same for every candidate.
         raise keras_tuner.errors.FatalValueError(
@@ -114,16 +115,18 @@ class ScoreCallback(DataEnd):
 
     Args:
         score: callable `score(logs, macs)`.
+        measured: what the network costs besides, if anything; goes into the logs too.
 
     Raises:
         keras_tuner.errors.FatalValueError: as of `add_score`, or the data ended.
         keras_tuner.errors.FailedTrialError: as of `add_score`.
     """
 
-    def __init__(self, score: Score) -> None:
+    def __init__(self, score: Score, measured: Mapping[str, float]) -> None:
         super().__init__()
         self.score = score
-        self.costs: dict[str, int] = {}
+        self.measured = measured
+        self.costs: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Counts what the network costs, for one image or one token."""
@@ -131,6 +134,7 @@ class ScoreCallback(DataEnd):
         self.costs = {
             "macs": count_macs(self.model, input_shape=one),
             "params": count_params(self.model),
+            **self.measured,
         }
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:

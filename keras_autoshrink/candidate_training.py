@@ -13,7 +13,7 @@ import numpy as np
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.inheritance import Parent
 from keras_autoshrink.masked_training import Program
-from keras_autoshrink.shrink import training_seed
+from keras_autoshrink.seeds import training_seed
 from keras_autoshrink.shuffling import draw_seed, order_of_epoch
 from keras_autoshrink.trainee import Recipe, Trained, Trainee
 

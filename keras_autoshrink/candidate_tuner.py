@@ -16,11 +16,12 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import masked_search, service, weights_file
 from keras_autoshrink.callbacks import ScoreCallback
+from keras_autoshrink.candidate_costs import CandidateCosts
 from keras_autoshrink.limits import Deadline, killed_after
 from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.round_training import RoundTraining
 from keras_autoshrink.score import Score
-from keras_autoshrink.shrink import training_seed
+from keras_autoshrink.seeds import training_seed
 from keras_autoshrink.trial_weights import TrialWeights
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class CandidateTuner(TrialWeights):
         inherit: whether candidates begin with the weights of the round's cell, as far as it has
             them, and train for a quarter of the epochs.
         devices: `SearchDevices` of a distribution strategy, or None.
+        costs: what candidates cost.
         **kwargs: as for `keras_tuner.Tuner`.
     """
 
@@ -49,12 +51,14 @@ class CandidateTuner(TrialWeights):
         score: Score,
         max_seconds_per_trial: float | None,
         devices: Any,
+        costs: CandidateCosts,
         race: bool = False,
         inherit: bool = False,
         **kwargs: Any,
     ) -> None:
         self._race = race
         self.score = score
+        self._costs = costs
         self.max_seconds_per_trial = max_seconds_per_trial
         self._fit_verbose = 0
         self._rounds: RoundTraining | None = None  # while a search can use it
@@ -90,6 +94,7 @@ class CandidateTuner(TrialWeights):
                 max_seconds=self.max_seconds_per_trial,
                 race=self._race,
                 parent=self._parent if self._inherit else None,
+                measured=self._costs.measured,
             )
         except masked_search.ApartError as error:
             apart = str(error)
@@ -131,12 +136,14 @@ class CandidateTuner(TrialWeights):
         return history
 
     def _trained_alone(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
-        seed = training_seed(self.oracle.seed, self.oracle.cell_of(trial))
+        cell = self.oracle.cell_of(trial)
+        seed = training_seed(self.oracle.seed, cell)
         keras.utils.set_random_seed(seed)
         if self._devices:
             self._devices.candidate(seed)
         # First of all callbacks: those behind it may look at the score.
-        callbacks = [ScoreCallback(self.score), *(kwargs.pop("callbacks", None) or ())]
+        score = ScoreCallback(self.score, self._costs.measured(cell))
+        callbacks = [score, *(kwargs.pop("callbacks", None) or ())]
         if self.max_seconds_per_trial is not None:
             callbacks.insert(0, Deadline(self.max_seconds_per_trial))
         started = time.monotonic()

@@ -10,6 +10,7 @@ from rich.table import Table
 
 import tflite_export
 from keras_autoshrink import (
+    candidate_costs,
     image_commands,
     image_demo,
     pipeline,
@@ -79,6 +80,8 @@ def show(options: argparse.Namespace) -> int:
         searched = runs.read_search(folder)
         objective = _OF[runs.task_of(searched.cell)].OBJECTIVE
         pipeline.print_table(report.trajectory_table(searched.trajectory(), objective))
+        for line in candidate_costs.describe(candidate_costs.read(folder / candidate_costs.FILE)):
+            _console.print(line)
         if searched.error:
             _console.print(f"This search failed: {searched.error}")
         elif not searched.done:

@@ -66,7 +66,7 @@ def search(options: argparse.Namespace) -> int:
     validation = (data.validation.x, data.validation.y)
     pipeline.search_and_report(
         hypermodel,
-        AccuracyScore(options.mac_weight),
+        AccuracyScore(options.mac_weight, options.cost),
         options,
         default_project(options),
         settings,

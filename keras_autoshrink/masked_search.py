@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -61,6 +61,7 @@ def round_training(
     max_seconds: float | None,
     race: bool = False,
     parent: Callable[[ShrinkSearch], Parent | None] | None = None,
+    measured: Callable[[Cell], Mapping[str, float]] = lambda cell: {},
 ) -> RoundTraining:
     """What trains the candidates of a search.
 
@@ -73,6 +74,7 @@ def round_training(
         max_seconds: a candidate that takes longer has failed; None for no limit.
         race: see `candidate_training.Recipe`.
         parent: what the candidates of a round inherit from, if they are to.
+        measured: see `trainee.Recipe`.
 
     Raises:
         ApartError: each has to be built and fitted by itself.
@@ -89,6 +91,7 @@ def round_training(
         stopping_rules=hypermodel.stopping_rules,
         max_seconds=max_seconds,
         race=race,
+        measured=measured,
     )
     return RoundTraining(
         _program_maker(hypermodel, data, backend),

@@ -10,11 +10,11 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import service
 from keras_autoshrink.checks import positive
-from keras_autoshrink.persistence import PersistentOracle
+from keras_autoshrink.screening import ScreeningOracle
 from keras_autoshrink.trials import ENDED, fresh, metric_of, outcome_of
 
 
-class AutoShrinkOracle(PersistentOracle):
+class AutoShrinkOracle(ScreeningOracle):
     """Shrinks the cell of a search space (after arXiv 1911.09251, figure 2).
 
     For use with any `keras_tuner.Tuner` whose HyperModel declares a cell's edges as Booleans
@@ -115,6 +115,7 @@ class AutoShrinkOracle(PersistentOracle):
         if self.search.error and self._may_reopen:
             self._reopen()
         self._may_reopen = False
+        self._screen()
         if self.search.error and service.role() != "chief":
             raise RuntimeError(f"the search cannot go on: {self.search.error}")
         trial = self._next_trial(tuner_id)
@@ -150,7 +151,7 @@ class AutoShrinkOracle(PersistentOracle):
         """The next candidate that nobody trains yet, or word to wait, or to stop."""
         if self.search.done:
             return {"status": TrialStatus.STOPPED}
-        pending = self.search.pending()
+        pending = [c for c in self.search.pending() if self._passed(c.cell)]
         new = [c.cell for c in pending if c.cell.key not in self._trial_ids]
         # Only who would be idle repeats what may be trained already; the first answer counts.
         again = [
@@ -223,13 +224,6 @@ class AutoShrinkOracle(PersistentOracle):
                 late = fresh(late, TrialStatus.FAILED)
                 late.message = "no answer in time from three workers"
                 self.end_trial(late)
-
-    def _stop(self, trial: Trial, message: str) -> None:
-        """Ends a trial that does not count."""
-        trial.status, trial.message = TrialStatus.STOPPED, message
-        self._attempts.end(trial.trial_id)
-        self._retry_queue = [i for i in self._retry_queue if i != trial.trial_id]
-        self._save_trial(trial)
 
     def _settle(self, trial: Trial) -> None:
         """Tells the search what came of a trial, if it has ended and that is news."""

@@ -15,6 +15,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_autoshrink import files, recovery, search_state, service
 from keras_autoshrink.attempts import Attempts
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.cost_limits import CostLimits
 from keras_autoshrink.search_space import CellSpace
 from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.strategies import check_settings
@@ -30,6 +31,9 @@ class PersistentOracle(keras_tuner.Oracle):
     What is trained, and in which order, is the business of `AutoShrinkOracle`, which documents
     the arguments.
     """
+
+    _limits: CostLimits | None = None  # see `ScreeningOracle` for this and the next
+    _examine: Any = staticmethod(lambda cells: {})
 
     def __init__(
         self,
@@ -69,7 +73,7 @@ class PersistentOracle(keras_tuner.Oracle):
         """
         if self._search is None:
             settings = {name: getattr(self, name) for name in search_state.SETTINGS}
-            self._search = ShrinkSearch(self.space.cell, **settings)
+            self._search = ShrinkSearch(self.space.cell, **settings, limits=self._limits)
         return self._search
 
     @property
@@ -131,8 +135,8 @@ class PersistentOracle(keras_tuner.Oracle):
         trial_ids = state.get("trial_ids", {})
         self._trial_ids = {key: i for key, i in trial_ids.items() if i not in stopped}
         self._space = None
-        proposals = (state["search"] or {}).get("proposals", ())
-        self._search = ShrinkSearch(self.space.cell, **settings, proposals=proposals)
+        settings["proposals"] = (state["search"] or {}).get("proposals", ())
+        self._search = ShrinkSearch(self.space.cell, **settings, limits=self._limits)
         self._attempts.restore(())
         self._replay((state["search"] or {}).get("outcomes", {}))
         self._hand_out_again(state["ongoing_trials"])
@@ -176,6 +180,7 @@ class PersistentOracle(keras_tuner.Oracle):
             self.search,
             {key: outcome_of(trial, self._sign, self.metric) for key, trial in counted.items()},
             {key: Outcome(**outcome) for key, outcome in outcomes.items()},
+            self._examine,
         )
         self._trial_ids.update({key: trial.trial_id for key, trial in counted.items()})
         for cell, outcome in lost:
@@ -207,9 +212,7 @@ class PersistentOracle(keras_tuner.Oracle):
         self, cell: Cell, trial_id: str, status: str, outcome: Outcome | None = None
     ) -> None:
         """Writes a trial's file again."""
-        hyperparameters = self.get_space()
-        hyperparameters.values = self._values(cell)
-        trial = self.trials[trial_id] = Trial(hyperparameters, trial_id, status)
+        trial = self.trials[trial_id] = Trial(self._hyperparameters(cell), trial_id, status)
         if status == TrialStatus.COMPLETED:
             metrics = metrics_of(outcome, self._sign, self.metric, self.objective.name)
             super().update_trial(trial_id, metrics)
@@ -225,7 +228,7 @@ class PersistentOracle(keras_tuner.Oracle):
 
     def _reopen(self) -> None:
         """Tries the candidates of a round again that nothing survived."""
-        for trial_id in self.search.reopen():
+        for trial_id in filter(None, self.search.reopen()):  # one that was not trained has none
             self.trials[trial_id] = fresh(self.trials[trial_id], TrialStatus.INVALID)
             self._run_times[trial_id] = 0
             self._retry_queue.append(trial_id)
@@ -235,6 +238,11 @@ class PersistentOracle(keras_tuner.Oracle):
     @property
     def _sign(self) -> int:
         return 1 if self.objective.direction == "max" else -1
+
+    def _hyperparameters(self, cell: Cell) -> keras_tuner.HyperParameters:
+        found = self.get_space()
+        found.values = self._values(cell)
+        return found
 
     def _values(self, cell: Cell) -> dict[str, Any]:
         """The hyperparameters of a cell; those that are not its own keep their defaults."""

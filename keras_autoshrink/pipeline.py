@@ -72,6 +72,8 @@ def search_and_report(
         overwrite=options.overwrite and not worker,
         strategy=options.strategy,
         max_candidates=options.max_candidates,
+        max_macs=options.max_macs,
+        max_latency_ms=options.max_latency_ms,
         race=bool(options.race),  # None of texts, as is the next
         inherit=bool(options.inherit),
         distribution_strategy=distribution_strategy,

@@ -77,6 +77,7 @@ class SearchProgress:
 
     def trial_begin(self, search: ShrinkSearch, cell: Cell) -> None:
         """Says which candidate trains now; several may do so at a time."""
+        self._rounds_end(search)  # those in which nothing was trained
         networks = [c.cell.key for c in search.round.candidates if not c.reused]
         if cell.key not in networks:
             return
@@ -103,10 +104,16 @@ class SearchProgress:
             self._console.print(f"{label}: failed: {error}", markup=False)
         elif not self._console.is_terminal:
             self._console.print(f"{label}: score {score:.4f}, {self._outlook(search)}")
+        self._rounds_end(search)
+        self._update(search)
+
+    def _rounds_end(self, search: ShrinkSearch) -> None:
+        """Says what came of the rounds that have ended."""
         finished = search.trajectory()
         for record in finished[self._rounds :]:
             removed, added = described(record)
             change = "complete cell"
+            over = sum("over_limit" in candidate for candidate in record["candidates"])
             if all(candidate["status"] == "failed" for candidate in record["candidates"]):
                 change = "all candidates failed, nothing changed"
             elif record["round"] and "added_edges" in record:
@@ -115,11 +122,12 @@ class SearchProgress:
                 change = f"without edge {removed}"
             self._console.print(
                 f"Round {record['round']} done: {change}, edges left: {record['edges_left']}, "
-                f"score {record['score']:.4f}"
+                + ("no score" if record["score"] is None else f"score {record['score']:.4f}")
                 + ("" if record["macs"] is None else f", {record['macs']:,} MACs")
+                + (f", {record['latency_ms']:.4g} ms" if "latency_ms" in record else "")
+                + (f"; {over} of {len(record['candidates'])} over the limit" if over else "")
             )
         self._rounds = len(finished)
-        self._update(search)
 
     def _update(self, search: ShrinkSearch) -> None:
         """The line that changes."""
@@ -130,6 +138,7 @@ class SearchProgress:
 
     def end(self, search: ShrinkSearch) -> None:
         """Says which cell is best."""
+        self._rounds_end(search)
         best = search.best()
         if best and not search.error:
             self._console.print(

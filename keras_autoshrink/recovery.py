@@ -8,7 +8,7 @@ is written first. Each of the two has what it takes to write the other again. Fi
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,22 +107,27 @@ def state_of(trials: Mapping[str, Trial], blank: dict[str, Any]) -> dict[str, An
 
 
 def replay(
-    search: ShrinkSearch, outcomes: Mapping[str, Outcome], spare: Mapping[str, Outcome]
+    search: ShrinkSearch,
+    outcomes: Mapping[str, Outcome],
+    spare: Mapping[str, Outcome],
+    examine: Callable[[list[Cell]], Mapping[Cell, Outcome | None]],
 ) -> list[tuple[Cell, Outcome]]:
     """Tells a search that begins all that is known of its networks.
 
     Args:
         search: to be told.
         outcomes: what the trials' own files say, by `Cell.key`.
-        spare: what the state of the search says, for trials whose files are lost.
+        spare: what the state of the search says, for trials whose files are lost, and of
+            networks that have none.
+        examine: as of `search_state.replay`.
 
     Returns:
-        The networks that were known from `spare` alone, and their outcomes.
+        The networks of trials that were known from `spare` alone, and their outcomes.
 
     Raises:
         ValueError: there is an outcome of a network that this search would not propose.
     """
-    told, strange = search_state.replay(search, {**spare, **outcomes})
+    told, strange = search_state.replay(search, {**spare, **outcomes}, examine)
     if strange:
         trial_id = min(str(outcome.trial_id) for outcome in strange.values())
         raise ValueError(
@@ -130,4 +135,5 @@ def replay(
             "not have been trained; use those of that search, another project_name, or "
             "overwrite=True to delete it"
         )
-    return [(cell, spare[cell.key]) for cell in told if cell.key not in outcomes]
+    lost = [(cell, spare[cell.key]) for cell in told if cell.key not in outcomes]
+    return [(cell, outcome) for cell, outcome in lost if outcome.trial_id is not None]

@@ -23,6 +23,8 @@ Point = tuple[float, float]
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 _OUTPUT = "output"
+# Of records that have them: what to call them in a table.
+_COSTS = {"latency_ms": "ms", "measured_cost": "cost"}
 _NODE_SIZE = 3000  # points squared: room for the name of an op
 
 
@@ -129,14 +131,15 @@ def plot_trajectory(
         The figure; a notebook shows it.
 
     Raises:
-        ValueError: no round has finished yet.
+        ValueError: no round has finished yet, or none with a network that was trained.
     """
     records = search if isinstance(search, Sequence) else search.trajectory()
     if objective is None:
         objective = getattr(getattr(search, "oracle", None), "metric", "objective")
-    if not records:
-        raise ValueError("search: no round has finished yet")
     best = best_record(records)
+    if best is None:
+        raise ValueError("search: no round has finished yet with a network that was trained")
+    records = [record for record in records if record["score"] is not None]
     panels = [("score", "score"), ("objective", objective), ("macs", "multiply-accumulates")]
     panels = [panel for panel in panels if best[panel[0]] is not None]
     figure = Figure(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
@@ -184,9 +187,10 @@ def plot_trajectory(
 def trajectory_table(records: Records, objective: str = "objective") -> Table:
     """The rounds of a search as a rich table, the chosen one marked.
 
-    "trained" says how many of a round's candidates were new networks.
+    "trained" says how many of a round's candidates were new networks, and within the limits; "ms"
+    is the latency, where it was measured.
     """
-    best = best_record(records) if records else None
+    best = best_record(records)
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -196,21 +200,26 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
     )
     edits = ["removed", "added"] if any("added_edges" in record for record in records) else []
     edits = edits or ["removed"]
-    for heading in ("round", *edits, "edges", "score", objective, "MACs", "params", "trained"):
+    costs = [name for name in _COSTS if any(name in record for record in records)]
+    headings = ("MACs", *(_COSTS[name] for name in costs), "params", "trained")
+    for heading in ("round", *edits, "edges", "score", objective, *headings):
         table.add_column(heading, justify="right")
     table.add_column("")
     for record in records:
         candidates = record["candidates"]
         failed = sum(candidate["status"] == "failed" for candidate in candidates)
-        trained = sum(not candidate["reused"] for candidate in candidates)
+        over = sum("over_limit" in candidate for candidate in candidates)
+        trained = sum(not (each["reused"] or "over_limit" in each) for each in candidates)
         notes = ["chosen"] * (record is best) + [f"{failed} failed"] * bool(failed)
+        notes += [f"{over} over the limit"] * bool(over)
         table.add_row(
             str(record["round"]),
             *described(record)[: len(edits)],
             str(record["edges_left"]),
-            f"{record['score']:.4f}",
+            "-" if record["score"] is None else f"{record['score']:.4f}",
             "-" if record["objective"] is None else f"{record['objective']:.4f}",
             "-" if record["macs"] is None else f"{record['macs']:,}",
+            *(f"{record[name]:.4g}" if name in record else "-" for name in costs),
             "-" if record["params"] is None else f"{record['params']:,}",
             f"{trained} of {len(candidates)}",
             ", ".join(notes),

@@ -14,6 +14,7 @@ from typing import Any
 from keras_tuner.engine.trial import Trial
 
 from keras_autoshrink import files, runs, search_folder, service
+from keras_autoshrink.candidate_costs import CandidateCosts
 from keras_autoshrink.candidate_tuner import CandidateTuner
 from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.limits import Interrupts
@@ -40,6 +41,7 @@ class ResumableTuner(CandidateTuner):
         project_name: folder of this search in it.
         overwrite: whether to delete what is there and start anew.
         devices: as for `CandidateTuner`.
+        costs: likewise.
         **kwargs: likewise.
 
     Raises:
@@ -55,6 +57,7 @@ class ResumableTuner(CandidateTuner):
         project_name: str | None,
         overwrite: bool,
         devices: Any,
+        costs: CandidateCosts,
         **kwargs: Any,
     ) -> None:
         self._settings = settings
@@ -69,6 +72,7 @@ class ResumableTuner(CandidateTuner):
             directory = devices.folder(directory)
         self.directory = os.fspath(directory or ".")
         self.project_name = project_name or "untitled_project"
+        costs.folder = Path(self.directory, self.project_name)
         if not self._is_worker():
             search_folder.prepare(self._get_tuner_fname(), settings, overwrite)
         super().__init__(
@@ -79,6 +83,7 @@ class ResumableTuner(CandidateTuner):
             # The chief deletes; a worker would delete the search that is under way.
             overwrite=overwrite and not self._is_worker(),
             devices=devices,
+            costs=costs,
             **kwargs,
         )
         if self._is_worker():
@@ -130,6 +135,7 @@ class ResumableTuner(CandidateTuner):
         folder = Path(self.project_dir)
         self._interrupts = Interrupts()
         self._progress = SearchProgress(verbose)
+        self._costs.say = self._progress.say
         with search_folder.alone(folder), self._progress, self._interrupts:
             files.remove_unfinished(folder)
             if Path(self._get_tuner_fname()).exists():
@@ -143,9 +149,12 @@ class ResumableTuner(CandidateTuner):
                 service.serve(run, self.oracle.farewell)
                 self.save()  # what the last trial told the search
             if self.oracle.search.error:
+                self._progress.end(self.oracle.search)
                 raise RuntimeError(f"the search cannot go on: {self.oracle.search.error}")
             self._drop_checkpoints()
             self._progress.end(self.oracle.search)
+            for line in self._costs.said():
+                self._progress.say(line)
 
     def save(self) -> None:
         """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""

@@ -103,7 +103,9 @@ class RoundTraining:
         """Begins to train the candidates of the round under way that have no outcome."""
         fresh, open_ = [cell], {cell}
         if search is not None:
-            proposed = [c.cell for c in search.round.candidates if not c.reused]
+            over = {key for key, o in search.outcomes.items() if o.over_limit is not None}
+            new = [c.cell for c in search.round.candidates if not c.reused]
+            proposed = [candidate for candidate in new if candidate.key not in over]
             if cell in proposed:
                 fresh = proposed
                 open_ |= {candidate.cell for candidate in search.pending()}

@@ -51,7 +51,7 @@ def read_cell(path: Path) -> Cell:
     if path.is_dir():
         best = read_search(path).best()
         if best is None:
-            raise ValueError(f"{path}: the search in it has not finished its first round")
+            raise ValueError(f"{path}: the search in it has no network with a score yet")
         return Cell.from_json(best["cell"]).prune()
     try:
         return Cell.load(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from keras_autoshrink.argument_types import address, positive, rate
+from keras_autoshrink.argument_types import address, count, positive, rate
+from keras_autoshrink.score import COSTS
 from keras_autoshrink.shared_arguments import (
     add_data,
     add_distribution_strategy,
@@ -76,11 +77,28 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--learning-rate", type=rate, help="of Adam (default: 0.004), of texts SGD (default: 20)"
     )
+    parser.add_argument(
+        "--cost",
+        choices=COSTS,
+        default="macs",
+        help="what the score holds accuracy or perplexity against: multiply-accumulates, "
+        "parameters, or the time of the candidate's .tflite file with LiteRT on one thread of this "
+        "machine (default: macs)",
+    )
+    parser.add_argument(
+        "--max-macs", type=count, metavar="N", help="train no candidate of more MACs, such as 2M"
+    )
+    parser.add_argument(
+        "--max-latency-ms",
+        type=rate,
+        metavar="MS",
+        help="train no candidate whose .tflite file takes longer, as of --cost latency",
+    )
     images.add_argument(
         "--mac-weight",
         type=float,
-        help="validation accuracy that ten times the multiply-accumulates have to buy "
-        "(default: 0.1)",
+        help="validation accuracy that ten times the multiply-accumulates, or what --cost says, "
+        "have to buy (default: 0.1)",
     )
     images.add_argument(
         "--race",

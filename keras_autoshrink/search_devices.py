@@ -34,6 +34,7 @@ class SearchDevices:
             do.
 
     Attributes:
+        several_workers: whether it is a strategy of several workers.
         follows: whether another worker decides what to train and writes the files.
         seed: of the order of the training data, to be set for each candidate.
 
@@ -65,6 +66,7 @@ class SearchDevices:
                 "distribution_strategy: of several workers; KerasTuner's chief and workers need "
                 "one of a single machine each"
             )
+        self.several_workers = self._cluster is not None
         self.follows = self._cluster is not None and not self._cluster.chief
         # Of a worker that follows: what KerasTuner and its callbacks write.
         self._scratch = (

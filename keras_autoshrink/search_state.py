@@ -7,12 +7,12 @@ by other means than the paper's has proposed is written too: see `ShrinkSearch`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.shrink import ShrinkSearch
-from keras_autoshrink.trajectory import Outcome
+from keras_autoshrink.trajectory import EXTRAS, Outcome
 
 SETTINGS = ("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates")
 
@@ -31,8 +31,14 @@ def to_json(search: ShrinkSearch) -> dict[str, Any]:
         "cell": search.cell.to_json(),
         **{name: getattr(search, name) for name in said},
         **({} if search.strategy == "paper" else {"proposals": search.proposals}),
-        "outcomes": {key: dataclasses.asdict(o) for key, o in search.outcomes.items()},
+        "outcomes": {key: _said(outcome) for key, outcome in search.outcomes.items()},
     }
+
+
+def _said(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as it was written before there were costs and limits, and what it has of these."""
+    values = dataclasses.asdict(outcome)
+    return {name: v for name, v in values.items() if v is not None or name not in EXTRAS}
 
 
 def from_json(data: Mapping[str, Any]) -> ShrinkSearch:
@@ -70,21 +76,34 @@ def with_unsaid(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def replay(
-    search: ShrinkSearch, outcomes: Mapping[str, Outcome]
+    search: ShrinkSearch,
+    outcomes: Mapping[str, Outcome],
+    examine: Callable[[list[Cell]], Mapping[Cell, Outcome | None]] = lambda cells: {},
 ) -> tuple[list[Cell], dict[str, Outcome]]:
     """Tells a search that begins the outcomes of its networks, round by round.
 
     Args:
         search: to be told.
         outcomes: by `Cell.key`.
+        examine: finds outcomes again of networks that need not have been trained for one; asked
+            where the others' do not suffice.
 
     Returns:
-        The networks, as they were told, and the outcomes of such as the search did not propose.
+        The networks with one of the outcomes, as they were told, and the outcomes of such as the
+        search did not propose.
     """
     left = dict(outcomes)
     told: list[Cell] = []
-    while known := [c.cell for c in search.pending() if c.cell.key in left]:
+    while left:
+        pending = [c.cell for c in search.pending()]
+        known = [cell for cell in pending if cell.key in left]
         for cell in known:
             search.tell(cell, left.pop(cell.key))
         told += known
+        if not known:
+            found = {c: o for c, o in examine(pending).items() if o is not None}
+            for cell, outcome in found.items():
+                search.tell(cell, outcome)
+            if not found:
+                break
     return told, left

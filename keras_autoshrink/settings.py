@@ -16,6 +16,10 @@ from keras_autoshrink.search_space import CellSpace
 
 # Their differences name what differs in them.
 _DETAILED = ("score", "hypermodel", "hyperparameters", "training")
+# Of a score: what goes without saying, as it did before there were other costs.
+_UNSAID = ("cost", "macs")
+# Not noted where there is none.
+_LIMITS = ("max_macs", "max_latency_ms")
 
 
 def of_hypermodel(hypermodel: Any) -> Any:
@@ -53,7 +57,8 @@ def describe(value: Any) -> Any:
         cells = getattr(value, "__closure__", None) or ()
         return [value.__qualname__, *(_plain(cell.cell_contents) for cell in cells)]
     if hasattr(value, "__dict__"):
-        return [type(value).__qualname__, _plain(vars(value))]
+        held = {name: item for name, item in vars(value).items() if (name, item) != _UNSAID}
+        return [type(value).__qualname__, _plain(held)]
     return _plain(value)
 
 
@@ -91,7 +96,8 @@ def check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], folder: str) 
         ValueError: they differ.
     """
     if "num_candidates" in theirs:  # a search of ours; one that does not say is the paper's
-        theirs = {"strategy": "paper", **theirs}
+        unlimited = dict.fromkeys(_LIMITS)
+        theirs, ours = {**unlimited, "strategy": "paper", **theirs}, {**unlimited, **ours}
     # A folder of another tuner, or of an older version, has not all of them.
     for name in [n for n in ours if n in theirs]:
         if ours[name] != theirs[name]:

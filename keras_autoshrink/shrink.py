@@ -7,13 +7,13 @@ The same search serves convolutional and recurrent cells: the caller trains and 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink import strategies, trajectory
 from keras_autoshrink.cell import Cell, Edge
+from keras_autoshrink.cost_limits import CostLimits
 from keras_autoshrink.trajectory import Candidate, Outcome, Round
 
 
@@ -24,12 +24,13 @@ class ShrinkSearch:
     those that are likely to score best by all scores so far (see `acquisition`); an edge may
     come back. A round of which nothing survives adopts nothing. The search ends when
     `max_candidates` networks have been trained, when there is no score at all, or when too many
-    failed in a row (`strategies.FAILURES_IN_A_ROW`).
+    failed in a row (`strategies.FAILURES_IN_A_ROW`), or were over the limits (`OVER_IN_A_ROW`).
 
     With `strategy="paper"` a round draws `num_candidates` edges of the current cell and proposes
     the cells that lack one each; once all have an outcome, the search goes on from the best
     (ties: fewer MACs, then the smaller edge). It ends when the cell has no more than
-    `max(1, round(keep_fraction * initial edges))` edges, or when a whole round failed.
+    `max(1, round(keep_fraction * initial edges))` edges, or when a whole round failed. Of a round
+    that is over the limits it goes on from the cheapest.
 
     All state is the settings and the outcome of each network (see `search_state`); the rounds
     follow from these. So outcomes may arrive in any order, and a search that is resumed goes on
@@ -45,6 +46,7 @@ class ShrinkSearch:
         max_candidates: how many networks to train, of "bayesian" alone; by default as many as
             "paper" would train at most.
         proposals: of a "bayesian" search that is resumed, what it had as `proposals`.
+        limits: of what networks may cost, for "bayesian" to propose none that it knows to be over.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -68,6 +70,7 @@ class ShrinkSearch:
         strategy: str = "bayesian",
         max_candidates: int | None = None,
         proposals: Sequence[Sequence[Iterable[Edge]]] = (),
+        limits: CostLimits | None = None,
     ) -> None:
         strategies.check_settings(num_candidates, keep_fraction, seed, strategy, max_candidates)
         self.cell = dataclasses.replace(cell, edges=cell.live_edges)
@@ -80,6 +83,7 @@ class ShrinkSearch:
             number: [strategies.part(self.cell, edges) for edges in each]
             for number, each in enumerate(proposals, 1)
         }
+        self._limits, self._dry = limits, False  # dry: nothing is left within these
         self._outcomes: dict[str, Outcome] = {}
         # Of each finished round the index of the winner, None if nothing survived.
         self._adopted: list[int | None] = []
@@ -108,9 +112,11 @@ class ShrinkSearch:
 
     @property
     def error(self) -> str | None:
-        """Why the search cannot go on: too many candidates failed. None otherwise."""
-        if not self.done or len(self._adopted) == len(self._rounds):
+        """Why the search has no result: too many candidates failed, or all are over the limits."""
+        if not self.done:
             return None
+        if len(self._adopted) == len(self._rounds):
+            return trajectory.all_over(self._outcomes.values()) if self.best_score is None else None
         first, last = self._first_failed, self.round.number
         which = f"round {last}" if first == last else f"rounds {first} to {last}"
         errors = self._last_errors()
@@ -144,16 +150,16 @@ class ShrinkSearch:
         if not self.error:
             return []
         fresh = [c.cell.key for c in self.round.candidates if not c.reused]
-        return [self._outcomes.pop(key).trial_id for key in fresh]
+        return [self._outcomes.pop(k).trial_id for k in fresh if self._outcomes[k].error]
 
     def max_remaining(self) -> int:
         """How many networks are left to train at most; duplicates and pruning make it fewer."""
         if self.done:
             return 0
         if self.strategy != "paper":
-            return self._budget - len(self._outcomes)
+            return self._budget - self._trained
         edges = len(self._current.edges) if self._adopted else len(self.cell.edges) + 1
-        return len(self.pending()) + self._trained_below(edges)
+        return len(self.pending()) + self._trained_by_paper(edges)
 
     def trajectory(self) -> list[dict[str, Any]]:
         """One record of plain values for each finished round. See `trajectory.round_record`."""
@@ -167,7 +173,8 @@ class ShrinkSearch:
     @property
     def proposals(self) -> list[list[tuple[Edge, ...]]]:
         """The edges of the cells that rounds 1, 2 and so on propose, as they are numbered."""
-        return [[c.cell.edges for c in each.candidates] for each in self._rounds[1:]]
+        found = [[c.cell.edges for c in each.candidates] for each in self._rounds[1:]]
+        return [*found, []] if self._dry else found  # who reads a state knows no limits
 
     @property
     def best_score(self) -> float | None:
@@ -176,14 +183,15 @@ class ShrinkSearch:
         return max(scores, default=None)
 
     def best(self) -> dict[str, Any] | None:
-        """The best record of the trajectory, ties to fewer edges; None before round 0 ended."""
-        records = self.trajectory()
-        return trajectory.best_record(records) if records else None
+        """The best record of the trajectory, ties to fewer edges; None while none has a score."""
+        return trajectory.best_record(self.trajectory())
 
     def _advance(self) -> None:
         """Closes the round under way if it is complete, and such after it as are known already."""
         while not self.pending() and len(self._adopted) < len(self._rounds):
             winner = trajectory.winner(self.round, self._outcomes)
+            if winner is None and (self.strategy == "paper" or not self._adopted):
+                winner = trajectory.cheapest(self.round, self._outcomes)
             if winner is not None:
                 self._current = self.round.candidates[winner].cell
                 self._first_failed = len(self._rounds)
@@ -195,14 +203,13 @@ class ShrinkSearch:
 
     def _hopeless(self) -> bool:
         """Whether to give up, now that nothing of the round under way has survived."""
-        if self.strategy == "paper" or self.best_score is None:
+        errors = self._last_errors()
+        if self.strategy == "paper" or (errors and self.best_score is None):
             return True
-        used_up = len(self._outcomes) >= self._budget
-        return not used_up and len(self._last_errors()) >= strategies.FAILURES_IN_A_ROW
+        return self._trained < self._budget and len(errors) >= strategies.FAILURES_IN_A_ROW
 
-    def _last_errors(self) -> list[str | None]:
-        rounds = self._rounds[self._first_failed :]
-        return [self._outcome(c).error for each in rounds for c in each.candidates]
+    def _last_errors(self) -> list[str]:
+        return trajectory.errors(self._rounds[self._first_failed :], self._outcomes)
 
     def _draw(self, cell: Cell) -> Iterator[Candidate]:
         """The candidates of the next round; none if the search is over."""
@@ -214,37 +221,29 @@ class ShrinkSearch:
                 yield Candidate(edge, smaller, smaller.key in self._seen)
                 self._seen.add(smaller.key)
             return
-        count = min(self.num_candidates, self._budget - len(self._outcomes))
+        count = min(self.num_candidates, self._budget - self._trained)
         parts = self._known.get(len(self._rounds), [])
-        if count and not parts:
-            trained = {c.cell: self._outcome(c) for each in self._rounds for c in each.candidates}
-            parts = strategies.promising(self.cell, trained, self.edges_to_keep, count, seed)
+        self._dry = len(self._rounds) in self._known and not parts
+        if count and not parts and not self._dry:
+            known = trajectory.of_cells(self._rounds, self._outcomes)
+            if trajectory.over_in_a_row(self._rounds, self._outcomes) < strategies.OVER_IN_A_ROW:
+                least = self.edges_to_keep
+                parts = strategies.promising(self.cell, known, least, count, seed, self._limits)
+            self._dry = bool(self._limits) and not parts
         for part in parts:
             yield strategies.edited(cell, part, part.key in self._seen)
             self._seen.add(part.key)
+
+    @property
+    def _trained(self) -> int:
+        return sum(outcome.over_limit is None for outcome in self._outcomes.values())
 
     @property
     def _budget(self) -> int:
         """How many networks may be trained."""
         if self.max_candidates is not None:
             return self.max_candidates
-        return 1 + self._trained_below(len(self.cell.edges) + 1)
+        return 1 + self._trained_by_paper(len(self.cell.edges) + 1)
 
-    def _trained_below(self, edges: int) -> int:
-        """How many networks the paper's search trains at most whose cells have fewer edges."""
-        return sum(min(self.num_candidates, more) for more in range(self.edges_to_keep + 1, edges))
-
-    def _outcome(self, candidate: Candidate) -> Outcome:
-        return self._outcomes[candidate.cell.key]
-
-
-def training_seed(seed: int, cell: Cell) -> int:
-    """The seed to train a cell with: it depends on the search's seed and the network alone.
-
-    So neither the order of trials, nor a resume, nor parallel workers change a result.
-
-    Returns:
-        An integer from 0 to 2**31 - 1.
-    """
-    digest = hashlib.sha256(f"{seed}/{cell.key}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
+    def _trained_by_paper(self, edges: int) -> int:
+        return strategies.trained_below(edges, self.edges_to_keep, self.num_candidates)

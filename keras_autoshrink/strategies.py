@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 
 from keras_autoshrink.cell import Cell, Edge
+from keras_autoshrink.cost_limits import CostLimits
 from keras_autoshrink.trajectory import Candidate, Outcome
 
 STRATEGIES = ("paper", "bayesian")
@@ -26,6 +27,9 @@ _LEAST_SCORES = 6
 # A round of the default size is as many; KerasTuner gives up after 3, which a few large networks
 # that do not fit into memory can come to.
 FAILURES_IN_A_ROW = 10
+# When so many networks one after the other were over the limits, "bayesian" gives up: by then it
+# has gone to the smallest ones.
+OVER_IN_A_ROW = 30
 
 
 def without_one_edge(cell: Cell, count: int, seed: str) -> Iterator[tuple[Edge, Cell]]:
@@ -48,31 +52,41 @@ def without_one_edge(cell: Cell, count: int, seed: str) -> Iterator[tuple[Edge, 
 
 
 def promising(
-    whole: Cell, outcomes: Mapping[Cell, Outcome], least_edges: int, count: int, seed: str
+    whole: Cell,
+    outcomes: Mapping[Cell, Outcome],
+    least_edges: int,
+    count: int,
+    seed: str,
+    limits: CostLimits | None = None,
 ) -> list[Cell]:
     """Parts of a cell, none of them trained yet, that are worth training.
 
     Args:
         whole: the complete DAG.
-        outcomes: of those that have been trained.
+        outcomes: of those that have been trained, or were over the limits.
         least_edges: that a part has.
         count: how many; fewer if there are no others.
         seed: of what is drawn.
+        limits: that a part is to be within, as far as it can be told.
     """
     # NumPy takes a while to load, and most who import this module only look at a search.
     from threadpoolctl import threadpool_limits
 
     from keras_autoshrink import acquisition
+    from keras_autoshrink.affordable import Affordable
+    from keras_autoshrink.parts import Parts
 
-    parts = acquisition.Parts(whole, least_edges)
+    parts = Parts(whole, least_edges)
     scores = {cell: o.score for cell, o in outcomes.items() if o.score is not None}
-    if len(scores) < _LEAST_SCORES:
-        return acquisition.first_parts(parts, list(outcomes), count, seed)
-    failed = [cell for cell, outcome in outcomes.items() if outcome.score is None]
+    failed = [cell for cell, outcome in outcomes.items() if outcome.error is not None]
+    over = [cell for cell, outcome in outcomes.items() if outcome.over_limit is not None]
     # In matrices as small as these BLAS's threads mostly wait for each other: on two busy cores
     # a round of 8 nodes took them ten times as long as it takes one.
     with threadpool_limits(1, user_api="blas"):
-        return acquisition.best_parts(parts, scores, failed, count, seed)
+        affordable = Affordable(parts, limits, outcomes) if limits else None
+        if len(scores) < _LEAST_SCORES:
+            return acquisition.first_parts(parts, list(outcomes), count, seed, affordable)
+        return acquisition.best_parts(parts, scores, failed, count, seed, over, affordable)
 
 
 def part(whole: Cell, edges: Iterable[Edge]) -> Cell:
@@ -85,6 +99,11 @@ def part(whole: Cell, edges: Iterable[Edge]) -> Cell:
     if strange := set(found.edges) - set(whole.edges):
         raise ValueError(f"proposals: edge {min(strange)} is none of the complete cell's")
     return found
+
+
+def trained_below(edges: int, least_edges: int, count: int) -> int:
+    """How many networks of fewer edges "paper" trains at most, `count` of them in a round."""
+    return sum(min(count, more) for more in range(least_edges + 1, edges))
 
 
 def edited(current: Cell, cell: Cell, reused: bool) -> Candidate:

@@ -59,7 +59,7 @@ def search(options: argparse.Namespace) -> int:
     }
     pipeline.search_and_report(
         hypermodel,
-        PerplexityScore(),
+        PerplexityScore(options.cost),
         options,
         default_project(options),
         settings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -39,6 +39,8 @@ class Recipe:
             is over; None for no limit. Waiting for others, as in a race, does not count.
         race: whether the worse half of a round's candidates stops early, and again; see
             `racing.race`.
+        measured: what a candidate costs besides MACs and parameters, for the score; of that which
+            was measured before.
     """
 
     images: int
@@ -49,6 +51,7 @@ class Recipe:
     stopping_rules: Callable[[], Sequence[keras.callbacks.Callback]]
     max_seconds: float | None = None
     race: bool = False
+    measured: Callable[[Cell], Mapping[str, float]] = lambda cell: {}
 
     @property
     def epochs_of_heirs(self) -> int:
@@ -87,6 +90,7 @@ class Trainee:
         self._costs = {
             "macs": program.network.count_macs(cell),
             "params": program.network.count_params(cell),
+            **recipe.measured(cell),
         }
         self._history: dict[str, list[float]] = collections.defaultdict(list)
         self._best: Any = None

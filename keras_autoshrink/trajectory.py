@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
 
 _EDITS = ("removed_edges", "added_edges")
+# Of an outcome, written where there is something to be said.
+EXTRAS = ("over_limit", "latency_ms", "measured_cost")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of training one network: a score, or the reason why there is none.
+    """What came of one network: a score, or the reason why there is none.
 
     Args:
-        score: the number to be maximised; None for a failure.
+        score: the number to be maximised; None for a failure, and for what was not trained.
         objective: the metric behind the score, such as the validation accuracy.
         macs: multiply-accumulates for one image or token; breaks ties of the score.
         params: parameters.
         seconds: time it took on a clock; of networks trained side by side these overlap, so
             that their sum is longer than the search took.
         trial_id: where the caller keeps what belongs to it.
-        error: why it failed; None where there is a score.
+        error: why it failed; None where it did not.
+        over_limit: what of it was over a limit, so that it was not trained; None if nothing was.
+        latency_ms: milliseconds that LiteRT takes for it, where they were measured.
+        measured_cost: what it costs by a callable of the score's, where it has one.
     """
 
     score: float | None
@@ -34,10 +39,13 @@ class Outcome:
     seconds: float = 0.0
     trial_id: str | None = None
     error: str | None = None
+    over_limit: str | None = None
+    latency_ms: float | None = None
+    measured_cost: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.score is None) == (self.error is None):
-            raise ValueError("outcome: has either a score or an error")
+        if (self.score, self.error, self.over_limit).count(None) != 2:
+            raise ValueError("outcome: has either a score or an error, or is over a limit")
         if self.score is not None and not math.isfinite(self.score):
             raise ValueError(f"score {self.score}: not finite; report a failure instead")
 
@@ -82,6 +90,63 @@ def winner(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
     return min(ranks)[-1] if ranks else None
 
 
+def cheapest(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
+    """The index of the cheapest candidate of a round that is over the limits as a whole.
+
+    That of the least latency, where that was measured, then of the fewest MACs, then of the
+    smaller edge.
+
+    Returns:
+        None if some of the round has failed, or has a score.
+    """
+    found = [outcomes[candidate.cell.key] for candidate in finished.candidates]
+    if any(outcome.over_limit is None for outcome in found):
+        return None
+    return min(
+        range(len(found)),
+        key=lambda i: (cost_rank(found[i]), finished.candidates[i].removed_edge or (), i),
+    )
+
+
+def all_over(outcomes: Iterable[Outcome]) -> str:
+    """Says of networks that are all over the limits which comes closest."""
+    closest = min(outcomes, key=cost_rank)
+    return f"no network was within the limits; the smallest had {closest.over_limit}"
+
+
+def cost_rank(outcome: Outcome) -> tuple[float, float]:
+    """Sorts networks that are over the limits; those whose MACs are come last."""
+    return (
+        math.inf if outcome.latency_ms is None else outcome.latency_ms,
+        math.inf if outcome.macs is None else outcome.macs,
+    )
+
+
+def errors(rounds: Sequence[Round], outcomes: Mapping[str, Outcome]) -> list[str]:
+    """What the failures of some rounds failed with, in their order."""
+    found = [outcomes[candidate.cell.key].error for each in rounds for candidate in each.candidates]
+    return [error for error in found if error is not None]
+
+
+def of_cells(rounds: Sequence[Round], outcomes: Mapping[str, Outcome]) -> dict[Cell, Outcome]:
+    """The outcomes of the cells of some rounds, as they are numbered there."""
+    return {c.cell: outcomes[c.cell.key] for each in rounds for c in each.candidates}
+
+
+def over_in_a_row(rounds: Sequence[Round], outcomes: Mapping[str, Outcome]) -> int:
+    """Number of networks in the last of some rounds, as far as they are over the limits as a whole.
+
+    By whole rounds, in which networks come in no certain order.
+    """
+    count = 0
+    for each in reversed(rounds):
+        found = [outcomes[c.cell.key] for c in each.candidates if not c.reused]
+        if any(outcome.over_limit is None for outcome in found):
+            break
+        count += len(found)
+    return count
+
+
 def round_record(
     finished: Round,
     adopted: int | None,
@@ -92,7 +157,7 @@ def round_record(
 
     Args:
         finished: the round.
-        adopted: the index of the candidate that the search went on from; None if all failed.
+        adopted: the index of the candidate that the search went on from; None if none had a score.
         outcomes: of each network by its `Cell.key`.
         before: the record of the round before; None of round 0.
 
@@ -102,10 +167,14 @@ def round_record(
         longer than the round took where they were trained side by side),
         `cell` (its JSON form, numbered as the complete DAG); and `candidates`, a list with the
         like of each candidate, its `status` ("adopted", "rejected", "failed"), whether it is
-        `reused`, its `trial_id` and its `error`. Where candidates may differ by several edges
-        from the round's cell, also `removed_edges` and `added_edges`, lists; `removed_edge` is
-        then None unless that is all there is. Where all failed, the cell and what belongs to it
-        are those of the round before, and no edge was removed or added.
+        `reused`, its `trial_id` and its `error`. One that was over a limit and has not been
+        trained has the status "over limit", unless it was adopted since all of a round were, and
+        says what was over it in `over_limit`; such a round has no score. Where it was measured
+        there is a `latency_ms`, and where the score has a callable for it a `measured_cost`. Where
+        candidates may differ by several edges from the round's cell, also `removed_edges` and
+        `added_edges`, lists; `removed_edge` is then None unless that is all there is. Where nothing
+        was adopted, the cell and what belongs to it are those of the round before, and no edge was
+        removed or added.
     """
     candidates = [
         _candidate_record(candidate, outcomes[candidate.cell.key])
@@ -117,7 +186,7 @@ def round_record(
     else:
         winner = candidates[adopted]
         winner["status"] = "adopted"
-    names = ("removed_edge", *_EDITS, "edges_left", "score", "objective", "macs", "params")
+    names = ("removed_edge", *_EDITS, "edges_left", "score", "objective", "macs", "params", *EXTRAS)
     return {
         "round": finished.number,
         **{name: winner[name] for name in names if name in winner},
@@ -137,9 +206,10 @@ def records(
     return found
 
 
-def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The best-scoring record of a trajectory, ties to fewer edges."""
-    return max(records, key=lambda record: (record["score"], -record["edges_left"]))
+def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The best-scoring record of a trajectory, ties to fewer edges; None if none has a score."""
+    scored = [record for record in records if record["score"] is not None]
+    return max(scored, key=lambda each: (each["score"], -each["edges_left"]), default=None)
 
 
 def described(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -148,6 +218,12 @@ def described(record: Mapping[str, Any]) -> tuple[str, str]:
     removed, added = record.get("removed_edges", removed), record.get("added_edges", [])
     texts = [", ".join(f"{i}-{j}" for i, j in edges) for edges in (removed, added)]
     return texts[0] or "-", texts[1] or "-"
+
+
+def _status(outcome: Outcome) -> str:
+    if outcome.over_limit is not None:
+        return "over limit"
+    return "failed" if outcome.score is None else "rejected"
 
 
 def _candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
@@ -163,8 +239,9 @@ def _candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
         # A reused outcome cost nothing this time: every training is counted once.
         "seconds": 0.0 if candidate.reused else outcome.seconds,
         "cell": candidate.cell.to_json(),
-        "status": "failed" if outcome.score is None else "rejected",
+        "status": _status(outcome),
         "reused": candidate.reused,
         "trial_id": outcome.trial_id,
         "error": outcome.error,
+        **{name: value for name in EXTRAS if (value := getattr(outcome, name)) is not None},
     }

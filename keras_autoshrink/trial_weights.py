@@ -76,15 +76,15 @@ class TrialWeights(keras_tuner.Tuner):
         """What the candidates of the round under way inherit from.
 
         Returns:
-            None in round 0, and where the round's cell was trained before the last round: such
-            weights are not kept.
+            None in round 0, and where the round's cell was trained before the last round, whose
+            weights are not kept, or never.
         """
         records = search.trajectory()
         if not records:
             return None
         adopted = _adopted(records[-1])
         last = [c["trial_id"] for c in records[-1]["candidates"] if not c["reused"]]
-        if adopted not in last:
+        if adopted is None or adopted not in last:  # of a round that was over the limits
             return None
         trial = self.oracle.trials[adopted]
         cell = self.oracle.cell_of(trial)
@@ -122,7 +122,7 @@ class TrialWeights(keras_tuner.Tuner):
                     path.unlink(missing_ok=True)
 
 
-def _adopted(record: dict[str, Any]) -> str:
-    """The id of the trial that a finished round adopted."""
+def _adopted(record: dict[str, Any]) -> str | None:
+    """The id of the trial that a finished round adopted; None if that was not trained."""
     (adopted,) = (c for c in record["candidates"] if c["status"] == "adopted")
     return adopted["trial_id"]

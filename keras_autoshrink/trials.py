@@ -30,6 +30,8 @@ def outcome_of(trial: Trial, sign: int, metric: str) -> Outcome:
         params=None if params is None else round(params),
         seconds=metric_of(trial, "seconds") or 0.0,
         trial_id=trial.trial_id,
+        latency_ms=metric_of(trial, "latency_ms"),
+        measured_cost=metric_of(trial, "measured_cost"),
     )
 
 
@@ -46,6 +48,8 @@ def metrics_of(outcome: Outcome, sign: int, metric: str, objective: str) -> dict
         "macs": outcome.macs,
         "params": outcome.params,
         "seconds": outcome.seconds,
+        "latency_ms": outcome.latency_ms,
+        "measured_cost": outcome.measured_cost,
         metric: outcome.objective,
         objective: sign * outcome.score,
     }

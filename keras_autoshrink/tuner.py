@@ -11,6 +11,7 @@ import keras_tuner
 
 from keras_autoshrink import settings
 from keras_autoshrink.backends import check_tensorflow_backend
+from keras_autoshrink.candidate_costs import CandidateCosts
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.oracle import AutoShrinkOracle
 from keras_autoshrink.resumable import ResumableTuner
@@ -55,6 +56,9 @@ class AutoShrink(ResumableTuner):
             as many trained networks the first finds better ones (benchmarks/search_quality.md).
         max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
             train at most. ("paper" ends by itself.)
+        max_macs: a candidate of more multiply-accumulates is not trained; by default all are. It is
+            no failure, and does not count as a candidate.
+        max_latency_ms: likewise one whose `.tflite` file takes LiteRT longer, see `AccuracyScore`.
         **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
             and `distribution_strategy`: a MirroredStrategy, MultiWorkerMirroredStrategy (all
             workers run the same script; the first decides and writes) or OneDeviceStrategy of
@@ -88,6 +92,8 @@ class AutoShrink(ResumableTuner):
         max_retries_per_trial: int = 0,
         strategy: str = "bayesian",
         max_candidates: int | None = None,
+        max_macs: int | None = None,
+        max_latency_ms: float | None = None,
         **kwargs: Any,
     ) -> None:
         for argument, instead in _NOT_HERE.items():
@@ -100,6 +106,7 @@ class AutoShrink(ResumableTuner):
         for name, value in (("race", race), ("inherit", inherit)):
             if not isinstance(value, bool):
                 raise TypeError(f"{name}={value!r}: give True or False")
+        costs = CandidateCosts(hypermodel, score, max_macs, max_latency_ms)
         devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
         oracle = (devices.oracle if devices else AutoShrinkOracle)(
             metric=getattr(score, "objective", None),
@@ -114,6 +121,12 @@ class AutoShrink(ResumableTuner):
             strategy=strategy,
             max_candidates=max_candidates,
         )
+        if costs.measures and devices and devices.several_workers:
+            raise ValueError(
+                "distribution_strategy: of several workers; a latency, or a cost that is a "
+                "callable, is measured by one: leave it out, or take a strategy of one machine"
+            )
+        oracle.costs = costs
         for name, asked in (("race", race), ("inherit", inherit)):
             if asked and oracle.strategy != "paper":
                 raise ValueError(f'{name}=True: needs strategy="paper"')
@@ -127,6 +140,8 @@ class AutoShrink(ResumableTuner):
             "score": settings.describe(score),
             "hypermodel": settings.of_hypermodel(hypermodel),
             "hyperparameters": settings.describe(hyperparameters and hyperparameters.values),
+            **({} if max_macs is None else {"max_macs": int(max_macs)}),
+            **({} if max_latency_ms is None else {"max_latency_ms": float(max_latency_ms)}),
         }
         super().__init__(
             oracle,
@@ -138,6 +153,7 @@ class AutoShrink(ResumableTuner):
             score=score,
             max_seconds_per_trial=max_seconds_per_trial,
             devices=devices,
+            costs=costs,
             race=race,
             inherit=inherit,
             **kwargs,
@@ -155,7 +171,7 @@ class AutoShrink(ResumableTuner):
         Raises:
             ValueError: the data do not fit the networks; nothing has been trained then.
             RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
-                error.
+                error. Or no network is within the limits.
         """
         verbose = kwargs.pop("verbose", 1)
         verbose = 1 if verbose == "auto" else verbose
@@ -188,11 +204,11 @@ class AutoShrink(ResumableTuner):
         """The best-scoring cell of the trajectory, pruned; ties go to fewer edges.
 
         Raises:
-            RuntimeError: no round has finished yet.
+            RuntimeError: no network has a score yet.
         """
         best = self.oracle.search.best()
         if best is None:
-            raise RuntimeError("no round has finished yet: run search() first")
+            raise RuntimeError("no network has a score yet: run search() first")
         return Cell.from_json(best["cell"]).prune()
 
 

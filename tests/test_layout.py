@@ -18,9 +18,11 @@ ORDER = """
     surrogate shared_arguments
     cell score checkpoint image_checks costs.layers costs.products costs.input_shapes
     train_arguments supervisor vocabulary text_pipeline text_recipes
-    pydoc_text operations costs.graph image_folders fit_checks splits recurrent
-    text_data generation published_cells trajectory acquisition
-    strategies report search_space networks datasets costs streams language_models
+    pydoc_text operations cost_limits costs.graph image_folders fit_checks splits recurrent
+    text_data generation published_cells trajectory parts
+    affordable
+    acquisition
+    strategies seeds report search_space networks datasets costs streams language_models
     shrink search_arguments
     search_state
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
@@ -29,8 +31,10 @@ ORDER = """
     masked_training weights_file
     masked_tensorflow masked_jax inheritance
     service recovery search_folder
-    limits worker persistence training text_training
+    limits worker training text_training candidate_latency
     trainee hypermodels racing
+    candidate_costs persistence
+    screening
     candidate_training
     round_training
     masked_search
@@ -65,6 +69,7 @@ TENSORFLOW = {
 }
 # What brings the search and the export together.
 BOTH = {
+    "candidate_latency",
     "pipeline",
     "image_pipeline",
     "image_choice",

@@ -7,7 +7,8 @@ import pytest
 from keras_autoshrink import acquisition, search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.score import AccuracyScore
-from keras_autoshrink.shrink import ShrinkSearch, training_seed
+from keras_autoshrink.seeds import training_seed
+from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trajectory import Outcome
 
 OPS = (
@@ -419,9 +420,9 @@ def test_a_bayesian_search_loads_without_computing_and_goes_on_as_if_never_stopp
 def test_there_is_nothing_to_learn_from_before_there_are_6_scores(monkeypatch):
     learnt_from, best_parts = [], acquisition.best_parts
 
-    def noted(parts, scores, failed, count, seed):
+    def noted(parts, scores, failed, *others):
         learnt_from.append((len(scores), len(failed)))
-        return best_parts(parts, scores, failed, count, seed)
+        return best_parts(parts, scores, failed, *others)
 
     monkeypatch.setattr(acquisition, "best_parts", noted)
     run(bayesian(num_candidates=1, max_candidates=11), failing_at({2, 4}))
