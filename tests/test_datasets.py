@@ -665,7 +665,7 @@ def test_cifar10_absent_and_out_of_reach(tmp_path, monkeypatch, capfd):
         message = refusal("cifar10", data_dir=tmp_path / "data")
     folder = tmp_path / "data" / CIFAR10_IN_SMALL
     assert message.startswith(f"cifar10: cannot be loaded from {folder}: not there, and https://")
-    assert message.endswith("Connection refused")
+    assert message.partition(" does not answer: ")[2]  # in the system's words
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
