@@ -6,10 +6,10 @@ What another Keras than the one that made the model needs to build it again.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tflite_export.layer_nodes import Node, nodes_of
@@ -136,15 +136,10 @@ def _tensors(value: Any) -> Iterator[str]:
 
 def _check_weights(model: keras.Model, graph: LayerGraph) -> None:
     """Raises ValueError for a layer with weights that no node takes, such as those of LoRA."""
-    taken = {source for node in graph.nodes for source in node.sources}
+    taken = Counter(layer for node in graph.nodes for layer, _ in node.sources)
     for layer in model.layers:
-        number = np.count_nonzero([source == layer.name for source, _ in taken])
-        if len(layer.get_weights()) not in (number, number + _num_seeds(layer)):
+        if len(layer.weights) != taken[layer.name]:
             raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) has {len(layer.get_weights())} "
-                f"weights, expected {number}"
+                f"layer {layer.name!r} ({type(layer).__name__}) has {len(layer.weights)} weights, "
+                f"expected {taken[layer.name]}"
             )
-
-
-def _num_seeds(layer: Any) -> int:
-    return sum(1 for variable in layer.variables if "seed" in variable.path.rsplit("/", 1)[-1])

@@ -24,7 +24,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "Conv2D": ("filters", "groups", *_CONVOLUTION),
     "Dense": ("units", "use_bias"),
     "DepthwiseConv2D": ("depth_multiplier", *_CONVOLUTION),
-    "Dropout": ("rate",),
+    "Dropout": ("rate", "noise_shape"),
     "Flatten": (),
     "GlobalAveragePooling2D": ("keepdims",),
     "GlobalMaxPooling2D": ("keepdims",),
