@@ -17,6 +17,17 @@ from tflite_export.layer_nodes import Node, nodes_of
 if TYPE_CHECKING:
     import keras
 
+# Layers behind which probabilities are probabilities still.
+_KEEPING = (
+    "Average",
+    "AveragePooling2D",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePooling2D",
+    "Reshape",
+    "SpatialDropout2D",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerGraph:
@@ -37,10 +48,11 @@ class LayerGraph:
     @property
     def output_activation(self) -> str:
         """What the output has gone through last: "softmax", "linear", or another activation."""
-        (last,) = (node for node in self.nodes if node.name == self.output)
-        if last.kind == "Activation":
-            return str(last.arguments["activation"])
-        return {"Softmax": "softmax", "ReLU": "relu"}.get(last.kind, "linear")
+        nodes = {node.name: node for node in self.nodes}
+        last = before = nodes[self.output]
+        while before.kind in _KEEPING and before.inputs[0] in nodes:
+            before = nodes[before.inputs[0]]
+        return "softmax" if _activation(before) == "softmax" else _activation(last)
 
 
 def layer_graph(model: keras.Model) -> LayerGraph:
@@ -107,6 +119,12 @@ def set_weights(
 def weight_key(position: int, index: int) -> str:
     """What a node's weight is called among those of a graph: layers may share a name's ending."""
     return f"{position}_{index}"
+
+
+def _activation(node: Node) -> str:
+    if node.kind == "Activation":
+        return str(node.arguments["activation"])
+    return {"Softmax": "softmax", "ReLU": "relu"}.get(node.kind, "linear")
 
 
 def _names(ends: Any) -> list[str]:

@@ -29,6 +29,7 @@ TOLERANCE = 1e-4
 
 _CHECKED = 8  # samples
 
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What the process has to do; it finds the arrays beside it.

@@ -72,4 +72,5 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
     elif status == REFUSED:
         raise ValueError(ended.stdout.removeprefix(READY).decode(errors="replace").strip())
     elif status:
-        raise ValueError(f"{name}: {what} crashes on it ({child_python.cause(status)}): the file is damaged")
+        cause = child_python.cause(status)
+        raise ValueError(f"{name}: {what} crashes on it ({cause}): the file is damaged")
