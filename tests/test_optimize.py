@@ -84,8 +84,8 @@ def mixed():
     x = layers.SeparableConv2D(8, 3, activation="relu", depth_multiplier=2, strides=2)(x)
     x = layers.BatchNormalization()(x)
     gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
-    gate = layers.Conv2D(8, 1, activation="sigmoid")(gate)
-    x = layers.Activation("relu6")(layers.Multiply()([x, gate]))
+    gate = layers.Conv2D(8, 1, activation="sigmoid", name="gate")(gate)
+    x = layers.Activation("relu6")(layers.Multiply(name="gate_activation")([x, gate]))
     x = layers.Dropout(0.1)(layers.AveragePooling2D(2)(x))
     x = layers.Reshape((2, 2, 8))(layers.Flatten()(x))
     x = layers.Conv2D(8, 2, groups=2, activation="swish")(x)
@@ -393,10 +393,14 @@ def test_without_tfmot_the_pip_command_is_named(model, data, monkeypatch):
 
 
 def unscaled():
-    """A network of activations far beyond the -6 to 6 that TFMOT begins with."""
+    """A network of activations far beyond the -6 to 6 that TFMOT begins with.
+
+    Its first BatchNorm cannot be folded into the convolution, which another layer reads as well.
+    """
     inputs = keras.Input((8, 8, 1))
-    x = layers.Rescaling(50.0)(inputs)
-    for _ in range(5):
+    x = layers.Conv2D(8, 3, padding="same")(layers.Rescaling(50.0)(inputs))
+    x = layers.Add()([layers.Rescaling(50.0)(layers.BatchNormalization(momentum=0.5)(x)), x])
+    for _ in range(4):
         x = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
     x = layers.Rescaling(0.05)(layers.MaxPooling2D(2)(x))
     return keras.Model(inputs, layers.Dense(10)(layers.Flatten()(x)))

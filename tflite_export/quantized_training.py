@@ -93,10 +93,12 @@ def float_weights(graph: LayerGraph, quantized: Any) -> dict[str, npt.NDArray[An
 def _has_rule(nodes: Mapping[str, Node], name: str) -> bool:
     """Whether TFMOT knows how to quantise a node; BatchNorm only where it folds into a kernel."""
     node = nodes[name]
-    if node.kind == "BatchNormalization":
-        before = nodes.get(node.inputs[0])
-        return before is not None and before.kind in ("Conv2D", "Dense", "DepthwiseConv2D")
-    return node.kind in _KNOWN
+    if node.kind != "BatchNormalization":
+        return node.kind in _KNOWN
+    source = node.inputs[0]
+    readers = sum(source in other.inputs for other in nodes.values())
+    foldable = source in nodes and nodes[source].kind in ("Conv2D", "Dense", "DepthwiseConv2D")
+    return foldable and readers == 1
 
 
 def _measure_ranges(quantized: Any, samples: Samples) -> None:
