@@ -400,7 +400,7 @@ def unscaled():
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(8, 3, padding="same")(layers.Rescaling(50.0)(inputs))
     x = layers.Add()([layers.Rescaling(50.0)(layers.BatchNormalization(momentum=0.5)(x)), x])
-    for _ in range(4):
+    for _ in range(3):
         x = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
     x = layers.Rescaling(0.05)(layers.MaxPooling2D(2)(x))
     return keras.Model(inputs, layers.Dense(10)(layers.Flatten()(x)))

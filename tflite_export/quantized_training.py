@@ -13,7 +13,7 @@ from tflite_export.layer_graph import LayerGraph
 from tflite_export.layer_nodes import Node
 
 # By how much, as a share and at all, ranges may still move when their measuring ends.
-_STABLE = 0.01
+_STABLE = 0.1
 # The share that TFMOT's moving averages of ranges keep at each step.
 _DECAY = 0.999
 
@@ -112,7 +112,7 @@ def _measure_ranges(quantized: Any, samples: Samples) -> None:
     ranges = [one for one in quantized.weights if one.name.endswith(ends)]
     others = {one.ref() for one in quantized.weights} - {one.ref() for one in ranges}
     saved = [(reference.deref(), reference.deref().numpy()) for reference in others]
-    for _ in ranges:
+    for _ in ranges[::2]:  # each layer has two ends
         before = [one.numpy() for one in ranges]
         quantized(samples, training=True)
         for one, old in zip(ranges, before, strict=True):
