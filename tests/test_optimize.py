@@ -417,9 +417,9 @@ def test_the_command_writes_and_checks_optimised_files(tmp_path, capsys, monkeyp
     keras.utils.set_random_seed(0)
     model = unscaled()
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(digits.x, digits.y, epochs=30, verbose=0)
+    model.fit(digits.x, digits.y, epochs=40, verbose=0)
     model.save("net.keras")
-    options = "--dataset few.npz --quantization int8 --prune 0.5 --qat --epochs 1"
+    options = "--dataset few.npz --quantization int8 --prune 0.1 --qat --epochs 1"
     capsys.readouterr()
     assert main(["export", "net.keras", *options.split()]) == 0
     printed = capsys.readouterr().out
