@@ -119,7 +119,7 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
     """Converts a trained model and checks what came of it."""
     source = _source(options, facts)
     data = _training_data(source, options)
-    image_optimisation.check_options(options, data)
+    image_optimisation.check_options(options, model, data)
     if not isinstance(data, ImageData):
         from keras_autoshrink import imagenet
 
@@ -142,14 +142,14 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
         quantizations = [chosen]
     folder = options.output_dir or options.model.parent
     folder.mkdir(parents=True, exist_ok=True)
-    checks = image_pipeline.export_and_check(
-        model, data, folder / options.model.stem, quantizations
-    )
-    checks += image_optimisation.export_optimised(
-        model, data, folder / options.model.stem, quantizations, options
-    )
-    pipeline.print_table(tflite_export.render_table(checks))
-    return pipeline.report_checks(checks)
+    stem = folder / options.model.stem
+    checks = image_pipeline.export_and_check(model, data, stem, quantizations)
+    optimised = image_optimisation.export_optimised(model, data, stem, quantizations, options)
+    pipeline.print_table(tflite_export.render_table([*checks, *optimised]))
+    for check in optimised:
+        gained = check.agreement.file_accuracy - checks[0].agreement.model_accuracy
+        _console.print(f"{check.path}: its accuracy against {options.model}: {gained:+.4f}")
+    return pipeline.report_checks([*checks, *optimised])
 
 
 def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import keras
 import tflite_export
 from keras_autoshrink.image_pipeline import check_file, export_and_check
 from keras_autoshrink.splits import ImageData
+from tflite_export.optimize import check_optimisable
 
 if TYPE_CHECKING:
     from keras_autoshrink.streams import ImageStreams
@@ -19,15 +20,20 @@ if TYPE_CHECKING:
 _EPOCHS = 3
 
 
-def check_options(options: argparse.Namespace, data: ImageData | ImageStreams) -> None:
+def check_options(
+    options: argparse.Namespace, model: keras.Model, data: ImageData | ImageStreams
+) -> None:
     """Refuses what cannot be optimised, before there is a file.
 
     Args:
         options: of the command `export`.
+        model: trained.
         data: that the model was trained on.
 
     Raises:
-        ValueError: the options contradict one another, or the data.
+        ModuleNotFoundError: TFMOT or tf_keras is not installed.
+        ValueError: the options contradict one another, or the data, or the model has a layer
+            that cannot be optimised.
     """
     optimised = options.qat or options.prune is not None
     if options.epochs is not None and not optimised:
@@ -36,6 +42,8 @@ def check_options(options: argparse.Namespace, data: ImageData | ImageStreams) -
         raise ValueError(f"--prune {options.prune:g}: expected more than 0 and less than 1")
     if optimised and not isinstance(data, ImageData):
         raise ValueError("--qat, --prune: train on images that fit into memory; these do not")
+    if optimised:
+        check_optimisable(model)
 
 
 def export_optimised(

@@ -148,6 +148,22 @@ def check_convertible(model: keras.Model, path: Path, batch_size: int = 1) -> No
         TypeError: ``model`` is not a ``keras.Model``.
         ValueError: One of the arguments does not fit.
     """
+    check_model(model, batch_size)
+    check_path(path)
+
+
+def check_path(path: Path) -> None:
+    """Raises ValueError for a path where no file can be written, as ``convert`` takes it."""
+    if path.suffix != ".tflite":
+        raise ValueError(f"path must end in .tflite: {path}")
+    if path.is_dir():
+        raise ValueError(f"path is a folder: {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"path is in a folder that does not exist; create it first: {path}")
+
+
+def check_model(model: keras.Model, batch_size: int = 1) -> None:
+    """Refuses a model that cannot be converted, see ``check_convertible``."""
     import keras
 
     if not isinstance(model, keras.Model):
@@ -157,22 +173,8 @@ def check_convertible(model: keras.Model, path: Path, batch_size: int = 1) -> No
             f"model runs on the {keras.backend.backend()} backend; load it with "
             "KERAS_BACKEND=tensorflow to convert it"
         )
-    _check_path(path)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    _check_model(model, batch_size)
-
-
-def _check_path(path: Path) -> None:
-    if path.suffix != ".tflite":
-        raise ValueError(f"path must end in .tflite: {path}")
-    if path.is_dir():
-        raise ValueError(f"path is a folder: {path}")
-    if not path.parent.is_dir():
-        raise ValueError(f"path is in a folder that does not exist; create it first: {path}")
-
-
-def _check_model(model: keras.Model, batch_size: int) -> None:
     # A model that was never given an input shape has no ``inputs``, or none in it.
     inputs = getattr(model, "inputs", None)
     if not inputs:

@@ -6,16 +6,27 @@ What another Keras than the one that made the model needs to build it again.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tflite_export.layer_nodes import Node, nodes_of
 
 if TYPE_CHECKING:
     import keras
+
+# Layers behind which probabilities are probabilities still.
+_KEEPING = (
+    "Average",
+    "AveragePooling2D",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePooling2D",
+    "Reshape",
+    "SpatialDropout2D",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +48,11 @@ class LayerGraph:
     @property
     def output_activation(self) -> str:
         """What the output has gone through last: "softmax", "linear", or another activation."""
-        (last,) = (node for node in self.nodes if node.name == self.output)
-        if last.kind == "Activation":
-            return str(last.arguments["activation"])
-        return {"Softmax": "softmax", "ReLU": "relu"}.get(last.kind, "linear")
+        nodes = {node.name: node for node in self.nodes}
+        last = before = nodes[self.output]
+        while before.kind in _KEEPING and before.inputs[0] in nodes:
+            before = nodes[before.inputs[0]]
+        return "softmax" if _activation(before) == "softmax" else _activation(last)
 
 
 def layer_graph(model: keras.Model) -> LayerGraph:
@@ -109,6 +121,12 @@ def weight_key(position: int, index: int) -> str:
     return f"{position}_{index}"
 
 
+def _activation(node: Node) -> str:
+    if node.kind == "Activation":
+        return str(node.arguments["activation"])
+    return {"Softmax": "softmax", "ReLU": "relu"}.get(node.kind, "linear")
+
+
 def _names(ends: Any) -> list[str]:
     """Of the inputs or outputs of a configuration, which gives a single one without its list."""
     single = bool(ends) and isinstance(ends[0], str)
@@ -136,15 +154,10 @@ def _tensors(value: Any) -> Iterator[str]:
 
 def _check_weights(model: keras.Model, graph: LayerGraph) -> None:
     """Raises ValueError for a layer with weights that no node takes, such as those of LoRA."""
-    taken = {source for node in graph.nodes for source in node.sources}
+    taken = Counter(layer for node in graph.nodes for layer, _ in node.sources)
     for layer in model.layers:
-        number = np.count_nonzero([source == layer.name for source, _ in taken])
-        if len(layer.get_weights()) not in (number, number + _num_seeds(layer)):
+        if len(layer.weights) != taken[layer.name]:
             raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) has {len(layer.get_weights())} "
-                f"weights, expected {number}"
+                f"layer {layer.name!r} ({type(layer).__name__}) has {len(layer.weights)} weights, "
+                f"expected {taken[layer.name]}"
             )
-
-
-def _num_seeds(layer: Any) -> int:
-    return sum(1 for variable in layer.variables if "seed" in variable.path.rsplit("/", 1)[-1])

@@ -24,7 +24,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "Conv2D": ("filters", "groups", *_CONVOLUTION),
     "Dense": ("units", "use_bias"),
     "DepthwiseConv2D": ("depth_multiplier", *_CONVOLUTION),
-    "Dropout": ("rate",),
+    "Dropout": ("rate", "noise_shape"),
     "Flatten": (),
     "GlobalAveragePooling2D": ("keepdims",),
     "GlobalMaxPooling2D": ("keepdims",),
@@ -75,6 +75,9 @@ class Node:
 def nodes_of(layer: dict[str, Any], inputs: Sequence[str]) -> Iterator[Node]:
     """The nodes of a layer, in a chain; none for what leaves its input as it is.
 
+    Where there are several, they are called ``<layer>/...``: no layer of Keras 3 has a slash in its
+    name, so that the names stay unique.
+
     Args:
         layer: Its entry in the configuration of a functional model.
         inputs: Names of the nodes that it takes its inputs from.
@@ -105,9 +108,9 @@ def nodes_of(layer: dict[str, Any], inputs: Sequence[str]) -> Iterator[Node]:
         yield Node(name, kind, arguments, tuple(inputs), weights)
     if activation != "linear":
         alone = kind == "Activation"
-        last = f"{name}_pointwise" if separable else name
+        last = f"{name}/pointwise" if separable else name
         yield Node(
-            name if alone else f"{name}_activation",
+            name if alone else f"{name}/activation",
             "Activation",
             {"activation": activation},
             tuple(inputs) if alone else (last,),
@@ -130,7 +133,7 @@ def _activation(config: dict[str, Any], where: str) -> str:
 def _separable(name: str, config: dict[str, Any], inputs: Sequence[str]) -> Iterator[Node]:
     depthwise = {key: config[key] for key in _ARGUMENTS["DepthwiseConv2D"]}
     yield Node(
-        f"{name}_depthwise",
+        f"{name}/depthwise",
         "DepthwiseConv2D",
         {**depthwise, "use_bias": False},
         tuple(inputs),
@@ -138,7 +141,7 @@ def _separable(name: str, config: dict[str, Any], inputs: Sequence[str]) -> Iter
     )
     pointwise = {"filters": config["filters"], "kernel_size": 1, "use_bias": config["use_bias"]}
     weights = tuple((name, place) for place in range(1, 2 + config["use_bias"]))
-    yield Node(f"{name}_pointwise", "Conv2D", pointwise, (f"{name}_depthwise",), weights)
+    yield Node(f"{name}/pointwise", "Conv2D", pointwise, (f"{name}/depthwise",), weights)
 
 
 def _num_weights(kind: str, config: dict[str, Any]) -> int:

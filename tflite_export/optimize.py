@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite_export.calibration import checked_array
+from tflite_export.convert import check_model, check_path
 from tflite_export.description import float_operators
-from tflite_export.layer_graph import layer_graph
+from tflite_export.layer_graph import LayerGraph, layer_graph
 from tflite_export.optimize_job import Job, run
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def prune(
         sparsity: Share of zeros, more than 0 and less than 1, in each kernel to the nearest weight.
         epochs: How often to see the samples.
         batch_size: Samples of a training step.
-        learning_rate: Of Adam. The loss is the cross-entropy; regularisers play no part.
+        learning_rate: Of Adam. The loss is the cross-entropy; regularisers and constraints play
+            no part, and layers that were frozen (``trainable=False``) are trained as well.
         seed: Of all random choices. On a CPU the same seed gives the same weights.
         verbose: Whether to print a line for each epoch.
 
@@ -123,8 +126,7 @@ def train_quantized(
         OSError: The file cannot be written.
     """
     path = Path(path)
-    if path.suffix != ".tflite" or path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"path must end in .tflite and be in a folder that exists: {path}")
+    check_path(path)
     job = _job("quantize", model, epochs, batch_size, learning_rate, seed)
     samples, labels = _checked_data(model, x, y)
     # Beside the file, which only so can take its place in one step.
@@ -141,6 +143,32 @@ def train_quantized(
     return trained
 
 
+def check_optimisable(model: keras.Model) -> LayerGraph:
+    """Refuses what can be neither pruned nor trained in 8 bits; the graph of what can.
+
+    Raises:
+        TypeError: As for ``prune``, as is the next.
+        ModuleNotFoundError: TFMOT or tf_keras is not installed.
+        ValueError: The model cannot be converted, or has a layer or an output that cannot be
+            optimised.
+    """
+    check_model(model)
+    for module in _PACKAGES:
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(
+                f"pruning and quantisation-aware training need {_PACKAGES[module]}, not installed "
+                f"here: pip install {' '.join(_PACKAGES.values())}",
+                name=module,
+            )
+    graph = layer_graph(model)
+    if len(model.output_shape) != 2 or graph.output_activation not in ("linear", "softmax"):
+        raise ValueError(
+            f"model must end in logits or a softmax, (batch, classes): it gives "
+            f"{model.output_shape} after {graph.output_activation}"
+        )
+    return graph
+
+
 def _job(
     task: str,
     model: keras.Model,
@@ -150,15 +178,7 @@ def _job(
     seed: int,
     sparsity: float = 0.0,
 ) -> Job:
-    import keras
-
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"model runs on the {keras.backend.backend()} backend; load it with "
-            "KERAS_BACKEND=tensorflow to optimise it"
-        )
+    graph = check_optimisable(model)
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, not {number}")
@@ -166,33 +186,16 @@ def _job(
         raise ValueError(f"learning_rate must be more than 0, not {learning_rate}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be 0 to 2**32 - 1, not {seed}")
-    for module, package in _PACKAGES.items():
-        if importlib.util.find_spec(module) is None:
-            raise ModuleNotFoundError(
-                f"pruning and quantisation-aware training need {package}, not installed here: "
-                f"pip install {' '.join(_PACKAGES.values())}",
-                name=module,
-            )
-    graph = layer_graph(model)
-    if None in graph.input_shape:
-        raise ValueError(f"model takes inputs of no fixed shape: {graph.input_shape}")
-    if len(model.output_shape) != 2 or graph.output_activation not in ("linear", "softmax"):
-        raise ValueError(
-            f"model must end in logits or a softmax, (batch, classes): it gives "
-            f"{model.output_shape} after {graph.output_activation}"
-        )
     return Job(task, graph, epochs, batch_size, learning_rate, seed, sparsity)
 
 
 def _checked_data(
     model: keras.Model, x: npt.ArrayLike, y: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
-    samples, labels = np.asarray(x), np.asarray(y)
-    takes, classes = tuple(model.inputs[0].shape[1:]), model.output_shape[-1]
-    if samples.shape[1:] != takes or not len(samples):
-        raise ValueError(f"x has shape {samples.shape}, but the model takes {('n', *takes)}")
-    if samples.dtype.kind not in "fiub" or not np.isfinite(samples).all():
-        raise ValueError("x must be finite numbers")
+    samples, labels = checked_array(x, model.inputs[0], "x"), np.asarray(y)
+    classes = model.output_shape[-1]
+    if not len(samples):
+        raise ValueError("x holds no sample")
     if labels.shape != samples.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
             f"y must be one integer for each of {len(samples)} samples, not {labels.dtype} of "

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import signal
+import pickle
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite_export import child_python
 from tflite_export.layer_graph import LayerGraph, set_weights, weights_of
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ REFUSED, DIVERGED = 3, 4
 TOLERANCE = 1e-4
 
 _CHECKED = 8  # samples
-
-_CODE = "from tflite_export import optimize_process; optimize_process.main()"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +68,11 @@ def run(
     save_arrays(folder / "weights.npz", weights_of(model, job.graph))
     np.save(folder / "x.npy", samples)
     np.save(folder / "y.npy", labels)
-    np.save(folder / "outputs.npy", outputs_of(model, few))
-    (folder / "job.json").write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
+    outputs = outputs_of(model, few)
+    if not np.isfinite(outputs).all():
+        raise ValueError("model gives NaN or infinity for the first samples of x")
+    np.save(folder / "outputs.npy", outputs)
+    (folder / "job.pickle").write_bytes(pickle.dumps(job))
     _start(job.task, folder, verbose)
     optimised = keras.models.clone_model(model)
     with np.load(folder / "optimised.npz") as weights:
@@ -107,17 +107,16 @@ def _start(task: str, folder: Path, verbose: bool) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         # This process may hold most of a GPU's memory.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        **child_python.environment(),
         "TF_USE_LEGACY_KERAS": "1",
     }
-    command = [sys.executable, "-c", _CODE, os.fspath(folder)]
     with (
         (folder / "errors.txt").open("w+b") as errors,
         subprocess.Popen(
-            command,
+            child_python.command("optimize_process", os.fspath(folder)),
             env=environment,
-            stdin=subprocess.DEVNULL,
+            # Nothing is written into it: its end tells the process that this one is gone.
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -127,10 +126,10 @@ def _start(task: str, folder: Path, verbose: bool) -> None:
             for line in process.stdout or ():
                 if verbose:
                     print(line, end="", flush=True)
+            status = process.wait()
         except BaseException:  # Ctrl-C: nothing goes on behind the caller's back
             process.kill()
             raise
-        status = process.wait()
         errors.seek(0)
         lines = errors.read().decode(errors="replace").split("\n")
     if not status:
@@ -140,11 +139,6 @@ def _start(task: str, folder: Path, verbose: bool) -> None:
         raise ValueError(last)
     if status == DIVERGED:
         raise RuntimeError(last)
-    raise RuntimeError(f"{task}: the process that trains ended with {_cause(status)}: {last}")
-
-
-def _cause(status: int) -> str:
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"exit status {status}"
+    raise RuntimeError(
+        f"{task}: the process that trains ended with {child_python.cause(status)}: {last}"
+    )

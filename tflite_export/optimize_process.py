@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
+import shutil
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_export import quantized_training, tf_keras_model
-from tflite_export.layer_graph import LayerGraph
-from tflite_export.layer_nodes import Node
 from tflite_export.optimize_job import DIVERGED, REFUSED, Job, close, outputs_of, save_arrays
 
 # Samples on which the file's ranges, and those that training begins with, are measured.
@@ -31,7 +31,8 @@ def main() -> None:
     # What libraries print goes to the errors: the output is for the progress alone.
     progress = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    job = _read_job(folder / "job.json")
+    threading.Thread(target=_end_with_starter, args=(folder,), daemon=True).start()
+    job: Job = pickle.loads((folder / "job.pickle").read_bytes())
     with np.load(folder / "weights.npz") as file:
         weights = dict(file)
     x, y = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "y.npy")
@@ -65,21 +66,11 @@ def main() -> None:
     save_arrays(folder / "optimised.npz", optimised)
 
 
-def _read_job(path: Path) -> Job:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    graph = values.pop("graph")
-    nodes = tuple(
-        Node(
-            **{
-                **node,
-                "inputs": tuple(node["inputs"]),
-                "sources": tuple(map(tuple, node["sources"])),
-            }
-        )
-        for node in graph.pop("nodes")
-    )
-    shape = tuple(graph.pop("input_shape"))
-    return Job(graph=LayerGraph(**graph, input_shape=shape, nodes=nodes), **values)
+def _end_with_starter(folder: Path) -> None:
+    """Waits for the end of whoever started this process; leaves no copy of the data behind."""
+    os.read(0, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 def _end(status: int, why: str) -> NoReturn:

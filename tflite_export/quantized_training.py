@@ -12,8 +12,8 @@ from tflite_export import tf_keras_model
 from tflite_export.layer_graph import LayerGraph
 from tflite_export.layer_nodes import Node
 
-# Passes over them: clipped outputs of one layer narrow those of the next.
-_PASSES = 3
+# By how much, as a share and at all, ranges may still move when their measuring ends.
+_STABLE = 0.1
 # The share that TFMOT's moving averages of ranges keep at each step.
 _DECAY = 0.999
 
@@ -93,27 +93,33 @@ def float_weights(graph: LayerGraph, quantized: Any) -> dict[str, npt.NDArray[An
 def _has_rule(nodes: Mapping[str, Node], name: str) -> bool:
     """Whether TFMOT knows how to quantise a node; BatchNorm only where it folds into a kernel."""
     node = nodes[name]
-    if node.kind == "BatchNormalization":
-        before = nodes.get(node.inputs[0])
-        return before is not None and before.kind in ("Conv2D", "Dense", "DepthwiseConv2D")
-    return node.kind in _KNOWN
+    if node.kind != "BatchNormalization":
+        return node.kind in _KNOWN
+    source = node.inputs[0]
+    readers = sum(source in other.inputs for other in nodes.values())
+    foldable = source in nodes and nodes[source].kind in ("Conv2D", "Dense", "DepthwiseConv2D")
+    return foldable and readers == 1
 
 
 def _measure_ranges(quantized: Any, samples: Samples) -> None:
     """Sets the ranges of activations to those of samples.
 
     TFMOT begins with -6 to 6 and moves by a thousandth at each step: the few hundred steps of a
-    short training would end with about the same.
+    short training would end with about the same. Outputs that are clipped narrow the ranges of the
+    layers behind: each pass opens one more layer, where values are beyond those of its beginning.
     """
     ends = ("output_min:0", "output_max:0", "activation_min:0", "activation_max:0")
     ranges = [one for one in quantized.weights if one.name.endswith(ends)]
     others = {one.ref() for one in quantized.weights} - {one.ref() for one in ranges}
     saved = [(reference.deref(), reference.deref().numpy()) for reference in others]
-    for _ in range(_PASSES):
+    for _ in ranges[::2]:  # each layer has two ends
         before = [one.numpy() for one in ranges]
         quantized(samples, training=True)
         for one, old in zip(ranges, before, strict=True):
             one.assign((one.numpy() - _DECAY * old) / (1 - _DECAY))
+        after = [one.numpy() for one in ranges]
+        if np.allclose(before, after, rtol=_STABLE, atol=_STABLE):
+            break
     for variable, value in saved:  # BatchNorm has moved its statistics
         variable.assign(value)
 

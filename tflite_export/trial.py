@@ -6,13 +6,11 @@ without end or take all memory: LiteRT does not check what it is given.
 
 import functools
 import os
-import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
-from tflite_export import flatbuffer
+from tflite_export import child_python, flatbuffer
 
 # How far to go: read the file whole, or run it once.
 Depth = Literal["read", "run"]
@@ -52,8 +50,8 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
     try:
         # A pipe for its answer; the rest of what LiteRT and a dying Python write is not wanted.
         ended = subprocess.run(
-            [sys.executable or "", "-c", _CODE, os.fspath(path), name, depth, str(TIME_LIMIT)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+            child_python.command("trial_process", os.fspath(path), name, depth, str(TIME_LIMIT)),
+            env=child_python.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -74,19 +72,5 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
     elif status == REFUSED:
         raise ValueError(ended.stdout.removeprefix(READY).decode(errors="replace").strip())
     elif status:
-        raise ValueError(f"{name}: {what} crashes on it ({_cause(status)}): the file is damaged")
-
-
-# Without the folder that a process is started in, which -c puts first: its files are not ours.
-_CODE = (
-    "import sys; sys.path[:] = filter(None, sys.path); "
-    "from tflite_export import trial_process; trial_process.main()"
-)
-
-
-def _cause(status: int) -> str:
-    """The name of the signal that ended a process, as `Popen.returncode` says it."""
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"exit status {status}"
+        cause = child_python.cause(status)
+        raise ValueError(f"{name}: {what} crashes on it ({cause}): the file is damaged")
