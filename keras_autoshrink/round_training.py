@@ -104,7 +104,8 @@ class RoundTraining:
         fresh, open_ = [cell], {cell}
         if search is not None:
             # Over a limit, or of a cost that cannot be told: these have no trial either.
-            untrained = {k for k, o in search.outcomes.items() if o.score is o.trial_id is None}
+            outcomes = search.outcomes.items()
+            untrained = {k for k, o in outcomes if o.score is None and o.trial_id is None}
             new = [c.cell for c in search.round.candidates if not c.reused]
             proposed = [candidate for candidate in new if candidate.key not in untrained]
             if cell in proposed:
