@@ -119,6 +119,7 @@ class CandidateCosts:
         errors: dict[Cell, Exception] = {}
         to_time: dict[Cell, Path] = {}
         new = False
+        self._known = None  # another process may have gone on since
         unknown = sum(cell.key not in self._costs for cell in cells) if self._times else 0
         if unknown:
             what = "one network" if unknown == 1 else f"{unknown} networks"
@@ -224,8 +225,7 @@ def _layout(hypermodel: Any) -> MaskedLayout | None:
     )
     if not ours:
         return None
-    names = {"activation"}
-    architecture = {k: v for k, v in hypermodel.architecture.items() if k not in names}
+    architecture = {k: v for k, v in hypermodel.architecture.items() if k != "activation"}
     return MaskedLayout(hypermodel.cell, **architecture)
 
 
@@ -244,7 +244,7 @@ def _checked(count: Callable[[Any], Any], model: keras.Model) -> float:
     try:
         if 0 < cost < math.inf:
             return float(cost)
-    except TypeError:
+    except (TypeError, ValueError):  # no number, an array
         pass
     name = getattr(count, "__qualname__", type(count).__qualname__)
     raise ValueError(f"cost={name}: returned {cost!r}; a cost is a number greater than 0")

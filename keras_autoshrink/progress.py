@@ -53,7 +53,7 @@ class SearchProgress:
     def begin(self, search: ShrinkSearch) -> None:
         """Says where the search starts or goes on."""
         self._rounds = len(search.trajectory())
-        if search.error:
+        if search.error and any(outcome.error for outcome in search.outcomes.values()):
             self._console.print(f"Trying again: {search.error}.", markup=False)
         elif search.done:
             self._console.print("This search has finished already.")

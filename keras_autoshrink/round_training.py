@@ -103,9 +103,11 @@ class RoundTraining:
         """Begins to train the candidates of the round under way that have no outcome."""
         fresh, open_ = [cell], {cell}
         if search is not None:
-            over = {key for key, o in search.outcomes.items() if o.over_limit is not None}
+            # Over a limit, or of a cost that cannot be told: these have no trial either.
+            outcomes = search.outcomes.items()
+            untrained = {k for k, o in outcomes if o.score is None and o.trial_id is None}
             new = [c.cell for c in search.round.candidates if not c.reused]
-            proposed = [candidate for candidate in new if candidate.key not in over]
+            proposed = [candidate for candidate in new if candidate.key not in untrained]
             if cell in proposed:
                 fresh = proposed
                 open_ |= {candidate.cell for candidate in search.pending()}

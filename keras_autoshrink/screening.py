@@ -44,8 +44,8 @@ class ScreeningOracle(PersistentOracle):
     def _screen(self) -> None:
         """Looks at what the candidates of a round cost before any of them is handed out.
 
-        So nothing of this search trains while latencies are measured. Not synchronized: it may
-        take a while, in which other workers' metrics are to come in.
+        So nothing of this search trains while latencies are measured. Not synchronized: what
+        raises with KerasTuner's lock held would never release it.
         """
         with self._screening:
             while self.costs:

@@ -16,8 +16,10 @@ from keras_autoshrink.search_space import CellSpace
 
 # Their differences name what differs in them.
 _DETAILED = ("score", "hypermodel", "hyperparameters", "training")
-# Of a score: what goes without saying, as it did before there were other costs.
-_UNSAID = ("cost", "macs")
+# Of a score: it goes without saying if it is this one, as it did before there were others; of a
+# callable all is told that a function's description tells.
+_COST = "cost"
+_UNSAID = (_COST, "macs")
 # Not noted where there is none.
 _LIMITS = ("max_macs", "max_latency_ms")
 
@@ -58,6 +60,8 @@ def describe(value: Any) -> Any:
         return [value.__qualname__, *(_plain(cell.cell_contents) for cell in cells)]
     if hasattr(value, "__dict__"):
         held = {name: item for name, item in vars(value).items() if (name, item) != _UNSAID}
+        if callable(held.get(_COST)):
+            held[_COST] = describe(held[_COST])
         return [type(value).__qualname__, _plain(held)]
     return _plain(value)
 

@@ -204,11 +204,12 @@ class AutoShrink(ResumableTuner):
         """The best-scoring cell of the trajectory, pruned; ties go to fewer edges.
 
         Raises:
-            RuntimeError: no network has a score yet.
+            RuntimeError: no network has a score; it says why.
         """
         best = self.oracle.search.best()
         if best is None:
-            raise RuntimeError("no network has a score yet: run search() first")
+            reason = self.oracle.search.error or "run search() first"
+            raise RuntimeError(f"no network has a score yet: {reason}")
         return Cell.from_json(best["cell"]).prune()
 
 

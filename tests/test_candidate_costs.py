@@ -1,5 +1,6 @@
 """What candidates cost: in the score, measured once, and held to limits before they are trained."""
 
+import functools
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from keras_autoshrink import candidate_costs, candidate_latency, search_state
 from keras_autoshrink.cli import main
 from keras_autoshrink.cost_limits import CostLimits
 from keras_autoshrink.score import cost_of
+from keras_autoshrink.settings import describe
 from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trajectory import Outcome
 
@@ -122,6 +124,9 @@ def size_of(model):
     return 7.0 * kas.count_params(model)
 
 
+size_of_score = kas.AccuracyScore(cost=size_of)
+
+
 @pytest.mark.parametrize("model", [None, hypermodel(Apart, 3)], ids=["together", "apart"])
 def test_a_search_by_parameters_and_one_by_a_callable(tmp_path, model):
     by_params = search(make(tmp_path / "a", kas.AccuracyScore(cost="params"), model))
@@ -134,7 +139,7 @@ def test_a_search_by_parameters_and_one_by_a_callable(tmp_path, model):
         assert found["measured_cost"] == 7 * found["params"]
         expected = found["objective"] - 0.1 * (math.log10(found["measured_cost"]) - 6)
         assert found["score"] == pytest.approx(expected)
-    assert by_size.get_state()["score"][1]["cost"] == "size_of"
+    assert by_size.get_state()["score"][1]["cost"] == ["size_of"]
     with pytest.raises(ValueError, match=r"another score: .*size_of.*, not .*'params'"):
         make(tmp_path / "b", kas.AccuracyScore(cost="params"), model)
 
@@ -146,6 +151,52 @@ def test_a_callable_that_returns_no_cost_is_told_so(tmp_path):
     assert not tuner.oracle.trials
     # After a fix, which its name does not tell, the same round is tried again.
     assert search(make(tmp_path, kas.AccuracyScore(cost=lambda model: 5))).trajectory()
+
+
+@pytest.mark.parametrize("race", [False, True])
+def test_a_candidate_whose_cost_cannot_be_told_fails_alone(tmp_path, race):
+    calls = iter(range(99))
+
+    def unless_third(model):
+        if next(calls) == 2:
+            raise ValueError("no cost of this one")
+        return 5
+
+    tuner = search(make(tmp_path, kas.AccuracyScore(cost=unless_third), race=race))
+    failed = [c for c in candidates(tuner) if c["status"] == "failed"]
+    assert [c["error"] for c in failed] == ["ValueError: no cost of this one"]
+    assert failed[0]["trial_id"] is None
+    assert len(networks(tuner)[0]) == len(tuner.oracle.trials) + 1
+
+
+def test_callables_that_differ_in_what_they_hold_are_another_score():
+    def described(cost):
+        return describe(kas.AccuracyScore(cost=cost))
+
+    def share(of):
+        return lambda model: model.count_params() / of
+
+    def bound(of):
+        return functools.partial(max, of)
+
+    for held in (share, bound):
+        assert described(held(2)) == described(held(2)) != described(held(3))
+
+
+def test_costs_of_others_stay_and_go_with_their_search(tmp_path):
+    model = hypermodel(Apart, 3)
+    one, other = (candidate_costs.CandidateCosts(model, size_of_score) for _ in range(2))
+    one.folder = other.folder = tmp_path / "search"
+    one.folder.mkdir()
+    hp = keras_tuner.HyperParameters()
+    model.build(hp)
+    whole = model.cell
+    part = whole.without_edge((0, 2))
+    for each, cell in ((one, whole), (other, part), (one, whole.without_edge((1, 2)))):
+        assert each.examine([cell], lambda cell: hp) == {cell: None}
+    assert len(candidate_costs.read(one.folder / candidate_costs.FILE)) == 3
+    make(tmp_path, size_of_score, model, overwrite=True)
+    assert not (tmp_path / "search" / candidate_costs.FILE).exists()
 
 
 # Latency
@@ -302,7 +353,7 @@ def test_nothing_is_within_the_limit(tmp_path, strategy):
         assert f"had {least:,} MACs, at most 9" in tuner.oracle.search.error
         if strategy == "bayesian":  # there is no smaller part
             assert least == min(map(candidate_costs._layout(hypermodel()).count_macs, all_parts()))
-        with pytest.raises(RuntimeError, match="run search"):
+        with pytest.raises(RuntimeError, match="score yet: no network was within the limits"):
             tuner.best_cell()
 
 
