@@ -54,7 +54,8 @@ def float_table(operators: Sequence[FloatOperator]) -> Table:
     """Lays out the operators that stayed float32, to print with ``rich``."""
     return _table(
         ("stayed float32", "output", "why"),
-        [(one.operator, one.output, one.why) for one in operators],
+        # An operator that the converter made of several has the names of all, joined by semicolons.
+        [(one.operator, one.output.partition(";")[0], one.why) for one in operators],
     )
 
 
