@@ -30,8 +30,15 @@ def layered(graph: nx.DiGraph) -> dict[object, Point]:
     }
 
 
-def bend(source: Point, target: Point, others: Sequence[Point]) -> float:
+def bend(source: Point, target: Point, others: Sequence[Point], room: float = 0.4) -> float:
     """The flattest curve from source to target that keeps clear of the other nodes.
+
+    Args:
+        source: where it begins.
+        target: where it ends.
+        others: the places of the other nodes.
+        room: how far to keep from these; by default a node's radius in `plot_cell` and a little
+            air.
 
     Returns:
         The `rad` of matplotlib's connection style `arc3`; see `control`.
@@ -45,8 +52,7 @@ def bend(source: Point, target: Point, others: Sequence[Point]) -> float:
         middle = np.array(control(source, target, rad))
         curve = (1 - time) ** 2 * start + 2 * time * (1 - time) * middle + time**2 * end
         clearances[rad] = np.linalg.norm(curve[:, None] - obstacles, axis=-1).min()
-    # 0.4 of the distance between columns is a node's radius and a little air.
-    clear = [rad for rad, clearance in clearances.items() if clearance > 0.4]
+    clear = [rad for rad, clearance in clearances.items() if clearance > room]
     return clear[0] if clear else max(clearances, key=lambda rad: clearances[rad])
 
 
