@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 Point = tuple[float, float]
 
 
-def layered(graph: nx.DiGraph) -> dict[object, Point]:
+def layered(graph: nx.DiGraph) -> dict[Any, Point]:
     """Places nodes in columns, so that all edges lead to the right.
 
     Args:

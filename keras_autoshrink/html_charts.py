@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -32,7 +32,7 @@ _COLOURS = {
     "ink": "#333333",
     "rule": "#dddddd",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "keras_autoshrink",  # the same page from the same search
     "font.size": 8,
@@ -120,7 +120,7 @@ def _ticks(axes: Axes, x_label: str, y_label: str, xs: Sequence[float]) -> None:
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     else:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     if y_label.startswith("MACs"):
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 

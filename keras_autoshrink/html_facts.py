@@ -33,7 +33,9 @@ def sections(folder: Path) -> list[ET.Element]:
     tuner = files.read_json(path) if path.is_file() else {}
     command = runs.read_settings(folder)
     record = run_record.read(folder)
-    seeds = {n: s[n] for s in (tuner, command) for n in ("seed", "split_seed") if n in s}
+    seeds: dict[str, Any] = {
+        n: s[n] for s in (tuner, command) for n in ("seed", "split_seed") if n in s
+    }
     found = [
         _section("To run it again", *_again(record.get("command"), command, tuner)),
         _section("Seeds", settings_list(seeds), element("p", _SEEDS)),

@@ -9,15 +9,17 @@ import importlib.resources
 import json
 import os
 import string
-from collections.abc import Mapping, Sequence
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from keras_autoshrink import __version__, files, html_facts, runs
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.html_cells import drawing
-from keras_autoshrink.html_charts import Point, Series, chart
+from keras_autoshrink.html_curves import curves, directed
 from keras_autoshrink.html_tables import (
+    Content,
     candidates_table,
     edits,
     element,
@@ -32,8 +34,6 @@ Record = dict[str, Any]
 Records = Sequence[Record]
 
 NAME = "report.html"
-# What a metric is called of which less is better.
-_LOWER = ("perplexity", "loss", "error")
 
 
 class _Tuner(Protocol):
@@ -101,9 +101,9 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
         last=str(len(stops) - 1),
         start=str(stops.index(best) if best else 0),
         rounds=render(*rounds),
-        charts=render(*_charts(records, stops, best, objective)),
+        charts=render(*curves(records, stops, best, objective)),
         drawn="" if best else "hidden",
-        trajectory=render(rounds_table(records, best, _directed(objective))),
+        trajectory=render(rounds_table(records, best, directed(objective))),
         facts=render(*html_facts.sections(folder)),
         version=html.escape(__version__),
     )
@@ -111,14 +111,6 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _directed(objective: str) -> str:
-    return f"{objective} (less is better)" if _less(objective) else objective
-
-
-def _less(objective: str) -> bool:
-    return any(word in objective for word in _LOWER)
 
 
 def _open_round(search: ShrinkSearch, records: Records) -> Record | None:
@@ -142,7 +134,7 @@ def _open_round(search: ShrinkSearch, records: Records) -> Record | None:
     }
 
 
-def _state(search: ShrinkSearch) -> Any:
+def _state(search: ShrinkSearch) -> ET.Element:
     if search.error:
         return element("p", f"This search failed: {search.error}", class_="state bad")
     if not search.done:
@@ -151,7 +143,7 @@ def _state(search: ShrinkSearch) -> Any:
     return element("p", "This search has finished.", class_="state")
 
 
-def _figures(records: Records, best: Record | None, objective: str) -> Any:
+def _figures(records: Records, best: Record | None, objective: str) -> ET.Element:
     """What the chosen cell comes to, beside the complete one."""
     if best is None:
         return element("p", "No network has a score yet.")
@@ -172,10 +164,10 @@ def _figures(records: Records, best: Record | None, objective: str) -> Any:
     return element("dl", *tiles, class_="tiles")
 
 
-def _round_section(record: Record, chosen: bool, objective: str, before: Record) -> Any:
+def _round_section(record: Record, chosen: bool, objective: str, before: Record) -> ET.Element:
     open_ = record.get("open")
     title = f"Round {record['round']}" + (f", {open_}" if open_ else "")
-    marks = [" ", element("span", "chosen", class_="mark")] if chosen else []
+    marks: list[Content] = [" ", element("span", "chosen", class_="mark")] if chosen else []
     heading = element("h3", title, *marks, id=f"round-{record['round']}-heading")
     edges = record["edges_left"]
     words = ["the cell is still that of the round before" if open_ else edits(record)]
@@ -196,78 +188,3 @@ def _round_section(record: Record, chosen: bool, objective: str, before: Record)
         class_="round",
         **{"aria-labelledby": f"{name}-heading"},
     )
-
-
-def _charts(records: Records, stops: Records, best: Record | None, objective: str) -> list[Any]:
-    """Curves over the rounds, and the front of objective against MACs."""
-    if best is None:
-        return []
-    charts = []
-    labels = {"score": "score", "objective": _directed(objective), "macs": "MACs"}
-    trained = [
-        (stop["round"], candidate)
-        for stop in stops
-        for candidate in stop["candidates"]
-        if candidate["score"] is not None and not candidate["reused"]
-    ]
-    adopted = [(r["round"], r) for r in records if r["score"] is not None]
-    for name, label in labels.items():
-        if best[name] is None:
-            continue
-
-        def points(found: Sequence[tuple[int, Mapping[str, Any]]], name: str = name) -> list[Point]:
-            values = [(n, each) for n, each in found if each[name] is not None]
-            return [Point(n, each[name], _said(n, each, objective), n) for n, each in values]
-
-        others = [(n, c) for n, c in trained if c["status"] != "adopted"]
-        series = [
-            Series("others", points(others)),
-            Series("line", points(adopted)),
-            Series("chosen", points([(best["round"], best)])),
-        ]
-        charts.append(
-            _figure(f"{label[0].upper()}{label[1:]} over the rounds", name, series, "round", label)
-        )
-    if best["objective"] is not None and best["macs"] is not None:
-        series = _pareto(trained, best, objective)
-        title = f"{objective.capitalize()} against MACs, all trained candidates"
-        charts.append(_figure(title, "front", series, "MACs", _directed(objective)))
-    return charts
-
-
-def _pareto(
-    trained: Sequence[tuple[int, Mapping[str, Any]]], best: Record, objective: str
-) -> list[Series]:
-    """All candidates; those that no other beats in objective at as many MACs or fewer."""
-    sign = 1 if _less(objective) else -1
-    known = [(n, c) for n, c in trained if None not in (c["objective"], c["macs"])]
-    front, rest, reached = [], [], float("inf")
-    for n, each in sorted(known, key=lambda k: (k[1]["macs"], sign * k[1]["objective"])):
-        point = Point(each["macs"], each["objective"], _said(n, each, objective), n)
-        better = sign * each["objective"] < reached
-        (front if better else rest).append(point)
-        reached = min(reached, sign * each["objective"])
-    chosen = Point(
-        best["macs"], best["objective"], _said(best["round"], best, objective), best["round"]
-    )
-    return [Series("others", rest), Series("front", front), Series("chosen", [chosen])]
-
-
-def _said(round_: int, record: Mapping[str, Any], objective: str) -> str:
-    """What a point is, for who points at it."""
-    edges = " ".join(f"{i}-{j}" for i, j in record["cell"]["edges"])
-    found = [
-        f"round {round_}: {edits(record)}",
-        f"score {number(record['score'])}",
-        f"{objective} {number(record['objective'])}",
-        f"{number(record['macs'], ',')} MACs",
-        f"{record['edges_left']} edges: {edges}",
-    ]
-    return "\n".join(found)
-
-
-def _figure(title: str, name: str, series: Sequence[Series], x_label: str, y_label: str) -> Any:
-    svg = chart(name, [each for each in series if each.points], x_label, y_label)
-    svg.set("role", "img")
-    svg.set("aria-label", title)
-    return element("figure", element("figcaption", title), svg, class_="chart")

@@ -21,6 +21,7 @@ ORDER = """
     pydoc_text operations cost_limits costs.graph image_folders fit_checks splits recurrent
     text_data generation published_cells trajectory parts cell_layout
     affordable html_tables html_charts html_cells
+    html_curves
     acquisition
     strategies seeds report search_space networks datasets costs streams language_models
     shrink search_arguments

@@ -79,7 +79,11 @@
 
   function draw(round) {
     const size = measures();
-    const places = new Map(round.nodes.map((node) => [node.id, size.place(node.x, node.y)]));
+    // The rounds' middles lie upon each other; on a narrow screen their inputs do.
+    const least = Math.min(...round.nodes.map((node) => node.x));
+    const shift = narrow.matches ? data.box[0] - least : 0;
+    const at = ({ x, y }) => size.place(x + shift, y);
+    const places = new Map(round.nodes.map((node) => [node.id, at(node)]));
     for (const node of round.nodes) {
       if (!nodes.has(node.id)) nodes.set(node.id, nodeOf(node, size));
       const group = nodes.get(node.id);
@@ -101,7 +105,7 @@
       }
       const path = edges.get(name);
       const [start, end] = edge.ends.map((node) => places.get(node));
-      path.setAttribute("d", curve(start, size.place(edge.x, edge.y), end, size));
+      path.setAttribute("d", curve(start, at(edge), end, size));
       path.setAttribute("class", `edge ${edge.kind}`);
       path.setAttribute("marker-end", `url(#arrow-${edge.kind})`);
       path.firstChild.textContent = `${name}: ${kinds[edge.kind]}`;
