@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_autoshrink import files, run_record, runs
+from keras_autoshrink import files, run_record, runs, search_state
 from keras_autoshrink.html_tables import element, settings_list
+from keras_autoshrink.shrink import ShrinkSearch
 
 # Of the settings of a search: what `AutoShrink` takes by these names, but for the score.
 _ARGUMENTS = (
@@ -23,14 +24,16 @@ _ARGUMENTS = (
 )
 
 
-def sections(folder: Path) -> list[ET.Element]:
+def sections(folder: Path, search: ShrinkSearch) -> list[ET.Element]:
     """The command, the seeds, the versions and the settings of the search in a folder.
 
     Raises:
         ValueError: a file of the folder is damaged.
     """
     path = folder / "tuner0.json"
-    tuner = files.read_json(path) if path.is_file() else {}
+    # Another tuner than ours, or an older version, has not noted all of them.
+    tuner = {name: getattr(search, name) for name in search_state.SETTINGS}
+    tuner.update(files.read_json(path) if path.is_file() else {})
     command = runs.read_settings(folder)
     record = run_record.read(folder)
     seeds: dict[str, Any] = {
@@ -62,8 +65,8 @@ def _again(
 ) -> list[ET.Element]:
     if command:
         words = (
-            "Run from the same folder, this command finds the search as it is, or goes on with "
-            "it; with --overwrite it deletes it and searches anew."
+            "Run in the same working directory, this command finds the search as it is, or goes on "
+            "with it; with --overwrite it deletes it and searches anew."
         )
         return [element("pre", element("code", shlex.join(command))), element("p", words)]
     if settings:
@@ -81,7 +84,8 @@ def _script(tuner: Mapping[str, Any]) -> str:
     score = tuner.get("score")
     if isinstance(score, list) and len(score) == 2 and isinstance(score[1], dict):
         score = f"{score[0]}({', '.join(f'{n}={v!r}' for n, v in score[1].items())})"
-    lines = ["tuner = keras_autoshrink.AutoShrink(", "    hypermodel,", f"    score={score},"]
+    lines = ["tuner = keras_autoshrink.AutoShrink(", "    hypermodel,"]
+    lines += [f"    score={score},"] if score else []
     lines += [f"    {name}={tuner[name]!r}," for name in _ARGUMENTS if name in tuner]
     training = dict(tuner.get("training") or {})
     for name in ("race", "inherit", "executions_per_trial"):

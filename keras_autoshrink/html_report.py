@@ -104,7 +104,7 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
         charts=render(*curves(records, stops, best, objective)),
         drawn="" if best else "hidden",
         trajectory=render(rounds_table(records, best, directed(objective))),
-        facts=render(*html_facts.sections(folder)),
+        facts=render(*html_facts.sections(folder, search)),
         version=html.escape(__version__),
     )
 
