@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     packages=["keras_autoshrink", "keras_autoshrink.costs", "tflite_export"],
     package_data={
-        "keras_autoshrink": ["py.typed"],
+        "keras_autoshrink": ["py.typed", "report_page/*"],
         "tflite_export": ["py.typed", "web/*"],
     },
     python_requires=">=3.10",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keras_autoshrink.cell import Cell
     from keras_autoshrink.costs import count_macs, count_params
     from keras_autoshrink.datasets import load_images
+    from keras_autoshrink.html_report import write_report
     from keras_autoshrink.hypermodels import CNNCellHyperModel
     from keras_autoshrink.language_hypermodel import RNNCellHyperModel
     from keras_autoshrink.language_models import ShrinkRNN, load_model, step_model
@@ -69,6 +70,7 @@ __all__ = [
     "train_language_model",
     "train_network",
     "width_for_macs",
+    "write_report",
 ]
 
 _HOME = {
@@ -101,6 +103,7 @@ _HOME = {
     "train_language_model": "text_training",
     "train_network": "training",
     "width_for_macs": "applications",
+    "write_report": "html_report",
 }
 
 

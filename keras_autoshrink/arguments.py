@@ -24,7 +24,7 @@ _EXAMPLES = {
     "train": "autoshrink train runs/digits --epochs 30 --output digits.keras",
     "export": "autoshrink export digits.keras --quantization float32 int8",
     "generate": "autoshrink generate lm.float32.tflite 'the exception is'",
-    "show": "autoshrink show runs/digits --picture cell.png",
+    "show": "autoshrink show runs/digits --picture cell.png --html report.html",
 }
 
 
@@ -116,4 +116,14 @@ def build_parser() -> argparse.ArgumentParser:
     show = command("show", "draw and describe a cell or a search")
     add_cell(show)
     show.add_argument("--picture", type=Path, metavar="FILE.png", help="save the cell's picture")
+    show.add_argument(
+        "--html",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="FILE.html",
+        help="write a report of the search as one page for a browser: its cells as a slider over "
+        "the rounds, curves, all candidates, settings (default: report.html in the search's "
+        "folder)",
+    )
     return parser

@@ -11,6 +11,7 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import (
     candidate_costs,
+    html_report,
     image_commands,
     image_demo,
     pipeline,
@@ -76,6 +77,7 @@ def show(options: argparse.Namespace) -> int:
     if picture and not picture.parent.is_dir():
         raise ValueError(f"--picture {picture}: its folder does not exist")
     folder = Path(options.cell)
+    page = _page(options.html, folder)
     if folder.is_dir():
         searched = runs.read_search(folder)
         objective = _OF[runs.task_of(searched.cell)].OBJECTIVE
@@ -88,6 +90,10 @@ def show(options: argparse.Namespace) -> int:
             _console.print(
                 f"This search is in round {searched.round.number}: chosen is the best so far."
             )
+        if page:  # of a search without any score, too, which has no cell for what follows
+            _console.print(f"wrote {html_report.write_report(folder, page, objective)}")
+            if searched.best_score is None:
+                return 0
     cell = runs.read_cell(Path(options.cell))
     table = Table(title=f"cell with {len(cell.edges)} edges")
     for heading in ("node", "op", "inputs", ""):
@@ -100,3 +106,21 @@ def show(options: argparse.Namespace) -> int:
         report.plot_cell(cell, picture)
         _console.print(f"wrote {picture}")
     return 0
+
+
+def _page(html: Path | bool | None, folder: Path) -> Path | None:
+    """Where to write the report of a search; None if it was not asked for.
+
+    Raises:
+        ValueError: there can be none.
+    """
+    if html is None:
+        return None
+    if not folder.is_dir():
+        raise ValueError(f"--html: is of a search, and {folder} is no search's folder")
+    page = folder / html_report.NAME if html is True else Path(html)
+    if page.suffix != ".html" or page.is_dir():
+        raise ValueError(f"--html {page}: expected a file that ends in .html")
+    if not page.parent.is_dir():
+        raise ValueError(f"--html {page}: its folder does not exist")
+    return page

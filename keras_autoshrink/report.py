@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import networkx as nx
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.cell_layout import bend, layered
 from keras_autoshrink.op_names import INPUT
 from keras_autoshrink.trajectory import best_record, described
 
 Records = Sequence[dict[str, Any]]
-Point = tuple[float, float]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
@@ -48,18 +47,9 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     graph.add_edges_from((leaf, _OUTPUT) for leaf in cell.leaves)
     ops = sorted({op for _, op in graph.nodes(data="op")} - {INPUT, _OUTPUT})
     colours = {op: _COLOURS[place % len(_COLOURS)] for place, op in enumerate(ops)}
-    columns = list(nx.topological_generations(graph))
-    for column, nodes in enumerate(columns):
-        for node in nodes:
-            graph.nodes[node]["column"] = column
-    position = nx.multipartite_layout(graph, subset_key="column", scale=1)
-    # One node in each column would put all edges on one line: let such a chain wave.
-    wave = 0.5 if len(columns) == len(graph) else 0.0
-    position = {
-        node: (column, 2 * position[node][1] + wave * (-1) ** column)
-        for node, column in graph.nodes(data="column")
-    }
-    figure = Figure(figsize=(1.6 * len(columns) + 1, 4.2), layout="constrained")
+    position = layered(graph)
+    columns = 1 + max(x for x, _ in position.values())
+    figure = Figure(figsize=(1.6 * columns + 1, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     nx.draw_networkx_nodes(
@@ -77,7 +67,7 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     nx.draw_networkx_labels(graph, position, names, font_size=7.5, ax=axes)
     for source, target in graph.edges:
         others = [position[node] for node in graph if node not in (source, target)]
-        bend = _bend(position[source], position[target], others)
+        rad = bend(position[source], position[target], others)
         nx.draw_networkx_edges(
             graph,
             position,
@@ -87,34 +77,15 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
             arrowsize=14,
             style="dashed" if target == _OUTPUT else "solid",
             edge_color="#999999" if target == _OUTPUT else "#333333",
-            connectionstyle=f"arc3,rad={bend}",
+            connectionstyle=f"arc3,rad={rad}",
         )
-    axes.margins(0.1, 0.45 if wave else 0.25)
+    axes.margins(0.1, 0.45 if columns == len(graph) else 0.25)
     axes.axis("off")
     edges, leaves = len(cell.live_edges), len(cell.leaves)
     axes.set_title(title or f"{edges} edges, {leaves} {'leaf' if leaves == 1 else 'leaves'}")
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
-
-
-def _bend(source: Point, target: Point, others: Sequence[Point]) -> float:
-    """The flattest curve from source to target that keeps clear of the other nodes.
-
-    Returns:
-        The `rad` of matplotlib's connection style `arc3`.
-    """
-    start, end, obstacles = (np.array(points, ndmin=2) for points in (source, target, others))
-    middle, along = (start + end) / 2, end - start
-    time = np.linspace(0, 1, 21)[:, None]
-    clearances = {}
-    for bend in (0.0, 0.2, -0.2, 0.35, -0.35, 0.5, -0.5):
-        control = middle + bend * along[:, ::-1] * (1, -1)
-        curve = (1 - time) ** 2 * start + 2 * time * (1 - time) * control + time**2 * end
-        clearances[bend] = np.linalg.norm(curve[:, None] - obstacles, axis=-1).min()
-    # 0.4 of the distance between columns is a node's radius and a little air.
-    clear = [bend for bend, clearance in clearances.items() if clearance > 0.4]
-    return clear[0] if clear else max(clearances, key=lambda bend: clearances[bend])
 
 
 def plot_trajectory(

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_tuner.engine.trial import Trial
 
-from keras_autoshrink import files, runs, search_folder, service
+from keras_autoshrink import files, run_record, runs, search_folder, service
 from keras_autoshrink.candidate_costs import CandidateCosts
 from keras_autoshrink.candidate_tuner import CandidateTuner
 from keras_autoshrink.hypermodels import CNNCellHyperModel
@@ -141,6 +141,7 @@ class ResumableTuner(CandidateTuner):
             if Path(self._get_tuner_fname()).exists():
                 self.reload()  # another process may have gone on meanwhile
             self.save()
+            run_record.note_versions(folder)
             found = self.oracle.search
             self._progress.begin(found)
             if service.role() == "alone":

@@ -177,7 +177,7 @@ def round_record(
         removed or added.
     """
     candidates = [
-        _candidate_record(candidate, outcomes[candidate.cell.key])
+        candidate_record(candidate, outcomes[candidate.cell.key])
         for candidate in finished.candidates
     ]
     if adopted is None:
@@ -226,7 +226,8 @@ def _status(outcome: Outcome) -> str:
     return "failed" if outcome.score is None else "rejected"
 
 
-def _candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
+def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
+    """A candidate as plain values; see `round_record`. Nothing has been adopted yet."""
     edits = {name: getattr(candidate, name) for name in _EDITS}
     return {
         "removed_edge": list(candidate.removed_edge) if candidate.removed_edge else None,

@@ -19,6 +19,7 @@ class Page:
         self._stdin, self._stdout = stdin, stdout
         self._number = 0
         self._session = None
+        self.events = []  # all that the page has said of itself, such as exceptions
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
@@ -34,6 +35,8 @@ class Page:
         self._stdin.flush()
         while True:  # events come between
             answer = self._read()
+            if "method" in answer:
+                self.events.append(answer)
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
                 return answer["result"]
@@ -57,6 +60,21 @@ class Page:
         while part not in self.text(selector):
             assert time.monotonic() < end, self.text("body")
             time.sleep(0.1)
+
+    def evaluate(self, expression):
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def press(self, key, code, text=""):
+        for kind in ("keyDown", "keyUp"):
+            pressed = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+            if text and kind == "keyDown":
+                pressed["text"] = text
+            self.call("Input.dispatchKeyEvent", type=kind, **pressed)
+
+    def point_at(self, x, y):
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def choose_file(self, selector, path):
         assert path.is_absolute()  # a page that is handed another never answers again

@@ -360,6 +360,12 @@ def test_show_describes_searches_and_cells(run_folder, tmp_path, capsys):
     assert main(["show", str(run_folder), "--picture", str(picture)]) == 0
     assert "chosen" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["show", str(run_folder), "--html"]) == 0
+    assert f"wrote {run_folder / 'report.html'}" in capsys.readouterr().out
+    page = (run_folder / "report.html").read_text()
+    assert f"<code>autoshrink {SEARCH} --directory {run_folder.parent}</code>" in page
+    assert main(["show", str(run_folder), "--html", str(tmp_path / "other.html")]) == 0
+    assert (tmp_path / "other.html").read_text() == page
     assert main(["show", str(run_folder / "cell.json")]) == 0
     assert main(["show", "shrinkcnn"]) == 0
     assert "cell with 6 edges" in capsys.readouterr().out
@@ -465,6 +471,11 @@ def write_npz(path, **arrays):
         ),
         ("show {tmp}/corrupt.keras", "corrupt.keras"),
         ("show {tmp}/damaged", "damaged"),
+        ("show {tmp}/damaged --html", "damaged"),
+        ("show {tmp}/empty --html", "empty: holds no search"),
+        ("show shrinkcnn --html", "--html: is of a search, and shrinkcnn is no search's folder"),
+        ("show {tmp}/damaged --html {tmp}/a.txt", "a.txt: expected a file that ends in .html"),
+        ("show {tmp}/damaged --html {tmp}/no/a.html", "no/a.html: its folder does not exist"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(tmp_path, capsys, command, culprit):

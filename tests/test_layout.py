@@ -16,19 +16,20 @@ ORDER = """
     canonical files op_names costs.zero costs.calls recipes augmentation distribution
     argument_types tasks child_process language_layers text_windows averaged_sgd
     surrogate shared_arguments
-    cell score checkpoint image_checks costs.layers costs.products costs.input_shapes
+    cell score checkpoint run_record image_checks costs.layers costs.products costs.input_shapes
     train_arguments supervisor vocabulary text_pipeline text_recipes
     pydoc_text operations cost_limits costs.graph image_folders fit_checks splits recurrent
-    text_data generation published_cells trajectory parts
-    affordable
+    text_data generation published_cells trajectory parts cell_layout
+    affordable html_tables html_charts html_cells
+    html_curves
     acquisition
     strategies seeds report search_space networks datasets costs streams language_models
     shrink search_arguments
     search_state
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     arguments masked_layout
-    launcher masked_network
-    masked_training weights_file
+    launcher masked_network html_facts
+    masked_training weights_file html_report
     masked_tensorflow masked_jax inheritance
     service recovery search_folder
     limits worker training text_training candidate_latency

@@ -200,7 +200,9 @@ def test_a_search_by_the_bayesian_strategy(text, tmp_path):
 
 
 def test_show_describes_a_search_of_a_text(run_folder, tmp_path, capsys):
-    assert main(f"show {run_folder} --picture {tmp_path}/cell.png".split()) == 0
+    command = f"show {run_folder} --picture {tmp_path}/cell.png --html {tmp_path}/report.html"
+    assert main(command.split()) == 0
+    assert "perplexity (less is better)" in (tmp_path / "report.html").read_text()
     printed = capsys.readouterr().out
     assert "chosen" in printed
     cell = kas.Cell.load(run_folder / "cell.json")

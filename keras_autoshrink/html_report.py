@@ -1,0 +1,190 @@
+"""The report of a search as one HTML file, which needs no network and no other file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import json
+import os
+import string
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from keras_autoshrink import __version__, files, html_facts, runs
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.html_cells import drawing
+from keras_autoshrink.html_curves import curves, directed
+from keras_autoshrink.html_tables import (
+    Content,
+    candidates_table,
+    edits,
+    element,
+    number,
+    render,
+    rounds_table,
+)
+from keras_autoshrink.shrink import ShrinkSearch
+from keras_autoshrink.trajectory import Outcome, best_record, candidate_record
+
+Record = dict[str, Any]
+Records = Sequence[Record]
+
+NAME = "report.html"
+
+
+class _Tuner(Protocol):
+    project_dir: str
+
+
+def write_report(
+    search: _Tuner | str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    objective: str | None = None,
+) -> Path:
+    """Writes a search as a page for a browser: its rounds, curves, candidates and settings.
+
+    Args:
+        search: a tuner, or the folder of its search, which need not have ended.
+        path: where to write; an older file is replaced. By default `report.html` in the folder
+            of the search.
+        objective: what to call the metric behind the score; by default "perplexity" of a
+            recurrent cell, else "accuracy". Less of a perplexity, a loss or an error is better.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        ValueError: there is no search, or one of its files is damaged.
+        OSError: the file cannot be written.
+    """
+    project = search if isinstance(search, (str, os.PathLike)) else search.project_dir
+    folder = Path(project)
+    found = runs.read_search(folder)
+    if objective is None:
+        objective = "perplexity" if runs.task_of(found.cell) == "text" else "accuracy"
+    path = folder / NAME if path is None else Path(path)
+    files.write_text(path, _page(found, folder, objective))
+    return path
+
+
+def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
+    records = search.trajectory()
+    best = best_record(records)
+    open_round = _open_round(search, records)
+    stops = [*records, *([open_round] if open_round else [])]
+    cells = [Cell.from_json(record["cell"]) for record in stops]
+    parts = importlib.resources.files("keras_autoshrink") / "report_page"
+    template, style, script = (
+        (parts / name).read_text(encoding="utf-8")
+        for name in ("report.html", "report.css", "report.js")
+    )
+    data = {**drawing(cells, stops), "numbers": [record["round"] for record in stops]}
+    rounds = [
+        _round_section(stop, stop is best, objective, stops[max(0, place - 1)])
+        for place, stop in enumerate(stops)
+    ]
+    return string.Template(template).substitute(
+        # A strict policy: whatever gets into the page, it loads and runs nothing else.
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        style=style,
+        script=script,
+        # In a script element only "<" can end it, and JSON has another way to write one.
+        data=json.dumps(data).replace("<", "\\u003c"),
+        name=html.escape(folder.resolve().name),
+        state=render(_state(search)),
+        figures=render(_figures(records, best, objective)),
+        last=str(len(stops) - 1),
+        start=str(stops.index(best) if best else 0),
+        rounds=render(*rounds),
+        charts=render(*curves(records, stops, best, objective)),
+        drawn="" if best else "hidden",
+        trajectory=render(rounds_table(records, best, directed(objective))),
+        facts=render(*html_facts.sections(folder, search)),
+        version=html.escape(__version__),
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _open_round(search: ShrinkSearch, records: Records) -> Record | None:
+    """The round that has no record: it is under way, or nothing in it survived."""
+    if len(records) > search.round.number:
+        return None
+    candidates = []
+    for candidate in search.round.candidates:
+        outcome = search.outcomes.get(candidate.cell.key)
+        record = candidate_record(candidate, outcome or Outcome(0.0))
+        candidates.append(record if outcome else {**record, "score": None, "status": "pending"})
+    cell = records[-1]["cell"] if records else search.cell.to_json()
+    unknown = dict.fromkeys(("removed_edge", "score", "objective", "macs", "params"))
+    return {
+        **unknown,
+        "round": search.round.number,
+        "edges_left": len(cell["edges"]),
+        "cell": cell,
+        "candidates": candidates,
+        "open": "nothing survived" if search.error else "under way",
+    }
+
+
+def _state(search: ShrinkSearch) -> ET.Element:
+    if search.error:
+        return element("p", f"This search failed: {search.error}", class_="state bad")
+    if not search.done:
+        words = f"This search is in round {search.round.number}: chosen is the best so far."
+        return element("p", words, class_="state")
+    return element("p", "This search has finished.", class_="state")
+
+
+def _figures(records: Records, best: Record | None, objective: str) -> ET.Element:
+    """What the chosen cell comes to, beside the complete one."""
+    if best is None:
+        return element("p", "No network has a score yet.")
+    whole = records[0]
+    found = [("edges", str(best["edges_left"]), f"of {whole['edges_left']}")]
+    for name, what, form in (
+        ("objective", objective, ".4f"),
+        ("macs", "MACs", ","),
+        ("score", "score", ".4f"),
+    ):
+        if best[name] is not None:
+            beside = "unknown" if whole[name] is None else number(whole[name], form)
+            found.append((what, number(best[name], form), f"complete: {beside}"))
+    tiles = [
+        element("div", element("dt", name), element("dd", value), element("dd", beside))
+        for name, value, beside in found
+    ]
+    return element("dl", *tiles, class_="tiles")
+
+
+def _round_section(record: Record, chosen: bool, objective: str, before: Record) -> ET.Element:
+    open_ = record.get("open")
+    title = f"Round {record['round']}" + (f", {open_}" if open_ else "")
+    marks: list[Content] = [" ", element("span", "chosen", class_="mark")] if chosen else []
+    heading = element("h3", title, *marks, id=f"round-{record['round']}-heading")
+    edges = record["edges_left"]
+    words = ["the cell is still that of the round before" if open_ else edits(record)]
+    words += [f"{edges} edge{'' if edges == 1 else 's'}"]
+    for name, form, what in (("score", ".4f", "score"), ("objective", ".4f", objective)):
+        words += [] if record[name] is None else [f"{what} {number(record[name], form)}"]
+    words += [] if record["macs"] is None else [f"{number(record['macs'], ',')} MACs"]
+    against = "the complete cell"
+    if record["round"]:
+        against = f"against the cell of round {before['round']}"
+    name = f"round-{record['round']}"
+    return element(
+        "section",
+        heading,
+        element("p", "; ".join(words) + "."),
+        candidates_table(record, chosen, objective, against),
+        id=name,
+        class_="round",
+        **{"aria-labelledby": f"{name}-heading"},
+    )

@@ -1,0 +1,242 @@
+"use strict";
+
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const [slider, play, where, cell, tip] = ["slider", "play", "where", "cell", "tip"].map((id) =>
+    document.getElementById(id),
+  );
+  const sections = [...document.querySelectorAll("section.round")];
+  const narrow = matchMedia("(max-width: 48rem)");
+  const namespace = "http://www.w3.org/2000/svg";
+  // Okabe and Ito's palette, which colour-blind readers can tell apart.
+  const palette = ["#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2"];
+  const ops = [...new Set(data.rounds.flatMap((round) => round.nodes.map((node) => node.op)))]
+    .filter((op) => op !== "input")
+    .sort();
+  const kinds = {
+    kept: "edge",
+    removed: "removed in this round",
+    dead: "cut off by what was removed",
+    added: "added in this round",
+  };
+  const nodes = new Map();
+  const edges = new Map();
+  let current = 0;
+  let timer = null;
+
+  function make(parent, tag, attributes = {}, text = "") {
+    const made = document.createElementNS(namespace, tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.textContent = text;
+    parent.append(made);
+    return made;
+  }
+
+  // Columns from left to right on a wide screen, from top to bottom on a narrow one.
+  function measures() {
+    return narrow.matches
+      ? { width: 98, height: 44, place: (x, y) => [y * 108, x * 84] }
+      : { width: 108, height: 44, place: (x, y) => [x * 150, y * 88] };
+  }
+
+  function between(from, to, share) {
+    return [from[0] + (to[0] - from[0]) * share, from[1] + (to[1] - from[1]) * share];
+  }
+
+  // A quadratic curve that ends at the border of the node that it leads to.
+  function curve(start, middle, end, size) {
+    let share = 1;
+    let point = end;
+    while (
+      share > 0.5 &&
+      Math.abs(point[0] - end[0]) < size.width / 2 + 4 &&
+      Math.abs(point[1] - end[1]) < size.height / 2 + 4
+    ) {
+      share -= 0.005;
+      point = between(between(start, middle, share), between(middle, end, share), share);
+    }
+    const bent = between(start, middle, share);
+    return `M${start.map(Math.round)}Q${bent.map(Math.round)} ${point.map(Math.round)}`;
+  }
+
+  function nodeOf(node, size) {
+    const group = make(cell.lastChild, "g");
+    const shape = { x: -size.width / 2, y: -size.height / 2, height: size.height, rx: 6 };
+    make(group, "rect", { ...shape, width: size.width, class: "body" });
+    if (node.op !== "input") {
+      const stripe = make(group, "rect", { ...shape, x: 5 - size.width / 2, width: 4, rx: 2 });
+      stripe.setAttribute("y", 6 - size.height / 2);
+      stripe.setAttribute("height", size.height - 12);
+      stripe.style.fill = palette[ops.indexOf(node.op) % palette.length];
+    }
+    const longest = Math.floor((size.width - 16) / 7.2);
+    const short = node.op.length > longest ? `${node.op.slice(0, longest - 1)}…` : node.op;
+    make(group, "text", { y: -2, x: 3 }, short);
+    make(group, "text", { y: 14, x: 3, class: "number" });
+    make(group, "title");
+    return group;
+  }
+
+  function draw(round) {
+    const size = measures();
+    // The rounds' middles lie upon each other; on a narrow screen their inputs do.
+    const least = Math.min(...round.nodes.map((node) => node.x));
+    const shift = narrow.matches ? data.box[0] - least : 0;
+    const at = ({ x, y }) => size.place(x + shift, y);
+    const places = new Map(round.nodes.map((node) => [node.id, at(node)]));
+    for (const node of round.nodes) {
+      if (!nodes.has(node.id)) nodes.set(node.id, nodeOf(node, size));
+      const group = nodes.get(node.id);
+      const [x, y] = places.get(node.id);
+      group.style.transform = `translate(${x}px, ${y}px)`;
+      group.setAttribute("class", node.kind);
+      const said = { input: "", leaf: ", leaf", node: "", gone: ", cut off" }[node.kind];
+      group.querySelector(".number").textContent = `node ${node.id}${said}`;
+      group.querySelector("title").textContent = `${node.op}: node ${node.id}${said}`;
+    }
+    for (const [id, group] of nodes) group.toggleAttribute("hidden", !places.has(id));
+    const drawn = new Set();
+    for (const edge of round.edges) {
+      const name = edge.ends.join("-");
+      drawn.add(name);
+      if (!edges.has(name)) {
+        edges.set(name, make(cell.children[1], "path"));
+        make(edges.get(name), "title");
+      }
+      const path = edges.get(name);
+      const [start, end] = edge.ends.map((node) => places.get(node));
+      path.setAttribute("d", curve(start, at(edge), end, size));
+      path.setAttribute("class", `edge ${edge.kind}`);
+      path.setAttribute("marker-end", `url(#arrow-${edge.kind})`);
+      path.firstChild.textContent = `${name}: ${kinds[edge.kind]}`;
+    }
+    for (const [name, path] of edges) {
+      if (!drawn.has(name)) path.setAttribute("class", "edge absent");
+    }
+    const there = round.edges.filter((edge) => ["kept", "added"].includes(edge.kind));
+    cell.setAttribute("aria-label", `The cell: ${there.map((e) => e.ends.join("-")).join(", ")}`);
+  }
+
+  function prepare() {
+    const size = measures();
+    const [[left, top], [right, bottom]] = [data.box.slice(0, 2), data.box.slice(2)].map((corner) =>
+      size.place(...corner),
+    );
+    const [border, room] = [size.width / 2 + 4, size.height / 2 + 4];
+    const [width, height] = [right - left + 2 * border, bottom - top + 2 * room];
+    cell.setAttribute("viewBox", `${left - border} ${top - room} ${width} ${height}`);
+    cell.style.maxWidth = `${1.15 * width}px`;
+    cell.replaceChildren();
+    nodes.clear();
+    edges.clear();
+    const definitions = make(cell, "defs");
+    for (const kind of Object.keys(kinds)) {
+      const shape = { viewBox: "0 0 8 8", refX: 6, refY: 4, orient: "auto" };
+      const units = { markerUnits: "userSpaceOnUse", markerWidth: 9, markerHeight: 9 };
+      const marker = make(definitions, "marker", { ...shape, ...units, id: `arrow-${kind}` });
+      make(marker, "path", { d: "M0 0L8 4L0 8Z" });
+    }
+    make(cell, "g");
+    make(cell, "g");
+    show(current);
+  }
+
+  function show(index) {
+    current = index;
+    const number = data.numbers[index];
+    slider.value = index;
+    where.textContent = `round ${number} of ${data.numbers.at(-1)}`;
+    slider.setAttribute("aria-valuetext", where.textContent);
+    for (const [place, section] of sections.entries()) section.hidden = place !== index;
+    draw(data.rounds[index]);
+    for (const point of document.querySelectorAll('[data-kind="line"] use')) {
+      point.classList.toggle("now", Number(point.dataset.round) === number);
+    }
+  }
+
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    play.textContent = "Play";
+  }
+
+  play.addEventListener("click", () => {
+    if (timer !== null) {
+      stop();
+      return;
+    }
+    if (current === data.rounds.length - 1) show(0);
+    play.textContent = "Pause";
+    timer = setInterval(() => {
+      if (current < data.rounds.length - 1) show(current + 1);
+      if (current === data.rounds.length - 1) stop();
+    }, 1400);
+  });
+  slider.addEventListener("input", () => {
+    stop();
+    show(Number(slider.value));
+  });
+  narrow.addEventListener("change", prepare);
+
+  function follow() {
+    const index = sections.findIndex((section) => `#${section.id}` === location.hash);
+    if (index < 0) return;
+    stop();
+    show(index);
+    document.getElementById("shrinking").scrollIntoView();
+  }
+
+  // The browser's own tips come late, not at all on a phone, and for the dot alone.
+  const texts = new Map();
+  for (const point of document.querySelectorAll("[data-kind] use")) {
+    texts.set(point, point.querySelector("title").textContent);
+    point.querySelector("title").remove();
+  }
+
+  function nearest(chart, event) {
+    let found = null;
+    let least = 24; // pixels
+    for (const point of chart.querySelectorAll("[data-kind] use")) {
+      const box = point.getBoundingClientRect();
+      const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+      const distance = Math.hypot(x - event.clientX, y - event.clientY);
+      if (distance <= least) [found, least] = [point, distance];
+    }
+    return found;
+  }
+
+  function point(chart, event) {
+    const found = nearest(chart, event);
+    for (const other of chart.querySelectorAll(".near")) other.classList.remove("near");
+    tip.hidden = !found;
+    if (!found) return found;
+    found.classList.add("near");
+    tip.textContent = texts.get(found);
+    const left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
+    const below = event.clientY + 18;
+    const fits = below + tip.offsetHeight < innerHeight;
+    tip.style.left = `${Math.max(8, left)}px`;
+    tip.style.top = `${fits ? below : event.clientY - tip.offsetHeight - 12}px`;
+    return found;
+  }
+
+  for (const chart of document.querySelectorAll(".chart svg")) {
+    chart.addEventListener("pointermove", (event) => point(chart, event));
+    chart.addEventListener("pointerleave", () => {
+      tip.hidden = true;
+    });
+    chart.addEventListener("click", (event) => {
+      const found = point(chart, event);
+      if (found) {
+        stop();
+        show(data.numbers.indexOf(Number(found.dataset.round)));
+      }
+    });
+  }
+
+  document.getElementById("stage").hidden = false;
+  current = Number(slider.value);
+  prepare();
+  addEventListener("hashchange", follow);
+  follow();
+})();
