@@ -316,7 +316,7 @@ def test_where_no_process_can_be_started_the_file_is_still_read(
     folder, names, monkeypatch, executable
 ):
     trial._try.cache_clear()
-    monkeypatch.setattr(trial.sys, "executable", executable)
+    monkeypatch.setattr(sys, "executable", executable)
     trial.check_survives(folder / "whole.tflite", "run")
     with pytest.raises(ValueError, match="cut off or damaged"):
         trial.check_survives(folder / "cut at 64.tflite", "run")
