@@ -116,7 +116,7 @@ class PersistentOracle(keras_tuner.Oracle):
         if "search" not in state:
             raise ValueError(
                 f"{self._project_dir} holds the search of another oracle; use another "
-                "project_name, or overwrite=True to delete it"
+                "project_name (--project-name), or overwrite=True (--overwrite) to delete it"
             )
         settings = {name: getattr(self, name) for name in search_state.SETTINGS}
         theirs = search_state.with_unsaid(state["search"]) if state["search"] else settings

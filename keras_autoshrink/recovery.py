@@ -132,8 +132,8 @@ def replay(
         trial_id = min(str(outcome.trial_id) for outcome in strange.values())
         raise ValueError(
             f"trial {trial_id} is of another search: with this seed and these settings it would "
-            "not have been trained; use those of that search, another project_name, or "
-            "overwrite=True to delete it"
+            "not have been trained; use those of that search, another project_name "
+            "(--project-name), or overwrite=True (--overwrite) to delete it"
         )
     lost = [(cell, spare[cell.key]) for cell in told if cell.key not in outcomes]
     return [(cell, outcome) for cell, outcome in lost if outcome.trial_id is not None]

@@ -108,5 +108,6 @@ def check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], folder: str) 
             differs = difference(theirs[name], ours[name], "" if name in _DETAILED else name)
             raise ValueError(
                 f"{folder} holds a search with another {name}: {differs}; use "
-                "another project_name, or overwrite=True to delete it"
+                "another project_name (--project-name), or overwrite=True (--overwrite) to "
+                "delete it"
             )

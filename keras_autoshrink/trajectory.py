@@ -111,7 +111,10 @@ def cheapest(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
 def all_over(outcomes: Iterable[Outcome]) -> str:
     """Says of networks that are all over the limits which comes closest."""
     closest = min(outcomes, key=cost_rank)
-    return f"no network was within the limits; the smallest had {closest.over_limit}"
+    return (
+        f"no network was within the limits; the smallest had {closest.over_limit}; raise "
+        "the limit, or search smaller networks, of fewer filters or nodes"
+    )
 
 
 def cost_rank(outcome: Outcome) -> tuple[float, float]:

@@ -71,8 +71,8 @@ def test_error_in_a_new_process_is_one_line(folder):
     result = run("convert", "model.keras", "new.tflite", "--quantization", "int8", cwd=folder)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "tflite_export: error: representative_data is missing; "
-        "int8 and int16x8 need samples to measure ranges\n"
+        "tflite_export: error: representative_data is missing "
+        "(--representative-data): int8 and int16x8 need samples to measure ranges on\n"
     )
 
 

@@ -255,7 +255,7 @@ def test_the_command_exits_with_1_if_none_holds(there, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--max-accuracy-drop 0.01", "--max-accuracy-drop needs --inputs, samples to choose by"),
+        ("--max-accuracy-drop 0.01", "--max-accuracy-drop needs --inputs: samples to choose by"),
         ("--max-accuracy-drop 0.01 --inputs images.npy", "--max-accuracy-drop needs --labels"),
         ("--inputs images.npy", "--inputs: is for a choice by --max-accuracy-drop"),
         (

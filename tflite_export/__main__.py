@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
         added = subparsers.add_parser(
             name,
-            help=summary.splitlines()[0],
+            help=summary.replace("\n", " ").partition(". ")[0].removesuffix("."),
             description=summary,
             epilog=f"example:\n  python -m tflite_export {name} {example}",
             # The example stays on one line.

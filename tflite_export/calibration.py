@@ -33,7 +33,8 @@ def representative_batches(model: keras.Model, data: Any, batch_size: int) -> li
     """
     if data is None:
         raise ValueError(
-            "representative_data is missing; int8 and int16x8 need samples to measure ranges"
+            "representative_data is missing (--representative-data): int8 and int16x8 need samples "
+            "to measure ranges on"
         )
     if not isinstance(data, Iterable):
         raise TypeError(f"representative_data must be arrays, not {type(data).__name__}")

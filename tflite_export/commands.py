@@ -8,6 +8,7 @@ from typing import Any
 import tflite_export
 from tflite_export.command_line import fail
 from tflite_export.describe_table import describe_tables
+from tflite_export.flatbuffer import check_head
 from tflite_export.quantization import quantization
 from tflite_export.trial import check_survives
 
@@ -40,7 +41,7 @@ def _check_choice(options: argparse.Namespace) -> None:
     for name in ("inputs", "labels"):
         if choosing != (getattr(options, name) is not None):
             raise ValueError(
-                f"--max-accuracy-drop needs --{name}, samples to choose by"
+                f"--max-accuracy-drop needs --{name}: samples to choose by, and their classes"
                 if choosing
                 else f"--{name}: is for a choice by --max-accuracy-drop"
             )
@@ -143,6 +144,7 @@ def android(options: argparse.Namespace) -> int:
     from tflite_export.benchmark_model import digest, program_for
 
     # The user's mistakes first; then this machine, which refuses damaged files; then the device.
+    check_head(options.path)
     device = find_device(options.adb, options.serial)
     abi = device.property("ro.product.cpu.abi")
     name = device.property("ro.product.model")

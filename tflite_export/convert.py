@@ -113,7 +113,10 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        what = "a folder" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {what}")
+    if path.suffix == ".tflite":
+        raise ValueError(f"{path}: a .tflite file; give the .keras file that it was made from")
     # Keras reports one as "File not found".
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a .keras file: it is cut off, damaged or of another format")
