@@ -119,7 +119,7 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
         ("macs images.npy", "images.npy: not a .tflite file: bytes 4 to 7 are"),
         ("convert missing.keras new.tflite", "missing.keras: no such file"),
         ("convert broken.keras new.tflite", "broken.keras: not a .keras file: it is cut off"),
-        ("convert model.tflite new.tflite", "model.tflite: not a Keras model that can be loaded"),
+        ("convert model.tflite new.tflite", "model.tflite: a .tflite file; give the .keras file"),
         ("convert model.keras new.bin", "path must end in .tflite: new.bin"),
         ("convert model.keras new.tflite --quantization int4", "argument --quantization: invalid"),
         (
