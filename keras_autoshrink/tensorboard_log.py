@@ -111,7 +111,7 @@ def _scalars(kind: str, record: Record, objective: str) -> list[Summary.Value]:
 def _trial(candidate: Record, number: int, objective: str) -> list[Summary.Value]:
     """A candidate as a session of hparams that has ended."""
     cell = Cell.from_json(candidate["cell"])
-    start = SessionStartInfo(group_name=candidate["trial_id"])
+    start = SessionStartInfo()
     numbers = {
         "round": number,
         "edges": candidate["edges_left"],
