@@ -87,11 +87,12 @@ def _logs(
     time = 0.0
     for record in records:
         file = _FILE.format(record["round"])
-        for candidate in record["candidates"]:
+        for place, candidate in enumerate(record["candidates"]):
             time += candidate["seconds"]
             if not candidate["reused"]:
                 # A session of hparams is a run of TensorBoard, and this a folder.
-                path = Path("trials", candidate["trial_id"], file)
+                name = candidate["trial_id"] or f"{record['round']}-{place}"
+                path = Path("trials", name, file)
                 yield path, time, _trial(candidate, record["round"], objective)
         values = _scalars("search", record, objective)
         values.append(Summary.Value(tag="search/edges", simple_value=record["edges_left"]))

@@ -157,6 +157,15 @@ def test_to_write_it_again_leaves_no_duplicates(tmp_path):
     assert training.read_bytes() == b"another's"
 
 
+def test_trials_need_no_ids(tmp_path):
+    search = dense(num_candidates=2, keep_fraction=0.9)
+    run(search)
+    folder = kas.write_tensorboard(save(search, tmp_path))
+    trials = {path.name for path in (folder / "trials").iterdir()}
+    rounds = search.trajectory()
+    assert trials == {f"{r['round']}-{i}" for r in rounds for i in range(len(r["candidates"]))}
+
+
 def test_a_search_without_a_round_has_none(tmp_path):
     with pytest.raises(ValueError, match="has not finished a round yet"):
         kas.write_tensorboard(save(dense(), tmp_path))
