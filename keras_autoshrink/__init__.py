@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keras_autoshrink.report import plot_cell, plot_trajectory
     from keras_autoshrink.score import AccuracyScore, PerplexityScore
     from keras_autoshrink.search_space import declare_cell
+    from keras_autoshrink.tensorboard_log import write_tensorboard
     from keras_autoshrink.text_data import load_text
     from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
     from keras_autoshrink.text_training import train_language_model
@@ -71,6 +72,7 @@ __all__ = [
     "train_network",
     "width_for_macs",
     "write_report",
+    "write_tensorboard",
 ]
 
 _HOME = {
@@ -104,6 +106,7 @@ _HOME = {
     "train_network": "training",
     "width_for_macs": "applications",
     "write_report": "html_report",
+    "write_tensorboard": "tensorboard_log",
 }
 
 

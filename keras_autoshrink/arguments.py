@@ -126,4 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
         "the rounds, curves, all candidates, settings (default: report.html in the search's "
         "folder)",
     )
+    show.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write the search for 'tensorboard --logdir CELL', as a search does when it ends",
+    )
     return parser

@@ -17,6 +17,7 @@ from keras_autoshrink import (
     pipeline,
     report,
     runs,
+    tensorboard_log,
     text_commands,
     text_demo,
 )
@@ -78,6 +79,8 @@ def show(options: argparse.Namespace) -> int:
         raise ValueError(f"--picture {picture}: its folder does not exist")
     folder = Path(options.cell)
     page = _page(options.html, folder)
+    if options.tensorboard and not folder.is_dir():
+        raise ValueError(f"--tensorboard: is of a search, and {folder} is no search's folder")
     if folder.is_dir():
         searched = runs.read_search(folder)
         objective = _OF[runs.task_of(searched.cell)].OBJECTIVE
@@ -90,10 +93,13 @@ def show(options: argparse.Namespace) -> int:
             _console.print(
                 f"This search is in round {searched.round.number}: chosen is the best so far."
             )
-        if page:  # of a search without any score, too, which has no cell for what follows
+        # Both are of a search without any score, too, which has no cell for what follows.
+        if page:
             _console.print(f"wrote {html_report.write_report(folder, page, objective)}")
-            if searched.best_score is None:
-                return 0
+        if options.tensorboard:
+            _console.print(f"wrote {tensorboard_log.write_tensorboard(folder, objective)}")
+        if (page or options.tensorboard) and searched.best_score is None:
+            return 0
     cell = runs.read_cell(Path(options.cell))
     table = Table(title=f"cell with {len(cell.edges)} edges")
     for heading in ("node", "op", "inputs", ""):

@@ -12,7 +12,7 @@ import string
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from keras_autoshrink import __version__, files, html_facts, runs
 from keras_autoshrink.cell import Cell
@@ -36,12 +36,8 @@ Records = Sequence[Record]
 NAME = "report.html"
 
 
-class _Tuner(Protocol):
-    project_dir: str
-
-
 def write_report(
-    search: _Tuner | str | os.PathLike[str],
+    search: runs.Searched | str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
     objective: str | None = None,
 ) -> Path:
@@ -61,11 +57,7 @@ def write_report(
         ValueError: there is no search, or one of its files is damaged.
         OSError: the file cannot be written.
     """
-    project = search if isinstance(search, (str, os.PathLike)) else search.project_dir
-    folder = Path(project)
-    found = runs.read_search(folder)
-    if objective is None:
-        objective = "perplexity" if runs.task_of(found.cell) == "text" else "accuracy"
+    folder, found, objective = runs.open_search(search, objective)
     path = folder / NAME if path is None else Path(path)
     files.write_text(path, _page(found, folder, objective))
     return path

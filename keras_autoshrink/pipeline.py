@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import report, run_record, runs, service
+from keras_autoshrink import report, run_record, runs, service, tensorboard_log
 from keras_autoshrink.checkpoint import TrainingCheckpoint, difference, remove_state
 from keras_autoshrink.generation import vocabulary_path
 from keras_autoshrink.score import Score
@@ -87,6 +87,7 @@ def search_and_report(
     print_table(report.trajectory_table(tuner.trajectory(), objective))
     for path in runs.write_results(folder, objective):
         _console.print(f"wrote {path}")
+    _console.print(f"wrote {tensorboard_log.write_tensorboard(folder, objective)}")
 
 
 @dataclasses.dataclass(frozen=True)

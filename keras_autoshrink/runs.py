@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from keras_autoshrink import files, report, search_state
 from keras_autoshrink.cell import Cell
@@ -16,6 +17,33 @@ from keras_autoshrink.shrink import ShrinkSearch
 PUBLISHED = {"shrinkcnn": SHRINKCNN_CELL, "shrinkrnn": SHRINKRNN_CELL}
 
 _SETTINGS = "settings.json"
+
+
+class Searched(Protocol):
+    """A tuner, as far as its folder goes."""
+
+    project_dir: str
+
+
+def open_search(
+    search: Searched | str | os.PathLike[str], objective: str | None
+) -> tuple[Path, ShrinkSearch, str]:
+    """A search that somebody asks to see: its folder, its state, and the name of its metric.
+
+    Args:
+        search: a tuner, or the folder.
+        objective: what to call the metric behind the score; None for "perplexity" of a recurrent
+            cell, else "accuracy".
+
+    Raises:
+        ValueError: as of `read_search`.
+    """
+    project = search if isinstance(search, (str, os.PathLike)) else search.project_dir
+    folder = Path(project)
+    found = read_search(folder)
+    if objective is None:
+        objective = "perplexity" if task_of(found.cell) == "text" else "accuracy"
+    return folder, found, objective
 
 
 def read_search(folder: Path) -> ShrinkSearch:

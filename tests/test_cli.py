@@ -72,6 +72,8 @@ def test_a_search_leaves_its_results(run_folder):
     assert kas.Cell.load(run_folder / "cell.json") == kas.Cell.from_json(best["cell"]).prune()
     assert (run_folder / "cell.png").read_bytes().startswith(b"\x89PNG")
     assert (run_folder / "trajectory.png").read_bytes().startswith(b"\x89PNG")
+    events = (run_folder / "tensorboard").glob("*tfevents*")
+    assert len(list(events)) == len(records)
 
 
 def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
@@ -366,6 +368,9 @@ def test_show_describes_searches_and_cells(run_folder, tmp_path, capsys):
     assert f"<code>autoshrink {SEARCH} --directory {run_folder.parent}</code>" in page
     assert main(["show", str(run_folder), "--html", str(tmp_path / "other.html")]) == 0
     assert (tmp_path / "other.html").read_text() == page
+    capsys.readouterr()
+    assert main(["show", str(run_folder), "--tensorboard"]) == 0
+    assert f"wrote {run_folder / 'tensorboard'}" in capsys.readouterr().out
     assert main(["show", str(run_folder / "cell.json")]) == 0
     assert main(["show", "shrinkcnn"]) == 0
     assert "cell with 6 edges" in capsys.readouterr().out
@@ -473,6 +478,7 @@ def write_npz(path, **arrays):
         ("show {tmp}/damaged", "damaged"),
         ("show {tmp}/damaged --html", "damaged"),
         ("show {tmp}/empty --html", "empty: holds no search"),
+        ("show shrinkcnn --tensorboard", "--tensorboard: is of a search, and shrinkcnn is no"),
         ("show shrinkcnn --html", "--html: is of a search, and shrinkcnn is no search's folder"),
         ("show {tmp}/damaged --html {tmp}/a.txt", "a.txt: expected a file that ends in .html"),
         ("show {tmp}/damaged --html {tmp}/no/a.html", "no/a.html: its folder does not exist"),

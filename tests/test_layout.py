@@ -29,7 +29,7 @@ ORDER = """
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     arguments masked_layout
     launcher masked_network html_facts
-    masked_training weights_file html_report
+    masked_training weights_file html_report tensorboard_log
     masked_tensorflow masked_jax inheritance
     service recovery search_folder
     limits worker training text_training candidate_latency

@@ -65,6 +65,7 @@ def main(kind, folder, epoch):
     tuner.results_summary()
     kas.plot_trajectory(tuner)
     kas.plot_cell(tuner.best_cell())
+    kas.write_tensorboard(tuner)
     model = tuner.get_best_models()[0]
     found = {
         "backend": keras.backend.backend(),

@@ -1,0 +1,164 @@
+"""A search as TensorBoard shows it: curves over the rounds, cells, and trials as hparams."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# Of TensorBoard's modules those that load no TensorFlow.
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import (
+    HParamsPluginData,
+    SessionEndInfo,
+    SessionStartInfo,
+)
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from keras_autoshrink import files, report, runs
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.trajectory import EXTRAS
+
+Record = Mapping[str, Any]
+
+NAME = "tensorboard"
+# TensorBoard reads what has "tfevents" in its name; the end tells ours from a training's logs.
+_FILE = "events.out.tfevents.{:06}.autoshrink"
+_METRICS = ("score", "objective", "macs", "params", *EXTRAS[1:])
+
+
+def write_tensorboard(
+    search: runs.Searched | str | os.PathLike[str], objective: str | None = None
+) -> Path:
+    """Writes the finished rounds of a search as event files, for `tensorboard --logdir`.
+
+    The scalars and the image below `search/` have a step for each round: what its record says of
+    the adopted cell, and that cell's picture. Each trial is a session of hparams, with its
+    metrics below `trial/`.
+
+    Each round has a file of its own, and each trial, which are written whole; to write them again
+    replaces them. A TensorBoard that runs finds new rounds by itself. Times are the sum of the
+    seconds that trials took, from the search's beginning on.
+
+    Args:
+        search: a tuner, or the folder of its search, which need not have ended.
+        objective: what to call the metric behind the score; by default "perplexity" of a
+            recurrent cell, else "accuracy".
+
+    Returns:
+        The folder `tensorboard` in that of the search.
+
+    Raises:
+        ValueError: there is no search, its file is damaged, or it has finished no round.
+        OSError: a file cannot be written.
+    """
+    folder, found, objective = runs.open_search(search, objective)
+    records = found.trajectory()
+    if not records:
+        raise ValueError(f"{folder}: the search in it has not finished a round yet")
+    written = set()
+    for path, time, values in _logs(records, objective):
+        path = folder / NAME / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        step = int(path.name.split(".")[-2])
+        content = _events(_begun(folder) + time, step, values)
+        # TensorBoard must not take an unfinished file for another one of the search.
+        unfinished = path.with_name(f"unfinished.{os.getpid()}")
+        files.write_bytes(unfinished, content)
+        unfinished.replace(path)
+        written.add(path)
+    for path in (folder / NAME).rglob(_FILE.replace("{:06}", "*")):
+        if path not in written:  # of an older search in this folder
+            path.unlink()
+    return folder / NAME
+
+
+def _logs(
+    records: Iterable[Record], objective: str
+) -> Iterator[tuple[Path, float, list[Summary.Value]]]:
+    """What to write: each file's path in the folder, the seconds until then, and its values."""
+    time = 0.0
+    for record in records:
+        file = _FILE.format(record["round"])
+        for place, candidate in enumerate(record["candidates"]):
+            time += candidate["seconds"]
+            if not candidate["reused"]:
+                # A session of hparams is a run of TensorBoard, and this a folder.
+                name = candidate["trial_id"] or f"{record['round']}-{place}"
+                path = Path("trials", name, file)
+                yield path, time, _trial(candidate, record["round"], objective)
+        values = _scalars("search", record, objective)
+        values.append(Summary.Value(tag="search/edges", simple_value=record["edges_left"]))
+        yield Path(file), time, [*values, _picture(Cell.from_json(record["cell"]))]
+
+
+def _scalars(kind: str, record: Record, objective: str) -> list[Summary.Value]:
+    """What is known of a cell, with its tags; TensorBoard has scalars as float32."""
+    tags = {name: objective if name == "objective" else name for name in _METRICS}
+    return [
+        Summary.Value(tag=f"{kind}/{tag}", simple_value=record[name])
+        for name, tag in tags.items()
+        if record.get(name) is not None
+    ]
+
+
+def _trial(candidate: Record, number: int, objective: str) -> list[Summary.Value]:
+    """A candidate as a session of hparams that has ended."""
+    cell = Cell.from_json(candidate["cell"])
+    start = SessionStartInfo()
+    numbers = {
+        "round": number,
+        "edges": candidate["edges_left"],
+        "nodes": len(cell.reachable) - 1,
+    }
+    for name, value in numbers.items():
+        start.hparams[name].number_value = value
+    start.hparams["ops"].string_value = " ".join(cell.ops[node] for node in cell.reachable[1:])
+    start.hparams["cell"].string_value = " ".join(f"{i}-{j}" for i, j in cell.live_edges)
+    end = SessionEndInfo(status=STATUS_FAILURE if candidate["error"] else STATUS_SUCCESS)
+    return [
+        _hparams(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
+        *_scalars("trial", candidate, objective),
+        _hparams(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)),
+    ]
+
+
+def _hparams(tag: str, content: HParamsPluginData) -> Summary.Value:
+    return Summary.Value(
+        tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR
+    )
+
+
+@functools.lru_cache(maxsize=1)  # a round in which nothing was adopted has the cell before
+def _picture(cell: Cell) -> Summary.Value:
+    buffer = io.BytesIO()
+    report.plot_cell(cell).savefig(buffer, format="png")
+    png = buffer.getvalue()
+    width, height = struct.unpack(">II", png[16:24])  # where a PNG says its size
+    image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+    return Summary.Value(tag="search/cell", image=image)
+
+
+def _events(time: float, step: int, values: list[Summary.Value]) -> bytes:
+    """An event file of some values of one step."""
+    buffer = io.BytesIO()
+    writer = RecordWriter(buffer)
+    for event in (
+        Event(wall_time=time, file_version="brain.Event:2"),
+        Event(wall_time=time, step=step, summary=Summary(value=values)),
+    ):
+        writer.write(event.SerializeToString())
+    return buffer.getvalue()
+
+
+def _begun(folder: Path) -> float:
+    """When a search began, in seconds since 1970: its first file never changes."""
+    first = folder / "tuner0.json"
+    return (first if first.is_file() else folder / "oracle.json").stat().st_mtime
