@@ -80,10 +80,12 @@ def search_and_report(
     )
     if chief and not worker:
         runs.write_settings(folder, settings)
-        run_record.note_command(folder, options.command_line)
+        run_record.note_command(folder, options.command_line, replace=False)
     tuner.search(**data, epochs=options.epochs, verbose=0 if options.quiet else 1)
     if worker or not chief:
         return
+    # Only now: `search` may have refused this one, and the first is that of another try.
+    run_record.note_command(folder, options.command_line)
     print_table(report.trajectory_table(tuner.trajectory(), objective))
     for path in runs.write_results(folder, objective):
         _console.print(f"wrote {path}")

@@ -18,17 +18,20 @@ from keras_autoshrink import files
 _FILE = "run.json"
 
 
-def note_command(folder: Path, command: Sequence[str]) -> None:
+def note_command(folder: Path, command: Sequence[str], replace: bool = True) -> None:
     """Notes the command line of the search in a folder, which need not exist yet.
 
     Args:
         folder: the search's.
         command: its arguments, the program's name first. A note of `--overwrite` would delete
             what it is a record of: that is left out.
+        replace: whether to replace one that is noted already.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [word for word in command if word != "--overwrite"]
-    _write(folder, {**_tolerant(folder), "command": kept})
+    record = _tolerant(folder)
+    if replace or "command" not in record:
+        kept = [word for word in command if word != "--overwrite"]
+        _write(folder, {**record, "command": kept})
 
 
 def note_versions(folder: Path) -> None:
