@@ -133,8 +133,8 @@ def test_the_choice_is_the_same_file_as_a_conversion(hard, tmp_path):
     convert(network(2000.0), path, "int16x8", representative_data=images_of(0))
     images = images_of(1)
     again = verify(network(2000.0), path, images, labels_of(images))
+    # Not the bytes: Keras numbers the layers of each new network on, and their names are inside.
     assert again == hard.chosen.agreement
-    assert path.stat().st_size == hard.chosen.num_bytes
 
 
 def test_the_drop_is_of_counts_and_its_error_of_pairs(hard):
