@@ -665,7 +665,8 @@ def test_cifar10_absent_and_out_of_reach(tmp_path, monkeypatch, capfd):
         message = refusal("cifar10", data_dir=tmp_path / "data")
     folder = tmp_path / "data" / CIFAR10_IN_SMALL
     assert message.startswith(f"cifar10: cannot be loaded from {folder}: not there, and https://")
-    assert message.partition(" does not answer: ")[2]  # in the system's words
+    # The second on a machine that is too busy to refuse in time.
+    assert message.endswith(("Connection refused", "timed out"))
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 

@@ -78,7 +78,6 @@ def test_file_computes_what_the_model_does(model, digits, files, name, largest_d
         agreement,
         model_accuracy=None,
         file_accuracy=None,
-        accuracy_drop=None,
         accuracy_drop_error=None,
     )
 

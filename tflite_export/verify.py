@@ -33,8 +33,6 @@ class Agreement:
         model_accuracy: Share of the model's predictions that equal the labels; None without
             labels. A prediction from a NaN is wrong.
         file_accuracy: The same for the file.
-        accuracy_drop: ``model_accuracy - file_accuracy``, a share: 0.01 is one percentage point;
-            below 0 if the file is better. None without labels.
         accuracy_drop_error: The standard error of ``accuracy_drop`` over samples like these, from
             the predictions that are right in one and wrong in the other. None without labels.
     """
@@ -44,8 +42,18 @@ class Agreement:
     max_abs_difference: float
     model_accuracy: float | None
     file_accuracy: float | None
-    accuracy_drop: float | None
     accuracy_drop_error: float | None
+
+    @property
+    def accuracy_drop(self) -> float | None:
+        """``model_accuracy - file_accuracy``, a share: 0.01 is one percentage point.
+
+        Below 0 if the file is better; None without labels.
+        """
+        if self.model_accuracy is None or self.file_accuracy is None:
+            return None
+        # 0.97 - 0.96 is more than 0.01 in floating point.
+        return round(self.model_accuracy - self.file_accuracy, 12)
 
     @property
     def predicts_as_model(self) -> bool:
@@ -127,12 +135,12 @@ def verify(
         )
     expected_classes, actual_classes = _predictions(expected), _predictions(actual)
     same = (expected_classes == actual_classes) & (expected_classes >= 0)
-    model_accuracy = file_accuracy = drop = error = None
+    model_accuracy = file_accuracy = error = None
     if labels is not None:
         truth = checked_labels(labels, expected.shape)
         right, still_right = expected_classes == truth, actual_classes == truth
         model_accuracy, file_accuracy = float(np.mean(right)), float(np.mean(still_right))
-        drop, error = _paired_difference(right, still_right)
+        error = _paired_error(right, still_right)
     with np.errstate(invalid="ignore"):  # the inf - inf of equal outputs, which is not used
         difference = np.max(np.abs(np.where(expected == actual, 0, expected - actual)))
     return Agreement(
@@ -141,7 +149,6 @@ def verify(
         max_abs_difference=float(difference),
         model_accuracy=model_accuracy,
         file_accuracy=file_accuracy,
-        accuracy_drop=drop,
         accuracy_drop_error=error,
     )
 
@@ -185,18 +192,15 @@ def _predictions(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     return np.where(np.isnan(outputs).any(axis=-1), -1, outputs.argmax(axis=-1))
 
 
-def _paired_difference(
-    first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]
-) -> tuple[float, float]:
-    """How much larger the share of True is in the first, and the standard error of that.
+def _paired_error(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+    """The standard error of the difference of the shares of True in two arrays of pairs.
 
     Source: A. Agresti, Categorical Data Analysis, on the difference of dependent proportions.
     """
     total = first.size
     lost, gained = int(np.sum(first & ~second)), int(np.sum(second & ~first))
-    # Of the counts: 0.97 - 0.96 is more than 0.01 in floating point.
     variance = lost + gained - (lost - gained) ** 2 / total
-    return (lost - gained) / total, variance**0.5 / total
+    return float(variance**0.5 / total)
 
 
 def checked_labels(labels: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
