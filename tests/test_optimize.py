@@ -1,8 +1,8 @@
 """Pruning and quantisation-aware training. Each process of TFMOT takes some ten seconds to start:
 most tests look at what few of them left behind."""
 
+import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -22,6 +22,7 @@ import tflite_export
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from tflite_export import flatbuffer, layer_graph, optimize
+from tflite_export.optimize_job import Job, save_arrays
 
 SMALL = {
     "input_shape": (8, 8, 1),
@@ -109,21 +110,25 @@ VARIANTS = {
     "mixed": mixed,
 }
 REBUILD = """
-import pickle, sys
+import json, sys
+from pathlib import Path
 import numpy as np
 from tflite_export import tf_keras_model
+from tflite_export.optimize_job import Job
 
-with open(sys.argv[1], "rb") as file:
-    variants = pickle.load(file)
-for name, (graph, weights, x, outputs) in variants.items():
-    model = tf_keras_model.build(graph, weights)
+folder = Path(sys.argv[1])
+for name, job in json.loads((folder / "jobs.json").read_text()).items():
+    with np.load(folder / f"{name}.npz") as file:
+        arrays = dict(file)
+    x, outputs = arrays.pop("x"), arrays.pop("outputs")
+    model = tf_keras_model.build(Job.from_json(job).graph, arrays)
     print(name, np.abs(model(x, training=False) - outputs).max() / np.abs(outputs).max(), sep="|")
 """
 
 
 def test_networks_built_again_compute_the_same(tmp_path):
     random = np.random.default_rng(0)
-    variants = {}
+    jobs = {}
     for name, build in VARIANTS.items():
         model = build()
         for weight in model.weights:
@@ -132,14 +137,16 @@ def test_networks_built_again_compute_the_same(tmp_path):
         graph = layer_graph.layer_graph(model)
         weights = layer_graph.weights_of(model, graph)
         x = random.normal(size=(3, *model.input_shape[1:])).astype("float32")
-        variants[name] = (graph, weights, x, np.asarray(model(x, training=False)))
+        jobs[name] = Job("prune", graph, 1, 1, 1.0, 0).to_json()
+        outputs = np.asarray(model(x, training=False))
+        save_arrays(tmp_path / f"{name}.npz", {**weights, "x": x, "outputs": outputs})
         copy = keras.models.clone_model(model)
         layer_graph.set_weights(copy, graph, weights)
         assert all(map(np.array_equal, copy.get_weights(), model.get_weights()))
-    assert variants["swish"][0].output_activation == "softmax"
-    (tmp_path / "variants").write_bytes(pickle.dumps(variants))
+    assert Job.from_json(jobs["swish"]).graph.output_activation == "softmax"
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     ended = subprocess.run(
-        [sys.executable, "-c", REBUILD, tmp_path / "variants"],
+        [sys.executable, "-c", REBUILD, tmp_path],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_USE_LEGACY_KERAS": "1"},
         capture_output=True,
         text=True,
@@ -148,6 +155,13 @@ def test_networks_built_again_compute_the_same(tmp_path):
     found = dict(line.split("|") for line in ended.stdout.splitlines())
     assert found.keys() == VARIANTS.keys(), ended.stderr
     assert max(map(float, found.values())) < 1e-5, found
+
+
+def test_a_job_arrives_as_it_was_sent():
+    chain = (layers.Dense(2, name="dichte_ä"), layers.ReLU(max_value=np.inf))
+    graph = layer_graph.layer_graph(functional(*chain))
+    job = Job("prune", graph, np.int64(2), np.int8(3), np.float32(0.1), 4, 0.1)
+    assert Job.from_json(job.to_json()) == job
 
 
 def test_half_of_each_kernel_is_zero(pruned, model):
@@ -365,12 +379,12 @@ optimize_job._start("prune", Path(sys.argv[1]), False)
 def test_whoever_starts_the_process_takes_it_along_and_the_data_with_it(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
-    os.mkfifo(folder / "job.pickle")  # which the process waits for
+    os.mkfifo(folder / "job.json")  # which the process waits for
     (folder / "x.npy").write_bytes(b"many images")
     starter = subprocess.Popen([sys.executable, "-c", STARTER, folder])
     try:
         # Opening it for writing waits until the process reads.
-        with (folder / "job.pickle").open("wb"):
+        with (folder / "job.json").open("w"):
             (child,) = psutil.Process(starter.pid).children()
             assert folder.is_dir()
             starter.kill()

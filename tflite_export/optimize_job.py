@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-import pickle
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tflite_export import child_python
 from tflite_export.layer_graph import LayerGraph, set_weights, weights_of
+from tflite_export.layer_nodes import Node
 
 if TYPE_CHECKING:
     import keras
@@ -52,6 +53,28 @@ class Job:
     seed: int
     sparsity: float = 0.0
 
+    def to_json(self) -> str:
+        """The job as text, numbers of NumPy as plain ones."""
+        return json.dumps(dataclasses.asdict(self), default=lambda number: number.item())
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """The job of ``to_json``; what were tuples among the arguments of its nodes are lists."""
+        job = json.loads(text)
+        graph = job.pop("graph")
+        nodes = [
+            Node(
+                node["name"],
+                node["kind"],
+                node["arguments"],
+                tuple(node["inputs"]),
+                tuple((layer, place) for layer, place in node["sources"]),
+            )
+            for node in graph["nodes"]
+        ]
+        shape = tuple(graph["input_shape"])
+        return cls(graph=LayerGraph(graph["input"], shape, graph["output"], tuple(nodes)), **job)
+
 
 def run(
     job: Job,
@@ -72,7 +95,7 @@ def run(
     if not np.isfinite(outputs).all():
         raise ValueError("model gives NaN or infinity for the first samples of x")
     np.save(folder / "outputs.npy", outputs)
-    (folder / "job.pickle").write_bytes(pickle.dumps(job))
+    (folder / "job.json").write_text(job.to_json(), encoding="utf-8")
     _start(job.task, folder, verbose)
     optimised = keras.models.clone_model(model)
     with np.load(folder / "optimised.npz") as weights:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import sys
 import threading
@@ -32,7 +31,7 @@ def main() -> None:
     progress = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     threading.Thread(target=_end_with_starter, args=(folder,), daemon=True).start()
-    job: Job = pickle.loads((folder / "job.pickle").read_bytes())
+    job = Job.from_json((folder / "job.json").read_text(encoding="utf-8"))
     with np.load(folder / "weights.npz") as file:
         weights = dict(file)
     x, y = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "y.npy")
