@@ -14,7 +14,8 @@ import keras_tuner
 import numpy as np
 import pytest
 from forked import KILLED, outcome
-from test_cli import refused
+from refusals import refused
+from searches import TWO_STAGES, timeless, unassigned
 from test_launcher import SEARCH as COMMAND
 from test_launcher import started, trajectory
 
@@ -41,10 +42,8 @@ def hypermodel(kind=kas.CNNCellHyperModel, nodes=4):
         num_nodes=nodes,
         filters=4,
         stem_filters=8,
-        stage_scales=(1, 2),
-        stage_strides=(1, 2),
-        stage_repeats=(1, 1),
         batch_size=32,
+        **TWO_STAGES,
     )
 
 
@@ -72,13 +71,8 @@ def search(tuner, verbose=0, **arguments):
     return tuner
 
 
-def timeless(tuner):
-    records = json.loads(json.dumps(tuner.trajectory()))
-    for record in records:
-        for each in (record, *record["candidates"]):
-            del each["seconds"]
-            each.pop("trial_id", None)
-    return records
+def results(tuner):
+    return unassigned(timeless(tuner.trajectory()))
 
 
 def candidates(tuner):
@@ -241,7 +235,7 @@ def test_latency_is_measured_once(tmp_path, monkeypatch, capsys):
     (tmp_path / "other" / "search").mkdir(parents=True)
     shutil.copy(path, tmp_path / "other" / "search")
     converted.clear()
-    assert timeless(search(other)) == timeless(resumed)
+    assert results(search(other)) == results(resumed)
     assert not converted
     assert main(["show", str(tmp_path / "search")]) == 0
     printed = capsys.readouterr().out
@@ -331,7 +325,7 @@ def test_what_has_too_many_macs_is_not_trained(tmp_path, strategy):
         assert kas.count_macs(tuner.get_best_models()[0]) <= MOST
         assert tuner.trajectory()[0]["score"] is None
     if strategy == "paper":  # the other way to count is to build
-        assert timeless(tuners[0]) == timeless(tuners[1])
+        assert results(tuners[0]) == results(tuners[1])
     else:  # what is known to be over is not proposed
         assert [c["edges_left"] for c in networks(tuners[0])[1]] == [6]
     with pytest.raises(ValueError, match="max_macs=15000, not unset"):
@@ -375,12 +369,12 @@ def killed_with_a_limit(folder, settings, call):
     [{"max_macs": 21_000}, {"strategy": "bayesian", "max_candidates": 6, "max_macs": MOST}],
 )
 def test_killed_with_a_limit_it_ends_the_same(tmp_path, settings):
-    whole = timeless(search(make(tmp_path / "whole", **settings)))
+    whole = results(search(make(tmp_path / "whole", **settings)))
     assert outcome(killed_with_a_limit, tmp_path, settings, 1) == KILLED
-    assert timeless(search(make(tmp_path, **settings))) == whole
+    assert results(search(make(tmp_path, **settings))) == whole
     # What is over the limit has no trial: it is counted again.
     (tmp_path / "search" / "oracle.json").unlink()
-    assert timeless(make(tmp_path, **settings)) == whole
+    assert results(make(tmp_path, **settings)) == whole
 
 
 def test_workers_keep_to_a_limit(tmp_path):

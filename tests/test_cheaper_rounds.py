@@ -8,7 +8,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from test_round_training import VALIDATION, Score, X, Y, hypermodel, make, search, timeless
+from test_round_training import VALIDATION, Score, X, Y, hypermodel, make, results, search
 
 import keras_autoshrink as kas
 from keras_autoshrink import candidate_training, weights_file
@@ -39,7 +39,7 @@ def longer(folder, epochs, **cheaper):
 def test_the_same_seed_gives_the_same_search(cheaper, tmp_path):
     once = search(make(tmp_path / "once", **cheaper))
     again = search(make(tmp_path / "again", **cheaper))
-    assert timeless(once) == timeless(again)
+    assert results(once) == results(again)
     assert len(once.trajectory()) > 2
 
 
@@ -57,7 +57,7 @@ def test_a_search_that_stops_in_a_round_ends_as_if_it_had_not(cheaper, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         search(stopped)
     resumed = search(make(tmp_path / "stopped", **cheaper))
-    assert timeless(resumed) == timeless(whole)
+    assert results(resumed) == results(whole)
 
 
 def test_in_a_race_half_stop_after_a_quarter_and_half_of_these_after_a_half(tmp_path):
@@ -258,7 +258,7 @@ def test_the_weights_to_inherit_survive_a_round_that_failed(tmp_path):
         search(tuner)
     Score.on_call = staticmethod(lambda macs: None)
     whole = search(make(tmp_path / "whole", inherit=True))
-    found, expected = timeless(search(make(tmp_path, inherit=True))), timeless(whole)
+    found, expected = results(search(make(tmp_path, inherit=True))), results(whole)
     for record in (*found, *expected):
         for candidate in record["candidates"]:
             del candidate["trial_id"]  # those of the second try are new

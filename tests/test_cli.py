@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
+from searches import timeless
 
 import keras_autoshrink as kas
 import tflite_export
@@ -46,24 +48,8 @@ def trained(run_folder, tmp_path_factory):
     return path
 
 
-def refused(capsys, command, status=2):
-    """The one line on standard error with which a command refuses."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(command if isinstance(command, list) else command.split())
-    assert stopped.value.code == status
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("autoshrink: error: ")
-    return captured.err
-
-
-def timeless(path):
-    records = json.loads(path.read_text())
-    for record in records:
-        for each in (record, *record["candidates"]):
-            del each["seconds"]
-    return records
+def results(folder):
+    return timeless(json.loads((folder / "trajectory.json").read_text()))
 
 
 def test_a_search_leaves_its_results(run_folder):
@@ -77,10 +63,10 @@ def test_a_search_leaves_its_results(run_folder):
 
 
 def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
-    before = timeless(run_folder / "trajectory.json")
+    before = results(run_folder)
     assert main([*SEARCH.split(), "--directory", str(run_folder.parent)]) == 0
     assert "finished already" in capsys.readouterr().out
-    assert timeless(run_folder / "trajectory.json") == before
+    assert results(run_folder) == before
 
 
 @pytest.mark.parametrize(
@@ -167,8 +153,8 @@ def test_killed_and_started_again_it_ends_the_same(run_folder, tmp_path):
     assert "Going on in round 1" in again.stdout
     assert "candidate 2 of 2 with 2 of 3 edges: score" in again.stdout
     assert "\x1b" not in again.stdout
-    ours = timeless(tmp_path / "digits" / "trajectory.json")
-    assert ours == timeless(run_folder / "trajectory.json")
+    ours = results(tmp_path / "digits")
+    assert ours == results(run_folder)
 
 
 def test_train_writes_the_model_and_what_its_user_must_know(trained):

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from searches import interrupting, timeless
 
 import keras_autoshrink as kas
 from keras_autoshrink.evaluation import PerplexityEvaluation
@@ -63,14 +64,6 @@ def macs_by_hand(cell, units=UNITS, vocabulary=VOCABULARY):
     return 2 * units * 2 * units + len(cell.edges) * units * 2 * units + units * vocabulary
 
 
-def timeless(records):
-    """The records without what a clock measured."""
-    for record in (records := json.loads(json.dumps(records))):
-        for each in (record, *record["candidates"]):
-            del each["seconds"]
-    return records
-
-
 # The search
 
 
@@ -114,16 +107,8 @@ def test_the_best_model_is_the_best_epoch_of_the_best_cell(finished):
 
 
 def test_interrupted_and_resumed_it_ends_the_same(finished, tmp_path):
-    began = []
-
-    class Interrupt(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            began.append(self)
-            if len(began) == 3:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        search(make(tmp_path), callbacks=[Interrupt()])
+        search(make(tmp_path), callbacks=[interrupting(3)])
     resumed = make(tmp_path)
     assert len(resumed.trajectory()) == 1
     search(resumed)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import is_alive
+from searches import timeless, unassigned
 
 from keras_autoshrink import launcher
 from keras_autoshrink.address import Address
@@ -288,12 +289,7 @@ def one_process(tmp_path_factory):
 
 
 def trajectory(folder):
-    records = json.loads((folder / "trajectory.json").read_text())
-    for record in records:
-        for each in (record, *record["candidates"]):
-            del each["seconds"]
-            each.pop("trial_id", None)
-    return records
+    return unassigned(timeless(json.loads((folder / "trajectory.json").read_text())))
 
 
 def started(directory, *options, **arguments):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from forked import start
+from searches import ONE_STAGE
 
 import keras_autoshrink as kas
 from keras_autoshrink import limits
@@ -30,10 +31,8 @@ def make(folder, **arguments):
         num_nodes=3,
         filters=4,
         stem_filters=4,
-        stage_scales=(1,),
-        stage_strides=(1,),
-        stage_repeats=(1,),
         batch_size=8,
+        **ONE_STAGE,
     )
     return kas.AutoShrink(
         model, num_candidates=2, directory=folder, project_name="search", **arguments

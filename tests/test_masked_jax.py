@@ -13,6 +13,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from searches import TWO_STAGES
 
 import keras_autoshrink as kas
 from keras_autoshrink.masked_network import MaskedNetwork
@@ -30,9 +31,7 @@ MODEL = kas.CNNCellHyperModel(
     num_nodes=5,
     filters=4,
     stem_filters=4,
-    stage_scales=(1, 2),
-    stage_strides=(1, 2),
-    stage_repeats=(1, 1),
+    **TWO_STAGES,
 )
 CELLS = [
     MODEL.cell,

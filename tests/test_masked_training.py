@@ -6,6 +6,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from searches import TWO_STAGES
 
 import keras_autoshrink as kas
 from keras_autoshrink import weights_file
@@ -23,10 +24,8 @@ MODEL = kas.CNNCellHyperModel(
     num_nodes=5,
     filters=4,
     stem_filters=4,
-    stage_scales=(1, 2),
-    stage_strides=(1, 2),
-    stage_repeats=(1, 1),
     batch_size=64,
+    **TWO_STAGES,
 )
 EPOCHS = 6
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from searches import ONE_STAGE
 from sklearn.datasets import load_digits
 
 import keras_autoshrink as kas
@@ -50,10 +51,8 @@ def searched(tmp_path_factory):
         num_nodes=3,
         filters=4,
         stem_filters=4,
-        stage_scales=(1,),
-        stage_strides=(1,),
-        stage_repeats=(1,),
         activation="swish",  # one more custom gradient in each graph
+        **ONE_STAGE,
     )
     directory = tmp_path_factory.mktemp("searched")
     tuner = Watched(model, score=least_loss, directory=directory, project_name="search")

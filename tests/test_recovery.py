@@ -1,5 +1,6 @@
 """Searches that were killed, and files that were torn."""
 
+import functools
 import json
 import random
 import shutil
@@ -319,11 +320,13 @@ def test_a_second_process_is_kept_out(tmp_path):
     make(overwrite=True)
 
 
-def test_settings_that_are_gone_begin_nothing_anew(tmp_path, caplog):
-    def make():
-        model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
-        return kas.AutoShrink(model, directory=tmp_path, project_name="search")
+def of_images(folder):
+    model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
+    return kas.AutoShrink(model, directory=folder, project_name="search")
 
+
+def test_settings_that_are_gone_begin_nothing_anew(tmp_path, caplog):
+    make = functools.partial(of_images, tmp_path)
     x, y = np.zeros((20, 8, 8, 1)), np.arange(20) % 10
     first = make()
     first.search(x, y, validation_data=(x, y), verbose=0)
@@ -356,10 +359,7 @@ def test_another_default_of_a_hyperparameter_is_another_search(tmp_path):
 
 
 def test_candidates_trained_for_other_epochs_are_not_compared(tmp_path):
-    def make():
-        model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
-        return kas.AutoShrink(model, directory=tmp_path, project_name="search")
-
+    make = functools.partial(of_images, tmp_path)
     x, y = np.zeros((20, 8, 8, 1)), np.arange(20) % 10
     make().search(x, y, validation_data=(x, y), verbose=0)
     with pytest.raises(ValueError, match="another training: epochs=1, not 2; use another"):
@@ -368,10 +368,7 @@ def test_candidates_trained_for_other_epochs_are_not_compared(tmp_path):
 
 
 def test_a_search_of_another_backend_is_shown_but_not_gone_on_with(tmp_path):
-    def make():
-        model = kas.CNNCellHyperModel(input_shape=(8, 8, 1), num_nodes=2, filters=4)
-        return kas.AutoShrink(model, directory=tmp_path, project_name="search")
-
+    make = functools.partial(of_images, tmp_path)
     x, y = np.zeros((20, 8, 8, 1)), np.arange(20) % 10
     first = make()
     first.search(x, y, validation_data=(x, y), verbose=0)

@@ -1,7 +1,6 @@
 """Candidates of a round, trained side by side by one program: the search is the same."""
 
 import itertools
-import json
 import os
 import signal
 import threading
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from forked import KILLED, outcome
+from searches import ONE_STAGE, timeless
 from test_memory import live_graphs
 
 import keras_autoshrink as kas
@@ -37,10 +37,8 @@ def hypermodel(nodes=4, kind=kas.CNNCellHyperModel, **arguments):
         num_nodes=nodes,
         filters=4,
         stem_filters=8,  # so that edges from the input cost more than others
-        stage_scales=(1,),
-        stage_strides=(1,),
-        stage_repeats=(1,),
         batch_size=32,
+        **ONE_STAGE,
         **arguments,
     )
 
@@ -79,12 +77,8 @@ def search(tuner, **arguments):
     return tuner
 
 
-def timeless(tuner):
-    records = json.loads(json.dumps(tuner.trajectory()))
-    for record in records:
-        for each in (record, *record["candidates"]):
-            del each["seconds"]
-    return records
+def results(tuner):
+    return timeless(tuner.trajectory())
 
 
 def weights_of(tuner):
@@ -111,7 +105,7 @@ def test_each_by_itself_they_are_the_same(finished, tmp_path):
     """A callback has to see Keras's model, so that each is built and fitted."""
     alone = search(make(tmp_path), callbacks=[keras.callbacks.Callback()])
     assert weights_of(alone) == ["checkpoint.weights.h5"]
-    assert timeless(alone) == timeless(finished)
+    assert results(alone) == results(finished)
     (one,), (other,) = alone.get_best_models(), finished.get_best_models()
     for ours, theirs in zip(one.weights, other.weights, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-3, atol=1e-4)
@@ -146,7 +140,7 @@ def test_a_search_that_was_killed_in_a_round_goes_on_to_the_same_end(finished, t
         folder = tmp_path / str(call)
         assert outcome(killed_at, folder, call) == KILLED
         assert len(make(folder).trajectory()) == 1 + (call > 8)
-        assert timeless(search(make(folder))) == timeless(finished)
+        assert results(search(make(folder))) == results(finished)
 
 
 ONE_ROUND = {"keep_fraction": 0.8}  # after the baseline
@@ -231,7 +225,7 @@ def test_ctrl_c_leaves_nothing_at_work(finished, tmp_path):
         search(make(tmp_path))
     assert not [t for t in threading.enumerate() if t.name.startswith("candidate")]
     Score.on_call = staticmethod(lambda macs: None)
-    assert timeless(search(make(tmp_path))) == timeless(finished)
+    assert results(search(make(tmp_path))) == results(finished)
 
 
 def test_no_graph_stays(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from forked import KILLED, start
+from searches import unassigned
 
 import keras_autoshrink as kas
 
@@ -138,16 +139,7 @@ class Service:
         tuner = Instant(
             build, num_candidates=3, strategy="paper", directory=self.folder, project_name="search"
         )
-        return rounds(tuner)
-
-
-def rounds(tuner):
-    """A trajectory but for which trial trained what: that is a matter of who asks first."""
-    records = tuner.trajectory()
-    for record in records:
-        for candidate in record["candidates"]:
-            del candidate["trial_id"]
-    return records
+        return unassigned(tuner.trajectory())
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +152,7 @@ def alone(tmp_path_factory):
         project_name="search",
     )
     tuner.search(verbose=0)
-    return rounds(tuner)
+    return unassigned(tuner.trajectory())
 
 
 @pytest.fixture
@@ -209,7 +201,7 @@ def test_a_search_goes_on_with_and_without_a_service(service, alone):
         build, num_candidates=3, strategy="paper", directory=service.folder, project_name="search"
     )
     tuner.search(verbose=0)
-    assert rounds(tuner) == alone
+    assert unassigned(tuner.trajectory()) == alone
     service.start("chief", listens=False).join()
     assert service.started["chief"].exitcode == 0  # it is finished already
 
@@ -427,7 +419,7 @@ def test_a_script_of_two_searches_keeps_its_workers(service, alone):
             directory=service.folder,
             project_name=project,
         )
-        assert rounds(tuner) == alone
+        assert unassigned(tuner.trajectory()) == alone
 
 
 def test_a_port_that_cannot_be_served_is_named(tmp_path):

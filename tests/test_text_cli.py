@@ -11,6 +11,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+from refusals import refused
 
 import keras_autoshrink as kas
 import tflite_export
@@ -101,19 +102,6 @@ def exported(trained, tmp_path_factory):
 
 def listing(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def refused(capsys, command, status=2):
-    """The one line on standard error with which a command refuses."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(command if isinstance(command, list) else command.split())
-    assert stopped.value.code == status
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("autoshrink: error: ")
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def vocabulary_of(folder):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from searches import interrupting, timeless
 
 import keras_autoshrink as kas
 from keras_autoshrink.arguments import build_parser
@@ -105,28 +106,12 @@ def test_summaries_are_keras_tuners_own(finished, capsys):
 
 
 def test_interrupted_and_resumed_it_ends_the_same(finished, tmp_path, data):
-    began = []
-
-    class Interrupt(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            began.append(self)
-            if len(began) == 3:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        search(make(tmp_path), data, callbacks=[Interrupt()])
+        search(make(tmp_path), data, callbacks=[interrupting(3)])
     resumed = search(make(tmp_path), data)
     assert timeless(resumed.trajectory()) == timeless(finished.trajectory())
     again = search(make(tmp_path), data)
     assert again.trajectory() == resumed.trajectory()
-
-
-def timeless(records):
-    """The records without what a clock measured."""
-    for record in (records := json.loads(json.dumps(records))):
-        for each in (record, *record["candidates"]):
-            del each["seconds"]
-    return records
 
 
 def test_a_search_by_the_bayesian_strategy(data, tmp_path, capsys):

@@ -12,6 +12,7 @@ import sys
 
 import keras
 import numpy as np
+from searches import ONE_STAGE
 
 import keras_autoshrink as kas
 
@@ -39,10 +40,8 @@ def images():
         num_nodes=3,
         filters=4,
         stem_filters=4,
-        stage_scales=(1,),
-        stage_strides=(1,),
-        stage_repeats=(1,),
         batch_size=32,
+        **ONE_STAGE,
     )
     return hypermodel, (x, y), (x, y), x[:4]
 
