@@ -65,7 +65,8 @@ def convert(
     import keras
 
     path = Path(path)
-    check_convertible(model, path, batch_size)
+    check_model(model, batch_size)
+    check_path(path)
     if quantization not in get_args(Quantization):
         raise ValueError(
             f"quantization must be one of {', '.join(get_args(Quantization))}, not {quantization!r}"
@@ -144,17 +145,6 @@ def _module_of(class_name: str, message: str) -> str:
     return module[1] if module and known else "the library that defines it"
 
 
-def check_convertible(model: keras.Model, path: Path, batch_size: int = 1) -> None:
-    """Refuses what cannot be converted, in whatever quantization; arguments as for ``convert``.
-
-    Raises:
-        TypeError: ``model`` is not a ``keras.Model``.
-        ValueError: One of the arguments does not fit.
-    """
-    check_model(model, batch_size)
-    check_path(path)
-
-
 def check_path(path: Path) -> None:
     """Raises ValueError for a path where no file can be written, as ``convert`` takes it."""
     if path.suffix != ".tflite":
@@ -165,8 +155,17 @@ def check_path(path: Path) -> None:
         raise ValueError(f"path is in a folder that does not exist; create it first: {path}")
 
 
-def check_model(model: keras.Model, batch_size: int = 1) -> None:
-    """Refuses a model that cannot be converted, see ``check_convertible``."""
+def check_backend(model: keras.Model, purpose: str) -> None:
+    """Refuses what is no Keras model, and one of another backend than TensorFlow.
+
+    Args:
+        model: What may be one.
+        purpose: What it has to be of that backend for, as in "convert it".
+
+    Raises:
+        TypeError: ``model`` is not a ``keras.Model``.
+        ValueError: It runs on another backend.
+    """
     import keras
 
     if not isinstance(model, keras.Model):
@@ -174,8 +173,18 @@ def check_model(model: keras.Model, batch_size: int = 1) -> None:
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"model runs on the {keras.backend.backend()} backend; load it with "
-            "KERAS_BACKEND=tensorflow to convert it"
+            f"KERAS_BACKEND=tensorflow to {purpose}"
         )
+
+
+def check_model(model: keras.Model, batch_size: int = 1) -> None:
+    """Refuses a model that cannot be converted, in whatever quantization.
+
+    Raises:
+        TypeError: ``model`` is not a ``keras.Model``.
+        ValueError: It does not fit, or ``batch_size`` does not.
+    """
+    check_backend(model, "convert it")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     # A model that was never given an input shape has no ``inputs``, or none in it.

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_export.calibration import Samples, input_structure
+from tflite_export.convert import check_backend
 from tflite_export.language import check_token, checked_text
 
 if TYPE_CHECKING:
@@ -33,13 +34,7 @@ class KerasLanguageModel:
         import keras
         import tensorflow as tf
 
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                f"model runs on the {keras.backend.backend()} backend; load it with "
-                "KERAS_BACKEND=tensorflow to compare it with a file"
-            )
+        check_backend(model, "compare it with a file")
         self.vocabulary_size, sizes = _model_sizes(model)
         structure = input_structure(model)
         self._zeros = {f"state_{n}": tf.zeros((1, size)) for n, size in enumerate(sizes)}

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_export.calibration import checked_array, representative_batches
-from tflite_export.convert import Quantization, check_convertible, convert
+from tflite_export.convert import Quantization, check_model, check_path, convert
 from tflite_export.description import FloatOperator, float_operators
 from tflite_export.verify import Agreement, checked_labels, verify
 
@@ -106,7 +106,8 @@ def convert_smallest(
         OSError: The file cannot be written.
     """
     path = Path(path)
-    check_convertible(model, path)
+    check_model(model)
+    check_path(path)
     if not 0 <= max_accuracy_drop < 1:
         raise ValueError(
             f"max_accuracy_drop must be a share from 0 to below 1, not {max_accuracy_drop}: 0.01 "
