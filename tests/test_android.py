@@ -22,6 +22,7 @@ import pytest
 from tflite_export import android, benchmark_model, convert
 from tflite_export.__main__ import main
 from tflite_export.adb import Device, find_device
+from tflite_export.caches import cache_folder
 
 # Of an AM62x under Linux, TensorFlow Lite 2.20: Texas Instruments' Processor SDK documentation,
 # github.com/TexasInstruments/processor-sdk-doc at b04bc774,
@@ -330,7 +331,7 @@ def test_a_wrong_checksum(device, model, capfd):
     assert message == (
         f"{device.program}: its SHA-256 is {right}, not 00: give another with --benchmark-model"
     )
-    cached = benchmark_model.cache_folder() / "benchmark_model-arm64-v8a"
+    cached = cache_folder() / "benchmark_model-arm64-v8a"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(elf("arm64-v8a"))
     message = refusal(capfd, model, "--sha256", "00")
@@ -388,7 +389,7 @@ def test_an_interrupt_leaves_nothing_on_the_device(device, model, monkeypatch):
 def test_no_download(device, model, capfd, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(benchmark_model, "ADDRESS", "http://127.0.0.1:1/android_{}_model")
-    place = benchmark_model.cache_folder() / "benchmark_model-arm64-v8a"
+    place = cache_folder() / "benchmark_model-arm64-v8a"
     assert refusal(capfd, model).endswith(
         f"Connection refused): fetch http://127.0.0.1:1/android_aarch64_model by hand and put it "
         f"at {place}, or give its path with --benchmark-model"

@@ -419,8 +419,8 @@ def test_what_cannot_be_fetched_leaves_nothing(tmp_path, monkeypatch, script, me
     with pytest.raises((OSError, ValueError), match=re.escape(message)):
         litertjs.runtime_files(say=said.append)
     assert len(said) == 1
-    assert not litertjs.cache_folder().exists()
-    assert [*litertjs.cache_folder().parent.iterdir()] == []
+    assert not litertjs.fetched_folder().exists()
+    assert [*litertjs.fetched_folder().parent.iterdir()] == []
 
 
 @pytest.fixture(scope="module")
@@ -435,7 +435,7 @@ def real_runtime(tmp_path_factory):
         except OSError as error:
             pytest.skip(f"LiteRT.js cannot be fetched: {error}")
         assert litertjs.version(litertjs.runtime_files(say=pytest.fail)) == litertjs.VERSION
-        return litertjs.cache_folder()
+        return litertjs.fetched_folder()
 
 
 def test_a_browser_runs_the_file_and_tells_an_image(folder, real_runtime, tmp_path):

@@ -11,6 +11,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tflite_export.caches import cache_folder
+
 # Nightly builds, as https://ai.google.dev/edge/litert/models/measurement links them. They come
 # without a checksum, so that only a caller who knows one can check it.
 ADDRESS = (
@@ -146,12 +148,6 @@ def program_for(abi: str, path: Path | None = None, sha256: str | None = None) -
     if sha256 is not None and (found := digest(path)) != sha256.lower():
         raise ValueError(f"{path}: its SHA-256 is {found}, not {sha256.lower()}: {remedy}")
     return path
-
-
-def cache_folder() -> Path:
-    """Where downloaded programs are kept."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tflite_export"
 
 
 def digest(path: Path) -> str:

@@ -6,13 +6,14 @@ It is not part of this package: its WebAssembly takes tens of megabytes.
 import base64
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from tflite_export.caches import cache_folder
 
 VERSION = "2.5.3"
 # What https://registry.npmjs.org has for these versions. Without the second the first, which
@@ -60,7 +61,7 @@ def runtime_files(
         ValueError: ``folder`` lacks a file; what was fetched is not what it should be.
     """
     if folder is None:
-        folder = cache_folder()
+        folder = fetched_folder()
         if _missing(folder):
             say(f"fetching LiteRT.js {VERSION} (12 MB) with npm, into {folder}")
             _fetch(folder)
@@ -79,10 +80,9 @@ def version(files: dict[str, Path]) -> str:
         return "of an unknown version"
 
 
-def cache_folder() -> Path:
+def fetched_folder() -> Path:
     """Where a fetched LiteRT.js is kept."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "tflite_export" / f"litertjs-{VERSION}"
+    return cache_folder() / f"litertjs-{VERSION}"
 
 
 def unpack(archive: Path, integrity: str, folder: Path) -> None:
