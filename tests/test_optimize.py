@@ -198,6 +198,11 @@ def test_the_same_seed_prunes_to_the_same_weights(pruned, model, data):
     assert all(map(np.array_equal, again.get_weights(), pruned.get_weights()))
 
 
+def test_another_seed_prunes_to_other_weights(pruned, model, data):
+    other = tflite_export.prune(model, *data, 0.5, epochs=1, batch_size=16, seed=1)
+    assert not any(map(np.array_equal, kernels(other), kernels(pruned)))
+
+
 def test_a_quantized_file_computes_in_integers_and_agrees(quantized, data):
     path, trained = quantized
     x, y = data
