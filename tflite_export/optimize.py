@@ -100,7 +100,8 @@ def train_quantized(
 
     Quantisation-aware training: the network learns to be right in spite of the rounding. Zeros in
     kernels stay zeros, so a network that ``prune`` returned stays pruned. The file computes in
-    8-bit integers throughout; its input and output are float32, as in those of ``convert``.
+    8-bit integers throughout; its input and output are float32, the input also of a model that
+    takes integers.
 
     Args:
         model: As for ``prune``, and pruned or not.
