@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -51,6 +52,23 @@ def folder(tmp_path_factory):
     np.save(folder / "short.npy", np.arange(5) % 3)
     np.savez(folder / "archive.npz", images)
     return folder
+
+
+def test_a_convert_that_is_ended_leaves_nothing_behind(folder, tmp_path):
+    ended = subprocess.Popen(
+        [sys.executable, "-m", "tflite_export", "convert", folder / "model.keras", "new.tflite"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not [*tmp_path.iterdir()]:
+        assert ended.poll() is None
+        time.sleep(0.01)
+    ended.terminate()
+    assert ended.communicate()[1] == "tflite_export: error: interrupted\n"
+    assert ended.returncode == 130
+    assert not [*tmp_path.iterdir()]
 
 
 def test_convert_in_a_new_process_prints_one_line(folder):

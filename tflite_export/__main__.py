@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -186,4 +187,6 @@ def _add_timing(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C: the default action would leave behind what is unfinished.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
