@@ -64,10 +64,9 @@ def write_tensorboard(
     if not records:
         raise ValueError(f"{folder}: the search in it has not finished a round yet")
     written = set()
-    for path, time, values in _logs(records, objective):
+    for path, step, time, values in _logs(records, objective):
         path = folder / NAME / path
         path.parent.mkdir(parents=True, exist_ok=True)
-        step = int(path.name.split(".")[-2])
         content = _events(_begun(folder) + time, step, values)
         # TensorBoard must not take an unfinished file for another one of the search.
         unfinished = path.with_name(f"unfinished.{os.getpid()}")
@@ -82,21 +81,22 @@ def write_tensorboard(
 
 def _logs(
     records: Iterable[Record], objective: str
-) -> Iterator[tuple[Path, float, list[Summary.Value]]]:
-    """What to write: each file's path in the folder, the seconds until then, and its values."""
+) -> Iterator[tuple[Path, int, float, list[Summary.Value]]]:
+    """What to write: each file's path in the folder, its step, the seconds until then, values."""
     time = 0.0
     for record in records:
-        file = _FILE.format(record["round"])
+        step = record["round"]
+        file = _FILE.format(step)
         for place, candidate in enumerate(record["candidates"]):
             time += candidate["seconds"]
             if not candidate["reused"]:
                 # A session of hparams is a run of TensorBoard, and this a folder.
-                name = candidate["trial_id"] or f"{record['round']}-{place}"
+                name = candidate["trial_id"] or f"{step}-{place}"
                 path = Path("trials", name, file)
-                yield path, time, _trial(candidate, record["round"], objective)
+                yield path, step, time, _trial(candidate, step, objective)
         values = _scalars("search", record, objective)
         values.append(Summary.Value(tag="search/edges", simple_value=record["edges_left"]))
-        yield Path(file), time, [*values, _picture(Cell.from_json(record["cell"]))]
+        yield Path(file), step, time, [*values, _picture(Cell.from_json(record["cell"]))]
 
 
 def _scalars(kind: str, record: Record, objective: str) -> list[Summary.Value]:
