@@ -160,7 +160,8 @@ def _round_section(record: Record, chosen: bool, objective: str, before: Record)
     open_ = record.get("open")
     title = f"Round {record['round']}" + (f", {open_}" if open_ else "")
     marks: list[Content] = [" ", element("span", "chosen", class_="mark")] if chosen else []
-    heading = element("h3", title, *marks, id=f"round-{record['round']}-heading")
+    name = f"round-{record['round']}"
+    heading = element("h3", title, *marks, id=f"{name}-heading")
     edges = record["edges_left"]
     words = ["the cell is still that of the round before" if open_ else edits(record)]
     words += [f"{edges} edge{'' if edges == 1 else 's'}"]
@@ -170,7 +171,6 @@ def _round_section(record: Record, chosen: bool, objective: str, before: Record)
     against = "the complete cell"
     if record["round"]:
         against = f"against the cell of round {before['round']}"
-    name = f"round-{record['round']}"
     return element(
         "section",
         heading,

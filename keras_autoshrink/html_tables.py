@@ -100,7 +100,7 @@ def candidates_table(
     ranked = sorted(candidates, key=lambda c: (c["score"] is None, -(c["score"] or 0)))
     rows = []
     for candidate in sorted(ranked, key=lambda c: c["status"] != "adopted"):
-        adopted = candidate["status"] == "adopted"
+        status = candidate["status"]
         rows.append(
             element(
                 "tr",
@@ -110,8 +110,8 @@ def candidates_table(
                 _cell(number(candidate["objective"])),
                 _cell(number(candidate["macs"], ",")),
                 *(_cell(number(candidate.get(name), ".4g")) for name in costs),
-                _status(candidate, chosen and adopted),
-                class_=f"{'adopted' if adopted else candidate['status'].replace(' ', '-')}",
+                _status(candidate, chosen and status == "adopted"),
+                class_=status.replace(" ", "-"),
             )
         )
     headings = ["edges", "score", objective, "MACs", *costs.values()]
@@ -121,11 +121,8 @@ def candidates_table(
 
 def settings_list(settings: Mapping[str, Any]) -> ET.Element:
     """Settings and their values, what they hold one by one."""
-    made = element("dl")
-    for name, value in _flat(settings):
-        pair = element("div", element("dt", name), element("dd", value))
-        made.append(pair)
-    return made
+    pairs = _flat(settings)
+    return element("dl", *(element("div", element("dt", n), element("dd", v)) for n, v in pairs))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
