@@ -101,7 +101,8 @@ def show(options: argparse.Namespace) -> int:
         if (page or options.tensorboard) and searched.best_score is None:
             return 0
     cell = runs.read_cell(Path(options.cell))
-    table = Table(title=f"cell with {len(cell.edges)} edges")
+    edges = len(cell.edges)
+    table = Table(title=f"cell with {edges} edge{'' if edges == 1 else 's'}")
     for heading in ("node", "op", "inputs", ""):
         table.add_column(heading)
     for node, op in enumerate(cell.ops):

@@ -82,7 +82,8 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     axes.margins(0.1, 0.45 if columns == len(graph) else 0.25)
     axes.axis("off")
     edges, leaves = len(cell.live_edges), len(cell.leaves)
-    axes.set_title(title or f"{edges} edges, {leaves} {'leaf' if leaves == 1 else 'leaves'}")
+    counted = f"{edges} edge{'' if edges == 1 else 's'}"
+    axes.set_title(title or f"{counted}, {leaves} {'leaf' if leaves == 1 else 'leaves'}")
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

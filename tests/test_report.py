@@ -28,8 +28,9 @@ def test_a_cells_picture_shows_all_its_nodes_and_edges(cell, tmp_path):
 
 def test_unreachable_nodes_are_not_drawn():
     cell = Cell(SHRINKCNN_CELL.ops, ((0, 4), (1, 3)))
-    texts = {text.get_text() for text in plot_cell(cell).axes[0].texts}
-    assert texts == {"input", "output", "4\nconv1x1"}
+    axes = plot_cell(cell).axes[0]
+    assert {text.get_text() for text in axes.texts} == {"input", "output", "4\nconv1x1"}
+    assert axes.get_title() == "1 edge, 1 leaf"
 
 
 def test_the_trajectorys_picture_marks_the_chosen_cell(records, tmp_path):
