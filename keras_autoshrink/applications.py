@@ -67,7 +67,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         name: of the model.
 
     Returns:
-        A functional `keras.Model` from images of shape (batch, *input_shape) to logits of
+        A functional `keras.Model` from images of shape (batch, height, width, channels) to logits of
         shape (batch, classes).
 
     Raises:
