@@ -57,6 +57,18 @@ class AutoShrinkOracle(ScreeningOracle):
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
+
+    Example:
+        >>> from keras_autoshrink import Cell, declare_cell
+        >>> def build(hp):
+        ...     return declare_cell(hp, Cell.dense(("input", "tanh", "relu")))
+        >>> class Edges(keras_tuner.Tuner):  # any tuner; what it minimises is a number of edges
+        ...     def run_trial(self, trial, **fit_arguments):
+        ...         return {"edges": len(build(trial.hyperparameters).edges)}
+        >>> oracle = AutoShrinkOracle(keras_tuner.Objective("edges", "min"))
+        >>> Edges(oracle, build, directory="runs").search(verbose=0)
+        >>> int(oracle.get_best_trials()[0].score)
+        1
     """
 
     def __init__(

@@ -82,6 +82,14 @@ def count_params(model: keras.Model, batchnorm: bool = True) -> int:
     Raises:
         TypeError: `model` is no Keras 3 model or layer.
         ValueError: The model is not built.
+
+    Example:
+        >>> convolution = keras.layers.Conv2D(4, 1, use_bias=False)
+        >>> model = keras.Sequential(
+        ...     [keras.Input((8, 8, 3)), convolution, keras.layers.BatchNormalization()]
+        ... )
+        >>> count_params(model), count_params(model, batchnorm=False)
+        (28, 12)
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"count_params takes a Keras 3 model, not {type(model)}")
