@@ -75,6 +75,17 @@ def prune(
         ValueError: An argument does not fit, or the network has a layer that cannot be
             optimised; the message names it.
         RuntimeError: The loss is not finite, or the process that trains dies.
+
+    Example:
+        >>> import keras
+        >>> pixels = keras.Input((4, 4, 1))
+        >>> outputs = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
+        >>> model = keras.Model(pixels, outputs)
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
+        >>> pruned = prune(model, x, y, sparsity=0.5, epochs=1)
+        >>> kernel, bias = pruned.get_weights()
+        >>> float((kernel == 0).mean())
+        0.5
     """
     if not 0 < sparsity < 1:
         raise ValueError(f"sparsity must be more than 0 and less than 1, not {sparsity}")
@@ -124,6 +135,16 @@ def train_quantized(
         ValueError: An argument or layer does not fit, or an operator of the file stayed float.
         RuntimeError: The loss is not finite, or the process that trains dies.
         OSError: The file cannot be written.
+
+    Example:
+        >>> import keras
+        >>> pixels = keras.Input((4, 4, 1))
+        >>> outputs = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
+        >>> model = keras.Model(pixels, outputs)
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
+        >>> trained = train_quantized(model, "model.int8.tflite", x, y, epochs=1)
+        >>> trained.output_shape, os.path.exists("model.int8.tflite")
+        ((None, 2), True)
     """
     path = Path(path)
     check_path(path)
