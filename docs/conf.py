@@ -15,6 +15,7 @@ default_role = "py:obj"
 
 myst_heading_anchors = 3
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True

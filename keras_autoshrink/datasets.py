@@ -69,9 +69,9 @@ def load_images(
             default, and named in a warning of the logger `keras_autoshrink`.
 
     Returns:
-        An `ImageData`: `train`, `validation` and `test`, each with images `x`, float32 of shape
-        (n, height, width, channels), and labels `y`, int32 of shape (n,); `class_names`; and
-        `mean` and `std` of the pixels, by which all images are normalised.
+        An `ImageData` of `train`, `validation` and `test`, each with images `x`, float32 of shape
+        (n, height, width, channels), and labels `y`, int32 of shape (n,); of `class_names`; and
+        of `mean` and `std` of the pixels, by which all images are normalised.
 
     Raises:
         ValueError: the source is no data set; the message says what is wrong with it.

@@ -118,8 +118,8 @@ def load_text(
             occur twice.
 
     Returns:
-        A `TextData`: `train`, `validation` and `test`, the numbers of the words, int32 of shape
-        (n,), and the `vocabulary`.
+        A `TextData` of `train`, `validation` and `test`, the numbers of the words, int32 of shape
+        (n,), and of the `vocabulary`.
 
     Raises:
         ValueError: the source is no text; the message says what is wrong with it.

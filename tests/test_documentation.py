@@ -107,3 +107,5 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
         (tmp_path / "api" / f"{page.stem}.html").read_text(encoding="utf-8") for page in API_PAGES
     )
     assert not [name for name in NAMES if f'id="{name}"' not in text]
+    # A colon in the first line about a result is read as the end of its type.
+    assert not re.findall(r">(?:Return type|Type)<", text)

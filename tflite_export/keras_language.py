@@ -80,8 +80,8 @@ def representative_steps(model: keras.Model, tokens: npt.ArrayLike) -> Samples:
         tokens: The text, integers (n,), n at least 2.
 
     Returns:
-        An array for each input by its name: the tokens, int32 (n, 1), and float32 (n, units) for
-        each state, the first one zeros.
+        An array for each input by its name, of which the tokens are int32 (n, 1) and each state
+        float32 (n, units), its first row zeros.
 
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.

@@ -110,7 +110,7 @@ def generate(path: str | os.PathLike[str], prompt: Sequence[int], num_tokens: in
         num_tokens: How many tokens to continue it by, 0 or more.
 
     Returns:
-        The continuation's tokens, without the prompt. Equally likely ones: the smallest.
+        The continuation's tokens, without the prompt; of equally likely ones the smallest.
 
     Raises:
         ValueError: The file is not a language model's, or gives NaN; the prompt is empty, or a

@@ -55,7 +55,7 @@ def count_macs(path: str | os.PathLike[str]) -> int:
         path: The ``.tflite`` file.
 
     Returns:
-        Multiply-accumulates (1 MAC = 2 FLOPs) for one sample: the file's total over the leading
+        Multiply-accumulates (1 MAC = 2 FLOPs) for one sample, the file's total over the leading
         axis of its first input, the batch. A sample of a language model is a whole sequence.
 
     Raises:

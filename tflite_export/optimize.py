@@ -126,7 +126,7 @@ def train_quantized(
         verbose: Whether to print a line for each epoch.
 
     Returns:
-        A new model with the trained float weights: the network that the file was made from, to
+        A new model with the trained float weights, the network that the file was made from, to
         ``verify`` the file against, or to write a float file of.
 
     Raises:

@@ -58,7 +58,7 @@ class Agreement:
 
     @property
     def accuracy_drop(self) -> float | None:
-        """``model_accuracy - file_accuracy``, a share: 0.01 is one percentage point.
+        """``model_accuracy - file_accuracy``, a share, of which 0.01 is one percentage point.
 
         Below 0 if the file is better; None without labels.
         """
