@@ -12,6 +12,7 @@ release = keras_autoshrink.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
+smartquotes_action = "D"  # a "float32" is copied as it stands
 
 myst_heading_anchors = 3
 napoleon_numpy_docstring = False

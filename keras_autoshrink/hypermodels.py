@@ -53,6 +53,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         ValueError: an argument is out of its range; the message names it.
 
     Example:
+        >>> import keras_tuner
         >>> hypermodel = CNNCellHyperModel(input_shape=(4, 4, 1), classes=2, num_nodes=3)
         >>> hp = keras_tuner.HyperParameters()
         >>> model = hypermodel.build(hp)  # the complete DAG, compiled

@@ -54,6 +54,7 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         ValueError: an argument is out of its range; the message names it.
 
     Example:
+        >>> import keras_tuner
         >>> hypermodel = RNNCellHyperModel(vocabulary_size=9, num_nodes=3, units=4, batch_size=2)
         >>> hp = keras_tuner.HyperParameters()
         >>> hypermodel.build(hp).output_shape  # streams, tokens of a window, words

@@ -36,6 +36,7 @@ def register_operation(name: str) -> Callable[[Operation], Operation]:
         ValueError: `name` is a built-in's, or cannot be an op's name.
 
     Example:
+        >>> import keras
         >>> @register_operation("conv5x5")
         ... def conv5x5(x, filters, name):
         ...     return keras.layers.Conv2D(filters, 5, padding="same", use_bias=False, name=name)(x)

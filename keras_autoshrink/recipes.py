@@ -34,6 +34,8 @@ class Recipe:
         ValueError: a value is out of its range; the message names it.
 
     Example:
+        >>> import dataclasses
+        >>> import keras
         >>> recipe = dataclasses.replace(RECIPES["cifar10"], epochs=5)
         >>> type(recipe.build_optimizer(steps=100)).__name__
         'SGD'

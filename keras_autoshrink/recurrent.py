@@ -57,6 +57,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         states: [h], shape (batch, units).
 
     Example:
+        >>> import keras
         >>> from keras_autoshrink.published_cells import SHRINKRNN_CELL
         >>> layer = keras.layers.RNN(ShrinkRNNCell(SHRINKRNN_CELL, 8), return_sequences=True)
         >>> layer(keras.ops.ones((2, 5, 4))).shape

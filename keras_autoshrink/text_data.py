@@ -125,6 +125,7 @@ def load_text(
         ValueError: the source is no text; the message says what is wrong with it.
 
     Example:
+        >>> from pathlib import Path
         >>> for part in ("train", "valid", "test"):
         ...     _ = Path(f"{part}.txt").write_text("a rose is a rose")
         >>> text = load_text(".", purpose="search")

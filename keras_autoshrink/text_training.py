@@ -78,6 +78,7 @@ def train_language_model(
         RuntimeError: the loss or the perplexity is no longer a finite number.
 
     Example:
+        >>> from pathlib import Path
         >>> for part in ("train", "valid", "test"):
         ...     _ = Path(f"{part}.txt").write_text("a rose is a rose " * 8)
         >>> from keras_autoshrink import SHRINKRNN_CELL, load_text

@@ -1,5 +1,7 @@
 """Every public name is documented, with an example that runs, and the documentation builds."""
 
+import ast
+import builtins
 import collections
 import doctest
 import importlib
@@ -56,6 +58,27 @@ def test_a_public_name_has_a_docstring_with_an_example(name):
     assert has_example, doc
     missing = [parameter for parameter in parameters(thing) if not described(parameter, doc)]
     assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_imports_what_it_uses(name):
+    thing = found(name)
+    if is_constant(thing):
+        return
+    package = importlib.import_module(name.partition(".")[0])
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(thing))
+    used, bound = set(), {*dir(builtins), *package.__all__}  # as by `from ... import *`
+    for node in ast.walk(ast.parse("".join(example.source for example in examples))):
+        match node:
+            case ast.Name(id=id_, ctx=ast.Load()):
+                used.add(id_)
+            case ast.Name(id=id_) | ast.arg(arg=id_):
+                bound.add(id_)
+            case ast.FunctionDef(name=id_) | ast.ClassDef(name=id_):
+                bound.add(id_)
+            case ast.alias(name=id_, asname=given):
+                bound.add(given or id_)
+    assert used <= bound
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if inspect.isclass(found(name))])

@@ -78,6 +78,7 @@ def prune(
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> pixels = keras.Input((4, 4, 1))
         >>> outputs = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
         >>> model = keras.Model(pixels, outputs)
@@ -138,13 +139,15 @@ def train_quantized(
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> pixels = keras.Input((4, 4, 1))
         >>> outputs = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
         >>> model = keras.Model(pixels, outputs)
         >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
+        >>> from tflite_export import describe
         >>> trained = train_quantized(model, "model.int8.tflite", x, y, epochs=1)
-        >>> trained.output_shape, os.path.exists("model.int8.tflite")
-        ((None, 2), True)
+        >>> trained.output_shape, describe("model.int8.tflite").quantization
+        ((None, 2), 'int8')
     """
     path = Path(path)
     check_path(path)

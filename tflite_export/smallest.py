@@ -54,6 +54,7 @@ class Smallest:
         float_operators: The operators of a file of integers that stayed float32.
 
     Example:
+        >>> from pathlib import Path
         >>> mode = Mode("dynamic", num_bytes=1_200, agreement=None, objection="")
         >>> Smallest(Path("model.tflite"), mode, (mode,), 0.01, ()).chosen.num_bytes
         1200

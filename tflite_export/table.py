@@ -43,6 +43,7 @@ class Check:
         latencies: One for each number of threads.
 
     Example:
+        >>> from pathlib import Path
         >>> agreement = Agreement(100, 1.0, 0.0, None, None, None)
         >>> latency = Latency(0.5, 0.75, num_threads=1, runs=100, measured_by="LiteRT, 1 thread")
         >>> Check(
@@ -93,6 +94,7 @@ def check(
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> from tflite_export import convert
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
         >>> path = convert(model, "model.tflite")
@@ -172,6 +174,7 @@ def render_table(checks: Sequence[Check]) -> Table:
         A table to print with ``rich``.
 
     Example:
+        >>> from pathlib import Path
         >>> import rich
         >>> agreement = Agreement(100, 1.0, 0.0, None, None, None)
         >>> latency = Latency(0.5, 0.75, num_threads=1, runs=100, measured_by="LiteRT, 1 thread")

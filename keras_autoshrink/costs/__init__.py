@@ -45,6 +45,7 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
             `input_shape` does not fit. The message names the layer and says what to do.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(16, 3)])
         >>> count_macs(model)  # 30 x 30 positions, 3 x 3 taps, 3 channels, 16 filters
         388800
@@ -84,6 +85,7 @@ def count_params(model: keras.Model, batchnorm: bool = True) -> int:
         ValueError: The model is not built.
 
     Example:
+        >>> import keras
         >>> convolution = keras.layers.Conv2D(4, 1, use_bias=False)
         >>> model = keras.Sequential(
         ...     [keras.Input((8, 8, 3)), convolution, keras.layers.BatchNormalization()]
