@@ -1,8 +1,8 @@
-# What a machine with Python 3.10+ and make needs: `make demo`, `make test`.
+# What a machine with Python 3.10+ and make needs: `make demo`, `make test`, `make docs`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
@@ -15,6 +15,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -22,4 +25,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv demo runs
+	rm -rf .venv demo runs docs/_build

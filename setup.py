@@ -48,16 +48,20 @@ setup(
         "jax": ["jax>=0.4.35"],
         "tutorials": ["jupyterlab>=4", "pandas>=2"],
         "dev": [
+            # The documentation's look.
+            "furo>=2024.8.6",
             "hypothesis>=6.100",
             # The tests search on it without TensorFlow.
             "jax>=0.4.35",
             "mypy>=1.10",
+            "myst-parser>=4",
             "pandas>=2",
             "psutil>=6",
             "scipy>=1.11",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.6",
+            "sphinx>=8.1",
             # As for the extra "optimize".
             "tensorflow-model-optimization>=0.8",
             "tf_keras>=2.19",

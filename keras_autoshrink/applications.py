@@ -67,8 +67,8 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         name: of the model.
 
     Returns:
-        A functional `keras.Model` from images of shape (batch, *input_shape) to logits of
-        shape (batch, classes).
+        A functional `keras.Model` from images of shape (batch, height, width, channels) to logits
+        of shape (batch, classes).
 
     Raises:
         ValueError: an argument is out of its range; the message names it.

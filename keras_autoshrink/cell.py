@@ -48,11 +48,19 @@ class Cell:
         ValueError: the ops or edges do not describe a cell; the message names the culprit.
 
     Example:
-        >>> cell = Cell(ops=("input", "sepconv3x3", "conv1x1"), edges=((0, 1), (0, 2), (1, 2)))
-        >>> cell.leaves
-        (2,)
+        >>> cell = Cell.dense(("input", "sepconv3x3", "conv1x1"))
+        >>> cell.edges, cell.leaves, cell.predecessors(2)
+        (((0, 1), (0, 2), (1, 2)), (2,), (0, 1))
         >>> cell.without_edge((1, 2)).leaves
         (1, 2)
+        >>> other = cell.without_edge((0, 1))  # nothing leads to node 1 any more
+        >>> other.num_nodes, other.reachable, other.live_edges
+        (3, (0, 2), ((0, 2),))
+        >>> other.prune(), other.key
+        (Cell(ops=('input', 'conv1x1'), edges=((0, 1),)), 'input,conv1x1:0>1')
+        >>> cell.save("cell.json")
+        >>> Cell.load("cell.json") == Cell.from_networkx(cell.to_networkx()) == cell
+        True
     """
 
     ops: tuple[str, ...]
@@ -85,7 +93,7 @@ class Cell:
 
     @functools.cached_property
     def live_edges(self) -> tuple[Edge, ...]:
-        """The edges that pruning keeps: those whose source can be reached from node 0."""
+        """The edges that pruning keeps, whose source can be reached from node 0."""
         return tuple(edge for edge in self.edges if edge[0] in self.reachable)
 
     @functools.cached_property
@@ -142,7 +150,7 @@ class Cell:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
-        """The cell that `to_json` wrote.
+        """The cell that `to_json` wrote as `data`.
 
         Raises:
             ValueError: not a cell, or one that another version of this library wrote.
@@ -158,12 +166,12 @@ class Cell:
         return cls(tuple(data["ops"]), tuple(data["edges"]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the cell as a JSON file, whole or not at all."""
+        """Writes the cell to the JSON file `path`, whole or not at all."""
         files.write_text(path, json.dumps(self.to_json()) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Cell:
-        """Reads a cell from a JSON file.
+        """Reads a cell from the JSON file `path`.
 
         Raises:
             ValueError: the file is no cell; the message names the file and what is wrong.
@@ -185,7 +193,7 @@ class Cell:
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph) -> Cell:
-        """The cell of a `networkx.DiGraph` whose nodes carry an attribute `op`.
+        """The cell of `graph`, a `networkx.DiGraph` whose nodes carry an attribute `op`.
 
         Nodes may have any names; one of them has the op `"input"`. Numbers that are in
         topological order already are kept.

@@ -68,8 +68,18 @@ def load_images(
         strict: whether a file of a folder that cannot be read is an error; it is left out by
             default, and named in a warning of the logger `keras_autoshrink`.
 
+    Returns:
+        An `ImageData` of `train`, `validation` and `test`, each with images `x`, float32 of shape
+        (n, height, width, channels), and labels `y`, int32 of shape (n,); of `class_names`; and
+        of `mean` and `std` of the pixels, by which all images are normalised.
+
     Raises:
         ValueError: the source is no data set; the message says what is wrong with it.
+
+    Example:
+        >>> digits = load_images("digits", purpose="search")
+        >>> digits.train.x.shape, digits.validation.x.shape, digits.test
+        ((1149, 8, 8, 1), (288, 8, 8, 1), None)
     """
     if purpose not in ("search", "train"):
         raise ValueError(f"purpose={purpose!r}: expected 'search' or 'train'")

@@ -56,6 +56,17 @@ def write_report(
     Raises:
         ValueError: there is no search, or one of its files is damaged.
         OSError: the file cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_autoshrink import AutoShrink, CNNCellHyperModel
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)  # 4x4 images of 2 classes
+        >>> one_stage = {"stage_scales": [1], "stage_strides": [1], "stage_repeats": [1]}
+        >>> hypermodel = CNNCellHyperModel((4, 4, 1), classes=2, num_nodes=2, **one_stage)
+        >>> tuner = AutoShrink(hypermodel, directory="runs", project_name="search")
+        >>> tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+        >>> write_report(tuner).as_posix()  # as does write_report("runs/search")
+        'runs/search/report.html'
     """
     folder, found, objective = runs.open_search(search, objective)
     path = folder / NAME if path is None else Path(path)

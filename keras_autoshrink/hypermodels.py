@@ -51,6 +51,14 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> import keras_tuner
+        >>> hypermodel = CNNCellHyperModel(input_shape=(4, 4, 1), classes=2, num_nodes=3)
+        >>> hp = keras_tuner.HyperParameters()
+        >>> model = hypermodel.build(hp)  # the complete DAG, compiled
+        >>> model.output_shape, [name for name in hp.values if "edge" in name]
+        ((None, 2), ['cell/edge_0_1', 'cell/edge_0_2', 'cell/edge_1_2'])
     """
 
     def __init__(
@@ -164,7 +172,12 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         ]
 
     def check_search_arguments(self, *args: Any, **kwargs: Any) -> None:
-        """Raises the ValueError that says what is wrong with the data of a search, if it is."""
+        """Raises the ValueError that says what is wrong with the data of a search, if it is.
+
+        Args:
+            *args: those of `AutoShrink.search`.
+            **kwargs: likewise.
+        """
         check_fit_data(
             *args,
             input_shape=self.architecture["input_shape"],

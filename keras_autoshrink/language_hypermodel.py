@@ -52,6 +52,15 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> import keras_tuner
+        >>> hypermodel = RNNCellHyperModel(vocabulary_size=9, num_nodes=3, units=4, batch_size=2)
+        >>> hp = keras_tuner.HyperParameters()
+        >>> hypermodel.build(hp).output_shape  # streams, tokens of a window, words
+        (2, 35, 9)
+        >>> [name for name in hp.values if "edge" in name]
+        ['cell/edge_0_1', 'cell/edge_0_2', 'cell/edge_1_2']
     """
 
     one_device = True
@@ -128,7 +137,14 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
     def check_search_arguments(
         self, *args: Any, x: Any = None, validation_data: Any = None, **kwargs: Any
     ) -> None:
-        """Raises the ValueError that says what is wrong with the data of a search, if it is."""
+        """Raises the ValueError that says what is wrong with the data of a search, if it is.
+
+        Args:
+            *args: those of `AutoShrink.search`, as are all others.
+            x: the training text, where it is given by name.
+            validation_data: the text to score on.
+            **kwargs: for texts neither `y`, `batch_size`, `validation_split` nor `sample_weight`.
+        """
         usage = "a text is searched by search(train_tokens, validation_data=validation_tokens)"
         x = args[0] if args else x
         unused = ("y", "batch_size", "validation_split", "sample_weight")

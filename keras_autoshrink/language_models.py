@@ -171,6 +171,11 @@ def step_model(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: `model` is no language model.
+
+    Example:
+        >>> phone = step_model(ShrinkRNN(vocabulary_size=100, units=16))
+        >>> [tensor.shape for tensor in (*phone.inputs, *phone.outputs)]
+        [(None, 1), (None, 16), (None, 1, 100), (None, 16)]
     """
     parts = _parts(model)
     cell = parts["recurrent"].cell
@@ -197,8 +202,19 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 
     `keras.saving.load_model` does not know the layers of this library before it is loaded.
 
+    Args:
+        path: the `.keras` file.
+
+    Returns:
+        The model, not compiled.
+
     Raises:
         ValueError: there is no such file, or it holds no model.
+
+    Example:
+        >>> ShrinkRNN(vocabulary_size=100, units=16).save("words.keras")
+        >>> load_model("words.keras").output_shape
+        (None, None, 100)
     """
     return keras.saving.load_model(path, compile=False)
 

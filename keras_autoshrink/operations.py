@@ -36,9 +36,13 @@ def register_operation(name: str) -> Callable[[Operation], Operation]:
         ValueError: `name` is a built-in's, or cannot be an op's name.
 
     Example:
+        >>> import keras
         >>> @register_operation("conv5x5")
         ... def conv5x5(x, filters, name):
         ...     return keras.layers.Conv2D(filters, 5, padding="same", use_bias=False, name=name)(x)
+        >>> from keras_autoshrink import CNNCellHyperModel
+        >>> CNNCellHyperModel(num_nodes=3, operations=["conv5x5"]).cell.ops
+        ('input', 'conv5x5', 'conv5x5')
     """
     if name in CNN_OPERATIONS or name in RNN_OPERATIONS:
         raise ValueError(f"op name {name!r}: is built in; choose another name")

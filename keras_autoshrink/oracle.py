@@ -31,8 +31,7 @@ class AutoShrinkOracle(ScreeningOracle):
         objective: name or `keras_tuner.Objective`; by default the "score" of `AutoShrink`, to
             be maximised. The trajectory's score is what is maximised: for an objective to be
             minimised, its negative.
-        metric: name of the metric behind the objective, for the record; by default the
-            objective itself.
+        metric: name of the metric behind it, for the record; by default the objective itself.
         num_candidates: k, how many cells are tried in a round.
         keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
             smaller cells.
@@ -57,6 +56,19 @@ class AutoShrinkOracle(ScreeningOracle):
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
+
+    Example:
+        >>> import keras_tuner
+        >>> from keras_autoshrink import Cell, declare_cell
+        >>> def build(hp):
+        ...     return declare_cell(hp, Cell.dense(("input", "tanh", "relu")))
+        >>> class Edges(keras_tuner.Tuner):  # any tuner; what it minimises is a number of edges
+        ...     def run_trial(self, trial, **fit_arguments):
+        ...         return {"edges": len(build(trial.hyperparameters).edges)}
+        >>> oracle = AutoShrinkOracle(keras_tuner.Objective("edges", "min"))
+        >>> Edges(oracle, build, directory="runs").search(verbose=0)
+        >>> int(oracle.get_best_trials()[0].score)
+        1
     """
 
     def __init__(

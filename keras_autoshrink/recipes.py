@@ -32,6 +32,20 @@ class Recipe:
 
     Raises:
         ValueError: a value is out of its range; the message names it.
+
+    Example:
+        >>> import dataclasses
+        >>> import keras
+        >>> recipe = dataclasses.replace(RECIPES["cifar10"], epochs=5)
+        >>> type(recipe.build_optimizer(steps=100)).__name__
+        'SGD'
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> recipe.regularise(model)
+        >>> len(model.losses)  # the penalty on its one kernel
+        1
+        >>> dataclasses.replace(recipe, l2=-1.0)
+        Traceback (most recent call last):
+        ValueError: l2=-1.0: expected 0 or more
     """
 
     optimizer: str
@@ -80,7 +94,7 @@ class Recipe:
         return keras.optimizers.Adam(**common)
 
     def regularise(self, model: keras.Model) -> None:
-        """Puts the L2 penalty on all kernels of a model, but not on biases or BatchNorm."""
+        """Puts the L2 penalty on all kernels of `model`, but not on biases or BatchNorm."""
         if not self.l2:
             return
         for variable in model.trainable_variables:

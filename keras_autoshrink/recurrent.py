@@ -57,6 +57,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         states: [h], shape (batch, units).
 
     Example:
+        >>> import keras
         >>> from keras_autoshrink.published_cells import SHRINKRNN_CELL
         >>> layer = keras.layers.RNN(ShrinkRNNCell(SHRINKRNN_CELL, 8), return_sequences=True)
         >>> layer(keras.ops.ones((2, 5, 4))).shape
@@ -150,7 +151,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         return output, [output] if isinstance(states, (list, tuple)) else output
 
     def count_macs(self, input_shape: tuple[int | None, ...]) -> int:
-        """The multiply-accumulates of one step; `kas.count_macs` asks for them."""
+        """The multiply-accumulates of a step on `input_shape`; `kas.count_macs` asks for them."""
         features = int(input_shape[-1] or 0)
         edges = len(self.cell.edges)
         return (features + self.units + edges * self.units) * 2 * self.units

@@ -41,6 +41,11 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
 
     Returns:
         The figure; a notebook shows it.
+
+    Example:
+        >>> figure = plot_cell(Cell.dense(("input", "sepconv3x3", "conv1x1")), "cell.png")
+        >>> figure.axes[0].get_title()
+        '3 edges, 1 leaf'
     """
     graph = cell.to_networkx().subgraph(cell.reachable).copy()
     graph.add_node(_OUTPUT, op=_OUTPUT)
@@ -104,6 +109,15 @@ def plot_trajectory(
 
     Raises:
         ValueError: no round has finished yet, or none with a network that was trained.
+
+    Example:
+        >>> from keras_autoshrink.shrink import Outcome, ShrinkSearch
+        >>> cell = Cell.dense(("input", "conv1x1"))
+        >>> search = ShrinkSearch(cell)
+        >>> search.tell(cell, Outcome(score=0.8, objective=0.9, macs=10_000_000))
+        >>> figure = plot_trajectory(search.trajectory(), "search.png", objective="accuracy")
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['score', 'accuracy', 'multiply-accumulates']
     """
     records = search if isinstance(search, Sequence) else search.trajectory()
     if objective is None:

@@ -58,6 +58,17 @@ def write_tensorboard(
     Raises:
         ValueError: there is no search, its file is damaged, or it has finished no round.
         OSError: a file cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_autoshrink import AutoShrink, CNNCellHyperModel
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)  # 4x4 images of 2 classes
+        >>> one_stage = {"stage_scales": [1], "stage_strides": [1], "stage_repeats": [1]}
+        >>> hypermodel = CNNCellHyperModel((4, 4, 1), classes=2, num_nodes=2, **one_stage)
+        >>> tuner = AutoShrink(hypermodel, directory="runs", project_name="search")
+        >>> tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+        >>> write_tensorboard(tuner).as_posix()  # as does write_tensorboard("runs/search")
+        'runs/search/tensorboard'
     """
     folder, found, objective = runs.open_search(search, objective)
     records = found.trajectory()

@@ -117,8 +117,20 @@ def load_text(
             `UNKNOWN` and `END` among them, 3 or more; all by default, of `"pydoc"` those that
             occur twice.
 
+    Returns:
+        A `TextData` of `train`, `validation` and `test`, the numbers of the words, int32 of shape
+        (n,), and of the `vocabulary`.
+
     Raises:
         ValueError: the source is no text; the message says what is wrong with it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> for part in ("train", "valid", "test"):
+        ...     _ = Path(f"{part}.txt").write_text("a rose is a rose")
+        >>> text = load_text(".", purpose="search")
+        >>> text.vocabulary.words, text.train, text.test
+        (('a', 'rose', '<eos>', 'is', '<unk>'), array([0, 1, 3, 0, 1, 2], dtype=int32), None)
     """
     if purpose not in ("search", "train"):
         raise ValueError(f"purpose={purpose!r}: expected 'search' or 'train'")

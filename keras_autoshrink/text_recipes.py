@@ -39,6 +39,15 @@ class TextRecipe:
 
     Raises:
         ValueError: a value is out of its range; the message names it.
+
+    Example:
+        >>> recipe = TextRecipe(learning_rate=20.0, batch_size=20, epochs=5, output_dropout=0.5)
+        >>> type(recipe.build_optimizer()).__name__, recipe.cell_dropouts()
+        ('SGD', {'dropout': 0.0, 'recurrent_dropout': 0.0})
+        >>> {name: share for name, share in recipe.regularization().items() if share}
+        {'output_dropout': 0.5}
+        >>> recipe.without_regularization().output_dropout
+        0.0
     """
 
     learning_rate: float

@@ -68,10 +68,25 @@ def train_language_model(
         log_dir: likewise.
         verbose: likewise.
 
+    Returns:
+        The trained network, `model`, a `ShrinkRNN`; its `history`, the loss and perplexity after
+        each epoch; and `validation_perplexity` and `test_perplexity`.
+
     Raises:
         TypeError: an argument is not what its name says.
         ValueError: an argument is out of its range, or the text is too short.
         RuntimeError: the loss or the perplexity is no longer a finite number.
+
+    Example:
+        >>> from pathlib import Path
+        >>> for part in ("train", "valid", "test"):
+        ...     _ = Path(f"{part}.txt").write_text("a rose is a rose " * 8)
+        >>> from keras_autoshrink import SHRINKRNN_CELL, load_text
+        >>> text = load_text(".", purpose="train")
+        >>> recipe = TextRecipe(learning_rate=1.0, batch_size=2, epochs=1, steps=5)
+        >>> trained = train_language_model(SHRINKRNN_CELL, text, recipe, units=4)
+        >>> trained.model.output_shape, trained.test_perplexity > 1
+        ((None, None, 5), True)
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell={cell!r}: expected a Cell")

@@ -97,10 +97,26 @@ def train_network(
         log_dir: folder for TensorBoard.
         verbose: as for `keras.Model.fit`.
 
+    Returns:
+        The trained network, `model`, in float32, which returns logits; its `history`, the loss
+        and metrics after each epoch; and `test_accuracy`, 0 to 1, measured once, at the end.
+
     Raises:
         ValueError: an argument is out of its range, or does not fit the others, or files of the
             data set cannot be read, or TensorFlow, whose input pipelines it takes, is missing.
         RuntimeError: the loss is no longer a finite number.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_autoshrink import load_images
+        >>> x, y = np.zeros((40, 4, 4, 1)), np.array([0, 1] * 20)  # 4x4 images of 2 classes
+        >>> np.savez("tiny.npz", x_train=x, y_train=y)
+        >>> cell = Cell.dense(("input", "conv1x1"))
+        >>> recipe = Recipe("adam", learning_rate=4e-3, batch_size=8, epochs=1)
+        >>> data = load_images("tiny.npz", purpose="train")
+        >>> trained = train_network(cell, data, recipe, width=0.25)
+        >>> trained.model.output_shape, sorted(trained.history)
+        ((None, 2), ['accuracy', 'loss', 'val_accuracy', 'val_loss'])
     """
     check_tensorflow("training in full")
     # TensorFlow's input pipelines take seconds to import; a search needs none.

@@ -70,7 +70,17 @@ class AutoShrink(ResumableTuner):
             written, or it holds a search with other settings; the message says which.
 
     Example:
-        See the README.
+        >>> import numpy as np
+        >>> from keras_autoshrink import CNNCellHyperModel
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)  # 4x4 images of 2 classes
+        >>> one_stage = {"stage_scales": [1], "stage_strides": [1], "stage_repeats": [1]}
+        >>> hypermodel = CNNCellHyperModel((4, 4, 1), classes=2, num_nodes=2, **one_stage)
+        >>> tuner = AutoShrink(hypermodel, directory="runs", project_name="search")
+        >>> tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+        >>> tuner.best_cell()  # of two nodes there is but one
+        Cell(ops=('input', 'conv1x1'), edges=((0, 1),))
+        >>> [(record["round"], record["macs"]) for record in tuner.trajectory()]
+        [(0, 12832)]
     """
 
     def __init__(

@@ -49,8 +49,7 @@ def convert(
         representative_data: For "int8" and "int16x8", from which the ranges of activations are
             measured: an array (n, ...) of samples as the model takes them, or a finite iterable of
             such batches, such as a ``tf.data.Dataset``, with or without labels. For a model of
-            several inputs, a dict of arrays by the inputs' names in the place of each array. Some
-            100 samples do.
+            several inputs, a dict of arrays by input name for each array. Some 100 samples do.
         batch_size: The number of samples that the file takes at a time.
 
     Returns:
@@ -61,6 +60,14 @@ def convert(
         ValueError: One of the arguments does not fit (the message names it), or TensorFlow Lite
             cannot convert the model.
         OSError: The file cannot be written.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> path = convert(model, "model.tflite")
+        >>> images = keras.random.uniform((20, 4, 4, 1), seed=0).numpy()
+        >>> convert(model, "model.int8.tflite", "int8", representative_data=images).name
+        'model.int8.tflite'
     """
     import keras
 
@@ -111,6 +118,12 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 
     Raises:
         ValueError: There is no such file, or it holds no model that can be loaded.
+
+    Example:
+        >>> import keras
+        >>> keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save("model.keras")
+        >>> load_model("model.keras").output_shape
+        (None, 2)
     """
     path = Path(path)
     if not path.is_file():

@@ -43,6 +43,10 @@ class FloatOperator:
         operator: Its name in the schema, such as ``CONV_2D``.
         output: The name of the tensor that it makes.
         why: As far as the file tells.
+
+    Example:
+        >>> FloatOperator("SOFTMAX", "scores", why="its activations were not quantized").output
+        'scores'
     """
 
     operator: str
@@ -65,8 +69,15 @@ class Description:
         macs: Multiply-accumulates for one sample (1 MAC = 2 FLOPs); None if they cannot be counted.
         macs_unknown: Why they cannot.
         operators: How often each operator is in the file, most often first.
-        float_operators: The operators of an int8 file, one with quantized activations, that have
-            float32 ones.
+        float_operators: Those of a file with quantized activations that compute in float32.
+
+    Example:
+        >>> import keras
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> description = describe(convert(model, "model.tflite"))
+        >>> description.inputs[0].shape, description.inputs[0].dtype, description.outputs[0].shape
+        ((1, 4, 4, 1), 'float32', (1, 2, 2, 2))
     """
 
     path: Path
@@ -88,11 +99,16 @@ def describe(path: str | os.PathLike[str]) -> Description:
     Args:
         path: The ``.tflite`` file.
 
-    Returns:
-        The description.
-
     Raises:
         ValueError: The file is not a ``.tflite`` file, or its metadata are damaged.
+
+    Example:
+        >>> import keras
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> description = describe(convert(model, "model.tflite"))
+        >>> description.quantization, description.macs, description.operators
+        ('float32', 72, {'CONV_2D': 1})
     """
     data = flatbuffer.read(path)
     model = flatbuffer.parse(data, path)
@@ -128,7 +144,21 @@ def gzip_size(data: bytes) -> int:
 
 
 def float_operators(path: str | os.PathLike[str]) -> tuple[FloatOperator, ...]:
-    """The operators of an int8 file that stayed float32, see ``describe``."""
+    """The operators of an int8 file that stayed float32, see ``describe``.
+
+    Args:
+        path: The ``.tflite`` file.
+
+    Raises:
+        ValueError: As ``describe`` raises it.
+
+    Example:
+        >>> import keras
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> float_operators(convert(model, "model.tflite"))  # no int8 file
+        ()
+    """
     return describe(path).float_operators
 
 

@@ -75,12 +75,20 @@ def representative_steps(model: keras.Model, tokens: npt.ArrayLike) -> Samples:
         tokens: The text, integers (n,), n at least 2.
 
     Returns:
-        An array for each input by its name: the tokens, int32 (n, 1), and float32 (n, units) for
-        each state, the first one zeros.
+        An array for each input by its name, of which the tokens are int32 (n, 1) and each state
+        float32 (n, units), its first row zeros.
 
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
         ValueError: It is not a language model; the text is as ``verify_language_model`` refuses it.
+
+    Example:
+        >>> from keras_autoshrink import ShrinkRNN, step_model
+        >>> model = step_model(ShrinkRNN(vocabulary_size=5, units=4))
+        >>> model.set_weights([0 * weights for weights in model.get_weights()])  # knows nothing
+        >>> steps = representative_steps(model, [1, 2, 3, 4])
+        >>> {name: array.shape for name, array in steps.items()}
+        {'tokens': (4, 1), 'state_0': (4, 4)}
     """
     keras_model = KerasLanguageModel(model)
     text = checked_text(tokens, keras_model.vocabulary_size, "model")

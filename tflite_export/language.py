@@ -13,11 +13,12 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from tflite_export.language_signature import language_signature
 from tflite_export.runtime import invoke, load_interpreter
 
 
@@ -50,7 +51,7 @@ class LanguageModelFile:
     def __init__(self, path: str | os.PathLike[str], num_threads: int = 1) -> None:
         self._interpreter = load_interpreter(path, num_threads)
         try:
-            inputs, outputs = _signature(self._interpreter)
+            inputs, outputs = language_signature(self._interpreter)
             self.vocabulary_size = int(outputs[0]["shape"][-1])
             self._inputs, self._outputs = (
                 [tensor["index"] for tensor in tensors] for tensors in (inputs, outputs)
@@ -109,11 +110,19 @@ def generate(path: str | os.PathLike[str], prompt: Sequence[int], num_tokens: in
         num_tokens: How many tokens to continue it by, 0 or more.
 
     Returns:
-        The continuation's tokens, without the prompt. Equally likely ones: the smallest.
+        The continuation's tokens, without the prompt; of equally likely ones the smallest.
 
     Raises:
         ValueError: The file is not a language model's, or gives NaN; the prompt is empty, or a
             token in it out of range; ``num_tokens`` is below 0.
+
+    Example:
+        >>> from keras_autoshrink import ShrinkRNN, step_model
+        >>> model = step_model(ShrinkRNN(vocabulary_size=5, units=4))
+        >>> model.set_weights([0 * weights for weights in model.get_weights()])  # knows nothing
+        >>> from tflite_export import convert
+        >>> generate(convert(model, "words.tflite"), prompt=[3, 1], num_tokens=4)
+        [0, 0, 0, 0]
     """
     if num_tokens < 0:
         raise ValueError(f"num_tokens must be at least 0, not {num_tokens}")
@@ -140,6 +149,14 @@ def perplexity(path: str | os.PathLike[str], tokens: npt.ArrayLike) -> float:
     Raises:
         ValueError: The file is not a language model's; the text is too short, not of integers or
             has a token out of range.
+
+    Example:
+        >>> from keras_autoshrink import ShrinkRNN, step_model
+        >>> model = step_model(ShrinkRNN(vocabulary_size=5, units=4))
+        >>> model.set_weights([0 * weights for weights in model.get_weights()])  # knows nothing
+        >>> from tflite_export import convert
+        >>> round(perplexity(convert(model, "words.tflite"), [1, 2, 3, 4]), 4)  # of 5 words
+        5.0
     """
     model = LanguageModelFile(path)
     text = checked_text(tokens, model.vocabulary_size)
@@ -197,52 +214,3 @@ def checked_text(tokens: npt.ArrayLike, vocabulary_size: int, owner: str = "file
     for token in (text.min(), text.max()):
         check_token(token, vocabulary_size, owner)
     return [int(token) for token in text]
-
-
-def _signature(interpreter: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The inputs, tokens first, and the outputs, log-probabilities first; states in their order.
-
-    The interpreter's own order of a file's tensors is not the model's. The file's signature has
-    the names of the model's inputs, and numbers its outputs.
-
-    Raises:
-        ValueError: They are not those of a language model.
-    """
-    signatures = interpreter.get_signature_list()
-    if len(signatures) != 1:
-        raise ValueError(f"it has {len(signatures)} signatures, not one")
-    runner = interpreter.get_signature_runner(*signatures)
-    inputs, outputs = runner.get_input_details(), runner.get_output_details()
-    states = range(max(1, len(inputs) - 1))
-    input_names = ["tokens", *(f"state_{number}" for number in states)]
-    output_names = [f"output_{number}" for number in range(len(input_names))]
-    for kind, names, tensors in (("in", input_names, inputs), ("out", output_names, outputs)):
-        if set(tensors) != set(names):
-            raise ValueError(
-                f"its {kind}puts are {', '.join(sorted(tensors))}; expected {', '.join(names)}"
-            )
-
-    _check_tensor("tokens", inputs["tokens"], np.int32, (1, 1))
-    _check_tensor("output_0", outputs["output_0"], np.float32, (1, 1, None))
-    for number in states:
-        state = inputs[f"state_{number}"]
-        _check_tensor(f"state_{number}", state, np.float32, (1, None))
-        name = f"output_{number + 1}"
-        _check_tensor(name, outputs[name], np.float32, tuple(state["shape"].tolist()))
-    return [inputs[name] for name in input_names], [outputs[name] for name in output_names]
-
-
-def _check_tensor(
-    name: str, tensor: dict[str, Any], dtype: type, shape: tuple[int | None, ...]
-) -> None:
-    """Raises ValueError for a tensor of another dtype or shape; None is an axis of any size."""
-    have = tuple(tensor["shape"].tolist())
-    fits = len(have) == len(shape) and all(
-        wanted in (None, size) for size, wanted in zip(have, shape, strict=True)
-    )
-    if not fits or tensor["dtype"] is not dtype:
-        expected = ", ".join("n" if size is None else str(size) for size in shape)
-        raise ValueError(
-            f"{name} is {np.dtype(tensor['dtype'])} of shape {have}; expected {np.dtype(dtype)} of "
-            f"shape ({expected})"
-        )

@@ -27,6 +27,11 @@ class Latency:
         num_threads: CPU threads that the kernels could use.
         runs: How many runs were timed.
         measured_by: The runtime, its threads, whether XNNPACK ran any of it, and the processor.
+
+    Example:
+        >>> latency = Latency(2.0, 2.5, num_threads=1, runs=100, measured_by="LiteRT, 1 thread")
+        >>> f"{latency.median_ms} ms, 95% within {latency.p95_ms} ms"
+        '2.0 ms, 95% within 2.5 ms'
     """
 
     median_ms: float
@@ -54,6 +59,15 @@ def benchmark(path: str | os.PathLike[str], num_threads: int = 1, runs: int = 10
     Raises:
         ValueError: The file is not a ``.tflite`` file or LiteRT cannot run it; ``num_threads`` or
             ``runs`` is below 1.
+
+    Example:
+        >>> import keras
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> path = convert(model, "model.tflite")
+        >>> latency = benchmark(path, runs=10)
+        >>> latency.runs, latency.num_threads, 0 < latency.median_ms <= latency.p95_ms
+        (10, 1, True)
     """
     if runs < 1:
         raise ValueError(f"runs must be at least 1, not {runs}")

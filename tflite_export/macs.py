@@ -55,12 +55,20 @@ def count_macs(path: str | os.PathLike[str]) -> int:
         path: The ``.tflite`` file.
 
     Returns:
-        Multiply-accumulates (1 MAC = 2 FLOPs) for one sample: the file's total over the leading
+        Multiply-accumulates (1 MAC = 2 FLOPs) for one sample, the file's total over the leading
         axis of its first input, the batch. A sample of a language model is a whole sequence.
 
     Raises:
         ValueError: The file is not a ``.tflite`` file, has dynamic shapes or several signatures,
             or holds an operator whose multiply-accumulates are not known; the message names it.
+
+    Example:
+        >>> import keras
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> path = convert(model, "model.tflite")
+        >>> count_macs(path)  # 2 x 2 positions, 3 x 3 taps, 1 channel, 2 filters
+        72
     """
     model = flatbuffer.load(path)
     with flatbuffer.damage_named(path):

@@ -33,6 +33,11 @@ class Metadata:
         std: Likewise.
         pixel_max: The largest pixel, from the range of the first input; None where the file does
             not say.
+
+    Example:
+        >>> metadata = Metadata(name="pets", labels=("cat", "dog"), mean=(127.5,), std=(127.5,))
+        >>> metadata.labels[1], metadata.pixel_max
+        ('dog', None)
     """
 
     name: str | None = None
@@ -55,6 +60,18 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata | None:
 
     Raises:
         ValueError: The file is not a ``.tflite`` file, or its metadata are damaged.
+
+    Example:
+        >>> import keras
+        >>> from tflite_export import convert, add_metadata
+        >>> layers = [keras.layers.Flatten(), keras.layers.Dense(2)]
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+        >>> path = convert(model, "model.tflite")
+        >>> read_metadata(path) is None
+        True
+        >>> add_metadata(path, mean=[127.5], std=[127.5], pixel_max=255)
+        >>> read_metadata(path).mean, read_metadata(path).pixel_max
+        ((127.5,), 255.0)
     """
     data = flatbuffer.read(path)
     return metadata_of(flatbuffer.parse(data, path), data, path)

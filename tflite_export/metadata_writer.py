@@ -49,6 +49,16 @@ def add_metadata(
         ValueError: The file is not a ``.tflite`` file or has other inputs and outputs; labels,
             ``mean`` or ``std`` do not fit it, or a label is empty or more than a line.
         OSError: The file cannot be written.
+
+    Example:
+        >>> import keras
+        >>> from tflite_export import convert, read_metadata
+        >>> layers = [keras.layers.Flatten(), keras.layers.Dense(2)]
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+        >>> path = convert(model, "model.tflite")
+        >>> add_metadata(path, name="pets", labels=["cat", "dog"])
+        >>> read_metadata(path).labels
+        ('cat', 'dog')
     """
     path = Path(path)
     labels, mean, std = tuple(labels), tuple(mean), tuple(std)  # an array has no truth value

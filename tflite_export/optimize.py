@@ -75,6 +75,18 @@ def prune(
         ValueError: An argument does not fit, or the network has a layer that cannot be
             optimised; the message names it.
         RuntimeError: The loss is not finite, or the process that trains dies.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> pixels = keras.Input((4, 4, 1))
+        >>> outputs = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
+        >>> model = keras.Model(pixels, outputs)
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
+        >>> pruned = prune(model, x, y, sparsity=0.5, epochs=1)
+        >>> kernel, bias = pruned.get_weights()
+        >>> float((kernel == 0).mean())
+        0.5
     """
     if not 0 < sparsity < 1:
         raise ValueError(f"sparsity must be more than 0 and less than 1, not {sparsity}")
@@ -116,7 +128,7 @@ def train_quantized(
         verbose: Whether to print a line for each epoch.
 
     Returns:
-        A new model with the trained float weights: the network that the file was made from, to
+        A new model with the trained float weights, the network that the file was made from, to
         ``verify`` the file against, or to write a float file of.
 
     Raises:
@@ -125,6 +137,18 @@ def train_quantized(
         ValueError: An argument or layer does not fit, or an operator of the file stayed float.
         RuntimeError: The loss is not finite, or the process that trains dies.
         OSError: The file cannot be written.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> pixels = keras.Input((4, 4, 1))
+        >>> outputs = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
+        >>> model = keras.Model(pixels, outputs)
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
+        >>> from tflite_export import describe
+        >>> trained = train_quantized(model, "model.int8.tflite", x, y, epochs=1)
+        >>> trained.output_shape, describe("model.int8.tflite").quantization
+        ((None, 2), 'int8')
     """
     path = Path(path)
     check_path(path)

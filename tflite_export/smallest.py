@@ -30,6 +30,10 @@ class Mode:
         num_bytes: Size of the file; None if there is none.
         agreement: Its outputs against the model's; None if there is no file.
         objection: Why the file was not taken, or why there is none; empty if nothing is against it.
+
+    Example:
+        >>> Mode("int8", num_bytes=1_200, agreement=None, objection="an output is NaN").quantization
+        'int8'
     """
 
     quantization: Quantization
@@ -48,6 +52,12 @@ class Smallest:
         modes: All modes, the smallest file first; those that gave no file last.
         max_accuracy_drop: What the choice was made by.
         float_operators: The operators of a file of integers that stayed float32.
+
+    Example:
+        >>> from pathlib import Path
+        >>> mode = Mode("dynamic", num_bytes=1_200, agreement=None, objection="")
+        >>> Smallest(Path("model.tflite"), mode, (mode,), 0.01, ()).chosen.num_bytes
+        1200
     """
 
     path: Path
@@ -60,8 +70,16 @@ class Smallest:
 class NoModeHoldsError(ValueError):
     """No file is as accurate as it has to be.
 
+    Args:
+        message: What the error says.
+
     Attributes:
         modes: All modes, as in ``Smallest``.
+
+    Example:
+        >>> mode = Mode("int8", num_bytes=1_200, agreement=None, objection="an output is NaN")
+        >>> NoModeHoldsError("no file holds", (mode,)).modes[0].objection
+        'an output is NaN'
     """
 
     def __init__(self, message: str, modes: tuple[Mode, ...]) -> None:
@@ -104,6 +122,19 @@ def convert_smallest(
         NoModeHoldsError: No file holds; a ValueError.
         ValueError: An argument does not fit, or the model can be converted in no way.
         OSError: The file cannot be written.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> layers = [keras.layers.Flatten(), keras.layers.Dense(2)]
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+        >>> images = np.random.default_rng(0).random((20, 4, 4, 1), dtype="float32")
+        >>> labels = model(images).numpy().argmax(axis=1)
+        >>> smallest = convert_smallest(model, "model.tflite", images, labels)
+        >>> smallest.chosen.quantization  # of so few weights none takes 8 bits
+        'float32'
+        >>> [mode.quantization for mode in smallest.modes if mode.num_bytes]
+        ['float32', 'dynamic', 'float16']
     """
     path = Path(path)
     check_model(model)

@@ -41,6 +41,15 @@ class Check:
             room in the file itself.
         agreement: Its outputs against the model's.
         latencies: One for each number of threads.
+
+    Example:
+        >>> from pathlib import Path
+        >>> agreement = Agreement(100, 1.0, 0.0, None, None, None)
+        >>> latency = Latency(0.5, 0.75, num_threads=1, runs=100, measured_by="LiteRT, 1 thread")
+        >>> Check(
+        ...     Path("model.tflite"), "float32", 72, 72, 1348, 780, agreement, (latency,)
+        ... ).macs_equal
+        True
     """
 
     path: Path
@@ -82,6 +91,17 @@ def check(
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
         ValueError: As ``count_macs``, ``verify`` and ``benchmark`` raise it.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> path = convert(model, "model.tflite")
+        >>> images = np.zeros((3, 4, 4, 1), "float32")
+        >>> checked = check(model, path, images, model_macs=72, threads=[1])
+        >>> checked.macs_equal, checked.agreement.num_samples, len(checked.latencies)
+        (True, 3, 1)
     """
     return _check(path, verify(model, path, inputs, labels), model_macs, threads)
 
@@ -109,6 +129,16 @@ def check_language_model(
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
         ValueError: As ``count_macs``, ``verify_language_model`` and ``benchmark`` raise it.
+
+    Example:
+        >>> from keras_autoshrink import ShrinkRNN, step_model
+        >>> model = step_model(ShrinkRNN(vocabulary_size=5, units=4))
+        >>> model.set_weights([0 * weights for weights in model.get_weights()])  # knows nothing
+        >>> from tflite_export import convert
+        >>> path = convert(model, "words.tflite")
+        >>> checked = check_language_model(model, path, [1, 2, 3, 4], threads=[1])
+        >>> checked.quantization, checked.agreement.file_continuation[:3]
+        ('float32', (0, 0, 0))
     """
     prompt_length = max(1, min(_PROMPT_LENGTH, np.size(tokens)))
     agreement = verify_language_model(model, path, tokens, prompt_length)
@@ -142,6 +172,25 @@ def render_table(checks: Sequence[Check]) -> Table:
 
     Returns:
         A table to print with ``rich``.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import rich
+        >>> agreement = Agreement(100, 1.0, 0.0, None, None, None)
+        >>> latency = Latency(0.5, 0.75, num_threads=1, runs=100, measured_by="LiteRT, 1 thread")
+        >>> checked = Check(
+        ...     Path("model.tflite"), "float32", 72, 72, 1348, 780, agreement, (latency,)
+        ... )
+        >>> rich.print(render_table([checked]))  # doctest: +ELLIPSIS, +NORMALIZE_WHITESPACE
+        <BLANKLINE>
+          file                  model.tflite
+         ────────────────────────────────────
+          quantization               float32
+          MACs in model                   72
+          MACs in file                    72
+          MACs equal                     yes
+          bytes                        1,348
+        ...
     """
     from rich import box
     from rich.table import Table

@@ -35,6 +35,18 @@ class Agreement:
         file_accuracy: The same for the file.
         accuracy_drop_error: The standard error of ``accuracy_drop`` over samples like these, from
             the predictions that are right in one and wrong in the other. None without labels.
+
+    Example:
+        >>> agreement = Agreement(
+        ...     num_samples=1000,
+        ...     argmax_agreement=0.97,
+        ...     max_abs_difference=0.5,
+        ...     model_accuracy=0.75,
+        ...     file_accuracy=0.5,
+        ...     accuracy_drop_error=0.01,
+        ... )
+        >>> agreement.predicts_as_model, agreement.accuracy_drop, agreement.agrees
+        (True, 0.25, False)
     """
 
     num_samples: int
@@ -46,7 +58,7 @@ class Agreement:
 
     @property
     def accuracy_drop(self) -> float | None:
-        """``model_accuracy - file_accuracy``, a share: 0.01 is one percentage point.
+        """``model_accuracy - file_accuracy``, a share, of which 0.01 is one percentage point.
 
         Below 0 if the file is better; None without labels.
         """
@@ -97,6 +109,17 @@ def verify(
         ValueError: The file is not a ``.tflite`` file or has other shapes than the model;
             ``inputs`` are empty, not finite or of another shape; ``labels`` are not integers, of
             another shape or out of range.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> layers = [keras.layers.Flatten(), keras.layers.Dense(2)]
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+        >>> images = np.random.default_rng(0).random((20, 4, 4, 1), dtype="float32")
+        >>> from tflite_export import convert
+        >>> agreement = verify(model, convert(model, "model.tflite"), images)
+        >>> agreement.num_samples, agreement.argmax_agreement, agreement.max_abs_difference < 1e-5
+        (20, 1.0, True)
     """
     import keras
 

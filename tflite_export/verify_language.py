@@ -51,6 +51,21 @@ class TextAgreement:
         file_continuation: The same for the file.
         continuation_agreement: Share of the continuation's positions, 0 to 1, that have the same
             token in both. From the first other token on, the texts differ.
+
+    Example:
+        >>> agreement = TextAgreement(
+        ...     quantization="int8",
+        ...     num_tokens=1000,
+        ...     argmax_agreement=0.9,
+        ...     max_abs_difference=0.5,
+        ...     model_perplexity=100.0,
+        ...     file_perplexity=102.0,
+        ...     model_continuation=(3, 1, 4),
+        ...     file_continuation=(3, 1, 1),
+        ...     continuation_agreement=2 / 3,
+        ... )
+        >>> agreement.same_continuation, agreement.agrees
+        (False, True)
     """
 
     quantization: str
@@ -113,6 +128,16 @@ def verify_language_model(
         ValueError: Model or file are not a language model's, or have different vocabularies;
             the text is too short, not of integers, or has a token out of range; another
             argument is out of range.
+
+    Example:
+        >>> from keras_autoshrink import ShrinkRNN, step_model
+        >>> model = step_model(ShrinkRNN(vocabulary_size=5, units=4))
+        >>> model.set_weights([0 * weights for weights in model.get_weights()])  # knows nothing
+        >>> from tflite_export import convert
+        >>> path = convert(model, "words.tflite")
+        >>> agreement = verify_language_model(model, path, [1, 2, 3, 4], 2, num_tokens=3)
+        >>> agreement.num_tokens, round(agreement.file_perplexity, 4), agreement.file_continuation
+        (3, 5.0, (0, 0, 0))
     """
     keras_model = KerasLanguageModel(model)
     file = LanguageModelFile(path)

@@ -45,6 +45,7 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
             `input_shape` does not fit. The message names the layer and says what to do.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(16, 3)])
         >>> count_macs(model)  # 30 x 30 positions, 3 x 3 taps, 3 channels, 16 filters
         388800
@@ -82,6 +83,15 @@ def count_params(model: keras.Model, batchnorm: bool = True) -> int:
     Raises:
         TypeError: `model` is no Keras 3 model or layer.
         ValueError: The model is not built.
+
+    Example:
+        >>> import keras
+        >>> convolution = keras.layers.Conv2D(4, 1, use_bias=False)
+        >>> model = keras.Sequential(
+        ...     [keras.Input((8, 8, 3)), convolution, keras.layers.BatchNormalization()]
+        ... )
+        >>> count_params(model), count_params(model, batchnorm=False)
+        (28, 12)
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"count_params takes a Keras 3 model, not {type(model)}")

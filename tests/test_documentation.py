@@ -1,0 +1,134 @@
+"""Every public name is documented, with an example that runs, and the documentation builds."""
+
+import ast
+import builtins
+import collections
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+API_PAGES = sorted((ROOT / "docs" / "api").glob("*.rst"))
+NAMES = [
+    f"{package}.{name}"
+    for package in ("keras_autoshrink", "tflite_export")
+    for name in importlib.import_module(package).__all__
+]
+
+
+def found(name):
+    package, _, name = name.partition(".")
+    return getattr(importlib.import_module(package), name)
+
+
+def is_constant(thing):
+    return not (inspect.isclass(thing) or inspect.isfunction(thing))
+
+
+def members(cls):
+    """The public methods and properties that a class defines itself, by name."""
+    for name, member in vars(cls).items():
+        if not name.startswith("_") and hasattr(type(member), "__get__"):
+            yield name, getattr(member, "__func__", member)  # of a class method
+
+
+def parameters(function):
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+
+def described(parameter, doc):
+    """Whether a line of Args or Attributes is about a parameter."""
+    return re.search(rf"^    \*{{0,2}}{parameter}: ", doc, re.M)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_has_a_docstring_with_an_example(name):
+    thing = found(name)
+    if is_constant(thing):
+        return
+    assert thing.__doc__
+    doc = inspect.getdoc(thing)
+    has_example = re.search(r"^Examples?:\n(?:    .*\n|\n)*?    >>> ", doc, re.M)
+    assert has_example, doc
+    missing = [parameter for parameter in parameters(thing) if not described(parameter, doc)]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_imports_what_it_uses(name):
+    thing = found(name)
+    if is_constant(thing):
+        return
+    package = importlib.import_module(name.partition(".")[0])
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(thing))
+    used, bound = set(), {*dir(builtins), *package.__all__}  # as by `from ... import *`
+    for node in ast.walk(ast.parse("".join(example.source for example in examples))):
+        match node:
+            case ast.Name(id=id_, ctx=ast.Load()):
+                used.add(id_)
+            case ast.Name(id=id_) | ast.arg(arg=id_):
+                bound.add(id_)
+            case ast.FunctionDef(name=id_) | ast.ClassDef(name=id_):
+                bound.add(id_)
+            case ast.alias(name=id_, asname=given):
+                bound.add(given or id_)
+    assert used <= bound
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if inspect.isclass(found(name))])
+def test_the_methods_of_a_public_class_have_docstrings(name):
+    for member, method in members(found(name)):
+        if any(hasattr(base, member) for base in found(name).__mro__[1:]):
+            continue  # Keras or KerasTuner documents it
+        doc = inspect.getdoc(method)
+        assert doc, member
+        if inspect.isfunction(method):
+            for parameter in parameters(method):
+                named = described(parameter, doc) or f"`{parameter}`" in doc
+                assert named, f"{member}: {parameter}"
+
+
+def test_the_pages_hold_the_public_names_each_once():
+    directive = re.compile(r"^\.\. (?:autoclass|autofunction|py:data):: (\S+)$", re.M)
+    documented = [name for page in API_PAGES for name in directive.findall(page.read_text())]
+    assert collections.Counter(documented) == collections.Counter(NAMES)
+
+
+@pytest.mark.parametrize("page", API_PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not doctest.testfile(str(page), module_relative=False, encoding="utf-8").failed
+
+
+def test_constants_have_an_example_on_their_page():
+    for name in filter(lambda name: is_constant(found(name)), NAMES):
+        directive = re.compile(rf"^\.\. py:data:: {re.escape(name)}\n((?:   .*\n|\n)*)", re.M)
+        (body,) = [match[1] for page in API_PAGES if (match := directive.search(page.read_text()))]
+        assert ">>> " in body, name
+
+
+def test_the_documentation_builds_without_a_warning(tmp_path):
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    pages = [*API_PAGES, *(ROOT / "docs" / "guide").glob("*.md")]
+    for page in pages:
+        link = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        assert f'href="{link}"' in index
+    text = "".join(
+        (tmp_path / "api" / f"{page.stem}.html").read_text(encoding="utf-8") for page in API_PAGES
+    )
+    assert not [name for name in NAMES if f'id="{name}"' not in text]
+    # A colon in the first line about a result is read as the end of its type.
+    assert not re.findall(r">(?:Return type|Type)<", text)
