@@ -171,8 +171,8 @@ def _round_section(record: Record, chosen: bool, objective: str, before: Record)
     open_ = record.get("open")
     title = f"Round {record['round']}" + (f", {open_}" if open_ else "")
     marks: list[Content] = [" ", element("span", "chosen", class_="mark")] if chosen else []
-    name = f"round-{record['round']}"
-    heading = element("h3", title, *marks, id=f"{name}-heading")
+    anchor = f"round-{record['round']}"
+    heading = element("h3", title, *marks, id=f"{anchor}-heading")
     edges = record["edges_left"]
     words = ["the cell is still that of the round before" if open_ else edits(record)]
     words += [f"{edges} edge{'' if edges == 1 else 's'}"]
@@ -187,7 +187,7 @@ def _round_section(record: Record, chosen: bool, objective: str, before: Record)
         heading,
         element("p", "; ".join(words) + "."),
         candidates_table(record, chosen, objective, against),
-        id=name,
+        id=anchor,
         class_="round",
-        **{"aria-labelledby": f"{name}-heading"},
+        **{"aria-labelledby": f"{anchor}-heading"},
     )
