@@ -30,7 +30,8 @@ def register_operation(name: str) -> Callable[[Operation], Operation]:
         A decorator for a function `operation(x, filters, name)`, with `x` a tensor of shape
         (batch, height, width, channels), that returns one of shape
         (batch, height, width, filters). `name` is a prefix, unique in the network, for the
-        names of its layers.
+        names of its layers. (A HyperModel of your own that builds its cells itself may take
+        tensors of other shapes: cells only need the name.)
 
     Raises:
         ValueError: `name` is a built-in's, or cannot be an op's name.

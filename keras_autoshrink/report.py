@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +32,15 @@ class _Searched(Protocol):
     def trajectory(self) -> Records: ...
 
 
+class _Picture(Figure):
+    """A figure that a notebook shows, whether or not pyplot has been imported there."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = None) -> Figure:
     """Draws a cell from left to right, each node with its op, the leaves led to the output.
 
@@ -54,7 +64,7 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     colours = {op: _COLOURS[place % len(_COLOURS)] for place, op in enumerate(ops)}
     position = layered(graph)
     columns = 1 + max(x for x, _ in position.values())
-    figure = Figure(figsize=(1.6 * columns + 1, 4.2), layout="constrained")
+    figure = _Picture(figsize=(1.6 * columns + 1, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     nx.draw_networkx_nodes(
@@ -128,7 +138,7 @@ def plot_trajectory(
     records = [record for record in records if record["score"] is not None]
     panels = [("score", "score"), ("objective", objective), ("macs", "multiply-accumulates")]
     panels = [panel for panel in panels if best[panel[0]] is not None]
-    figure = Figure(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
+    figure = _Picture(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     losers = [c for r in records for c in r["candidates"] if c["status"] == "rejected"]

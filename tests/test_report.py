@@ -1,3 +1,5 @@
+import io
+
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -43,6 +45,13 @@ def test_the_trajectorys_picture_marks_the_chosen_cell(records, tmp_path):
         assert len(adopted.get_xdata()) == len(records)
     assert figure.axes[-1].get_xlim()[0] > figure.axes[-1].get_xlim()[1]  # it shrinks rightwards
     assert (tmp_path / "t.png").stat().st_size > 10_000
+
+
+def test_a_notebook_shows_the_pictures_without_pyplot(records):
+    for figure in (plot_cell(SHRINKCNN_CELL), plot_trajectory(records)):
+        with Image.open(io.BytesIO(figure._repr_png_())) as image:
+            assert image.format == "PNG"
+            assert image.width > 500
 
 
 def test_a_search_without_macs_is_drawn_without_them():
