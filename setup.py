@@ -52,6 +52,10 @@ setup(
             # The tests search on it without TensorFlow.
             "jax>=0.4.35",
             "mypy>=1.10",
+            # The tests run the tutorials.
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pandas>=2",
             "psutil>=6",
             "scipy>=1.11",
