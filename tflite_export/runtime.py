@@ -1,6 +1,7 @@
 """Running a ``.tflite`` file with LiteRT."""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -19,17 +20,21 @@ def native_output_silenced() -> Iterator[None]:
 
     TensorFlow, its converter and LiteRT report their progress from C++, straight to the file
     descriptors 1 and 2: neither ``contextlib.redirect_stderr`` nor a log level reaches all of it.
-    Failures still arrive as exceptions.
+    TensorFlow's Python logger is silenced by itself: in Jupyter it writes to a notebook, which is
+    no file descriptor. Failures still arrive as exceptions.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [(number, os.dup(number)) for number in (1, 2)]
     null = os.open(os.devnull, os.O_WRONLY)
+    logger = logging.getLogger("tensorflow")
+    disabled, logger.disabled = logger.disabled, True
     try:
         for number, _ in saved:
             os.dup2(null, number)
         yield
     finally:
+        logger.disabled = disabled
         sys.stdout.flush()
         sys.stderr.flush()
         for number, copy in saved:
