@@ -55,6 +55,10 @@ setup(
             "jax>=0.4.35",
             "mypy>=1.10",
             "myst-parser>=4",
+            # The tests run the tutorials.
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pandas>=2",
             "psutil>=6",
             "scipy>=1.11",
