@@ -25,8 +25,8 @@ class AutoShrink(ResumableTuner):
     Each candidate is trained from scratch, scored at every epoch, and counts with its best
     epoch. Only the best cell's weights stay on disk, and while it searches with `inherit=True`
     those that candidates of this round or the next begin with. A search that was interrupted
-    goes on when the same script is run again. The README says how candidates share one compiled
-    graph.
+    goes on when the same script is run again. The guide (docs/guide/search.md) says how candidates
+    share one compiled graph.
 
     Args:
         hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
@@ -37,7 +37,7 @@ class AutoShrink(ResumableTuner):
         keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
             smaller cells.
         max_seconds_per_trial: a candidate that takes longer has failed; by default none does.
-            See the README's Limits for when the clock is looked at.
+            See docs/guide/limits.md for when the clock is looked at.
         seed: integer, 0 included. A candidate's draws follow from it and the cell alone; where
             it is built by itself, the global generators are seeded so.
         directory: folder of all projects.
