@@ -37,7 +37,7 @@ class AutoShrink(ResumableTuner):
         keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
             smaller cells.
         max_seconds_per_trial: a candidate that takes longer has failed; by default none does.
-            See the guide's Limits for when the clock is looked at.
+            See docs/guide/limits.md for when the clock is looked at.
         seed: integer, 0 included. A candidate's draws follow from it and the cell alone; where
             it is built by itself, the global generators are seeded so.
         directory: folder of all projects.

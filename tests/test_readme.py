@@ -1,9 +1,10 @@
-"""What the README shows runs as it stands."""
+"""What the README and the guide show runs as it stands, and their links lead somewhere."""
 
 import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,28 @@ import pytest
 from keras_autoshrink.arguments import build_parser
 from tflite_export.__main__ import _parser as tflite_parser
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SCRIPTS = [s for s in re.findall(r"```python\n(.*?)```", README, re.S) if ">>>" not in s]
-COMMANDS = re.findall(r"^(?:autoshrink|python -m tflite_export) .*$", README, re.M)
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+PAGES = {page: page.read_text(encoding="utf-8") for page in (README, *GUIDE)}
+EVERYTHING = "\n".join(PAGES.values())
+
+
+def found(pattern, flags=0):
+    """What the pattern finds on any page, once each, in the pages' order."""
+    return list(dict.fromkeys(re.findall(pattern, EVERYTHING, flags)))
+
+
+SCRIPTS = [s for s in found(r"```python\n(.*?)```", re.S) if ">>>" not in s]
+COMMANDS = found(r"^(?:autoshrink|python -m tflite_export) .*$", re.M)
+BENCHMARKS = found(r"python (?:benchmarks/)?(\w+\.py)([^`\n]*)")
+
+
+def anchors(text):
+    """The names that a git host and Sphinx give to a page's headings."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    headings = re.findall(r"^#+ (.*)$", prose, re.M)
+    return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
 @pytest.mark.parametrize("number", range(len(SCRIPTS)))
@@ -30,6 +50,7 @@ def test_a_script_runs(number, tmp_path):
 
 
 def test_the_quick_start_has_15_lines():
+    assert SCRIPTS[0] in PAGES[README]
     assert len([line for line in SCRIPTS[0].splitlines() if line]) == 15
 
 
@@ -41,10 +62,37 @@ def test_a_command_is_understood(command):
         assert build_parser().parse_args(shlex.split(command)[1:]).command
 
 
+@pytest.mark.parametrize(("script", "arguments"), BENCHMARKS)
+def test_a_benchmark_has_the_options(script, arguments):
+    source = (ROOT / "benchmarks" / script).read_text(encoding="utf-8")
+    for option in re.findall(r"--[\w-]+", arguments):
+        assert f'"{option}"' in source, option
+
+
 def test_the_counts_are_true():
     import keras_autoshrink as kas
 
     model = kas.ShrinkCNN(classes=1001)
-    assert str((kas.count_macs(model), kas.count_params(model, batchnorm=False))) in README
+    assert str((kas.count_macs(model), kas.count_params(model, batchnorm=False))) in EVERYTHING
     model = kas.ShrinkRNN()
-    assert str((kas.count_params(model), kas.count_macs(model, input_shape=(1,)))) in README
+    assert str((kas.count_params(model), kas.count_macs(model, input_shape=(1,)))) in EVERYTHING
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", PAGES[page])
+    for path, anchor in links:
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        # Sphinx builds docs alone.
+        assert page == README or target in GUIDE, path
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), anchor
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.name)
+def test_a_page_of_the_guide_has_one_title_and_headings_without_jumps(page):
+    prose = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.S | re.M)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
