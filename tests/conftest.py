@@ -4,6 +4,7 @@ import os
 # Before anything imports TensorFlow: it is talkative, and the tests read what commands print.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import pytest
 from hypothesis import settings
 
 # A shared machine can take long over an example: no deadlines.
@@ -19,3 +20,30 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """What `programs_traced_once` keeps for a module."""
+    return {}
+
+
+@pytest.fixture
+def programs_traced_once(traced, monkeypatch):
+    """Searches by the same network and data share its program, which holds no state.
+
+    To trace it takes longer than all that it trains here.
+    """
+    from keras_autoshrink.masked_tensorflow import TensorFlowProgram
+
+    trace = TensorFlowProgram.__init__
+
+    def traced_once(self, network, data, validation, *settings):
+        arrays = [(array.shape, array.tobytes()) for array in (*data, *validation)]
+        key = (repr(vars(network)), *arrays, *settings)
+        if key not in traced:
+            trace(self, network, data, validation, *settings)
+            traced[key] = dict(vars(self))
+        vars(self).update(traced[key])
+
+    monkeypatch.setattr(TensorFlowProgram, "__init__", traced_once)

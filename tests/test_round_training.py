@@ -24,6 +24,8 @@ from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trainee import Recipe
 from keras_autoshrink.trajectory import Outcome
 
+pytestmark = pytest.mark.usefixtures("programs_traced_once")
+
 NUMBERS = np.random.default_rng(0)
 Y = np.tile(np.arange(4), 24)
 X = (0.3 * NUMBERS.random((96, 8, 8, 1)) + Y[:, None, None, None] / 4).astype("float32")
@@ -234,8 +236,9 @@ def test_ctrl_c_leaves_nothing_at_work(finished, tmp_path):
     assert timeless(search(make(tmp_path))) == timeless(finished)
 
 
-def test_no_graph_stays(tmp_path):
+def test_no_graph_stays(tmp_path, monkeypatch):
     """Of an activation with a gradient of its own, which TensorFlow would keep for ever."""
+    monkeypatch.undo()  # each search traces its program
     search(make(tmp_path / "a", hypermodel(3, activation="swish")))
     before = live_graphs()
     search(make(tmp_path / "b", hypermodel(3, activation="swish")))

@@ -20,6 +20,8 @@ from keras_autoshrink.callbacks import ProxyStopping
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.shrink import ShrinkSearch
 
+pytestmark = pytest.mark.usefixtures("programs_traced_once")
+
 
 @pytest.fixture(scope="module")
 def data():
