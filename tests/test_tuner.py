@@ -30,8 +30,11 @@ def data():
     return (train.x[:256], train.y[:256]), (validation.x[:128], validation.y[:128])
 
 
+ONE_STAGE = {"stage_scales": (1,), "stage_strides": (1,), "stage_repeats": (1,)}
+
+
 def hypermodel(**arguments):
-    defaults = {"num_nodes": 3, "filters": 4, "stem_filters": 8, "batch_size": 64}
+    defaults = {"num_nodes": 3, "filters": 4, "stem_filters": 8, "batch_size": 64, **ONE_STAGE}
     return kas.CNNCellHyperModel(input_shape=(8, 8, 1), **{**defaults, **arguments})
 
 
@@ -327,7 +330,7 @@ def test_seeds_of_python_and_numpy_come_from_the_cell_alone(tmp_path, data):
             return super().fit(hp, model, *args, **kwargs)
 
     for directory, seed in (("a", 0), ("b", 0), ("c", 1)):
-        model = Draws(input_shape=(8, 8, 1), num_nodes=2, filters=4, stem_filters=4)
+        model = Draws(input_shape=(8, 8, 1), num_nodes=2, filters=4, stem_filters=4, **ONE_STAGE)
         search(make(tmp_path / directory, model, seed=seed), data, epochs=1)
     assert drawn[0] == drawn[1] != drawn[2]
 
