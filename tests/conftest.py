@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 
@@ -23,21 +24,16 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="module")
-def traced():
-    """What `programs_traced_once` keeps for a module."""
-    return {}
-
-
-@pytest.fixture
-def programs_traced_once(traced, monkeypatch):
-    """Searches by the same network and data share its program, which holds no state.
+def programs_traced_once():
+    """Searches of a module by the same network and data share its program, which has no state.
 
     To trace it takes longer than all that it trains here.
     """
     from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 
-    trace = TensorFlowProgram.__init__
+    trace, traced = TensorFlowProgram.__init__, {}
 
+    @functools.wraps(trace)
     def traced_once(self, network, data, validation, *settings):
         arrays = [(array.shape, array.tobytes()) for array in (*data, *validation)]
         key = (repr(vars(network)), *arrays, *settings)
@@ -46,4 +42,6 @@ def programs_traced_once(traced, monkeypatch):
             traced[key] = dict(vars(self))
         vars(self).update(traced[key])
 
-    monkeypatch.setattr(TensorFlowProgram, "__init__", traced_once)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(TensorFlowProgram, "__init__", traced_once)
+        yield

@@ -23,6 +23,8 @@ from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("programs_traced_once")
+
 PLAIN = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 SEARCH = f"{PLAIN} --strategy paper"
 CHEAPER = f"{SEARCH} --race --inherit --epochs 4"
