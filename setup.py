@@ -64,6 +64,7 @@ setup(
             "scipy>=1.11",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.6",
             "sphinx>=8.1",
             # As for the extra "optimize".

@@ -159,13 +159,20 @@ def width_for_macs(target_macs: int, cell: Cell = SHRINKCNN_CELL, **architecture
     def macs(hundredths: int) -> int:
         return count_macs(ShrinkCNN(cell, width=hundredths / 100, **architecture))
 
-    fits, exceeds = _NARROWEST, _WIDEST
-    for hundredths, wrong in ((fits, "exceeds"), (exceeds, "is below")):
-        if (macs(hundredths) > target_macs) == (wrong == "exceeds"):
-            raise ValueError(
-                f"target_macs={target_macs:,}: the network of width {hundredths / 100} {wrong} it "
-                f"with {macs(hundredths):,} MACs"
-            )
+    def refusal(hundredths: int, why: str, cost: int) -> ValueError:
+        return ValueError(
+            f"target_macs={target_macs:,}: the network of width {hundredths / 100} {why} it "
+            f"with {cost:,} MACs"
+        )
+
+    if (cost := macs(_NARROWEST)) > target_macs:
+        raise refusal(_NARROWEST, "exceeds", cost)
+    # From narrow to wide: a network of the greatest width can take a minute and gigabytes to make.
+    fits, exceeds = _NARROWEST, 2 * _NARROWEST
+    while (cost := macs(exceeds)) <= target_macs:
+        if exceeds == _WIDEST:
+            raise refusal(_WIDEST, "is below", cost)
+        fits, exceeds = exceeds, min(2 * exceeds, _WIDEST)
     while exceeds - fits > 1:  # the costs never fall with the width
         middle = (fits + exceeds) // 2
         if macs(middle) <= target_macs:

@@ -3,6 +3,7 @@
 Not copies of the tests' own process, whose TensorFlow may be at work in other threads.
 """
 
+import gc
 import multiprocessing
 import signal
 
@@ -10,8 +11,13 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["keras_autoshrink.tuner", "keras_autoshrink.hypermodels"])
 
 
+def _run(function, *arguments):
+    gc.freeze()  # as in conftest.py; memory that no collection looks at also stays shared
+    function(*arguments)
+
+
 def start(function, *arguments):
-    process = processes.Process(target=function, args=arguments, daemon=True)
+    process = processes.Process(target=_run, args=(function, *arguments), daemon=True)
     process.start()
     return process
 

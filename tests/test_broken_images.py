@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.cli import main
 
 OPTIONS = "--image-size 8 --nodes 2 --candidates 1 --keep-fraction 1 --epochs 1 --filters 4"
@@ -125,8 +126,10 @@ def test_a_training_on_a_stream_of_files_names_the_broken_ones(tmp_path, capsys)
     train, val = (tmp_path / "images" / part / "dogs" for part in ("train", "val"))
     shutil.copy(val / "02.jpg", tmp_path / "whole.jpg")
     halve(train / "05.png", train / "06.jpg", val / "02.jpg")
-    command = f"train shrinkcnn --dataset {tmp_path}/images --image-size 16 --recipe imagenet"
-    command += f" --epochs 1 --batch-size 8 --width 0.2 --quiet --output {tmp_path}/m.keras"
+    Cell.dense(("input", "conv1x1")).save(tmp_path / "cell.json")
+    command = f"train {tmp_path}/cell.json --dataset {tmp_path}/images --image-size 16"
+    command += " --recipe imagenet --epochs 1 --batch-size 8 --width 0.2 --quiet"
+    command += f" --output {tmp_path}/m.keras"
     line = refused(capsys, command)
     assert line.startswith(f"train: 2 of 40 images cannot be read: {train / '05.png'} (Invalid PNG")
     assert f", {train / '06.jpg'} (jpeg" in line

@@ -36,7 +36,14 @@ def read_once(count):
 
 def make(directory, num_nodes=2, keep_fraction=1):
     model = kas.CNNCellHyperModel(
-        input_shape=(8, 8, 1), classes=2, num_nodes=num_nodes, filters=4, stem_filters=4
+        input_shape=(8, 8, 1),
+        classes=2,
+        num_nodes=num_nodes,
+        filters=4,
+        stem_filters=4,
+        stage_scales=(1,),
+        stage_strides=(1,),
+        stage_repeats=(1,),
     )
     return kas.AutoShrink(
         model, keep_fraction=keep_fraction, directory=directory, project_name="search"

@@ -28,6 +28,8 @@ from keras_autoshrink.settings import describe
 from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trajectory import Outcome
 
+pytestmark = pytest.mark.usefixtures("programs_traced_once")
+
 Y = np.tile(np.arange(4), 16)
 X = (0.3 * np.random.default_rng(0).random((64, 8, 8, 1)) + Y[:, None, None, None] / 4).astype("f4")
 
@@ -123,8 +125,10 @@ size_of_score = kas.AccuracyScore(cost=size_of)
 
 @pytest.mark.parametrize("model", [None, hypermodel(Apart, 3)], ids=["together", "apart"])
 def test_a_search_by_parameters_and_one_by_a_callable(tmp_path, model):
-    by_params = search(make(tmp_path / "a", kas.AccuracyScore(cost="params"), model))
-    by_size = search(make(tmp_path / "b", kas.AccuracyScore(cost=size_of), model))
+    by_params, by_size = (
+        search(make(tmp_path / name, kas.AccuracyScore(cost=cost), model, num_candidates=1))
+        for name, cost in (("a", "params"), ("b", size_of))
+    )
     for found in networks(by_params)[0]:
         expected = found["objective"] - 0.1 * (math.log10(found["params"]) - 6)
         assert found["score"] == pytest.approx(expected)
@@ -135,7 +139,7 @@ def test_a_search_by_parameters_and_one_by_a_callable(tmp_path, model):
         assert found["score"] == pytest.approx(expected)
     assert by_size.get_state()["score"][1]["cost"] == ["size_of"]
     with pytest.raises(ValueError, match=r"another score: .*size_of.*, not .*'params'"):
-        make(tmp_path / "b", kas.AccuracyScore(cost="params"), model)
+        make(tmp_path / "b", kas.AccuracyScore(cost="params"), model, num_candidates=1)
 
 
 def test_a_callable_that_returns_no_cost_is_told_so(tmp_path):

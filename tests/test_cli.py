@@ -25,6 +25,8 @@ from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("programs_traced_once")
+
 PLAIN = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 SEARCH = f"{PLAIN} --strategy paper"
 CHEAPER = f"{SEARCH} --race --inherit --epochs 4"
@@ -242,7 +244,8 @@ def test_folders_with_train_and_val_are_trained_on_and_exported(tmp_path, monkey
                 noise = generator.integers(0, 100, (20, 24, 3)) + 150 * label
                 Image.fromarray(noise.astype(np.uint8)).save(folder / f"{number}.JPEG")
     monkeypatch.chdir(tmp_path)
-    command = "train shrinkcnn --dataset images --image-size 16 --recipe imagenet --width 0.2"
+    kas.Cell.dense(("input", "conv1x1")).save("cell.json")
+    command = "train cell.json --dataset images --image-size 16 --recipe imagenet --width 0.2"
     command += " --epochs 2 --batch-size 16 --ema 0.5 --learning-rate 0.02 --output m.keras"
     assert main(command.split()) == 0
     monkeypatch.chdir("/")  # what was given relative to a folder is found from another one

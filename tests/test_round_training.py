@@ -24,6 +24,8 @@ from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trainee import Recipe
 from keras_autoshrink.trajectory import Outcome
 
+pytestmark = pytest.mark.usefixtures("programs_traced_once")
+
 NUMBERS = np.random.default_rng(0)
 Y = np.tile(np.arange(4), 24)
 X = (0.3 * NUMBERS.random((96, 8, 8, 1)) + Y[:, None, None, None] / 4).astype("float32")
@@ -228,8 +230,10 @@ def test_ctrl_c_leaves_nothing_at_work(finished, tmp_path):
     assert results(search(make(tmp_path))) == results(finished)
 
 
-def test_no_graph_stays(tmp_path):
+def test_no_graph_stays(tmp_path, monkeypatch):
     """Of an activation with a gradient of its own, which TensorFlow would keep for ever."""
+    # Each of the two searches traces its program.
+    monkeypatch.setattr(TensorFlowProgram, "__init__", TensorFlowProgram.__init__.__wrapped__)
     search(make(tmp_path / "a", hypermodel(3, activation="swish")))
     before = live_graphs()
     search(make(tmp_path / "b", hypermodel(3, activation="swish")))

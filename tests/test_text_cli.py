@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,12 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+from forked import KILLED, outcome
 from refusals import refused
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink import generation, text_commands, text_demo
+from keras_autoshrink import checkpoint, generation, text_commands, text_demo
 from keras_autoshrink.cli import main
 from keras_autoshrink.generation import vocabulary_path
 from keras_autoshrink.text_data import load_text
@@ -247,17 +249,21 @@ def test_train_writes_the_model_and_what_its_user_must_know(trained, run_folder,
     assert {len(curve) for curve in facts["history"].values()} == {4}
 
 
+def killed_in_training(arguments):
+    """A training of four epochs could end before it is killed: it stops after the first."""
+    write = checkpoint.TrainingCheckpoint._write
+
+    def die(self, folder):
+        write(self, folder)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.TrainingCheckpoint._write = die
+    main(arguments)
+
+
 def test_a_training_that_is_killed_goes_on(trained, run_folder, tmp_path, capsys):
     arguments = f"train {run_folder} {TRAIN} --output {tmp_path}/lm.keras --quiet".split()
-    # A training of four epochs could end before it is killed: it stops after the first.
-    code = (
-        "import os, signal, sys; from keras_autoshrink import checkpoint, cli;"
-        "write = checkpoint.TrainingCheckpoint._write;"
-        "kill = lambda self, folder: (write(self, folder), os.kill(os.getpid(), signal.SIGKILL));"
-        "checkpoint.TrainingCheckpoint._write = kill; cli.main(sys.argv[1:])"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    assert outcome(killed_in_training, arguments) == KILLED
     assert [path.name for path in tmp_path.iterdir()] == ["lm.keras.training"]
     line = refused(capsys, [*arguments, "--learning-rate", "3"])
     theirs = kas.TEXT_RECIPES["small"].learning_rate

@@ -2,15 +2,12 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
 import pytest
+from forked import KILLED, start
 
 import keras_autoshrink as kas
 from keras_autoshrink.checkpoint import TrainingCheckpoint, remove_state
@@ -258,18 +255,15 @@ def test_killed_twice_the_command_ends_with_the_curves_of_one_that_was_not(tmp_p
         return json.loads(state.read_text())["epochs_done"] if state.exists() else 0
 
     for kill_after in (1, 2):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "keras_autoshrink.cli", *command("killed.keras")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        process = start(main, command("killed.keras"))
         deadline = time.monotonic() + 120
         while epochs_done() < kill_after:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.is_alive()
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
+        assert process.exitcode == KILLED
     assert main(command("killed.keras")) == 0
     whole, killed = (
         json.loads((tmp_path / f"{name}.keras.json").read_text()) for name in ("whole", "killed")

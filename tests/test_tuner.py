@@ -21,6 +21,8 @@ from keras_autoshrink.callbacks import ProxyStopping
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.shrink import ShrinkSearch
 
+pytestmark = pytest.mark.usefixtures("programs_traced_once")
+
 
 @pytest.fixture(scope="module")
 def data():
@@ -29,8 +31,11 @@ def data():
     return (train.x[:256], train.y[:256]), (validation.x[:128], validation.y[:128])
 
 
+ONE_STAGE = {"stage_scales": (1,), "stage_strides": (1,), "stage_repeats": (1,)}
+
+
 def hypermodel(**arguments):
-    defaults = {"num_nodes": 3, "filters": 4, "stem_filters": 8, "batch_size": 64}
+    defaults = {"num_nodes": 3, "filters": 4, "stem_filters": 8, "batch_size": 64, **ONE_STAGE}
     return kas.CNNCellHyperModel(input_shape=(8, 8, 1), **{**defaults, **arguments})
 
 
@@ -310,7 +315,7 @@ def test_seeds_of_python_and_numpy_come_from_the_cell_alone(tmp_path, data):
             return super().fit(hp, model, *args, **kwargs)
 
     for directory, seed in (("a", 0), ("b", 0), ("c", 1)):
-        model = Draws(input_shape=(8, 8, 1), num_nodes=2, filters=4, stem_filters=4)
+        model = Draws(input_shape=(8, 8, 1), num_nodes=2, filters=4, stem_filters=4, **ONE_STAGE)
         search(make(tmp_path / directory, model, seed=seed), data, epochs=1)
     assert drawn[0] == drawn[1] != drawn[2]
 
