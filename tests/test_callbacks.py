@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from searches import ONE_STAGE
 
 import keras_autoshrink as kas
 
@@ -41,9 +42,7 @@ def make(directory, num_nodes=2, keep_fraction=1):
         num_nodes=num_nodes,
         filters=4,
         stem_filters=4,
-        stage_scales=(1,),
-        stage_strides=(1,),
-        stage_repeats=(1,),
+        **ONE_STAGE,
     )
     return kas.AutoShrink(
         model, keep_fraction=keep_fraction, directory=directory, project_name="search"

@@ -19,6 +19,7 @@ import chromium
 import numpy as np
 import pytest
 from PIL import Image
+from searches import TWO_STAGES
 
 import keras_autoshrink as kas
 import tflite_export
@@ -44,8 +45,7 @@ FACTS = {"mean": [8.0], "std": [4.0], "class_names": list("abc"), "pixel_max": 1
 def folder(tmp_path_factory):
     """A small network's file and its facts, a language model's, and what looks like LiteRT.js."""
     folder = tmp_path_factory.mktemp("serve")
-    stages = {"stage_scales": (1, 2), "stage_strides": (1, 2), "stage_repeats": (1, 1)}
-    model = kas.ShrinkCNN(input_shape=(8, 8, 1), classes=3, filters=4, head_filters=8, **stages)
+    model = kas.ShrinkCNN(input_shape=(8, 8, 1), classes=3, filters=4, head_filters=8, **TWO_STAGES)
     tflite_export.convert(model, folder / "net.float32.tflite")
     (folder / "net.keras.json").write_text(json.dumps(FACTS))
     step = kas.step_model(kas.ShrinkRNN(vocabulary_size=20, units=8))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from searches import interrupting, timeless
+from searches import ONE_STAGE, interrupting, timeless
 
 import keras_autoshrink as kas
 from keras_autoshrink.arguments import build_parser
@@ -29,9 +29,6 @@ def data():
     digits = load_images("digits", purpose="search")
     train, validation = digits.train, digits.validation
     return (train.x[:256], train.y[:256]), (validation.x[:128], validation.y[:128])
-
-
-ONE_STAGE = {"stage_scales": (1,), "stage_strides": (1,), "stage_repeats": (1,)}
 
 
 def hypermodel(**arguments):
