@@ -55,8 +55,7 @@ class Candidate:
     """A cell of a round: the round's cell without `removed_edge` (None for the complete DAG).
 
     The cell is pruned of dead edges, but its nodes keep the numbers of the complete DAG.
-    `reused` says that another candidate before it is the same network: that one's outcome is
-    this one's.
+    `reused`: one before it is the same network, whose outcome is this one's.
 
     One that may differ by several edges has all of them in `removed_edges` and `added_edges`,
     and a `removed_edge` only if that is all there is.

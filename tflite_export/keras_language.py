@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_export.calibration import Samples, input_structure
-from tflite_export.convert import check_backend
+from tflite_export.convertible import check_backend
 from tflite_export.language import check_token, checked_text
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_export.calibration import checked_array
-from tflite_export.convert import check_model, check_path
+from tflite_export.convertible import check_model, check_path
 from tflite_export.description import float_operators
 from tflite_export.layer_graph import LayerGraph, layer_graph
 from tflite_export.optimize_job import Job, run

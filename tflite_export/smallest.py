@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite_export.calibration import checked_array, representative_batches
-from tflite_export.convert import Quantization, check_model, check_path, convert
+from tflite_export.convert import Quantization, convert
+from tflite_export.convertible import check_model, check_path
 from tflite_export.description import FloatOperator, float_operators
 from tflite_export.verify import Agreement, checked_labels, verify
 
