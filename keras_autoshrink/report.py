@@ -107,7 +107,10 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
 def plot_trajectory(
     search: _Searched | Records, path: str | Path | None = None, objective: str | None = None
 ) -> Figure:
-    """Draws score, objective and MACs of a search over the edges left, the chosen cell marked.
+    """Draws score, objective and MACs of a search, the chosen cell marked.
+
+    Over the edges left, from many to few, if no round has more than the one before; over the
+    rounds if edges came back.
 
     Args:
         search: a tuner, or the records that its `trajectory()` returns.
@@ -141,17 +144,25 @@ def plot_trajectory(
     figure = _Picture(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    losers = [c for r in records for c in r["candidates"] if c["status"] == "rejected"]
+    left = [record["edges_left"] for record in records]
+    shrinks = left == sorted(left, reverse=True)
+    place, places = ("edges_left", left) if shrinks else ("round", [r["round"] for r in records])
+    losers = [
+        {**candidate, "round": record["round"]}
+        for record in records
+        for candidate in record["candidates"]
+        if candidate["status"] == "rejected"
+    ]
     for axes, (name, label) in zip(all_axes, panels, strict=True):
         axes.scatter(
-            [loser["edges_left"] for loser in losers],
+            [loser[place] for loser in losers],
             [loser[name] for loser in losers],
             s=14,
             color="#BBBBBB",
             label="rejected candidates",
         )
         axes.plot(
-            [record["edges_left"] for record in records],
+            places,
             [record[name] for record in records],
             marker="o",
             markersize=4,
@@ -159,7 +170,7 @@ def plot_trajectory(
             label="adopted cells",
         )
         axes.plot(
-            best["edges_left"],
+            best[place],
             best[name],
             marker="*",
             markersize=16,
@@ -171,9 +182,10 @@ def plot_trajectory(
         axes.grid(alpha=0.3)
     if best["macs"] is not None:
         all_axes[-1].set_yscale("log")
-    all_axes[-1].set_xlabel("edges left")
+    all_axes[-1].set_xlabel("edges left" if shrinks else "round")
     all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    all_axes[-1].invert_xaxis()
+    if shrinks:
+        all_axes[-1].invert_xaxis()
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     if path is not None:
         figure.savefig(path, dpi=150)

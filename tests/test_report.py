@@ -98,4 +98,10 @@ def test_the_table_of_a_bayesian_search_says_what_was_removed_and_what_came_back
     for record, row in zip(records, rows, strict=False):
         for i, j in (*record["removed_edges"], *record["added_edges"]):
             assert f"{i}-{j}" in row
-    assert len(plot_trajectory(records).axes) == 3
+    assert any(record["added_edges"] for record in records)
+    axes = plot_trajectory(records).axes
+    assert len(axes) == 3
+    assert axes[-1].get_xlabel() == "round"
+    (adopted,) = (line for line in axes[0].lines if line.get_marker() == "o")
+    assert adopted.get_xdata().tolist() == [record["round"] for record in records]
+    assert axes[-1].get_xlim()[0] < axes[-1].get_xlim()[1]
