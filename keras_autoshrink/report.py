@@ -109,8 +109,7 @@ def plot_trajectory(
 ) -> Figure:
     """Draws score, objective and MACs of a search, the chosen cell marked.
 
-    Over the edges left, from many to few, if no round has more than the one before; over the
-    rounds if edges came back.
+    Over the edges left, from many to few; over the rounds, if edges came back in any of them.
 
     Args:
         search: a tuner, or the records that its `trajectory()` returns.
@@ -144,9 +143,8 @@ def plot_trajectory(
     figure = _Picture(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    left = [record["edges_left"] for record in records]
-    shrinks = left == sorted(left, reverse=True)
-    place, places = ("edges_left", left) if shrinks else ("round", [r["round"] for r in records])
+    shrinks = not any(record.get("added_edges") for record in records)
+    place = "edges_left" if shrinks else "round"
     losers = [
         {**candidate, "round": record["round"]}
         for record in records
@@ -162,7 +160,7 @@ def plot_trajectory(
             label="rejected candidates",
         )
         axes.plot(
-            places,
+            [record[place] for record in records],
             [record[name] for record in records],
             marker="o",
             markersize=4,
