@@ -158,7 +158,8 @@ def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _
 def _check_reachable(address: str) -> None:
     """Raises an OSError if it is not; tensorflow-datasets would try for minutes, and litter."""
     try:
-        urllib.request.urlopen(address, timeout=10).close()
+        # An opener of its own: urlopen's keeps the proxies of the process's first request.
+        urllib.request.build_opener().open(address, timeout=10).close()
     except OSError as error:
         reason = getattr(error, "reason", error)
         # tensorflow-datasets has certificates of its own, where Python may have none.
