@@ -27,4 +27,4 @@ docs: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv demo runs docs/_build
+	rm -rf .venv demo runs tutorials/runs docs/_build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,12 @@ from keras_autoshrink.trajectory import best_record, described
 Records = Sequence[dict[str, Any]]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+# The built-in ops have the same colours in all pictures; others the first ones of the rest.
+_COLOURS = {
+    **{"conv1x1": "#56B4E9", "sepconv3x3": "#E69F00"},
+    **{"identity": "#56B4E9", "relu": "#E69F00", "sigmoid": "#009E73", "tanh": "#F0E442"},
+}
+_OTHER_COLOURS = ("#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 _OUTPUT = "output"
 # Of records that have them: what to call them in a table.
 _COSTS = {"latency_ms": "ms", "measured_cost": "cost"}
@@ -60,8 +66,8 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     graph = cell.to_networkx().subgraph(cell.reachable).copy()
     graph.add_node(_OUTPUT, op=_OUTPUT)
     graph.add_edges_from((leaf, _OUTPUT) for leaf in cell.leaves)
-    ops = sorted({op for _, op in graph.nodes(data="op")} - {INPUT, _OUTPUT})
-    colours = {op: _COLOURS[place % len(_COLOURS)] for place, op in enumerate(ops)}
+    others = sorted({*cell.ops} - {INPUT} - _COLOURS.keys())
+    colours = {**_COLOURS, **dict(zip(others, itertools.cycle(_OTHER_COLOURS), strict=False))}
     position = layered(graph)
     columns = 1 + max(x for x, _ in position.values())
     figure = _Picture(figsize=(1.6 * columns + 1, 4.2), layout="constrained")
