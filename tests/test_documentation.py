@@ -88,7 +88,7 @@ def test_an_example_imports_what_it_uses(name):
                 used.add(id_)
             case ast.Name(id=id_) | ast.arg(arg=id_):
                 bound.add(id_)
-            case ast.FunctionDef(name=id_) | ast.ClassDef(name=id_):
+            case ast.FunctionDef(name=id_) | ast.ClassDef(name=id_) | ast.ExceptHandler(name=id_):
                 bound.add(id_)
             case ast.alias(name=id_, asname=given):
                 bound.add(given or id_)
