@@ -152,8 +152,12 @@ def width_for_macs(target_macs: int, cell: Cell = SHRINKCNN_CELL, **architecture
         ValueError: even the narrowest network costs more, or the widest costs less.
 
     Example:
-        >>> width_for_macs(300_000_000)
-        1.23
+        >>> cell = Cell.dense(("input", "conv1x1"))
+        >>> stage = {"stage_scales": [1], "stage_strides": [2], "stage_repeats": [1]}
+        >>> small = {"input_shape": (8, 8, 1), "classes": 10, "head_filters": None, **stage}
+        >>> width = width_for_macs(10_000, cell, **small)
+        >>> width, count_macs(ShrinkCNN(cell, width=width, **small))
+        (1.18, 9952)
     """
 
     def macs(hundredths: int) -> int:

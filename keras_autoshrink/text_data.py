@@ -72,7 +72,7 @@ class TextData:
 
     @property
     def checksum(self) -> int:
-        """Of the training and validation text and the words: another text has another one."""
+        """Of the training and validation text and the words; another text has another one."""
         words = "\n".join(self.vocabulary.words).encode()
         parts = (words, self.train.tobytes(), self.validation.tobytes())
         return functools.reduce(lambda sum_, part: zlib.crc32(part, sum_), parts, 0)

@@ -146,6 +146,8 @@ def train_model(
         RuntimeError: the loss or the perplexity is no longer a finite number.
 
     Example:
+        >>> import keras
+        >>> from keras_autoshrink.language_models import language_model
         >>> def build(recipe):
         ...     cell = keras.layers.LSTMCell(650, **recipe.cell_dropouts())
         ...     return language_model(cell, len(data.vocabulary), **recipe.regularization())

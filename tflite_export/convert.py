@@ -67,8 +67,12 @@ def convert(
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
         >>> path = convert(model, "model.tflite")
         >>> images = keras.random.uniform((20, 4, 4, 1), seed=0).numpy()
-        >>> convert(model, "model.int8.tflite", "int8", representative_data=images).name
-        'model.int8.tflite'
+        >>> path_int8 = convert(model, "model.int8.tflite", "int8", representative_data=images)
+        >>> from tflite_export import describe
+        >>> describe(path).quantization, describe(path).operators
+        ('float32', {'CONV_2D': 1})
+        >>> describe(path_int8).quantization, describe(path_int8).operators
+        ('int8', {'QUANTIZE': 1, 'CONV_2D': 1, 'DEQUANTIZE': 1})
     """
     import keras
 

@@ -12,7 +12,7 @@ from typing import Any
 from tflite_export import flatbuffer
 from tflite_export.macs import macs_of
 from tflite_export.metadata import Metadata, metadata_of
-from tflite_export.quantization import WEIGHTED, quantization_of
+from tflite_export.quantization import has_quantized_activations, quantization_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class FloatOperator:
-    """An operator of an int8 file that computes in float32.
+    """An operator of an int8 file that takes or gives float32.
 
     Attributes:
         operator: Its name in the schema, such as ``CONV_2D``.
@@ -45,8 +45,14 @@ class FloatOperator:
         why: As far as the file tells.
 
     Example:
-        >>> FloatOperator("SOFTMAX", "scores", why="its activations were not quantized").output
-        'scores'
+        >>> import keras
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> images = keras.random.uniform((20, 4, 4, 1), seed=0).numpy()
+        >>> for operator in float_operators(convert(model, "model.tflite", "int8", images)):
+        ...     print(operator.operator, operator.why)
+        QUANTIZE border: takes the file's float32 input
+        DEQUANTIZE border: gives the file's float32 output
     """
 
     operator: str
@@ -69,7 +75,8 @@ class Description:
         macs: Multiply-accumulates for one sample (1 MAC = 2 FLOPs); None if they cannot be counted.
         macs_unknown: Why they cannot.
         operators: How often each operator is in the file, most often first.
-        float_operators: Those of a file with quantized activations that compute in float32.
+        float_operators: Those of a file with quantized activations that have a float32 tensor,
+            also the two that only convert the file's input and output.
 
     Example:
         >>> import keras
@@ -190,7 +197,7 @@ def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
     tensors = graph.tensors or []
     operators = graph.operators or []
     dtypes = [_dtype(tensor) for tensor in tensors]
-    if not _has_quantized_activations(model, graph, dtypes):
+    if not has_quantized_activations(model, graph):
         return []
     constant = {
         index
@@ -214,24 +221,6 @@ def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
             output = (tensors[operator.outputs[0]].name or b"").decode(errors="replace")
             found.append(FloatOperator(name, output, _why(name, operator, graph, weights)))
     return found
-
-
-def _has_quantized_activations(model: Any, graph: Any, dtypes: list[str]) -> bool:
-    """Whether a graph computes in integers.
-
-    An integer alone says nothing: images come as uint8 to networks that compute in float32, and a
-    table of int8 weights gives int8 rows to files of quantization "dynamic".
-    """
-    integers = [dtype in ("int8", "int16", "uint8") for dtype in dtypes]
-    makers = (
-        operator
-        for operator in graph.operators or []
-        if flatbuffer.operator_name(model, operator) in WEIGHTED | {"QUANTIZE"}
-    )
-    return any(integers[index] for operator in makers for index in operator.outputs) or any(
-        integers[index] and _tensor(graph.tensors[index]).scale is not None
-        for index in graph.inputs
-    )
 
 
 def _why(name: str, operator: Any, graph: Any, weights: list[str]) -> str:

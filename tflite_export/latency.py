@@ -29,9 +29,12 @@ class Latency:
         measured_by: The runtime, its threads, whether XNNPACK ran any of it, and the processor.
 
     Example:
-        >>> latency = Latency(2.0, 2.5, num_threads=1, runs=100, measured_by="LiteRT, 1 thread")
-        >>> f"{latency.median_ms} ms, 95% within {latency.p95_ms} ms"
-        '2.0 ms, 95% within 2.5 ms'
+        >>> import keras
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> latency = benchmark(convert(model, "model.tflite"), num_threads=2, runs=10)
+        >>> latency.measured_by  # doctest: +ELLIPSIS
+        'LiteRT ... interpreter, 2 threads, ...'
     """
 
     median_ms: float

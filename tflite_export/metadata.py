@@ -35,9 +35,15 @@ class Metadata:
             not say.
 
     Example:
-        >>> metadata = Metadata(name="pets", labels=("cat", "dog"), mean=(127.5,), std=(127.5,))
-        >>> metadata.labels[1], metadata.pixel_max
-        ('dog', None)
+        >>> import keras
+        >>> from tflite_export import add_metadata, convert
+        >>> layers = [keras.layers.Flatten(), keras.layers.Dense(2)]
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+        >>> path = convert(model, "model.tflite")
+        >>> add_metadata(path, name="pets", labels=["cat", "dog"])
+        >>> metadata = read_metadata(path)
+        >>> metadata.name, metadata.labels, metadata.pixel_max
+        ('pets', ('cat', 'dog'), None)
     """
 
     name: str | None = None

@@ -62,3 +62,28 @@ def quantization_of(model: Any) -> str:
     if len(kinds) > 1:
         return "mixed"
     return kinds.pop() if kinds else "float32"
+
+
+def has_quantized_activations(model: Any, graph: Any) -> bool:
+    """Whether a graph of a file's ``ModelT`` computes in integers.
+
+    An integer alone says nothing: images come as uint8 to networks that compute in float32, and a
+    table of int8 weights gives int8 rows to files of quantization "dynamic".
+    """
+    tensor_type = flatbuffer.schema().TensorType
+    kinds = (tensor_type.INT8, tensor_type.INT16, tensor_type.UINT8)
+    integers = [tensor.type in kinds for tensor in graph.tensors or []]
+    makers = (
+        operator
+        for operator in graph.operators or []
+        if flatbuffer.operator_name(model, operator) in WEIGHTED | {"QUANTIZE"}
+    )
+    return any(integers[index] for operator in makers for index in operator.outputs) or any(
+        integers[index] and _is_scaled(graph.tensors[index]) for index in graph.inputs
+    )
+
+
+def _is_scaled(tensor: Any) -> bool:
+    """Whether a tensor has one scale, as activations have."""
+    quantized = tensor.quantization
+    return quantized is not None and quantized.scale is not None and len(quantized.scale) == 1

@@ -33,8 +33,13 @@ class Mode:
         objection: Why the file was not taken, or why there is none; empty if nothing is against it.
 
     Example:
-        >>> Mode("int8", num_bytes=1_200, agreement=None, objection="an output is NaN").quantization
-        'int8'
+        >>> import keras
+        >>> layer = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), layer])
+        >>> smallest = convert_smallest(model, "model.tflite", [[1, 0], [0, 1]], [0, 1])
+        >>> mode = smallest.modes[0]
+        >>> mode.quantization, mode.agreement.file_accuracy, mode.objection
+        ('float32', 1.0, '')
     """
 
     quantization: Quantization
@@ -55,10 +60,12 @@ class Smallest:
         float_operators: The operators of a file of integers that stayed float32.
 
     Example:
-        >>> from pathlib import Path
-        >>> mode = Mode("dynamic", num_bytes=1_200, agreement=None, objection="")
-        >>> Smallest(Path("model.tflite"), mode, (mode,), 0.01, ()).chosen.num_bytes
-        1200
+        >>> import keras
+        >>> layer = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), layer])
+        >>> smallest = convert_smallest(model, "model.tflite", [[1, 0], [0, 1]], [0, 1])
+        >>> smallest.path.name, smallest.chosen == smallest.modes[0], smallest.float_operators
+        ('model.tflite', True, ())
     """
 
     path: Path
@@ -78,9 +85,15 @@ class NoModeHoldsError(ValueError):
         modes: All modes, as in ``Smallest``.
 
     Example:
-        >>> mode = Mode("int8", num_bytes=1_200, agreement=None, objection="an output is NaN")
-        >>> NoModeHoldsError("no file holds", (mode,)).modes[0].objection
-        'an output is NaN'
+        >>> import keras
+        >>> import numpy as np
+        >>> layer = keras.layers.Dense(2, kernel_initializer=keras.initializers.Constant(np.nan))
+        >>> model = keras.Sequential([keras.Input((2,)), layer])
+        >>> try:
+        ...     convert_smallest(model, "model.tflite", [[1, 0], [0, 1]], [0, 1])
+        ... except NoModeHoldsError as error:
+        ...     print(error.modes[0].objection)
+        outputs are NaN
     """
 
     def __init__(self, message: str, modes: tuple[Mode, ...]) -> None:

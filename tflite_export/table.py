@@ -43,13 +43,14 @@ class Check:
         latencies: One for each number of threads.
 
     Example:
-        >>> from pathlib import Path
-        >>> agreement = Agreement(100, 1.0, 0.0, None, None, None)
-        >>> latency = Latency(0.5, 0.75, num_threads=1, runs=100, measured_by="LiteRT, 1 thread")
-        >>> Check(
-        ...     Path("model.tflite"), "float32", 72, 72, 1348, 780, agreement, (latency,)
-        ... ).macs_equal
-        True
+        >>> import keras
+        >>> import numpy as np
+        >>> from tflite_export import convert
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+        >>> path = convert(model, "model.tflite")
+        >>> checked = check(model, path, np.ones((3, 4, 4, 1)), model_macs=73, threads=[1])
+        >>> checked.quantization, checked.file_macs, checked.macs_equal
+        ('float32', 72, False)
     """
 
     path: Path
