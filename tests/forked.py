@@ -3,9 +3,14 @@
 Not copies of the tests' own process, whose TensorFlow may be at work in other threads.
 """
 
+import atexit
 import gc
 import multiprocessing
+import os
 import signal
+import sys
+import tempfile
+from pathlib import Path
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["keras_autoshrink.tuner", "keras_autoshrink.hypermodels"])
@@ -27,6 +32,37 @@ def outcome(function, *arguments):
     process = start(function, *arguments)
     process.join()
     return process.exitcode
+
+
+def _execute(source, arguments, environment, folder):
+    for descriptor, name in enumerate(("printed", "errors"), start=1):
+        with (folder / name).open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    os.environ.update(environment)
+    tempfile.tempdir = None  # an import may have looked for it in the other environment
+    sys.argv[1:] = arguments
+    try:
+        exec(source, {"__name__": "__main__"})
+    finally:
+        atexit._run_exitfuncs()  # which a process that was forked leaves out
+
+
+class Script:
+    """Python source at work, with arguments and variables of the environment of its own."""
+
+    def __init__(self, source, *arguments, **environment):
+        self._folder = tempfile.TemporaryDirectory()
+        folder = Path(self._folder.name)
+        self._process = start(_execute, source, arguments, environment, folder)
+
+    def end(self):
+        """Its exit status, and what it wrote to standard output and to standard error."""
+        self._process.join(240)
+        self._process.kill()  # what hangs
+        self._process.join()
+        with self._folder as folder:
+            printed, errors = (Path(folder, name).read_text() for name in ("printed", "errors"))
+        return self._process.exitcode, printed, errors
 
 
 KILLED = -signal.SIGKILL

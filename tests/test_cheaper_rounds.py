@@ -38,6 +38,7 @@ def longer(folder, epochs, **cheaper):
 
 
 @pytest.mark.parametrize("cheaper", CHEAPER)
+@pytest.mark.usefixtures("programs_traced_anew")
 def test_the_same_seed_gives_the_same_search(cheaper, tmp_path):
     once = search(make(tmp_path / "once", **cheaper))
     again = search(make(tmp_path / "again", **cheaper))

@@ -1,19 +1,29 @@
 """Several devices and several workers: the same training as on one, but for rounding."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import Script
 
 import keras_autoshrink as kas
 from keras_autoshrink import distribution
 
 CELL = kas.Cell.dense(("input", "conv1x1"))
+
+# One cell in each stage instead of two: to trace them is most of the time.
+SMALL = """
+from keras_autoshrink import training
+training._SMALL_ARCHITECTURE["stage_repeats"] = (1, 1, 1)
+"""
+
+COMMAND = """
+import sys
+from keras_autoshrink.cli import main
+sys.exit(main())
+"""
 
 # Two CPU devices have to be made before TensorFlow begins: in a process of its own.
 MIRRORED = """
@@ -71,11 +81,9 @@ print(json.dumps({"histories": histories, "refused": refused}))
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory):
     state = tmp_path_factory.mktemp("mirrored") / "state"
-    ran = subprocess.run(
-        [sys.executable, "-c", MIRRORED, str(state)], capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout.splitlines()[-1])
+    code, printed, errors = Script(SMALL + MIRRORED, str(state)).end()
+    assert code == 0, errors
+    return json.loads(printed.splitlines()[-1])
 
 
 def assert_close(one, other):
@@ -109,33 +117,21 @@ def test_two_workers_train_as_one_and_the_chief_writes(tmp_path):
             ports.append(listener.getsockname()[1])
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
 
-    def command(output, strategy):
+    def train(output, strategy, **environment):
         options = (
             f"--width 0.25 --epochs 2 --batch-size 64 --ema 0.9 --distribution-strategy {strategy}"
         )
-        train = [sys.executable, "-m", "keras_autoshrink.cli", "train", str(tmp_path / "cell.json")]
-        return [*train, "--output", str(tmp_path / output), *options.split()]
+        command = ["train", str(tmp_path / "cell.json"), "--output", str(tmp_path / output)]
+        return Script(SMALL + COMMAND, *command, *options.split(), **environment)
 
-    workers = [
-        subprocess.Popen(
-            command("several.keras", "multiworker"),
-            env={
-                **os.environ,
-                "TF_CONFIG": json.dumps(
-                    {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                ),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    outputs = [worker.communicate(timeout=240) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
-    assert "wrote " in outputs[0][0]
-    assert "wrote " not in outputs[1][0]
-    assert subprocess.run(command("one.keras", "none"), capture_output=True).returncode == 0
+    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": place}} for place in (0, 1)]
+    workers = [train("several.keras", "multiworker", TF_CONFIG=json.dumps(task)) for task in tasks]
+    ended = [worker.end() for worker in workers]
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert "wrote " in ended[0][1]
+    assert "wrote " not in ended[1][1]
+    code, _, errors = train("one.keras", "none").end()
+    assert code == 0, errors
     several, one = (
         json.loads((tmp_path / f"{name}.keras.json").read_text()) for name in ("several", "one")
     )

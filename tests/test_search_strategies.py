@@ -12,6 +12,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import Script
 
 import keras_autoshrink as kas
 from keras_autoshrink import search_batches
@@ -143,10 +144,11 @@ print(json.dumps([records, tuner.best_cell().to_json(), accuracy]))
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory):
-    command = [sys.executable, "-c", SEARCH + MIRRORED, str(tmp_path_factory.mktemp("mirrored"))]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout.splitlines()[-1])
+    code, printed, errors = Script(
+        SEARCH + MIRRORED, str(tmp_path_factory.mktemp("mirrored"))
+    ).end()
+    assert code == 0, errors
+    return json.loads(printed.splitlines()[-1])
 
 
 def assert_same(records, others, tolerance=1e-4):
@@ -204,25 +206,14 @@ class Run:
         self.scratch.mkdir(exist_ok=True)
         options["directory"] = str(directory)
         options["strategy"] = "several" if workers > 1 else "one"
-        processes = []
+        scripts = []
         for index in range(workers):
             task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-            environment = {**os.environ, "TMPDIR": str(self.scratch)}
+            environment = {"TMPDIR": str(self.scratch)}
             if workers > 1:
                 environment["TF_CONFIG"] = json.dumps(task)
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", SEARCH + WORKER, json.dumps(options)],
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        outputs = [process.communicate(timeout=240) for process in processes]
-        self.codes = [process.returncode for process in processes]
-        self.printed = [printed for printed, _ in outputs]
-        self.errors = [errors for _, errors in outputs]
+            scripts.append(Script(SEARCH + WORKER, json.dumps(options), **environment))
+        self.codes, self.printed, self.errors = zip(*(each.end() for each in scripts), strict=True)
         self.last = [(printed.splitlines() or [""])[-1] for printed in self.printed]
 
     def results(self):
@@ -283,7 +274,7 @@ def test_a_search_that_lost_a_worker_stops_and_goes_on(who, folder, together):
 
 def test_what_fails_everywhere_is_a_failed_candidate_and_all_hear_of_it(folder):
     run = Run(folder / "everywhere", what="everywhere", at=2, candidates=1)
-    assert run.codes == [1, 1]
+    assert run.codes == (1, 1)
     assert "edges: failed: OSError: no space left" in run.printed[0]
     expected = "stopped: the search cannot go on: all candidates of round 1 failed (1); the last "
     assert run.last[0].startswith(f"{expected}one with: OSError: no space left")
@@ -292,7 +283,7 @@ def test_what_fails_everywhere_is_a_failed_candidate_and_all_hear_of_it(folder):
 
 def test_a_failure_on_one_worker_alone_ends_the_search(folder):
     run = Run(folder / "failed", what="alone", who=1, at=2)
-    assert run.codes == [1, 1]
+    assert run.codes == (1, 1)
     assert run.last[0].startswith("stopped: a worker of the distribution_strategy was lost")
     assert run.last[1] == (
         "stopped: a candidate failed on some workers of the distribution_strategy, not on all: "
@@ -302,7 +293,7 @@ def test_a_failure_on_one_worker_alone_ends_the_search(folder):
 
 def test_workers_with_different_searches_do_not_begin(folder):
     run = Run(folder / "another", what="another", who=1)
-    assert run.codes == [1, 1]
+    assert run.codes == (1, 1)
     assert set(run.last) == {
         "stopped: distribution_strategy: 1 of 2 workers run another search than the first; start "
         "the same script everywhere"
