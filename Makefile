@@ -7,10 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
 
-# Two processes; one that has no test left takes half of what is left to the other, in their order,
-# so that few files' fixtures are made twice.
+# Three processes for two cores, as tests often wait for processes of their own; one that has none
+# left takes half of what is left to another, in their order, so that few fixtures are made twice.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
