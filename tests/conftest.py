@@ -5,11 +5,6 @@ import os
 # Before anything imports TensorFlow: it is talkative, and the tests read what commands print.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Several processes of tests share the cores, and their networks are tiny: more threads in each
-# would only wait for each other. The same tests took 9% less CPU so.
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import pytest
 from hypothesis import settings
 

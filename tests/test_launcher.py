@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import psutil
 import pytest
 from processes import is_alive
@@ -377,6 +378,9 @@ def test_a_launcher_that_is_killed_leaves_a_search_that_one_process_ends(tmp_pat
     launched.wait()
     while any(is_alive(process.pid) for process in left):
         time.sleep(0.02)
+    # A zombie's threads may live on for a moment, and with them its lock.
+    with filelock.FileLock(tmp_path / "digits" / ".lock", timeout=60):
+        pass
     command = [*SEARCH.split(), "--directory", str(tmp_path), "--max-seconds-per-trial", "200"]
     assert main(command) == 0
     assert trajectory(tmp_path / "digits") == one_process
