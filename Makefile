@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs tutorials clean
 
 demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
@@ -19,6 +19,10 @@ lint: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
+# All in full, about half an hour; `make tutorials NAMES=01_first_search` runs one.
+tutorials: .venv/installed
+	$(BIN)/python tutorials/execute.py $(NAMES)
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,73 @@
+"""Runs the tutorials as they stand and stores them with what they print: `make tutorials`.
+
+A notebook keeps a digest of the code that its outputs came of, so that a test can tell when the
+code has been changed and not run since. Files that a notebook makes go to `runs` beside it.
+"""
+
+import argparse
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import nbclient
+import nbformat
+
+HERE = Path(__file__).parent
+NAMES = sorted(path.stem for path in HERE.glob("*.ipynb"))
+
+
+def code_digest(notebook: nbformat.NotebookNode) -> str:
+    """SHA-256, as hexadecimal digits, of the sources of all code cells in their order."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def execute(path: Path) -> None:
+    """Runs a notebook from top to bottom and replaces its outputs.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed; the file is as it was.
+    """
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        record_timing=False,  # the times of cells would differ in every commit
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    for cell in notebook.cells:
+        # Log lines of TensorFlow and LiteRT, which name the machine and which no setting stops.
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+    notebook.metadata["outputs_of_code"] = code_digest(notebook)
+    notebook.metadata["language_info"] = {"name": "python"}  # not the version that ran it
+    written = path.with_suffix(".tmp")
+    nbformat.write(notebook, written)
+    written.replace(path)
+
+
+def main() -> None:
+    """Executes the notebooks that the command line names, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which to run: {', '.join(NAMES)}; default: all"
+    )
+    names = parser.parse_args().names or NAMES
+    if unknown := [name for name in names if name not in NAMES]:
+        parser.error(f"no tutorial is called {unknown[0]}: there are {', '.join(NAMES)}")
+    for name in names:
+        started, before = time.monotonic(), os.times()
+        execute(HERE / f"{name}.ipynb")
+        after = os.times()
+        # A notebook runs in a process of its own, which has ended by now.
+        busy = after.children_user + after.children_system
+        busy -= before.children_user + before.children_system
+        minutes = (time.monotonic() - started) / 60
+        print(f"{name}: {minutes:.1f} min, {busy / 60:.1f} min of processor time", flush=True)
+
+
+if __name__ == "__main__":
+    main()
