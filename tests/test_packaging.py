@@ -29,7 +29,7 @@ def test_the_version_is_the_same_everywhere():
 def test_the_citation_names_the_package_its_licence_and_the_paper():
     found, given = top_level(), setup_arguments()
     assert found["cff-version"] == "1.2.0"
-    assert {"message", "authors", "preferred-citation"} <= found.keys()
+    assert {"message", "authors", "references"} <= found.keys()
     assert found["title"] == ast.literal_eval(given["name"])
     assert found["license"] == ast.literal_eval(given["license"])
     assert re.search(r"^  url: https://arxiv\.org/abs/1911\.09251$", CITATION, re.M)

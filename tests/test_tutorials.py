@@ -25,9 +25,7 @@ NAMES = (
 )
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
 
-INSTALL = re.compile(
-    r"# %pip install --quiet '?keras_autoshrink\b.*  # in Colab, or wherever .* not installed yet"
-)
+INSTALL = re.compile(r"(?:# .*\n)+# %pip install --quiet '?keras_autoshrink\b.*")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # A folder of one machine; not the end of another path, of a device's for one.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work)\b")
