@@ -76,7 +76,7 @@ def count_macs(path: str | os.PathLike[str]) -> int:
 
 
 def macs_of(model: Any) -> int:
-    """The multiply-accumulates of a file's ``ModelT``, see ``count_macs``."""
+    """The multiply-accumulates of a file's ``ModelT``, see `count_macs`."""
     graph = model.subgraphs[0]
     total = _count_graph(model, graph)
     _check_one_entry(model)
