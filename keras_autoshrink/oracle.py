@@ -22,10 +22,9 @@ class AutoShrinkOracle(ScreeningOracle):
     their defaults. `AutoShrink` is the tuner that goes with it and adds the score; with
     another tuner the objective is the score.
 
-    A trial whose objective is not finite has failed. When all candidates of a round have
-    failed ("paper"), or no network has a score, or ten or more in a row have none ("bayesian"),
-    asking for another trial raises a RuntimeError that quotes the last error; a reload tries the
-    last round again.
+    A trial whose objective is not finite has failed. When all of a round have failed ("paper"), or
+    no network has a score, or ten or more in a row have none ("bayesian"), asking for another trial
+    raises a RuntimeError that quotes the last error; a reload tries the last round again.
 
     Args:
         objective: name or `keras_tuner.Objective`; by default the "score" of `AutoShrink`, to
@@ -43,16 +42,17 @@ class AutoShrinkOracle(ScreeningOracle):
         allow_new_entries: as in `keras_tuner.Oracle`.
         tune_new_entries: as in `keras_tuner.Oracle`.
         max_retries_per_trial: as in `keras_tuner.Oracle`.
-        strategy: "bayesian" tries any parts of the first cell, those that are likely to score
-            best by all scores so far; "paper" cells that lack one edge of the current one. For
-            as many trained networks the first finds better ones (benchmarks/search_quality.md).
+        strategy: "bayesian" tries any parts of the first cell, those likely to score best by all
+            scores so far; "paper" cells that lack one edge of the current one. `AutoShrink` says
+            what is known of which is better.
         max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
             train at most. ("paper" ends by itself.)
 
     Attributes:
         on_begin: called with each trial that is handed out.
         on_end: called with each trial that has ended, once the search knows.
-        farewell: tells when a chief may go.
+        farewell: its event `finished` is set once no worker is left to be told of the end; then
+            a chief, the process that serves the workers, may end.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
