@@ -24,16 +24,18 @@ from keras_autoshrink.text_windows import check_length, training_windows
 class RNNCellHyperModel(keras_tuner.HyperModel):
     """A small language model of a recurrent cell, trained for a short while: the proxy.
 
-    `tuner.search(train_tokens, validation_data=validation_tokens, epochs=10)` takes texts as
+    `AutoShrink.search(train_tokens, validation_data=validation_tokens, epochs=10)` takes texts as
     integers of shape (n,). Each is read as parallel streams in windows; the state is carried
     from one window to the next. Plain SGD with gradients of bounded norm, and early stopping
     after 5 epochs without a better validation perplexity (arXiv 1911.09251; the defaults are
     the paper's search on a part of Penn Treebank). Without a `score=` the tuner takes
-    `PerplexityScore()`. Candidates are scored on ten parallel streams of the validation text, see
-    `PerplexityEvaluation`.
+    `PerplexityScore()`. For the score the validation text is read as ten parallel streams, each but
+    the first from a window before its beginning on, which does not count: close to one reading from
+    end to end, and faster.
 
-    The tuner's `get_best_models()` returns a `carrying` model, with its batch size and its
-    windows; `step_model` makes the form for a phone of it.
+    The tuner's `get_best_models()` returns a model that carries its state from one batch to the
+    next: tokens (batch_size, steps) to logits (batch_size, steps, vocabulary_size). `step_model`
+    makes the form for a phone of it.
 
     Args:
         vocabulary_size: number of different tokens; tokens are 0 to vocabulary_size - 1.
