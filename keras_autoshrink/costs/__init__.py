@@ -31,7 +31,7 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
     Args:
         model: A functional or Sequential Keras 3 model.
         input_shape: The shape to count at, without the batch dimension, such as (224, 224, 3);
-            for several inputs a list of shapes in the order of `model.inputs`, or a dict of
+            for several inputs a list of shapes in the order of the model's `inputs`, or a dict of
             shapes by input name. Overrides the model's own shapes. Needed where the model leaves
             dimensions open, and for a Sequential model that is not built (this one case builds
             a throw-away copy of it).
