@@ -167,7 +167,7 @@ class Cell:
         return cls(tuple(data["ops"]), tuple(data["edges"]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the cell to the JSON file `path`, whole or not at all."""
+        """Writes the cell to the JSON file `path`, whole or not at all; an OSError says why not."""
         files.write_text(path, json.dumps(self.to_json()) + "\n")
 
     @classmethod

@@ -37,7 +37,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
     Args:
         input_shape: (height, width, channels) of an image.
-        classes: number of classes; labels are integers from 0 to classes - 1.
+        classes: number of classes; labels are integers (n,) from 0 to classes - 1.
         num_nodes: N, the nodes of the complete DAG, the input included.
         filters: base number of filters.
         stage_scales: scale of each stage's filters.
@@ -48,7 +48,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         operations: the ops that nodes draw from, in equal numbers, as far as possible.
         activation: name of the activation.
         learning_rate: of Adam.
-        batch_size: default of the batch size, where `search` is given arrays.
+        batch_size: images in a step, where `AutoShrink.search` is given arrays and no other.
         seed: integer, 0 included; decides which node has which op.
 
     Raises:
@@ -116,7 +116,14 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         declare_cell(hp, self.cell)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The compiled network of the cell that `hp` holds; it returns logits."""
+        """The compiled network of the cell that `hp` holds.
+
+        Returns:
+            A model from images (batch, height, width, channels) to logits (batch, classes).
+
+        Raises:
+            ValueError: the cell or the architecture cannot be built; the message says why.
+        """
         model = ShrinkCNN(
             declare_cell(hp, self.cell),
             width=1,
@@ -141,6 +148,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
         The order of arrays is drawn from Python's own generator, one for each epoch, unless
         `shuffle` says otherwise.
+
+        Returns:
+            The `keras.callbacks.History` of the training.
         """
         given = inspect.signature(keras.Model.fit).bind_partial(model, *args, **kwargs).arguments
         del given["self"]

@@ -100,7 +100,11 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         declare_cell(hp, self.cell)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The compiled model of the cell that `hp` holds, with a state that is carried on."""
+        """The compiled model of the cell that `hp` holds, with a state that is carried on.
+
+        Returns:
+            A model from tokens (batch_size, steps) to logits (batch_size, steps, vocabulary_size).
+        """
         model = ShrinkRNN(
             declare_cell(hp, self.cell), self.vocabulary_size, self.units, name="proxy"
         )
@@ -121,7 +125,22 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         callbacks: Sequence[keras.callbacks.Callback] = (),
         **kwargs: Any,
     ) -> Any:
-        """Trains a candidate on the text x, scored on another; the rest as in `keras.Model.fit`."""
+        """Trains a candidate on a text, with early stopping.
+
+        Args:
+            hp: the candidate's hyperparameters.
+            model: as `build` makes it.
+            x: the training text, integers (n,).
+            validation_data: the text to score on, integers (n,).
+            callbacks: further ones.
+            **kwargs: as for `keras.Model.fit`.
+
+        Returns:
+            The `keras.callbacks.History` of the training.
+
+        Raises:
+            ValueError: the training text is too short for one window in each stream.
+        """
         windows, targets = training_windows(x, self.batch_size, self.steps)
         return model.fit(
             windows,
@@ -143,8 +162,8 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
 
         Args:
             *args: those of `AutoShrink.search`, as are all others.
-            x: the training text, where it is given by name.
-            validation_data: the text to score on.
+            x: the training text, integers (n,), where it is given by name.
+            validation_data: the text to score on, integers (n,).
             **kwargs: for texts neither `y`, `batch_size`, `validation_split` nor `sample_weight`.
         """
         usage = "a text is searched by search(train_tokens, validation_data=validation_tokens)"

@@ -31,13 +31,13 @@ class AutoShrinkOracle(ScreeningOracle):
             be maximised. The trajectory's score is what is maximised: for an objective to be
             minimised, its negative.
         metric: name of the metric behind it, for the record; by default the objective itself.
-        num_candidates: k, how many cells are tried in a round.
-        keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
-            smaller cells.
+        num_candidates: k, how many cells are tried in a round, 1 or more.
+        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
+            tries no smaller cells.
         seed: integer, 0 included; every random choice comes from it.
-        max_seconds_per_trial: when a worker has not answered for so long (and a few seconds),
-            an idle one gets its candidate, and a late answer does not count. `AutoShrink` ends
-            such a trial itself.
+        max_seconds_per_trial: when a worker has not answered for so many seconds (and a few
+            more), an idle one gets its candidate, and a late answer does not count. `AutoShrink`
+            ends such a trial itself.
         hyperparameters: as in `keras_tuner.Oracle`.
         allow_new_entries: as in `keras_tuner.Oracle`.
         tune_new_entries: as in `keras_tuner.Oracle`.

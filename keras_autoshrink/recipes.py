@@ -84,6 +84,9 @@ class Recipe:
 
         Args:
             steps: number of steps in which the learning rate falls to 0.
+
+        Returns:
+            Adam, SGD or RMSprop, with the moving average of the weights if there is to be one.
         """
         common: dict[str, Any] = {
             "learning_rate": keras.optimizers.schedules.CosineDecay(self.learning_rate, steps),

@@ -101,7 +101,11 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         }
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes W0, in two parts, and for each node that has edges its W."""
+        """Makes W0, in two parts, and for each node that has edges its W.
+
+        Args:
+            input_shape: (batch, features).
+        """
 
         def kernel(name: str, rows: int, columns: int) -> keras.Variable:
             # An initializer gives the same numbers each time it is asked for the same shape.
@@ -121,7 +125,16 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         }
 
     def call(self, sequence: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
-        """The output and the new state of one step, which are the same."""
+        """The output and the new state of one step, which are the same.
+
+        Args:
+            sequence: x, shape (batch, features).
+            states: [h], h of shape (batch, units).
+            training: whether to drop what the dropouts say.
+
+        Returns:
+            The output, shape (batch, units), and [new h].
+        """
         h = states[0] if isinstance(states, (list, tuple)) else states
         mask = None
         x, dropped = sequence, h

@@ -34,10 +34,10 @@ class AutoShrink(SearchResults, ResumableTuner):
         score: callable `score(logs, macs)` to be maximised (see `docs/api/scores`), which several
             threads may call at once; by default the hypermodel's `default_score` if it has one,
             else `AccuracyScore()`.
-        num_candidates: k, how many cells are tried in a round.
-        keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
-            smaller cells.
-        max_seconds_per_trial: a candidate that takes longer has failed; by default none does.
+        num_candidates: k, how many cells are tried in a round, 1 or more.
+        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
+            tries no smaller cells.
+        max_seconds_per_trial: a candidate that trains for more seconds has failed; by default none.
             See `docs/guide/limits.md` for when the clock is looked at.
         seed: integer, 0 included. A candidate's draws follow from it and the cell alone; where
             it is built by itself, the global generators are seeded so.
@@ -60,8 +60,8 @@ class AutoShrink(SearchResults, ResumableTuner):
             networks; of larger cells there are few searches (`benchmarks/search_quality.md`).
         max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
             train at most. ("paper" ends by itself.)
-        max_macs: a candidate of more multiply-accumulates is not trained; by default all are. It is
-            no failure, and does not count as a candidate.
+        max_macs: a candidate of more multiply-accumulates for one image or token is not trained; by
+            default all are. It is no failure, and does not count as a candidate.
         max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds, measured
             as for `AccuracyScore`, is not trained either; by default none is measured.
         **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`

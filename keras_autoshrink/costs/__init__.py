@@ -20,6 +20,10 @@ from keras_autoshrink.costs.input_shapes import batch_shapes, built_copy, shape_
 def count_macs(model: keras.Model, input_shape: Any = None) -> int:
     """Counts the multiply-accumulates of a model for one sample.
 
+    Convolutions, dense layers and matrix products count, one multiply-accumulate as one, not as two
+    FLOPs; normalization, bias, activation, pooling and addition do not (the convention of arXiv
+    1911.09251).
+
     The model is walked, not run, and not changed. A layer that is shared counts at every call.
     A sample of a language model is a whole sequence; for the number per token pass one time
     step, input_shape=(1,), or divide by the steps.
