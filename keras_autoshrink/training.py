@@ -88,7 +88,7 @@ def train_network(
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> Trained:
-    """Trains the ShrinkCNN of a cell that `keras_autoshrink.training.architecture` says.
+    """Trains a ShrinkCNN of a cell, built as `keras_autoshrink.training.architecture` says.
 
     The network is that of the last epoch, or of its moving average: nothing is chosen by the
     validation images, which are only watched.
