@@ -1,5 +1,8 @@
 """How Sphinx builds the documentation: `make docs`."""
 
+import re
+
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
 from sphinx.environment import BuildEnvironment
@@ -39,11 +42,31 @@ class ObjectRole(PyXRefRole):
         title: str,
         target: str,
     ) -> tuple[str, str]:
-        """Keeps the title, of which Sphinx would drop a leading dot."""
+        """Keeps the title, of which Sphinx would drop a leading dot, and finds what is called."""
         _, target = super().process_link(env, refnode, has_explicit_title, title, target)
+        target = target.partition("(")[0]
+        if target[:1].isupper():  # the name of a class is known in all modules
+            refnode["refspecific"] = True
         return title, target
 
 
+# How docstrings and the guide call pages, in places where their reader may have no links.
+_PAGE = re.compile(r"(?:docs/)?((?:api|benchmarks|guide)/\w+)(?:\.md)?")
+
+
+def link_pages(app: Sphinx, doctree: nodes.document, name: str) -> None:
+    """Makes links of pages that are named as code: `benchmarks/phone.md`, `docs/api/scores`."""
+    for code in list(doctree.findall(nodes.literal)):
+        page = _PAGE.fullmatch(code.astext())
+        if page and page[1] in app.env.found_docs and not isinstance(code.parent, nodes.reference):
+            link = nodes.reference(
+                internal=True, refuri=app.builder.get_relative_uri(name, page[1])
+            )
+            code.replace_self(link)
+            link += code
+
+
 def setup(app: Sphinx) -> None:
-    """Puts the role in the place of Sphinx's."""
+    """Puts the role in the place of Sphinx's, and makes links of names of pages."""
     app.add_role_to_domain("py", "obj", ObjectRole(), override=True)
+    app.connect("doctree-resolved", link_pages)

@@ -63,7 +63,9 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         dropout: share of the pooled features dropped in training.
         classifier_activation: activation of the output; None returns logits.
         batchnorm_momentum: of all BatchNorm layers.
-        chained: as of `networks.CellStyle`; for candidates of a search.
+        chained: whether a node's output reaches those that read it through a chain of identities,
+            so that its gradients are summed in one order in every framework; for candidates of a
+            search, of which it makes the same number wherever they train.
         name: of the model.
 
     Returns:

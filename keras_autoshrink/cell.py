@@ -1,9 +1,4 @@
-"""The cell: a small directed acyclic graph of operations, which the search shrinks.
-
-Zhang et al., "AutoShrink: A Topology-aware NAS for Discovering Efficient Neural
-Architecture", AAAI 2020, arXiv 1911.09251. This module is pure data:
-it knows no Keras, and what an operation computes is not its business.
-"""
+"""The cell: a small graph of operations, which the search shrinks; pure data, without Keras."""
 
 from __future__ import annotations
 
@@ -31,14 +26,13 @@ _VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A DAG of operations; nodes are in topological order and node 0 is the input.
+    """A DAG of operations (Zhang et al., AAAI 2020, arXiv 1911.09251).
 
-    Node `j` concatenates the outputs of all nodes `i` with an edge `(i, j)` and applies its
-    op. The cell's output are its `leaves`. Nodes that cannot be reached from node 0 are
-    allowed and mean nothing: `prune` drops them.
-
-    Cells are compared as they are written; two cells that are the *same network* under
-    another numbering of their nodes have the same `key`.
+    Nodes are in topological order and node 0 is the input. Node `j` concatenates the outputs of
+    all nodes `i` with an edge `(i, j)` and applies its op. The cell's output are its `leaves`.
+    Nodes that cannot be reached from node 0 are allowed and mean nothing: `prune` drops them.
+    Cells are compared as they are written; two that are the *same network* under another numbering
+    of their nodes have the same `key`.
 
     Args:
         ops: the op of each node, node 0's being `"input"`; length N >= 2.
@@ -73,7 +67,14 @@ class Cell:
 
     @classmethod
     def dense(cls, ops: Iterable[str]) -> Cell:
-        """The complete DAG over `ops`: every edge `(i, j)` with i < j, N(N-1)/2 of them."""
+        """The complete DAG: every edge `(i, j)` with i < j, N(N-1)/2 of them.
+
+        Args:
+            ops: the op of each of the N nodes, two or more; node 0's is `"input"`.
+
+        Raises:
+            ValueError: `ops` are not those of a cell; the message names the culprit.
+        """
         ops = checked_ops(ops)
         return cls(ops, tuple((i, j) for j in range(len(ops)) for i in range(j)))
 
@@ -166,7 +167,7 @@ class Cell:
         return cls(tuple(data["ops"]), tuple(data["edges"]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the cell to the JSON file `path`, whole or not at all."""
+        """Writes the cell to the JSON file `path`, whole or not at all; an OSError says why not."""
         files.write_text(path, json.dumps(self.to_json()) + "\n")
 
     @classmethod

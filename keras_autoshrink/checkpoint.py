@@ -19,7 +19,9 @@ _KINDS = {"settings": dict, "history": dict, "epochs_done": int, "weights": str}
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Writes weights, the optimizer's state and the curves after each epoch.
+    """Writes weights, the optimizer's state and the curves of a training after each epoch.
+
+    Given to a training, it reads what one that was killed has left in the folder.
 
     `keras.callbacks.BackupAndRestore` writes the weights and the number of the epoch into two
     files one after the other: a kill between the two repeats an epoch on weights that have
@@ -28,7 +30,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Args:
         folder: where to write, or None to write nothing; made when there is something to write.
-        settings: plain values that a training has to share to go on with this state.
+        settings: plain values that a training has to share to go on with this state, such as the
+            cell, the recipe and the seed; a training does not look at them otherwise.
 
     Attributes:
         history: for each metric its value after each epoch, those before a kill among them.
@@ -36,6 +39,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Raises:
         ValueError: the folder holds a state of other settings, or a damaged one.
+
+    Example:
+        >>> from pathlib import Path
+        >>> checkpoint = TrainingCheckpoint(Path("training"), {"seed": 0})
+        >>> checkpoint.epochs_done, checkpoint.history  # nothing has been left there
+        (0, {})
     """
 
     def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
@@ -62,7 +71,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
 
     def restore(self, model: keras.Model) -> None:
-        """Gives a compiled model the state on the disk, if there is one.
+        """Gives a compiled model the state on the disk, if there is one; a training calls it.
+
+        Args:
+            model: changed in place.
 
         Raises:
             ValueError: the file cannot be read, or is that of another model.
@@ -81,7 +93,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             raise ValueError(f"{self._weights}: damaged: {reason}; delete its folder") from error
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Writes the state; `epoch` counts from 0."""
+        """Writes the state; `epoch` counts from 0, and `logs` has the loss.
+
+        Raises:
+            RuntimeError: the loss is not a finite number.
+        """
         logs = {name: float(value) for name, value in (logs or {}).items()}
         if not math.isfinite(logs["loss"]):
             # What is on the disk stays that of the epoch before.

@@ -63,15 +63,15 @@ def load_images(
         data_dir: where tensorflow-datasets keeps its data.
         image_size: height and width to which the images of a folder are resized, in RGB.
         proxy: how many images a search trains its candidates on and how many it scores them
-            on, as many of each class, drawn without replacement; all by default, of CIFAR-10
-            5,000 and 1,000, both from its training split (arXiv 1911.09251).
+            on, in equal numbers of each class, drawn without replacement; all by default, of
+            CIFAR-10 5,000 and 1,000, both from its training split (arXiv 1911.09251).
         strict: whether a file of a folder that cannot be read is an error; it is left out by
             default, and named in a warning of the logger `keras_autoshrink`.
 
     Returns:
-        An `ImageData` of `train`, `validation` and `test`, each with images `x`, float32 of shape
-        (n, height, width, channels), and labels `y`, int32 of shape (n,); of `class_names`; and
-        of `mean` and `std` of the pixels, by which all images are normalised.
+        A `keras_autoshrink.splits.ImageData` of `train`, `validation` and `test`, each with images
+        `x`, float32 of shape (n, height, width, channels), and labels `y`, int32 of shape (n,);
+        of `class_names`; and of `mean` and `std` of the pixels, by which all are normalised.
 
     Raises:
         ValueError: the source is no data set; the message says what is wrong with it.

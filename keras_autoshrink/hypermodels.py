@@ -29,13 +29,15 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     """A small image classifier made of one cell, trained for a short while: the proxy.
 
     Stem, one stage for each scale, global average pool, classifier; no residuals, no head.
-    Adam, and early stopping by `ProxyStopping` and after 5 epochs without a better validation
-    accuracy (arXiv 1911.09251; the defaults are the paper's search on
-    CIFAR-10).
+    It is trained by Adam, and stops early (arXiv 1911.09251; the defaults are the paper's search
+    on CIFAR-10): after 5 epochs without a better validation accuracy; after epoch 4 if the
+    validation accuracy is below twice chance (with 2 classes, 0.75); from epoch 4 on if the
+    validation loss is more than three times the training loss. Where epochs are so short that
+    epoch 4 ends before step 100, the epoch in which that step falls takes its place.
 
     Args:
         input_shape: (height, width, channels) of an image.
-        classes: number of classes; labels are integers from 0 to classes - 1.
+        classes: number of classes; labels are integers (n,) from 0 to classes - 1.
         num_nodes: N, the nodes of the complete DAG, the input included.
         filters: base number of filters.
         stage_scales: scale of each stage's filters.
@@ -43,10 +45,10 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         stage_repeats: number of cells of each stage.
         stem_filters: filters of the stem.
         stem_stride: stride of the stem.
-        operations: the ops that nodes draw from, as many of each as possible.
+        operations: the ops that nodes draw from, in equal numbers, as far as possible.
         activation: name of the activation.
         learning_rate: of Adam.
-        batch_size: default of the batch size, where `search` is given arrays.
+        batch_size: images in a step, where `AutoShrink.search` is given arrays and no other.
         seed: integer, 0 included; decides which node has which op.
 
     Raises:
@@ -114,7 +116,14 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         declare_cell(hp, self.cell)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The compiled network of the cell that `hp` holds; it returns logits."""
+        """The compiled network of the cell that `hp` holds.
+
+        Returns:
+            A model from images (batch, height, width, channels) to logits (batch, classes).
+
+        Raises:
+            ValueError: the cell or the architecture cannot be built; the message says why.
+        """
         model = ShrinkCNN(
             declare_cell(hp, self.cell),
             width=1,
@@ -139,6 +148,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
         The order of arrays is drawn from Python's own generator, one for each epoch, unless
         `shuffle` says otherwise.
+
+        Returns:
+            The `keras.callbacks.History` of the training.
         """
         given = inspect.signature(keras.Model.fit).bind_partial(model, *args, **kwargs).arguments
         del given["self"]
@@ -176,7 +188,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
         Args:
             *args: those of `AutoShrink.search`.
-            **kwargs: likewise.
+            **kwargs: those of `AutoShrink.search`.
         """
         check_fit_data(
             *args,

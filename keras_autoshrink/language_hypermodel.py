@@ -24,16 +24,18 @@ from keras_autoshrink.text_windows import check_length, training_windows
 class RNNCellHyperModel(keras_tuner.HyperModel):
     """A small language model of a recurrent cell, trained for a short while: the proxy.
 
-    `tuner.search(train_tokens, validation_data=validation_tokens, epochs=10)` takes texts as
+    `AutoShrink.search(train_tokens, validation_data=validation_tokens, epochs=10)` takes texts as
     integers of shape (n,). Each is read as parallel streams in windows; the state is carried
     from one window to the next. Plain SGD with gradients of bounded norm, and early stopping
     after 5 epochs without a better validation perplexity (arXiv 1911.09251; the defaults are
     the paper's search on a part of Penn Treebank). Without a `score=` the tuner takes
-    `PerplexityScore()`. Candidates are scored on ten parallel streams of the validation text, see
-    `PerplexityEvaluation`.
+    `PerplexityScore()`. For the score the validation text is read as ten parallel streams, each but
+    the first from a window before its beginning on, which does not count: close to one reading from
+    end to end, and faster.
 
-    The tuner's `get_best_models()` returns a `carrying` model, with its batch size and its
-    windows; `step_model` makes the form for a phone of it.
+    The tuner's `get_best_models()` returns a model that carries its state from one batch to the
+    next: tokens (batch_size, steps) to logits (batch_size, steps, vocabulary_size). `step_model`
+    makes the form for a phone of it.
 
     Args:
         vocabulary_size: number of different tokens; tokens are 0 to vocabulary_size - 1.
@@ -98,7 +100,11 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         declare_cell(hp, self.cell)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The compiled model of the cell that `hp` holds, with a state that is carried on."""
+        """The compiled model of the cell that `hp` holds, with a state that is carried on.
+
+        Returns:
+            A model from tokens (batch_size, steps) to logits (batch_size, steps, vocabulary_size).
+        """
         model = ShrinkRNN(
             declare_cell(hp, self.cell), self.vocabulary_size, self.units, name="proxy"
         )
@@ -119,7 +125,22 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         callbacks: Sequence[keras.callbacks.Callback] = (),
         **kwargs: Any,
     ) -> Any:
-        """Trains a candidate on the text x, scored on another; the rest as in `keras.Model.fit`."""
+        """Trains a candidate on a text, with early stopping.
+
+        Args:
+            hp: the candidate's hyperparameters.
+            model: as `build` makes it.
+            x: the training text, integers (n,).
+            validation_data: the text to score on, integers (n,).
+            callbacks: further ones.
+            **kwargs: as for `keras.Model.fit`.
+
+        Returns:
+            The `keras.callbacks.History` of the training.
+
+        Raises:
+            ValueError: the training text is too short for one window in each stream.
+        """
         windows, targets = training_windows(x, self.batch_size, self.steps)
         return model.fit(
             windows,
@@ -141,8 +162,8 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
 
         Args:
             *args: those of `AutoShrink.search`, as are all others.
-            x: the training text, where it is given by name.
-            validation_data: the text to score on.
+            x: the training text, integers (n,), where it is given by name.
+            validation_data: the text to score on, integers (n,).
             **kwargs: for texts neither `y`, `batch_size`, `validation_split` nor `sample_weight`.
         """
         usage = "a text is searched by search(train_tokens, validation_data=validation_tokens)"

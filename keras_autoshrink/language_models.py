@@ -45,9 +45,9 @@ def ShrinkRNN(  # noqa: N802 - a model function is named like the model, as in k
         vocabulary_size: number of different tokens; they are 0 to vocabulary_size - 1.
         units: size of the state, and of a token's embedding.
         dropout: share of the cell's input that is dropped in training, see `ShrinkRNNCell`.
-        recurrent_dropout: of its state.
+        recurrent_dropout: share of the cell's state that is dropped in training.
         name: of the model.
-        **regularization: further arguments of `language_model`.
+        **regularization: further arguments of `keras_autoshrink.language_models.language_model`.
 
     Returns:
         A functional `keras.Model` from tokens of shape (batch, steps), any number of steps, to
@@ -76,25 +76,33 @@ def language_model(
     activation_regularization: float = 0.0,
     name: str = "language_model",
 ) -> keras.Model:
-    """A language model around a recurrent cell, ours or one of Keras's such as `LSTMCell`.
+    """A language model around a recurrent cell, ours or one of Keras's.
 
     Args:
-        recurrent_cell: as for `keras.layers.RNN`, with an attribute `units`.
-        vocabulary_size: number of different tokens.
+        recurrent_cell: as for `keras.layers.RNN`, with an attribute `units`, such as a
+            `ShrinkRNNCell` or a `keras.layers.LSTMCell`.
+        vocabulary_size: number of different tokens; they are 0 to vocabulary_size - 1.
         word_dropout: share of the vocabulary's words whose embedding is dropped in a step of
             training (Merity et al., arXiv 1708.02182, section 4.3).
         embedding_dropout: share of the embedded input that is dropped, with one mask for a whole
             sequence.
-        output_dropout: likewise of the recurrent layer's output.
+        output_dropout: share of the recurrent layer's output that is dropped, with one mask for a
+            whole sequence.
         activation_regularization: the loss has this times the mean square of how the output
             changes from step to step added (section 4.6 there).
         name: of the model.
 
     Returns:
-        As `ShrinkRNN`.
+        A functional `keras.Model` from tokens of shape (batch, steps), any number of steps, to
+        logits of shape (batch, steps, vocabulary_size).
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> import keras
+        >>> language_model(keras.layers.LSTMCell(16), vocabulary_size=100).output_shape
+        (None, None, 100)
     """
     vocabulary_size = whole("vocabulary_size", vocabulary_size, 2)
     for argument, rate in (
@@ -160,7 +168,7 @@ def step_model(model: keras.Model) -> keras.Model:
     """The model for a phone: one token and the state go in, log-probabilities and state come out.
 
     Args:
-        model: a `language_model`.
+        model: a `ShrinkRNN`, or another `keras_autoshrink.language_models.language_model`.
 
     Returns:
         A model of the same layers with the inputs `tokens`, int32 of shape (batch, 1), and

@@ -22,37 +22,37 @@ class AutoShrinkOracle(ScreeningOracle):
     their defaults. `AutoShrink` is the tuner that goes with it and adds the score; with
     another tuner the objective is the score.
 
-    A trial whose objective is not finite has failed. When all candidates of a round have
-    failed ("paper"), or no network has a score, or ten or more in a row have none ("bayesian"),
-    asking for another trial raises a RuntimeError that quotes the last error; a reload tries the
-    last round again.
+    A trial whose objective is not finite has failed. When all of a round have failed ("paper"), or
+    no network has a score, or ten or more in a row have none ("bayesian"), asking for another trial
+    raises a RuntimeError that quotes the last error; a reload tries the last round again.
 
     Args:
         objective: name or `keras_tuner.Objective`; by default the "score" of `AutoShrink`, to
             be maximised. The trajectory's score is what is maximised: for an objective to be
             minimised, its negative.
         metric: name of the metric behind it, for the record; by default the objective itself.
-        num_candidates: k, how many cells are tried in a round.
-        keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
-            smaller cells.
+        num_candidates: k, how many cells are tried in a round, 1 or more.
+        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
+            tries no smaller cells.
         seed: integer, 0 included; every random choice comes from it.
-        max_seconds_per_trial: when a worker has not answered for so long (and a few seconds),
-            an idle one gets its candidate, and a late answer does not count. `AutoShrink` ends
-            such a trial itself.
+        max_seconds_per_trial: when a worker has not answered for so many seconds (and a few
+            more), an idle one gets its candidate, and a late answer does not count. `AutoShrink`
+            ends such a trial itself.
         hyperparameters: as in `keras_tuner.Oracle`.
         allow_new_entries: as in `keras_tuner.Oracle`.
         tune_new_entries: as in `keras_tuner.Oracle`.
         max_retries_per_trial: as in `keras_tuner.Oracle`.
-        strategy: "bayesian" tries any parts of the first cell, those that are likely to score
-            best by all scores so far; "paper" cells that lack one edge of the current one. For
-            as many trained networks the first finds better ones (benchmarks/search_quality.md).
+        strategy: "bayesian" tries any parts of the first cell, those likely to score best by all
+            scores so far; "paper" cells that lack one edge of the current one. `AutoShrink` says
+            what is known of which is better.
         max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
             train at most. ("paper" ends by itself.)
 
     Attributes:
         on_begin: called with each trial that is handed out.
         on_end: called with each trial that has ended, once the search knows.
-        farewell: tells when a chief may go.
+        farewell: its event `finished` is set once no worker is left to be told of the end; then
+            a chief, the process that serves the workers, may end.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.

@@ -23,7 +23,12 @@ class Recipe:
         learning_rate: at the first step; after the last one it would be 0.
         batch_size: images in a step, over all devices together.
         epochs: how often all images are seen.
-        augmentation: names of functions in `keras_autoshrink.augmentation`, in their order.
+        augmentation: what is done to training images at random, in this order: `"padded_crop"`
+            shifts by up to an eighth of the sides; `"resized_crop"` resizes a part of 3/4 or more
+            of the area; `"horizontal_flip"` mirrors half of them; `"colour_jitter"` changes
+            brightness, saturation, hue and contrast (pixels have to be 0 to 255); `"cutout"` sets
+            a square of half the height to the mean; `"random_erasing"` fills a rectangle with
+            noise in half of them.
         l2: the loss has this times the sum of the squared kernel weights added.
         label_smoothing: share of a label that is spread evenly over all classes.
         ema: momentum of the moving average of the weights that the trained network takes; None
@@ -79,6 +84,9 @@ class Recipe:
 
         Args:
             steps: number of steps in which the learning rate falls to 0.
+
+        Returns:
+            Adam, SGD or RMSprop, with the moving average of the weights if there is to be one.
         """
         common: dict[str, Any] = {
             "learning_rate": keras.optimizers.schedules.CosineDecay(self.learning_rate, steps),

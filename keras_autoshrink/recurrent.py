@@ -38,12 +38,13 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
     No product has a bias. All edges out of a node are one matrix product.
 
     Args:
-        cell: its ops are activations, `op_names.RNN_OPERATIONS`; nodes that it cannot reach from
-            node 0 are left out.
+        cell: its ops are activations, "tanh", "relu", "sigmoid" or "identity"; nodes that it cannot
+            reach from node 0 are left out.
         units: size of the state and the output.
         dropout: share of x that is dropped in training, with one mask for a whole sequence
             (Gal and Ghahramani, arXiv 1512.05287).
-        recurrent_dropout: likewise of h, in W0's product; the same mask is on every s_i.
+        recurrent_dropout: share of h that is dropped in W0's product; the same mask is on every
+            s_i.
         kernel_initializer: of all W; by default uniform within 1 / sqrt(units): at the paper's
             745 units close to the 0.04 of its release.
         seed: of the dropout masks.
@@ -100,7 +101,11 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         }
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes W0, in two parts, and for each node that has edges its W."""
+        """Makes W0, in two parts, and for each node that has edges its W.
+
+        Args:
+            input_shape: (batch, features).
+        """
 
         def kernel(name: str, rows: int, columns: int) -> keras.Variable:
             # An initializer gives the same numbers each time it is asked for the same shape.
@@ -120,7 +125,16 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         }
 
     def call(self, sequence: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
-        """The output and the new state of one step, which are the same."""
+        """The output and the new state of one step, which are the same.
+
+        Args:
+            sequence: x, shape (batch, features).
+            states: [h], h of shape (batch, units).
+            training: whether to drop what the dropouts say.
+
+        Returns:
+            The output, shape (batch, units), and [new h].
+        """
         h = states[0] if isinstance(states, (list, tuple)) else states
         mask = None
         x, dropped = sequence, h
@@ -151,7 +165,11 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         return output, [output] if isinstance(states, (list, tuple)) else output
 
     def count_macs(self, input_shape: tuple[int | None, ...]) -> int:
-        """The multiply-accumulates of a step on `input_shape`; `kas.count_macs` asks for them."""
+        """The multiply-accumulates of a step; `keras_autoshrink.count_macs` asks for them.
+
+        Args:
+            input_shape: (batch, features).
+        """
         features = int(input_shape[-1] or 0)
         edges = len(self.cell.edges)
         return (features + self.units + edges * self.units) * 2 * self.units

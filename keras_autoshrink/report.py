@@ -58,6 +58,10 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     Returns:
         The figure; a notebook shows it.
 
+    Raises:
+        ValueError: `path` has the ending of no kind of picture.
+        OSError: the picture cannot be written.
+
     Example:
         >>> figure = plot_cell(Cell.dense(("input", "sepconv3x3", "conv1x1")), "cell.png")
         >>> figure.axes[0].get_title()
@@ -126,7 +130,9 @@ def plot_trajectory(
         The figure; a notebook shows it.
 
     Raises:
-        ValueError: no round has finished yet, or none with a network that was trained.
+        ValueError: no round has finished yet, or none with a network that was trained; or `path`
+            has the ending of no kind of picture.
+        OSError: the picture cannot be written.
 
     Example:
         >>> from keras_autoshrink.shrink import Outcome, ShrinkSearch

@@ -1,9 +1,8 @@
 """What the search maximises: a metric held against what the network costs.
 
-A score is any callable `score(logs, macs)`: `logs` are the metrics of an epoch, `macs` the
-multiply-accumulates of the network for one image or token. Its attribute `objective`, if it
-has one, names the metric behind it; the trajectory then shows that too. Its attribute `cost`, if
-it has one, says what it gets in the place of the multiply-accumulates: see `COSTS`.
+A score is any callable `score(logs, macs)`: `logs` are the metrics of an epoch, `macs` what the
+network costs, by default its multiply-accumulates for one image or token. docs/api/scores.rst says
+what else it may have.
 """
 
 from __future__ import annotations
@@ -29,16 +28,18 @@ _NANOSECONDS = 1e6  # of a millisecond
 class AccuracyScore:
     """`val_accuracy - weight * (log10(cost) - 6)` (arXiv 1911.09251, where the cost is MACs).
 
-    With the default weight, ten times the multiply-accumulates have to buy ten percentage
-    points of accuracy. A latency counts in nanoseconds, so that a millisecond costs as much as a
-    million MACs: nothing.
+    With the default weight, ten times the cost has to buy ten percentage points of accuracy. A
+    latency counts in nanoseconds, so that a millisecond costs as much as a million MACs: nothing.
 
     Args:
-        weight: accuracy that one factor of ten in the cost is worth; 0 ignores the cost.
-        cost: "macs"; "params"; "latency", the time that the network's `.tflite` file (float32,
-            one image) takes with LiteRT on one thread of this machine's CPU, in nanoseconds; or
-            a callable that takes the candidate's Keras model, before it is trained, and returns a
-            number greater than 0.
+        weight: accuracy, 0 to 1, that one factor of ten in the cost is worth; 0 ignores the cost.
+        cost: "macs", multiply-accumulates for one image; "params", parameters; "latency", the
+            time that the network's `.tflite` file (float32, one image) takes with LiteRT on one
+            thread of this machine's CPU, in nanoseconds; or a callable that takes the candidate's
+            Keras model, before it is trained, and returns a number greater than 0.
+
+    Attributes:
+        objective: `"val_accuracy"`, the metric behind the score.
 
     Raises:
         ValueError: `weight` is negative or not finite, or `cost` none of these.
@@ -58,7 +59,20 @@ class AccuracyScore:
         check_cost(self.cost)
 
     def __call__(self, logs: Mapping[str, float], macs: float) -> float:
-        """The score of an epoch with the metrics `logs` of a network that costs `macs`."""
+        """The score of an epoch, to be maximised.
+
+        Args:
+            logs: the metrics of the epoch, with `val_accuracy`, 0 to 1, among them.
+            macs: what the network costs, a number greater than 0 in the unit of `cost`:
+                multiply-accumulates only where that is "macs".
+
+        Returns:
+            The score, in units of accuracy.
+
+        Raises:
+            KeyError: `logs` has no `val_accuracy`.
+            ValueError: `macs` is not greater than 0.
+        """
         return logs[self.objective] - self.weight * (math.log10(macs) - 6)
 
 
@@ -66,10 +80,16 @@ class AccuracyScore:
 class PerplexityScore:
     """`(200 - val_perplexity) / 4 - (log10(cost) - 6)` (arXiv 1911.09251).
 
-    Ten times the multiply-accumulates for a token have to buy a perplexity lower by 4.
+    Ten times the cost of a token has to buy a perplexity lower by 4.
 
     Args:
-        cost: as of `AccuracyScore`; the latency is that of `step_model`, for one token.
+        cost: "macs", multiply-accumulates for one token; "params", parameters; "latency", the time
+            that the `.tflite` file of the network's `step_model` (float32, one token) takes with
+            LiteRT on one thread of this machine's CPU, in nanoseconds; or a callable that takes
+            the candidate's Keras model, before it is trained, and returns a number greater than 0.
+
+    Attributes:
+        objective: `"val_perplexity"`, the metric behind the score.
 
     Raises:
         ValueError: `cost` is none of these.
@@ -86,7 +106,20 @@ class PerplexityScore:
         check_cost(self.cost)
 
     def __call__(self, logs: Mapping[str, float], macs: float) -> float:
-        """The score of an epoch with the metrics `logs` of a network that costs `macs` a token."""
+        """The score of an epoch, to be maximised.
+
+        Args:
+            logs: the metrics of the epoch, with `val_perplexity`, 1 or more, among them.
+            macs: what the network costs for a token, a number greater than 0 in the unit of
+                `cost`: multiply-accumulates only where that is "macs".
+
+        Returns:
+            The score; 1 is worth a perplexity lower by 4.
+
+        Raises:
+            KeyError: `logs` has no `val_perplexity`.
+            ValueError: `macs` is not greater than 0.
+        """
         return (200 - logs[self.objective]) / 4 - (math.log10(macs) - 6)
 
 

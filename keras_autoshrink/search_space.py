@@ -23,7 +23,7 @@ def declare_cell(hp: keras_tuner.HyperParameters, cell: Cell, name: str = "cell"
     """Declares a cell as hyperparameters and returns the one that `hp` holds.
 
     Args:
-        hp: what `HyperModel.build` gets.
+        hp: what `keras_tuner.HyperModel.build` gets.
         cell: the cell to be shrunk, usually `Cell.dense(ops)`.
         name: the prefix of the hyperparameters.
 

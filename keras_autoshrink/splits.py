@@ -15,7 +15,12 @@ Parts = dict[str, tuple[Array, Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images, float32 of shape (n, height, width, channels), and labels, int32 of shape (n,)."""
+    """A part of a data set; its length is the number of its images.
+
+    Attributes:
+        x: images, float32 of shape (n, height, width, channels).
+        y: labels, int32 of shape (n,).
+    """
 
     x: Array
     y: Array
@@ -34,7 +39,7 @@ class ImageData:
         test: what nothing is chosen by; None where a search loads the data.
         class_names: one for each label.
         mean: per channel, in the units of the original pixels.
-        std: likewise; a network sees (pixel - mean) / std.
+        std: per channel, in the units of the original pixels; a network sees (pixel - mean) / std.
         source_images: number of images from which the parts that the source lacks were split
             off. With another number the same seed splits them otherwise.
     """

@@ -35,17 +35,17 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextData:
-    """A text for a language model, as numbers of words; its lines end with `END`.
+    """A text for a language model, as numbers of words; its lines end with `"<eos>"`.
 
     Attributes:
         train: what networks are trained on, int32 of shape (n,).
-        validation: what a search scores on, likewise.
-        test: what nothing is chosen by; None where a search loads the data.
+        validation: what a search scores on, int32 of shape (n,).
+        test: what nothing is chosen by, int32 of shape (n,); None where a search loads the data.
         vocabulary: the words of the training part, or the most frequent of them.
         name: the source, as it was given.
         unknown: for each part that was read, how many of its tokens are not in the vocabulary,
-            and how many different words these are. They are read as `UNKNOWN`; where a file
-            says `UNKNOWN` itself, that is a word like another.
+            and how many different words these are. They are read as `"<unk>"`; where a file
+            says `<unk>` itself, that is a word like another.
         files: the name of each part in messages.
     """
 
@@ -114,12 +114,12 @@ def load_text(
             `ptb.train.txt` and so on): UTF-8, words divided by spaces.
         purpose: `"search"` leaves out the test part, unread; `"train"` takes everything.
         vocabulary_size: how many words of the training part to keep, the most frequent,
-            `UNKNOWN` and `END` among them, 3 or more; all by default, of `"pydoc"` those that
+            `"<unk>"` and `"<eos>"` among them, 3 or more; all by default, of `"pydoc"` those that
             occur twice.
 
     Returns:
-        A `TextData` of `train`, `validation` and `test`, the numbers of the words, int32 of shape
-        (n,), and of the `vocabulary`.
+        A `keras_autoshrink.text_data.TextData` of `train`, `validation` and `test`, the numbers of
+        the words, int32 of shape (n,), and of the `vocabulary`.
 
     Raises:
         ValueError: the source is no text; the message says what is wrong with it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -23,19 +24,22 @@ class TextRecipe:
         batch_size: number of parallel streams that the text is read in.
         epochs: how often it is read.
         steps: tokens in a window, through which gradients go back.
-        jitter: whether the windows' lengths are drawn anew in each epoch, around `steps`; see
-            `text_windows.jittered_lengths`. A window's learning rate is then in proportion to
-            its length.
+        jitter: whether the windows' lengths are drawn anew in each epoch: normally distributed
+            with a standard deviation of 5 tokens, around `steps` or, one in twenty, half of it,
+            then stretched alike to fill the text. A window's learning rate is then in proportion
+            to its length.
         clip_norm: the largest norm of all gradients together.
         weight_decay: in each step all weights shrink by this times the learning rate.
-        output_dropout: see `language_models.language_model`.
-        recurrent_dropout: see `recurrent.ShrinkRNNCell`.
-        dropout: of the cell's input, likewise.
-        embedding_dropout: see `language_models.language_model`.
-        word_dropout: likewise.
-        activation_regularization: likewise.
-        averaging_window: n of `averaged_sgd.NonMonotonicTrigger`, which decides from when on the
-            weights are averaged; None to average none.
+        output_dropout: share of the recurrent layer's output that is dropped.
+        recurrent_dropout: share of the cell's state that is dropped, see `ShrinkRNNCell`.
+        dropout: share of the cell's input that is dropped, see `ShrinkRNNCell`.
+        embedding_dropout: share of the embedded input that is dropped.
+        word_dropout: share of the vocabulary's words whose embedding is dropped.
+        activation_regularization: weight in the loss of the mean square of how the output changes
+            from step to step; see `keras_autoshrink.language_models.language_model`, also for
+            the dropouts.
+        averaging_window: n: weights are averaged after the first epoch whose validation loss is
+            above the lowest of all epochs before it but the last n; None to average none.
 
     Raises:
         ValueError: a value is out of its range; the message names it.
@@ -96,7 +100,7 @@ class TextRecipe:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
     def build_optimizer(self) -> keras.optimizers.SGD:
-        """The optimizer of a training; `AveragedSGD` if weights are to be averaged."""
+        """The optimizer of a training: SGD, which also averages the weights if they are to be."""
         kind = keras.optimizers.SGD if self.averaging_window is None else AveragedSGD
         return kind(
             float(self.learning_rate),
@@ -109,7 +113,7 @@ class TextRecipe:
         return {"dropout": self.dropout, "recurrent_dropout": self.recurrent_dropout}
 
     def regularization(self) -> dict[str, float]:
-        """The arguments of `language_models.language_model`."""
+        """The arguments of `keras_autoshrink.language_models.language_model`."""
         names = (
             "word_dropout",
             "embedding_dropout",
@@ -122,6 +126,37 @@ class TextRecipe:
         """The same without dropout and activation regularisation: for a network that is used."""
         names = (*self.cell_dropouts(), *self.regularization())
         return dataclasses.replace(self, **dict.fromkeys(names, 0.0))
+
+
+class RateByLength(keras.callbacks.Callback):
+    """Sets the learning rate of each window in proportion to its length.
+
+    Args:
+        recipe: whose learning rate is for a window of its `steps`.
+        lengths_of_epoch: the lengths of the windows of an epoch, counted from 0, in tokens.
+    """
+
+    def __init__(
+        self, recipe: TextRecipe, lengths_of_epoch: Callable[[int], Sequence[int]]
+    ) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self._lengths_of_epoch = lengths_of_epoch
+        self._lengths: Sequence[int] = ()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Begins with the first window; `epoch` counts from 0."""
+        self._lengths = self._lengths_of_epoch(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Sets the rate; `batch`, the number of the window, counts from 0."""
+        scale = self._lengths[batch] / self._recipe.steps
+        self.model.optimizer.learning_rate = self._recipe.learning_rate * scale
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Sets the recipe's own rate; `epoch` counts from 0."""
+        # What is written of an epoch says what the recipe says.
+        self.model.optimizer.learning_rate = self._recipe.learning_rate
 
 
 TEXT_RECIPES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -24,7 +24,7 @@ from keras_autoshrink.evaluation import (
 from keras_autoshrink.language_models import ShrinkRNN, carrying
 from keras_autoshrink.networks import jit_compile
 from keras_autoshrink.text_data import TextData
-from keras_autoshrink.text_recipes import TextRecipe
+from keras_autoshrink.text_recipes import RateByLength, TextRecipe
 from keras_autoshrink.text_windows import check_length, jittered_lengths, parallel_streams
 
 
@@ -33,10 +33,10 @@ class TrainedText:
     """What came of a training.
 
     Attributes:
-        model: a `language_models.language_model` without dropout.
-        history: loss and perplexities after each epoch.
+        model: without dropout; from tokens (batch, steps) to logits (batch, steps, vocabulary).
+        history: for each metric its value after each epoch, losses in natural logarithms.
         validation_perplexity: of `model`, with the whole text read from end to end.
-        test_perplexity: likewise, measured once, at the end.
+        test_perplexity: of `model`, with the whole text read from end to end, once, at the end.
     """
 
     model: keras.Model
@@ -63,18 +63,21 @@ def train_language_model(
         data: loaded for a training, not for a search.
         recipe: how to train.
         units: size of the state, and of a token's embedding.
-        seed: see `train_model`, as for the others.
-        checkpoint: likewise.
-        log_dir: likewise.
-        verbose: likewise.
+        seed: 0 or more, of the initial weights, of dropout and of the windows' lengths; seeds
+            the global generators of Python, NumPy and Keras.
+        checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
+            after the last epoch that was written, to the same weights. None to write nothing.
+        log_dir: folder for TensorBoard.
+        verbose: as for `keras.Model.fit`.
 
     Returns:
-        The trained network, `model`, a `ShrinkRNN`; its `history`, the loss and perplexity after
-        each epoch; and `validation_perplexity` and `test_perplexity`.
+        A `TrainedText` of the trained network, `model`, a `ShrinkRNN`; its `history`, the loss
+        and perplexity after each epoch; and `validation_perplexity` and `test_perplexity`.
 
     Raises:
         TypeError: an argument is not what its name says.
-        ValueError: an argument is out of its range, or the text is too short.
+        ValueError: an argument is out of its range, the text is too short or has no test part, or
+            TensorFlow, whose input pipelines it takes, is missing.
         RuntimeError: the loss or the perplexity is no longer a finite number.
 
     Example:
@@ -122,36 +125,48 @@ def train_model(
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> TrainedText:
-    """Trains any `language_models.language_model`, such as an LSTM to compare with.
+    """Trains a language model of any cell, such as an LSTM to compare with.
 
     The network is that of the last epoch, or the average of the weights since the validation
-    perplexity stopped to fall, if the recipe says so and it did. Nothing else is chosen by the
+    perplexity stopped falling, if the recipe says so and it did. Nothing else is chosen by the
     validation text.
 
     Args:
-        build: makes the model, with the dropout of the recipe that it is called with. It is
-            called with a recipe without dropout too, for the model that is returned.
+        build: makes the model, a `keras_autoshrink.language_models.language_model`, with the
+            dropout of the recipe that it is called with. It is called with a recipe without
+            dropout too, for the model that is returned.
         data: loaded for a training, not for a search.
         recipe: how to train.
         seed: 0 or more, of the initial weights, of dropout and of the windows' lengths; seeds
             the global generators of Python, NumPy and Keras.
-        checkpoint: where a killed training is found again; it goes on after the last epoch
-            that was written, to the same weights.
+        checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
+            after the last epoch that was written, to the same weights. None to write nothing.
         log_dir: folder for TensorBoard.
         verbose: as for `keras.Model.fit`.
 
+    Returns:
+        A `TrainedText` of the trained network without dropout, its history and its perplexities.
+
     Raises:
         TypeError: an argument is not what its name says.
-        ValueError: an argument is out of its range, or the text is too short.
+        ValueError: an argument is out of its range, the text is too short or has no test part, or
+            the model has another vocabulary than the text.
         RuntimeError: the loss or the perplexity is no longer a finite number.
 
     Example:
+        >>> from pathlib import Path
+        >>> for part in ("train", "valid", "test"):
+        ...     _ = Path(f"{part}.txt").write_text("a rose is a rose " * 8)
         >>> import keras
+        >>> from keras_autoshrink import load_text
         >>> from keras_autoshrink.language_models import language_model
+        >>> text = load_text(".", purpose="train")
         >>> def build(recipe):
-        ...     cell = keras.layers.LSTMCell(650, **recipe.cell_dropouts())
-        ...     return language_model(cell, len(data.vocabulary), **recipe.regularization())
-        >>> trained = train_model(build, data, TEXT_RECIPES["small"])  # doctest: +SKIP
+        ...     cell = keras.layers.LSTMCell(4, **recipe.cell_dropouts())
+        ...     return language_model(cell, len(text.vocabulary), **recipe.regularization())
+        >>> recipe = TextRecipe(learning_rate=1.0, batch_size=2, epochs=1, steps=5)
+        >>> sorted(train_model(build, text, recipe).history)
+        ['loss', 'perplexity', 'val_loss', 'val_perplexity']
     """
     check_tensorflow("training in full")
     # TensorFlow's input pipelines take seconds to import; a search needs none.
@@ -189,7 +204,7 @@ def train_model(
     checkpoint.restore(network)
     callbacks = [PerplexityCallback(data.validation, steps=recipe.steps)]
     if recipe.jitter:
-        callbacks.append(_RateByLength(recipe, lengths_of_epoch))
+        callbacks.append(RateByLength(recipe, lengths_of_epoch))
     if recipe.averaging_window is not None:
         losses = checkpoint.history.get("val_loss", ())
         callbacks.append(NonMonotonicTrigger(recipe.averaging_window, losses))
@@ -221,26 +236,3 @@ def train_model(
                 f"the perplexity of the {part} text is {perplexity}; a lower learning rate may help"
             )
     return TrainedText(result, checkpoint.history, validation, tested)
-
-
-class _RateByLength(keras.callbacks.Callback):
-    """Sets the learning rate of each window in proportion to its length."""
-
-    def __init__(
-        self, recipe: TextRecipe, lengths_of_epoch: Callable[[int], Sequence[int]]
-    ) -> None:
-        super().__init__()
-        self._recipe = recipe
-        self._lengths_of_epoch = lengths_of_epoch
-        self._lengths: Sequence[int] = ()
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._lengths = self._lengths_of_epoch(epoch)
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        scale = self._lengths[batch] / self._recipe.steps
-        self.model.optimizer.learning_rate = self._recipe.learning_rate * scale
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        # What is written of an epoch says what the recipe says.
-        self.model.optimizer.learning_rate = self._recipe.learning_rate

@@ -39,8 +39,8 @@ class Trained:
     """What came of a training.
 
     Attributes:
-        model: in float32, whatever it was trained in; returns logits.
-        history: loss and metrics after each epoch.
+        model: in float32, whatever it was trained in; returns logits of shape (batch, classes).
+        history: for each metric its value after each epoch; accuracies are 0 to 1.
         test_accuracy: 0 to 1, of `model`, measured once, at the end.
     """
 
@@ -52,8 +52,20 @@ class Trained:
 def architecture(data: ImageData | ImageStreams) -> dict[str, Any]:
     """The arguments of `ShrinkCNN` that suit the images of a data set, all but its width.
 
-    The published macro-architecture; for images below 64 pixels three stages of two cells each,
-    without the head's convolution.
+    The published macro-architecture (arXiv 1911.09251); for images below 64 pixels three stages of
+    two cells each, without the head's convolution.
+
+    Args:
+        data: as `load_images` returns it.
+
+    Returns:
+        Arguments by name, `input_shape`, (height, width, channels), and `classes` among them.
+
+    Example:
+        >>> from keras_autoshrink import load_images
+        >>> arguments = architecture(load_images("digits", purpose="search"))
+        >>> arguments["input_shape"], arguments["classes"], arguments["stage_repeats"]
+        ((8, 8, 1), 10, (2, 2, 2))
     """
     return {
         "input_shape": data.input_shape,
@@ -76,7 +88,7 @@ def train_network(
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> Trained:
-    """Trains a ShrinkCNN of a cell for the images of a data set; see `architecture`.
+    """Trains a ShrinkCNN of a cell, built as `keras_autoshrink.training.architecture` says.
 
     The network is that of the last epoch, or of its moving average: nothing is chosen by the
     validation images, which are only watched.
@@ -89,19 +101,19 @@ def train_network(
         activation: of all BatchNorms, `"relu"` or another of `keras.activations`.
         seed: of the initial weights, the order of the images and their augmentation; seeds the
             global generators of Python, NumPy and Keras.
-        strategy: a `tf.distribute.Strategy`, or None for the default device; see
-            `keras_autoshrink.distribution`.
+        strategy: a `tf.distribute.Strategy`, or None for the default device.
         precision: `"float32"`, or the name of a mixed `keras.DTypePolicy`.
-        checkpoint: where a killed training is found again; it goes on after the last epoch
-            that was written, to the same weights.
+        checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
+            after the last epoch that was written, to the same weights. None to write nothing.
         log_dir: folder for TensorBoard.
         verbose: as for `keras.Model.fit`.
 
     Returns:
-        The trained network, `model`, in float32, which returns logits; its `history`, the loss
-        and metrics after each epoch; and `test_accuracy`, 0 to 1, measured once, at the end.
+        A `Trained` of the trained network, `model`, in float32; its `history`, the loss and
+        metrics after each epoch; and `test_accuracy`, 0 to 1, measured once, at the end.
 
     Raises:
+        TypeError: `cell`, `data` or `recipe` is not what its name says.
         ValueError: an argument is out of its range, or does not fit the others, or files of the
             data set cannot be read, or TensorFlow, whose input pipelines it takes, is missing.
         RuntimeError: the loss is no longer a finite number.
@@ -111,10 +123,9 @@ def train_network(
         >>> from keras_autoshrink import load_images
         >>> x, y = np.zeros((40, 4, 4, 1)), np.array([0, 1] * 20)  # 4x4 images of 2 classes
         >>> np.savez("tiny.npz", x_train=x, y_train=y)
-        >>> cell = Cell.dense(("input", "conv1x1"))
+        >>> tiny = load_images("tiny.npz", purpose="train")
         >>> recipe = Recipe("adam", learning_rate=4e-3, batch_size=8, epochs=1)
-        >>> data = load_images("tiny.npz", purpose="train")
-        >>> trained = train_network(cell, data, recipe, width=0.25)
+        >>> trained = train_network(Cell.dense(("input", "conv1x1")), tiny, recipe, width=0.25)
         >>> trained.model.output_shape, sorted(trained.history)
         ((None, 2), ['accuracy', 'loss', 'val_accuracy', 'val_loss'])
     """

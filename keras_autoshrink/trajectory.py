@@ -164,19 +164,9 @@ def round_record(
         before: the record of the round before; None of round 0.
 
     Returns:
-        A dict of the adopted cell: `round`, `removed_edge` (None in round 0), `edges_left`,
-        `score`, `objective`, `macs`, `params`, `seconds` (the sum of its candidates', which is
-        longer than the round took where they were trained side by side),
-        `cell` (its JSON form, numbered as the complete DAG); and `candidates`, a list with the
-        like of each candidate, its `status` ("adopted", "rejected", "failed"), whether it is
-        `reused`, its `trial_id` and its `error`. One that was over a limit and has not been
-        trained has the status "over limit", unless it was adopted since all of a round were, and
-        says what was over it in `over_limit`; such a round has no score. Where it was measured
-        there is a `latency_ms`, and where the score has a callable for it a `measured_cost`. Where
-        candidates may differ by several edges from the round's cell, also `removed_edges` and
-        `added_edges`, lists; `removed_edge` is then None unless that is all there is. Where nothing
-        was adopted, the cell and what belongs to it are those of the round before, and no edge was
-        removed or added.
+        A dict, as `AutoShrink.trajectory` describes it. A candidate that was over a limit and has
+        not been trained has the status "over limit", unless it was adopted since all of a round
+        were.
     """
     candidates = [
         candidate_record(candidate, outcomes[candidate.cell.key])

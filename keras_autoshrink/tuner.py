@@ -12,13 +12,13 @@ import keras_tuner
 from keras_autoshrink import settings
 from keras_autoshrink.backends import check_tensorflow_backend
 from keras_autoshrink.candidate_costs import CandidateCosts
-from keras_autoshrink.cell import Cell
 from keras_autoshrink.oracle import AutoShrinkOracle
+from keras_autoshrink.results import SearchResults
 from keras_autoshrink.resumable import ResumableTuner
 from keras_autoshrink.score import AccuracyScore, Score
 
 
-class AutoShrink(ResumableTuner):
+class AutoShrink(SearchResults, ResumableTuner):
     """Finds a small network by shrinking a cell (Zhang et al., arXiv 1911.09251).
 
     A `keras_tuner.Tuner` with an `AutoShrinkOracle`, so all that works on a tuner works here.
@@ -31,34 +31,39 @@ class AutoShrink(ResumableTuner):
     Args:
         hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
             declares a cell's edges (see `declare_cell`).
-        score: callable `score(logs, macs)` to be maximised, by several threads too; by default
-            the hypermodel's `default_score` if it has one, else `AccuracyScore()`.
-        num_candidates: k, how many cells are tried in a round.
-        keep_fraction: the share of the initial edges at which "paper" stops; "bayesian" tries no
-            smaller cells.
-        max_seconds_per_trial: a candidate that takes longer has failed; by default none does.
-            See docs/guide/limits.md for when the clock is looked at.
+        score: callable `score(logs, macs)` to be maximised (see `docs/api/scores`), which several
+            threads may call at once; by default the hypermodel's `default_score` if it has one,
+            else `AccuracyScore()`.
+        num_candidates: k, how many cells are tried in a round, 1 or more.
+        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
+            tries no smaller cells.
+        max_seconds_per_trial: a candidate that trains for more seconds has failed; by default none.
+            See `docs/guide/limits.md` for when the clock is looked at.
         seed: integer, 0 included. A candidate's draws follow from it and the cell alone; where
             it is built by itself, the global generators are seeded so.
         directory: folder of all projects.
         project_name: folder of this search in it.
         overwrite: whether to delete what is there and start anew.
-        hyperparameters: as in KerasTuner's tuners; so are the next two.
-        allow_new_entries: likewise.
-        tune_new_entries: likewise.
-        race: of "paper" alone, see `CandidateTuner`; off by default: cheaper rounds, scored less
-            surely. ("bayesian" compares candidates of all rounds, and these were trained for as
-            many epochs as came of their own; and its cells are mostly no part of the one before.)
-        inherit: likewise.
+        hyperparameters: as in `keras_tuner.Oracle`.
+        allow_new_entries: as in `keras_tuner.Oracle`.
+        tune_new_entries: as in `keras_tuner.Oracle`.
+        race: of "paper" alone: whether the worse half of a round's candidates stops after a
+            quarter of the epochs, and half of the others after half of them. Rounds are cheaper
+            and scored less surely. ("bayesian" compares candidates of all rounds.)
+        inherit: of "paper" alone: whether candidates begin with the weights of the round's cell,
+            as far as it has them, and train for a quarter of the epochs, as cheap and as unsure.
+            (The cells of "bayesian" are mostly no part of the one before.)
         max_retries_per_trial: how often to train a candidate again that raised.
         strategy: "bayesian" tries any parts of the complete DAG, those that are likely to score
-            best by all scores so far; "paper" cells that lack one edge of the current one. For
-            as many trained networks the first finds better ones (benchmarks/search_quality.md).
+            best by all scores so far; "paper" cells that lack one edge of the current one. In
+            tables of all cells of 5 nodes "bayesian" found better ones for as many trained
+            networks; of larger cells there are few searches (`benchmarks/search_quality.md`).
         max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
             train at most. ("paper" ends by itself.)
-        max_macs: a candidate of more multiply-accumulates is not trained; by default all are. It is
-            no failure, and does not count as a candidate.
-        max_latency_ms: likewise one whose `.tflite` file takes LiteRT longer, see `AccuracyScore`.
+        max_macs: a candidate of more multiply-accumulates for one image or token is not trained; by
+            default all are. It is no failure, and does not count as a candidate.
+        max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds, measured
+            as for `AccuracyScore`, is not trained either; by default none is measured.
         **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
             and `distribution_strategy`: a MirroredStrategy, MultiWorkerMirroredStrategy (all
             workers run the same script; the first decides and writes) or OneDeviceStrategy of
@@ -79,8 +84,6 @@ class AutoShrink(ResumableTuner):
         >>> tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
         >>> tuner.best_cell()  # of two nodes there is but one
         Cell(ops=('input', 'conv1x1'), edges=((0, 1),))
-        >>> [(record["round"], record["macs"]) for record in tuner.trajectory()]
-        [(0, 12832)]
     """
 
     def __init__(
@@ -174,9 +177,9 @@ class AutoShrink(ResumableTuner):
 
         Args:
             *args: as for `keras.Model.fit`: arrays, or a `tf.data.Dataset`.
-            **kwargs: likewise; `validation_data` is what the score is measured on, `epochs`
-                the most that a candidate trains, `verbose` 0 silent, 1 progress, 2 also
-                Keras's own line for each epoch.
+            **kwargs: as for `keras.Model.fit`; `validation_data` is what the score is measured
+                on, `epochs` the most that a candidate trains, 1 by default, `verbose` 0 silent,
+                1 progress, 2 also Keras's own line for each epoch.
 
         Raises:
             ValueError: the data do not fit the networks; nothing has been trained then.
@@ -205,22 +208,6 @@ class AutoShrink(ResumableTuner):
         self._settings["training"] = settings.describe(training)
         self._settings["backend"] = keras.backend.backend()  # each draws other initial weights
         super().search(*args, verbose=verbose, **kwargs)
-
-    def trajectory(self) -> list[dict[str, Any]]:
-        """One record for each finished round; see `trajectory.round_record`."""
-        return self.oracle.search.trajectory()
-
-    def best_cell(self) -> Cell:
-        """The best-scoring cell of the trajectory, pruned; ties go to fewer edges.
-
-        Raises:
-            RuntimeError: no network has a score; it says why.
-        """
-        best = self.oracle.search.best()
-        if best is None:
-            reason = self.oracle.search.error or "run search() first"
-            raise RuntimeError(f"no network has a score yet: {reason}")
-        return Cell.from_json(best["cell"]).prune()
 
 
 # What people who know KerasTuner's tuners try first.

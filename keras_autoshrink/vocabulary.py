@@ -38,8 +38,11 @@ def tokenize_prose(text: str) -> list[str]:
 class Vocabulary:
     """Words, each numbered by its place.
 
+    Every vocabulary has `"<unk>"`, which stands for all words that it lacks, and `"<eos>"`, the end
+    of a line.
+
     Attributes:
-        words: all different, without spaces in them, `UNKNOWN` and `END` among them.
+        words: all different, without spaces in them, `"<unk>"` and `"<eos>"` among them.
 
     Raises:
         ValueError: they are not; the message names the word.
@@ -73,7 +76,7 @@ class Vocabulary:
         """The vocabulary of a text: the most frequent words first, ties in alphabetical order.
 
         Args:
-            words: the text, word by word, or how often it has each word. `UNKNOWN` and `END`
+            words: the text, word by word, or how often it has each word. `"<unk>"` and `"<eos>"`
                 are in the vocabulary even where they are not in the text.
             size: how many words to keep at most, 2 or more; all by default.
             min_count: words that occur less often are left out.
@@ -99,7 +102,7 @@ class Vocabulary:
         return f"<Vocabulary of {len(self):,} words>"
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """The number of each word; that of `UNKNOWN` for words that are not in the vocabulary.
+        """The number of each word; that of `"<unk>"` for words that are not in the vocabulary.
 
         Raises:
             ValueError: the words are one string.

@@ -4,6 +4,7 @@ import ast
 import builtins
 import collections
 import doctest
+import html
 import importlib
 import inspect
 import re
@@ -22,6 +23,7 @@ NAMES = [
 ]
 # Documented too: what public functions return, and what the tutorials take from its module.
 FROM_MODULES = [
+    "keras_autoshrink.checkpoint.TrainingCheckpoint",
     "keras_autoshrink.language_models.language_model",
     "keras_autoshrink.splits.ImageData",
     "keras_autoshrink.splits.Split",
@@ -31,7 +33,17 @@ FROM_MODULES = [
     "keras_autoshrink.training.Trained",
     "keras_autoshrink.training.architecture",
     "keras_autoshrink.vocabulary.Vocabulary",
+    "tflite_export.description.Tensor",
 ]
+# Of classes of the pages, what they inherit from ours, and what is called without a name.
+MEMBERS = [
+    "keras_autoshrink.AccuracyScore.__call__",
+    "keras_autoshrink.AutoShrink.best_cell",
+    "keras_autoshrink.AutoShrink.trajectory",
+    "keras_autoshrink.PerplexityScore.__call__",
+]
+# What docstrings name and these pages cannot hold: other libraries, and files.
+OUTSIDE = re.compile(r"(json|keras|keras_tuner|networkx|pandas|tf)\..+|.+\.(html|tokens|txt)")
 
 
 def found(name):
@@ -140,22 +152,68 @@ def test_constants_have_an_example_on_their_page():
         assert ">>> " in body or not is_constant(found(name)), name
 
 
-def test_the_documentation_builds_without_a_warning(tmp_path):
-    built = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", tmp_path],
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of the documentation as Sphinx builds it."""
+    folder = tmp_path_factory.mktemp("documentation")
+    sphinx = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", folder],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert built.returncode == 0, built.stderr
-    index = (tmp_path / "index.html").read_text(encoding="utf-8")
-    pages = [*API_PAGES, *(ROOT / "docs" / "guide").glob("*.md")]
-    for page in pages:
-        link = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
-        assert f'href="{link}"' in index
-    text = "".join(
-        (tmp_path / "api" / f"{page.stem}.html").read_text(encoding="utf-8") for page in API_PAGES
-    )
-    assert not [name for name in [*NAMES, *FROM_MODULES] if f'id="{name}"' not in text]
+    assert sphinx.returncode == 0, sphinx.stderr
+    return folder
+
+
+def read(folder):
+    """The text of all pages of a folder of the documentation."""
+    return "".join(page.read_text(encoding="utf-8") for page in folder.glob("*.html"))
+
+
+def unlinked(text):
+    """What stands as code on a page, and is no link: whether it was to be one, and the code."""
+    for link, classes, code in re.findall(r'(<a [^>]*>)?<code class="([^"]*)">(.*?)</code>', text):
+        if not link:
+            yield "xref" in classes, html.unescape(re.sub(r"<.*?>", "", code))
+
+
+def test_the_documentation_builds_without_a_warning(built):
+    index = (built / "index.html").read_text(encoding="utf-8")
+    for folder in ("api", "benchmarks", "guide"):
+        for page in (ROOT / "docs" / folder).iterdir():
+            assert f'href="{folder}/{page.stem}.html"' in index
+    text = read(built / "api")
+    assert not [name for name in [*NAMES, *FROM_MODULES, *MEMBERS] if f'id="{name}"' not in text]
     # A colon in the first line about a result is read as the end of its type.
     assert not re.findall(r">(?:Return type|Type)<", text)
+
+
+def test_a_name_in_a_docstring_is_that_of_something_documented(built):
+    dead = set()
+    for is_name, code in unlinked(read(built / "api")):
+        name = code.partition("(")[0]  # of a call
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) or OUTSIDE.fullmatch(name):
+            continue
+        ours = re.match(r"(?:keras_autoshrink|tflite_export)\.", name)
+        # In lower case and without a dot it is a parameter or a value.
+        if ours or (is_name and re.search(r"[A-Z.]", name)):
+            dead.add(code)
+    assert not dead
+
+
+def test_the_benchmarks_and_the_tutorials_can_be_read_in_the_documentation(built):
+    for page in (ROOT / "benchmarks").glob("*.md"):
+        title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        assert f"<h1>{html.escape(title)}<" in (
+            built / "benchmarks" / f"{page.stem}.html"
+        ).read_text(encoding="utf-8")
+    for notebook in (ROOT / "tutorials").glob("*.ipynb"):
+        (copy,) = (built / "_downloads").glob(f"*/{notebook.name}")
+        assert copy.relative_to(built).as_posix() in read(built / "guide")
+    text = read(built / "guide") + read(built / "api")
+    assert not [code for _, code in unlinked(text) if re.fullmatch(r"benchmarks/\w+\.md", code)]
+    # The script to begin with, which is the README's.
+    assert "tuner.search(" in re.sub(
+        r"<.*?>", "", (built / "guide" / "search.html").read_text(encoding="utf-8")
+    )

@@ -24,7 +24,7 @@ ORDER = """
     html_curves
     acquisition
     strategies seeds report search_space networks datasets costs streams language_models
-    shrink search_arguments
+    shrink search_arguments results
     search_state
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     arguments masked_layout

@@ -17,15 +17,15 @@ from tflite_export.quantization import has_quantized_activations, quantization_o
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or output.
+    """An input or output of a file.
 
     Attributes:
         name: As in the file.
         shape: -1 for an axis of any size.
-        dtype: In lower case, as numpy calls it.
+        dtype: In lower case, as NumPy calls it, such as ``float32``.
         scale: The real number is scale x (stored number - zero_point); None if it is not
             quantized, or has a scale for each channel.
-        zero_point: Likewise.
+        zero_point: The stored number that stands for 0; None where ``scale`` is.
     """
 
     name: str
@@ -42,7 +42,7 @@ class FloatOperator:
     Attributes:
         operator: Its name in the schema, such as ``CONV_2D``.
         output: The name of the tensor that it makes.
-        why: As far as the file tells.
+        why: Why it is one, as far as the file tells.
 
     Example:
         >>> import keras
@@ -66,12 +66,16 @@ class Description:
 
     Attributes:
         path: The file.
-        num_bytes: Its size.
-        gzip_bytes: Its size after ``gzip``, as it is sent.
+        num_bytes: Its size in bytes.
+        gzip_bytes: Its size in bytes after ``gzip``, as it is sent.
         metadata: What it says of itself; None if it says nothing.
         inputs: In the file's order.
-        outputs: Likewise.
-        quantization: See ``tflite_export.quantization``.
+        outputs: In the file's order.
+        quantization: How its convolutions, dense layers and matrix products are quantized: "int8"
+            if all compute in 8 bits; "int16x8" if all have 8-bit weights and compute in 16;
+            "dynamic" if some have 8-bit weights and all compute in float; "float16" if some have
+            16-bit weights; "float32"; "mixed" if they differ otherwise, such as where some layers
+            of an 8-bit file stayed float.
         macs: Multiply-accumulates for one sample (1 MAC = 2 FLOPs); None if they cannot be counted.
         macs_unknown: Why they cannot.
         operators: How often each operator is in the file, most often first.
@@ -105,6 +109,9 @@ def describe(path: str | os.PathLike[str]) -> Description:
 
     Args:
         path: The ``.tflite`` file.
+
+    Returns:
+        Its inputs and outputs, sizes, quantization, operators and multiply-accumulates.
 
     Raises:
         ValueError: The file is not a ``.tflite`` file, or its metadata are damaged.
@@ -151,13 +158,16 @@ def gzip_size(data: bytes) -> int:
 
 
 def float_operators(path: str | os.PathLike[str]) -> tuple[FloatOperator, ...]:
-    """The operators of an int8 file that stayed float32, see ``describe``.
+    """The operators of an int8 file that stayed float32, see `describe`.
 
     Args:
         path: The ``.tflite`` file.
 
+    Returns:
+        One for each, in the file's order; none if the file is not quantized to integers.
+
     Raises:
-        ValueError: As ``describe`` raises it.
+        ValueError: As `describe` raises it.
 
     Example:
         >>> import keras

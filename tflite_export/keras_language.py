@@ -71,7 +71,7 @@ def representative_steps(model: keras.Model, tokens: npt.ArrayLike) -> Samples:
     """What a language model takes in when it reads a text: ``representative_data`` for "int8".
 
     Args:
-        model: As for ``verify_language_model``.
+        model: As for `verify_language_model`.
         tokens: The text, integers (n,), n at least 2.
 
     Returns:
@@ -80,7 +80,7 @@ def representative_steps(model: keras.Model, tokens: npt.ArrayLike) -> Samples:
 
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
-        ValueError: It is not a language model; the text is as ``verify_language_model`` refuses it.
+        ValueError: It is not a language model; the text is as `verify_language_model` refuses it.
 
     Example:
         >>> from keras_autoshrink import ShrinkRNN, step_model

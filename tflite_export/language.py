@@ -172,7 +172,7 @@ def perplexity_of(losses: Sequence[float]) -> float:
 
 
 def continue_text(model: LanguageModel, prompt: Sequence[int], num_tokens: int) -> list[int]:
-    """Continues a text greedily, see ``generate``.
+    """Continues a text greedily, see `generate`.
 
     Args:
         model: Begins a new text.

@@ -48,8 +48,9 @@ def count_macs(path: str | os.PathLike[str]) -> int:
     """Counts a file's multiply-accumulates for one sample, from its shapes.
 
     Convolution: output positions x kernel size x input channels / groups x output channels.
-    Transposed convolution: input positions x kernel size x input x output channels. The body of
-    a WHILE counts as often as it runs.
+    Transposed convolution: input positions x kernel size x input x output channels. Dense layers
+    and matrix products: outputs x the length that is summed over. Normalization, bias, activation,
+    pooling and addition count nothing. The body of a WHILE counts as often as it runs.
 
     Args:
         path: The ``.tflite`` file.
@@ -76,7 +77,7 @@ def count_macs(path: str | os.PathLike[str]) -> int:
 
 
 def macs_of(model: Any) -> int:
-    """The multiply-accumulates of a file's ``ModelT``, see ``count_macs``."""
+    """The multiply-accumulates of a file's ``ModelT``, see `count_macs`."""
     graph = model.subgraphs[0]
     total = _count_graph(model, graph)
     _check_one_entry(model)

@@ -30,7 +30,7 @@ class Metadata:
         license: What it is distributed under.
         labels: The name of each class, from the file that the metadata name for an output.
         mean: The first input is (pixel - mean) / std: one for all channels, or one for each.
-        std: Likewise.
+        std: One for all channels, or one for each, as of ``mean``.
         pixel_max: The largest pixel, from the range of the first input; None where the file does
             not say.
 
@@ -56,7 +56,7 @@ class Metadata:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> Metadata | None:
-    """Reads a file's metadata, whoever wrote them.
+    """Reads a file's metadata, from whatever tool they are.
 
     Args:
         path: The ``.tflite`` file.
@@ -84,7 +84,7 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata | None:
 
 
 def metadata_of(model: Any, data: bytes, path: str | os.PathLike[str]) -> Metadata | None:
-    """The metadata of a ``ModelT`` and the bytes it was read from, see ``read_metadata``."""
+    """The metadata of a ``ModelT`` and the bytes it was read from, see `read_metadata`."""
     entry = next((entry for entry in model.metadata or [] if entry.name == NAME), None)
     if entry is None:
         return None

@@ -41,7 +41,7 @@ def add_metadata(
         description: What it does, and whatever else its user has to know.
         labels: The name of each class, in the order of the output.
         mean: The model takes (pixel - mean) / std: one for all channels, or one for each.
-        std: Likewise, above 0.
+        std: One for all channels, or one for each, above 0.
         pixel_max: What white is, such as 255, where ``mean`` and ``std`` are given: readers find
             the range of the input in the file, of pixels from 0 to this.
 

@@ -67,7 +67,7 @@ def prune(
         verbose: Whether to print a line for each epoch.
 
     Returns:
-        A new model with the pruned weights, for ``convert``.
+        A new model with the pruned weights, for `convert`.
 
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
@@ -111,28 +111,28 @@ def train_quantized(
     """Trains a network on with its numbers rounded to 8 bits, and writes the int8 file.
 
     Quantisation-aware training: the network learns to be right in spite of the rounding. Zeros in
-    kernels stay zeros, so a network that ``prune`` returned stays pruned. The file computes in
+    kernels stay zeros, so a network that `prune` returned stays pruned. The file computes in
     8-bit integers throughout; its input and output are float32, the input also of a model that
     takes integers.
 
     Args:
-        model: As for ``prune``, and pruned or not.
+        model: As for `prune`, and pruned or not.
         path: Where to write, ending in ``.tflite``, in a folder that exists. The file appears
             whole or not at all, and one that was there before stays if this fails.
         x: Training samples (n, ...); the first 200 are the representative data, too.
-        y: As for ``prune``, as are the others.
+        y: Their classes, integers (n,).
         epochs: How often to see the samples.
         batch_size: Samples of a training step.
-        learning_rate: Of Adam.
-        seed: Of all random choices.
+        learning_rate: Of Adam. The loss and the layers that are trained are those of `prune`.
+        seed: Of all random choices. On a CPU the same seed gives the same weights.
         verbose: Whether to print a line for each epoch.
 
     Returns:
         A new model with the trained float weights, the network that the file was made from, to
-        ``verify`` the file against, or to write a float file of.
+        `verify` the file against, or to write a float file of.
 
     Raises:
-        TypeError: As for ``prune``, as are the next three.
+        TypeError: ``model`` is not a ``keras.Model``.
         ModuleNotFoundError: TFMOT or tf_keras is not installed.
         ValueError: An argument or layer does not fit, or an operator of the file stayed float.
         RuntimeError: The loss is not finite, or the process that trains dies.
@@ -172,7 +172,7 @@ def check_optimisable(model: keras.Model) -> LayerGraph:
     """Refuses what can be neither pruned nor trained in 8 bits; the graph of what can.
 
     Raises:
-        TypeError: As for ``prune``, as is the next.
+        TypeError: As for `prune`, as is the next.
         ModuleNotFoundError: TFMOT or tf_keras is not installed.
         ValueError: The model cannot be converted, or has a layer or an output that cannot be
             optimised.

@@ -27,8 +27,8 @@ class Mode:
     """A quantization of a model, and what came of it.
 
     Attributes:
-        quantization: As ``convert`` takes it.
-        num_bytes: Size of the file; None if there is none.
+        quantization: As `convert` takes it.
+        num_bytes: Size of the file in bytes; None if there is none.
         agreement: Its outputs against the model's; None if there is no file.
         objection: Why the file was not taken, or why there is none; empty if nothing is against it.
 
@@ -56,7 +56,7 @@ class Smallest:
         path: The file.
         chosen: Its mode.
         modes: All modes, the smallest file first; those that gave no file last.
-        max_accuracy_drop: What the choice was made by.
+        max_accuracy_drop: The share by which the accuracy was allowed to fall.
         float_operators: The operators of a file of integers that stayed float32.
 
     Example:
@@ -82,7 +82,7 @@ class NoModeHoldsError(ValueError):
         message: What the error says.
 
     Attributes:
-        modes: All modes, as in ``Smallest``.
+        modes: All modes, as in `Smallest`.
 
     Example:
         >>> import keras
@@ -122,17 +122,17 @@ def convert_smallest(
         model: A Keras model of one input and one output, classes.
         path: Where to write, ending in ``.tflite``, in a folder that exists.
         inputs: Samples to choose by, (n, ...) as the model takes them.
-        labels: The right class of each, integers, see ``verify``.
+        labels: The right class of each, integers, see `verify`.
         max_accuracy_drop: By how much accuracy may fall, a share from 0 to below 1: 0.01 is one
             percentage point. One of n samples weighs 1 / n.
-        representative_data: See ``convert``; without it there is no int8 and no int16x8. Not the
+        representative_data: See `convert`; without it there is no int8 and no int16x8. Not the
             samples to choose by.
 
     Returns:
         The file, and all modes.
 
     Raises:
-        TypeError: As ``convert`` raises it.
+        TypeError: As `convert` raises it.
         NoModeHoldsError: No file holds; a ValueError.
         ValueError: An argument does not fit, or the model can be converted in no way.
         OSError: The file cannot be written.
@@ -182,7 +182,7 @@ def convert_smallest(
 def _checked_samples(
     model: keras.Model, inputs: npt.ArrayLike, labels: npt.ArrayLike
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Refuses at once what ``verify`` would only after the conversions."""
+    """Refuses at once what `verify` would only after the conversions."""
     tensors = model.inputs, model.outputs
     if [len(each) for each in tensors] != [1, 1]:
         raise ValueError(

@@ -32,11 +32,11 @@ class Check:
 
     Attributes:
         path: The file.
-        quantization: What the file holds, see ``tflite_export.quantization``.
+        quantization: What the file holds, as of `Description`.
         model_macs: Multiply-accumulates of the model for one sample, which for a language model
             is a token; None if not known.
         file_macs: Multiply-accumulates counted in the file for one sample (1 MAC = 2 FLOPs).
-        num_bytes: The file's size.
+        num_bytes: The file's size in bytes.
         gzip_bytes: Its size after ``gzip``, as it is sent: zeros of a pruned network take no less
             room in the file itself.
         agreement: Its outputs against the model's.
@@ -81,8 +81,8 @@ def check(
     Args:
         model: The Keras model that the file was converted from.
         path: The ``.tflite`` file.
-        inputs: Samples, see ``verify``.
-        labels: Their classes, see ``verify``.
+        inputs: Samples, see `verify`.
+        labels: Their classes, see `verify`.
         model_macs: Multiply-accumulates of the model for one sample, to hold the file against.
         threads: The numbers of threads to measure the latency at.
 
@@ -91,7 +91,7 @@ def check(
 
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
-        ValueError: As ``count_macs``, ``verify`` and ``benchmark`` raise it.
+        ValueError: As `count_macs`, `verify` and `benchmark` raise it.
 
     Example:
         >>> import keras
@@ -119,7 +119,7 @@ def check_language_model(
     Args:
         model: The Keras model that the file was converted from.
         path: The ``.tflite`` file.
-        tokens: A text, see ``verify_language_model``; both continue its first 20 tokens, or what
+        tokens: A text, see `verify_language_model`; both continue its first 20 tokens, or what
             it has, by 50.
         model_macs: Multiply-accumulates of the model for one token, to hold the file against.
         threads: The numbers of threads to measure the latency at.
@@ -129,7 +129,7 @@ def check_language_model(
 
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
-        ValueError: As ``count_macs``, ``verify_language_model`` and ``benchmark`` raise it.
+        ValueError: As `count_macs`, `verify_language_model` and `benchmark` raise it.
 
     Example:
         >>> from keras_autoshrink import ShrinkRNN, step_model
@@ -169,19 +169,21 @@ def render_table(checks: Sequence[Check]) -> Table:
     """Lays out checks, a column for each file: so four fit into the usual 80 characters.
 
     Args:
-        checks: Their latencies are at the same numbers of threads.
+        checks: One for each file, all with latencies at the same numbers of threads.
 
     Returns:
         A table to print with ``rich``.
+
+    Raises:
+        ValueError: The files' latencies are at different numbers of threads.
 
     Example:
         >>> from pathlib import Path
         >>> import rich
         >>> agreement = Agreement(100, 1.0, 0.0, None, None, None)
         >>> latency = Latency(0.5, 0.75, num_threads=1, runs=100, measured_by="LiteRT, 1 thread")
-        >>> checked = Check(
-        ...     Path("model.tflite"), "float32", 72, 72, 1348, 780, agreement, (latency,)
-        ... )
+        >>> path = Path("model.tflite")
+        >>> checked = Check(path, "float32", 72, 72, 1348, 780, agreement, (latency,))
         >>> rich.print(render_table([checked]))  # doctest: +ELLIPSIS, +NORMALIZE_WHITESPACE
         <BLANKLINE>
           file                  model.tflite

@@ -38,16 +38,16 @@ class TextAgreement:
     """A language model against its file, on the same text.
 
     Attributes:
-        quantization: What the file holds, see ``tflite_export.quantization``.
+        quantization: What the file holds, as of `Description`.
         num_tokens: How many tokens both predicted, each from the text before it.
         argmax_agreement: Share of them where both hold the same token for the likeliest, 0 to 1.
             One with a NaN in either's log-probabilities is not the same.
-        max_abs_difference: The largest difference of two log-probabilities; NaN if there is a NaN
-            in any.
-        model_perplexity: exp of the model's mean cross-entropy.
+        max_abs_difference: The largest difference of two log-probabilities (natural); NaN if
+            there is a NaN in any.
+        model_perplexity: exp of the model's mean cross-entropy, in natural logarithms.
         file_perplexity: The same for the file.
-        model_continuation: What the model makes of the text's beginning, taking the likeliest
-            token again and again; see ``generate``. It ends where log-probabilities are NaN.
+        model_continuation: Tokens that the model adds to the text's beginning, taking the likeliest
+            one again and again; see `generate`. It ends where log-probabilities are NaN.
         file_continuation: The same for the file.
         continuation_agreement: Share of the continuation's positions, 0 to 1, that have the same
             token in both. From the first other token on, the texts differ.
@@ -112,9 +112,12 @@ def verify_language_model(
     """Runs a language model and its file on the same text and compares them.
 
     Args:
-        model: A Keras model of the TensorFlow backend with the inputs and outputs of
-            ``tflite_export.language``.
-        path: Its ``.tflite`` file.
+        model: A Keras model of the TensorFlow backend that takes one token at a time. Its inputs
+            are ``tokens``, int32 (batch, 1), and the states ``state_0``, ``state_1`` and so on,
+            float32 (batch, units). Its outputs are the log-probabilities (natural) of the token
+            that follows, float32 (batch, 1, vocabulary), and the new states in the order of the
+            old; the batch is open or 1. `keras_autoshrink.step_model` makes one.
+        path: Its ``.tflite`` file, with the same inputs and outputs of a batch of 1.
         tokens: The text, integers (n,), n at least 2. Both read it once, from a state of zeros
             that each carries on to its end, and predict all of its tokens but the first.
         prompt_length: How many of the text's first tokens both continue, at least 1.

@@ -20,6 +20,10 @@ from keras_autoshrink.costs.input_shapes import batch_shapes, built_copy, shape_
 def count_macs(model: keras.Model, input_shape: Any = None) -> int:
     """Counts the multiply-accumulates of a model for one sample.
 
+    Convolutions, dense layers and matrix products count, one multiply-accumulate as one, not as two
+    FLOPs; normalization, bias, activation, pooling and addition do not (the convention of arXiv
+    1911.09251).
+
     The model is walked, not run, and not changed. A layer that is shared counts at every call.
     A sample of a language model is a whole sequence; for the number per token pass one time
     step, input_shape=(1,), or divide by the steps.
@@ -31,7 +35,7 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
     Args:
         model: A functional or Sequential Keras 3 model.
         input_shape: The shape to count at, without the batch dimension, such as (224, 224, 3);
-            for several inputs a list of shapes in the order of `model.inputs`, or a dict of
+            for several inputs a list of shapes in the order of the model's `inputs`, or a dict of
             shapes by input name. Overrides the model's own shapes. Needed where the model leaves
             dimensions open, and for a Sequential model that is not built (this one case builds
             a throw-away copy of it).
