@@ -404,6 +404,7 @@ def write_npz(path, **arrays):
         ("", "COMMAND"),
         ("serch", "'serch'"),
         ("search --nodes many", "--nodes: 'many' is no whole number"),
+        ("search --directory {tmp} --over", "unrecognized arguments: --over"),
         ("search --directory {tmp}/new/deep --candidates 0", "'0' is no whole number"),
         ("search --directory {tmp} --nodes 1", "num_nodes=1"),
         ("search --directory {tmp}/new/deep --keep-fraction 3", "keep_fraction=3"),
