@@ -82,8 +82,7 @@ def show(options: argparse.Namespace) -> int:
     if options.tensorboard and not folder.is_dir():
         raise ValueError(f"--tensorboard: is of a search, and {folder} is no search's folder")
     if folder.is_dir():
-        searched = runs.read_search(folder)
-        objective = _OF[runs.task_of(searched.cell)].OBJECTIVE
+        _, searched, objective = runs.open_search(folder, None)
         pipeline.print_table(report.trajectory_table(searched.trajectory(), objective))
         for line in candidate_costs.describe(candidate_costs.read(folder / candidate_costs.FILE)):
             _console.print(line)

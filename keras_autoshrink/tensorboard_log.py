@@ -49,8 +49,8 @@ def write_tensorboard(
 
     Args:
         search: a tuner, or the folder of its search, which need not have ended.
-        objective: what to call the metric behind the score; by default "perplexity" of a
-            recurrent cell, else "accuracy".
+        objective: what to call the metric behind the score; by default its own name, without
+            "val_", or "objective" where a score has not said it.
 
     Returns:
         The folder `tensorboard` in that of the search.
@@ -112,7 +112,9 @@ def _logs(
 
 def _scalars(kind: str, record: Record, objective: str) -> list[Summary.Value]:
     """What is known of a cell, with its tags; TensorBoard has scalars as float32."""
-    tags = {name: objective if name == "objective" else name for name in _METRICS}
+    # Two curves with one tag would be one.
+    own_tag = objective not in (*_METRICS, "edges")
+    tags = {name: objective if name == "objective" and own_tag else name for name in _METRICS}
     return [
         Summary.Value(tag=f"{kind}/{tag}", simple_value=record[name])
         for name, tag in tags.items()
