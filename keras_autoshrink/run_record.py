@@ -45,7 +45,7 @@ def note_versions(folder: Path) -> None:
 def versions() -> dict[str, str]:
     """The versions of Python, of this package, and of what is loaded of Keras and its backend."""
     found = {"python": platform.python_version(), "keras_autoshrink": keras_autoshrink.__version__}
-    names = ["keras", "keras_tuner", "tensorflow"]
+    names = ["numpy", "keras", "keras_tuner", "tensorflow"]
     if "keras" in sys.modules:
         found["backend"] = sys.modules["keras"].backend.backend()
         names.append(found["backend"])
