@@ -82,9 +82,17 @@ def show(options: argparse.Namespace) -> int:
     if options.tensorboard and not folder.is_dir():
         raise ValueError(f"--tensorboard: is of a search, and {folder} is no search's folder")
     if folder.is_dir():
-        searched = runs.read_search(folder)
-        objective = _OF[runs.task_of(searched.cell)].OBJECTIVE
-        pipeline.print_table(report.trajectory_table(searched.trajectory(), objective))
+        _, searched, objective = runs.open_search(folder, None)
+        records = searched.trajectory()
+        # Before anything is written: a round under way may have the only scores, and no cell yet.
+        found = searched.best() is not None
+        if options.tensorboard:
+            tensorboard_log.check(folder, records)
+        if picture and not found:
+            raise ValueError(
+                f"--picture: {folder} has no cell yet: no round with a score has ended"
+            )
+        pipeline.print_table(report.trajectory_table(records, objective))
         for line in candidate_costs.describe(candidate_costs.read(folder / candidate_costs.FILE)):
             _console.print(line)
         if searched.error:
@@ -93,13 +101,12 @@ def show(options: argparse.Namespace) -> int:
             _console.print(
                 f"This search is in round {searched.round.number}: chosen is the best so far."
             )
-        # Both are of a search without any score, too, which has no cell for what follows.
         if page:
             _console.print(f"wrote {html_report.write_report(folder, page, objective)}")
         if options.tensorboard:
             _console.print(f"wrote {tensorboard_log.write_tensorboard(folder, objective)}")
-        if (page or options.tensorboard) and searched.best_score is None:
-            return 0
+        if (page or options.tensorboard) and not found:
+            return 0  # these are of a search without a cell, too; what follows is of the cell
     cell = runs.read_cell(Path(options.cell))
     edges = len(cell.edges)
     table = Table(title=f"cell with {edges} edge{'' if edges == 1 else 's'}")

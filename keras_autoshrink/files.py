@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+# A write takes seconds at most. What has not changed for so many is left of one that was killed.
+_ABANDONED = 300
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -14,15 +20,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+def write_bytes(
+    path: str | os.PathLike[str], content: bytes, unfinished: str | None = None
+) -> None:
     """Writes a file in one step: a reader or a crash never sees half of it.
 
     The content goes to a temporary file beside `path`, is flushed to the disk, and takes the
-    name `path` by a rename, which the file system does at once or not at all.
+    name `path` by a rename, which the file system does at once or not at all. What kills left of
+    earlier writes of it is deleted.
 
     Args:
         path: where to write; its folder must exist. An older file is replaced.
         content: the whole of it.
+        unfinished: what the temporary file's name begins with, by default that of `path`: for
+            files that somebody finds by a part of their name.
 
     Raises:
         OSError: the folder does not exist or cannot be written. `path` is as it was.
@@ -31,7 +42,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist")
     # Not the tempfile module, whose files only their owner may read.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    begins = f".{unfinished or path.name}."
+    temporary = path.with_name(f"{begins}{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -41,6 +53,23 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    with contextlib.suppress(OSError):  # another process may have replaced it already
+        # Its own time as the file system has it: that may have another clock than this machine.
+        now = path.stat().st_mtime
+        remove_abandoned(path.parent.glob(glob.escape(begins) + "[0-9a-f]" * 8), now)
+
+
+def remove_abandoned(temporary: Iterable[Path], now: float) -> None:
+    """Deletes those temporary files that nobody writes to any more.
+
+    Args:
+        temporary: files, each of one write.
+        now: the time, in seconds since 1970.
+    """
+    for path in temporary:
+        with contextlib.suppress(OSError):  # it has just become whole, or another one deletes it
+            if now - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:

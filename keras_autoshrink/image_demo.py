@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import image_pipeline, pipeline, report, run_record, runs
+from keras_autoshrink import image_pipeline, pipeline, report, runs
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.datasets import load_images
@@ -53,7 +53,7 @@ def demo(options: argparse.Namespace) -> int:
         project_name="search",
         overwrite=options.overwrite,
     )
-    run_record.note_command(folder / "search", options.command_line)
+    tuner.command_line = options.command_line
     tuner.search(
         data.train.x,
         data.train.y,

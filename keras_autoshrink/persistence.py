@@ -101,11 +101,10 @@ class PersistentOracle(keras_tuner.Oracle):
 
     def get_state(self) -> dict[str, Any]:
         """KerasTuner's state, and the search's."""
-        state = super().get_state()
-        state["search"] = search_state.to_json(self._search) if self._search else None
-        state["trial_ids"] = self._trial_ids
-        state["token"] = self.token
-        return state
+        search = search_state.to_json(self._search) if self._search else None
+        about = search_state.about(self.metric, self.objective, self._attempts.max_seconds)
+        ours = {"search": search, "trial_ids": self._trial_ids, "token": self.token, "about": about}
+        return {**super().get_state(), **ours}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` returned, and from the trials.

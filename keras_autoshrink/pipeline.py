@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import report, run_record, runs, service, tensorboard_log
+from keras_autoshrink import report, runs, service, tensorboard_log
 from keras_autoshrink.checkpoint import TrainingCheckpoint, difference, remove_state
 from keras_autoshrink.generation import vocabulary_path
 from keras_autoshrink.score import Score
@@ -80,12 +80,10 @@ def search_and_report(
     )
     if chief and not worker:
         runs.write_settings(folder, settings)
-        run_record.note_command(folder, options.command_line, replace=False)
+        tuner.command_line = options.command_line
     tuner.search(**data, epochs=options.epochs, verbose=0 if options.quiet else 1)
     if worker or not chief:
         return
-    # Only now: `search` may have refused this one, and the first is that of another try.
-    run_record.note_command(folder, options.command_line)
     print_table(report.trajectory_table(tuner.trajectory(), objective))
     for path in runs.write_results(folder, objective):
         _console.print(f"wrote {path}")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
+from keras_autoshrink import files
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.cell_layout import bend, layered
 from keras_autoshrink.op_names import INPUT
@@ -42,8 +43,17 @@ class _Picture(Figure):
     """A figure that a notebook shows, whether or not pyplot has been imported there."""
 
     def _repr_png_(self) -> bytes:
+        return self._drawn(format="png")
+
+    def write(self, path: str | Path) -> None:
+        """Saves it as `savefig` does, but whole or not at all."""
+        path = Path(path)
+        path = path if path.suffix else path.with_name(f"{path.name}.png")
+        files.write_bytes(path, self._drawn(format=path.suffix[1:], dpi=150))
+
+    def _drawn(self, **how: Any) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
+        self.savefig(buffer, **how)
         return buffer.getvalue()
 
 
@@ -91,8 +101,8 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     }
     nx.draw_networkx_labels(graph, position, names, font_size=7.5, ax=axes)
     for source, target in graph.edges:
-        others = [position[node] for node in graph if node not in (source, target)]
-        rad = bend(position[source], position[target], others)
+        between = [position[node] for node in graph if node not in (source, target)]
+        rad = bend(position[source], position[target], between)
         nx.draw_networkx_edges(
             graph,
             position,
@@ -110,7 +120,7 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     counted = f"{edges} edge{'' if edges == 1 else 's'}"
     axes.set_title(title or f"{counted}, {leaves} {'leaf' if leaves == 1 else 'leaves'}")
     if path is not None:
-        figure.savefig(path, dpi=150)
+        figure.write(path)
     return figure
 
 
@@ -198,7 +208,7 @@ def plot_trajectory(
         all_axes[-1].invert_xaxis()
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        figure.write(path)
     return figure
 
 

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,14 @@ class ResumableTuner(CandidateTuner):
         costs: likewise.
         **kwargs: likewise.
 
+    Attributes:
+        command_line: to be noted with the search, for its report; None of a script.
+
     Raises:
         ValueError: the directory cannot be written, or it holds a search with other settings.
     """
+
+    command_line: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -144,11 +149,12 @@ class ResumableTuner(CandidateTuner):
             run_record.note_versions(folder)
             found = self.oracle.search
             self._progress.begin(found)
-            if service.role() == "alone":
-                run()
-            elif found.error or not found.done:
-                service.serve(run, self.oracle.farewell)
-                self.save()  # what the last trial told the search
+            with run_record.noting_command(folder, self.command_line, self._outcomes):
+                if service.role() == "alone":
+                    run()
+                elif found.error or not found.done:
+                    service.serve(run, self.oracle.farewell)
+                    self.save()  # what the last trial told the search
             if self.oracle.search.error:
                 self._progress.end(self.oracle.search)
                 raise RuntimeError(f"the search cannot go on: {self.oracle.search.error}")
@@ -156,6 +162,11 @@ class ResumableTuner(CandidateTuner):
             self._progress.end(self.oracle.search)
             for line in self._costs.said():
                 self._progress.say(line)
+
+    def _outcomes(self) -> list[int]:
+        """How many networks have an outcome, and how many of these a score."""
+        found = self.oracle.search.outcomes.values()
+        return [len(found), sum(outcome.score is not None for outcome in found)]
 
     def save(self) -> None:
         """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""

@@ -11,12 +11,17 @@ from keras_autoshrink import files, report, search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.op_names import INPUT, RNN_OPERATIONS, declare_operation
 from keras_autoshrink.published_cells import SHRINKCNN_CELL, SHRINKRNN_CELL
+from keras_autoshrink.score import less_is_better
 from keras_autoshrink.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
 PUBLISHED = {"shrinkcnn": SHRINKCNN_CELL, "shrinkrnn": SHRINKRNN_CELL}
 
 _SETTINGS = "settings.json"
+_STATE = "oracle.json"
+
+# The metrics of the scores of ours, for searches that have not noted them.
+_METRICS = {"AccuracyScore": "accuracy", "PerplexityScore": "perplexity"}
 
 
 class Searched(Protocol):
@@ -32,8 +37,8 @@ def open_search(
 
     Args:
         search: a tuner, or the folder.
-        objective: what to call the metric behind the score; None for "perplexity" of a recurrent
-            cell, else "accuracy".
+        objective: what to call the metric behind the score; None for its own name, see
+            `metric_name`.
 
     Raises:
         ValueError: as of `read_search`.
@@ -42,8 +47,50 @@ def open_search(
     folder = Path(project)
     found = read_search(folder)
     if objective is None:
-        objective = "perplexity" if task_of(found.cell) == "text" else "accuracy"
+        objective = metric_name(folder, found.cell)
     return folder, found, objective
+
+
+def metric_name(folder: Path, cell: Cell) -> str:
+    """What the metric behind the score of a search is called; "objective" if nobody has said.
+
+    Its name is Keras's, but for the "val_": all that a search goes by is of validation data.
+
+    Args:
+        folder: the search's.
+        cell: the one that it began with.
+    """
+    noted = read_about(folder).get("metric")
+    if not isinstance(noted, str):
+        noted = _unnoted_metric(folder, cell)
+    # The score itself stands where there is no other metric.
+    return "objective" if noted in (None, "score") else noted.removeprefix("val_")
+
+
+def minimised(folder: Path, objective: str) -> bool:
+    """Whether of the metric behind the score of a search less is better.
+
+    As the search says; where it does not, as the names do: the one that it noted for the metric,
+    and the one that a report is to call it by.
+
+    Args:
+        folder: the search's.
+        objective: what to call the metric.
+    """
+    about = read_about(folder)
+    if about.get("direction") in ("min", "max"):
+        return bool(about["direction"] == "min")
+    return any(less_is_better(str(name)) for name in (about.get("metric"), objective))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What `search_state.about` noted of the search in a folder; nothing if an older version did.
+
+    Raises:
+        ValueError: there is no search, or its file is damaged.
+    """
+    about = _state(folder).get("about")
+    return about if isinstance(about, dict) else {}
 
 
 def read_search(folder: Path) -> ShrinkSearch:
@@ -52,11 +99,7 @@ def read_search(folder: Path) -> ShrinkSearch:
     Raises:
         ValueError: there is none, or its file is damaged.
     """
-    path = folder / "oracle.json"
-    try:
-        state = files.read_json(path).get("search")
-    except OSError:
-        raise ValueError(f"{folder}: holds no search (no {path.name})") from None
+    state = _state(folder).get("search")
     if state is None:
         raise ValueError(f"{folder}: holds a search that has not begun, or another tuner's")
     try:
@@ -65,7 +108,7 @@ def read_search(folder: Path) -> ShrinkSearch:
                 declare_operation(op)  # a cell can be looked at without the code of its ops
         return search_state.from_json(state)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged: {error}") from error
+        raise ValueError(f"{folder / _STATE}: damaged: {error}") from error
 
 
 def read_cell(path: Path) -> Cell:
@@ -179,6 +222,22 @@ def write_results(folder: Path, objective: str) -> list[Path]:
     files.write_text(written[2], json.dumps(records, indent=1) + "\n")
     report.plot_trajectory(records, written[3], objective)
     return written
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    try:
+        return files.read_json(folder / _STATE)
+    except OSError:
+        raise ValueError(f"{folder}: holds no search (no {_STATE})") from None
+
+
+def _unnoted_metric(folder: Path, cell: Cell) -> str | None:
+    """The metric of a search by an older version, which noted its score at most."""
+    try:
+        score = files.read_json(folder / "tuner0.json").get("score")
+    except (OSError, ValueError):
+        return "perplexity" if task_of(cell) == "text" else "accuracy"
+    return _METRICS.get(score[0]) if isinstance(score, list) and score else None
 
 
 def _facts_path(model: Path) -> Path:

@@ -35,6 +35,22 @@ def to_json(search: ShrinkSearch) -> dict[str, Any]:
     }
 
 
+def about(metric: str, objective: Any, max_seconds: float | None) -> dict[str, Any]:
+    """What reports say of a search beside its settings; one that goes on asks for none of it.
+
+    Args:
+        metric: name of the metric behind the score.
+        objective: KerasTuner's, whose name and direction are those of the score.
+        max_seconds: that a candidate may take.
+
+    Returns:
+        `metric`; its `direction`, "min" or "max", None if nobody has said; and
+        `max_seconds_per_trial`.
+    """
+    direction = objective.direction if metric == objective.name else None
+    return {"metric": metric, "direction": direction, "max_seconds_per_trial": max_seconds}
+
+
 def _said(outcome: Outcome) -> dict[str, Any]:
     """An outcome as it was written before there were costs and limits, and what it has of these."""
     values = dataclasses.asdict(outcome)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,8 @@ def write_tensorboard(
 
     Args:
         search: a tuner, or the folder of its search, which need not have ended.
-        objective: what to call the metric behind the score; by default "perplexity" of a
-            recurrent cell, else "accuracy".
+        objective: what to call the metric behind the score; by default its own name, without
+            "val_", or "objective" where a score has not said it.
 
     Returns:
         The folder `tensorboard` in that of the search.
@@ -72,47 +74,64 @@ def write_tensorboard(
     """
     folder, found, objective = runs.open_search(search, objective)
     records = found.trajectory()
-    if not records:
-        raise ValueError(f"{folder}: the search in it has not finished a round yet")
+    check(folder, records)
+    begun = _begun(folder)
     written = set()
-    for path, step, time, values in _logs(records, objective):
+    for path, step, seconds, values in _logs(records, objective):
         path = folder / NAME / path
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = _events(_begun(folder) + time, step, values)
         # TensorBoard must not take an unfinished file for another one of the search.
-        unfinished = path.with_name(f"unfinished.{os.getpid()}")
-        files.write_bytes(unfinished, content)
-        unfinished.replace(path)
+        files.write_bytes(path, _events(begun + seconds, step, values), unfinished="unfinished")
         written.add(path)
-    for path in (folder / NAME).rglob(_FILE.replace("{:06}", "*")):
-        if path not in written:  # of an older search in this folder
-            path.unlink()
+    _tidy(folder / NAME, written, begun)
     return folder / NAME
+
+
+def check(folder: Path, records: Sequence[Record]) -> None:
+    """Raises the ValueError that says that there is nothing to write yet, if so."""
+    if not records:
+        raise ValueError(f"{folder}: the search in it has not finished a round yet")
+
+
+def _tidy(folder: Path, written: Container[Path], begun: float) -> None:
+    """Deletes the files of an older search, and what kills left of writing this one's.
+
+    The search may go on meanwhile, and write rounds that are newer than what was read of it.
+    """
+    for path in folder.rglob(_FILE.replace("{:06}", "*")):
+        with contextlib.suppress(FileNotFoundError):  # who writes there, too, tidies
+            if path not in written and path.stat().st_mtime < begun:
+                path.unlink()
+    for pattern in (".unfinished.????????", "unfinished.[0-9]*"):  # the latter by older versions
+        files.remove_abandoned(folder.rglob(pattern), time.time())
 
 
 def _logs(
     records: Iterable[Record], objective: str
 ) -> Iterator[tuple[Path, int, float, list[Summary.Value]]]:
     """What to write: each file's path in the folder, its step, the seconds until then, values."""
-    time = 0.0
+    seconds = 0.0
     for record in records:
         step = record["round"]
         file = _FILE.format(step)
         for place, candidate in enumerate(record["candidates"]):
-            time += candidate["seconds"]
-            if not candidate["reused"]:
+            seconds += candidate["seconds"]
+            # One over a limit was not trained: a session would say that it has succeeded.
+            if not (candidate["reused"] or "over_limit" in candidate):
                 # A session of hparams is a run of TensorBoard, and this a folder.
                 name = candidate["trial_id"] or f"{step}-{place}"
                 path = Path("trials", name, file)
-                yield path, step, time, _trial(candidate, step, objective)
+                yield path, step, seconds, _trial(candidate, step, objective)
         values = _scalars("search", record, objective)
         values.append(Summary.Value(tag="search/edges", simple_value=record["edges_left"]))
-        yield Path(file), step, time, [*values, _picture(Cell.from_json(record["cell"]))]
+        yield Path(file), step, seconds, [*values, _picture(Cell.from_json(record["cell"]))]
 
 
 def _scalars(kind: str, record: Record, objective: str) -> list[Summary.Value]:
     """What is known of a cell, with its tags; TensorBoard has scalars as float32."""
-    tags = {name: objective if name == "objective" else name for name in _METRICS}
+    # Two curves with one tag would be one.
+    own_tag = objective not in (*_METRICS, "edges")
+    tags = {name: objective if name == "objective" and own_tag else name for name in _METRICS}
     return [
         Summary.Value(tag=f"{kind}/{tag}", simple_value=record[name])
         for name, tag in tags.items()
@@ -157,13 +176,13 @@ def _picture(cell: Cell) -> Summary.Value:
     return Summary.Value(tag="search/cell", image=image)
 
 
-def _events(time: float, step: int, values: list[Summary.Value]) -> bytes:
+def _events(wall_time: float, step: int, values: list[Summary.Value]) -> bytes:
     """An event file of some values of one step."""
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)
     for event in (
-        Event(wall_time=time, file_version="brain.Event:2"),
-        Event(wall_time=time, step=step, summary=Summary(value=values)),
+        Event(wall_time=wall_time, file_version="brain.Event:2"),
+        Event(wall_time=wall_time, step=step, summary=Summary(value=values)),
     ):
         writer.write(event.SerializeToString())
     return buffer.getvalue()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink import pipeline, report, run_record, runs, text_commands
+from keras_autoshrink import pipeline, report, runs, text_commands
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.costs import count_params
 from keras_autoshrink.language_hypermodel import RNNCellHyperModel
@@ -55,7 +55,7 @@ def demo(options: argparse.Namespace) -> int:
         project_name="search",
         overwrite=options.overwrite,
     )
-    run_record.note_command(folder / "search", options.command_line)
+    tuner.command_line = options.command_line
     tuner.search(data.train, validation_data=data.validation, epochs=_SEARCH_EPOCHS)
     objective = text_commands.OBJECTIVE
     pipeline.print_table(report.trajectory_table(tuner.trajectory(), objective))

@@ -382,6 +382,50 @@ def test_show_knows_a_search_of_ops_that_nobody_registered(tmp_path, capsys):
     assert "somebody_elses_op" in capsys.readouterr().out
 
 
+@pytest.fixture
+def without_cell(tmp_path):
+    """A search whose complete cell is over a limit, and which has begun with smaller ones."""
+    from keras_autoshrink.shrink import ShrinkSearch
+    from keras_autoshrink.trajectory import Outcome
+
+    search = ShrinkSearch(kas.Cell.dense(("input", *["conv1x1"] * 3)), strategy="paper")
+    search.tell(search.cell, Outcome(None, macs=99, over_limit="99 MACs, at most 98"))
+    search.tell(search.pending()[0].cell, Outcome(0.5, objective=0.6, macs=90))
+    assert (search.best(), search.best_score) == (None, 0.5)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "oracle.json").write_text(json.dumps({"search": search_state.to_json(search)}))
+    return folder
+
+
+@pytest.mark.parametrize("options", ["--html", "--tensorboard", "--html --tensorboard"])
+def test_show_reports_a_search_without_a_cell(without_cell, capsys, options):
+    assert main(["show", str(without_cell), *options.split()]) == 0
+    printed = capsys.readouterr().out
+    assert "is in round 1" in printed
+    assert printed.count("wrote ") == options.count("--")
+
+
+@pytest.mark.parametrize("options", ["", "--html", "--tensorboard"])
+def test_show_draws_no_cell_of_a_search_without_one(without_cell, capsys, options):
+    before = sorted(without_cell.parent.rglob("*"))
+    command = f"show {without_cell} --picture {without_cell.parent}/c.png {options}"
+    assert "--picture: " in (line := refused(capsys, command))
+    assert "has no cell yet" in line
+    assert sorted(without_cell.parent.rglob("*")) == before
+
+
+def test_show_checks_before_it_writes(tmp_path, capsys):
+    from keras_autoshrink.shrink import ShrinkSearch
+
+    search = ShrinkSearch(kas.Cell.dense(("input", "conv1x1")))
+    state = {"search": search_state.to_json(search)}
+    (tmp_path / "oracle.json").write_text(json.dumps(state))
+    line = refused(capsys, f"show {tmp_path} --html --tensorboard")
+    assert "has not finished a round yet" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["oracle.json"]
+
+
 def named_search(op):
     from keras_autoshrink.op_names import declare_operation
     from keras_autoshrink.shrink import ShrinkSearch
@@ -404,6 +448,7 @@ def write_npz(path, **arrays):
         ("", "COMMAND"),
         ("serch", "'serch'"),
         ("search --nodes many", "--nodes: 'many' is no whole number"),
+        ("search --directory {tmp} --over", "unrecognized arguments: --over"),
         ("search --directory {tmp}/new/deep --candidates 0", "'0' is no whole number"),
         ("search --directory {tmp} --nodes 1", "num_nodes=1"),
         ("search --directory {tmp}/new/deep --keep-fraction 3", "keep_fraction=3"),

@@ -51,7 +51,7 @@ def close(children):
         "search",
         "search --workers 3",
         "search --overwrite --workers=3 --dataset digits --seed -1",
-        "search --dataset digits --over --chief node1:5000 --quiet --workers 2",
+        "search --dataset digits --overwrite --chief node1:5000 --quiet --workers 2",
         "search --proxy-images 100 50 --worker [::1]:5000 --keep-fraction 0.5",
         "search --strategy bayesian --worker node1:5000 --max-candidates 9",
     ],

@@ -1,4 +1,5 @@
 import io
+import os
 
 import pytest
 from PIL import Image
@@ -26,6 +27,34 @@ def test_a_cells_picture_shows_all_its_nodes_and_edges(cell, tmp_path):
     assert len(axes.patches) == len(cell.edges) + len(cell.leaves)
     with Image.open(tmp_path / "cell.png") as image:
         assert image.width > 500
+
+
+@pytest.mark.parametrize("kind", ["cell", "trajectory"])
+def test_a_picture_is_written_whole_or_not_at_all(kind, records, tmp_path, monkeypatch):
+    def draw(path):
+        return plot_cell(SHRINKCNN_CELL, path) if kind == "cell" else plot_trajectory(records, path)
+
+    def full(descriptor):
+        raise OSError("no space left on device")
+
+    draw(tmp_path / "picture")  # without an ending, too
+    path = tmp_path / "picture.png"
+    before = path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space left"):
+            draw(path)
+    assert path.read_bytes() == before
+    for name in (".picture.png.0123abcd", ".picture.png.4567cdef"):
+        (tmp_path / name).write_bytes(b"half a picture")
+    os.utime(tmp_path / ".picture.png.0123abcd", (1e9, 1e9))  # of a kill; the other is under way
+    draw(path)
+    assert sorted(found.name for found in tmp_path.iterdir()) == [
+        ".picture.png.4567cdef",
+        "picture.png",
+    ]
+    draw(tmp_path / "picture.svg")
+    assert b"<svg" in (tmp_path / "picture.svg").read_bytes()
 
 
 def test_unreachable_nodes_are_not_drawn():

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -54,7 +55,9 @@ def searched(**settings):
 
 
 def evaluated(search):
-    return sorted({c["trial_id"] for r in search.trajectory() for c in r["candidates"]})
+    """The trials that a network was trained in."""
+    found = [c for r in search.trajectory() for c in r["candidates"] if "over_limit" not in c]
+    return sorted({candidate["trial_id"] for candidate in found})
 
 
 def save(search, folder):
@@ -122,8 +125,9 @@ def test_each_trial_is_a_session_of_hparams(tmp_path):
         if not candidate["reused"]
     }
     assert {trial["status"] for trial in trials.values()} > {"failed", "over limit"}
-    assert {path.name for path in (folder / "trials").iterdir()} == set(trials)
-    for name, trial in trials.items():
+    assert sorted(path.name for path in (folder / "trials").iterdir()) == evaluated(search)
+    for name in evaluated(search):
+        trial = trials[name]
         log = read(folder / "trials" / name)
         content = log.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
         given = metadata.parse_session_start_info_plugin_data(content).hparams
@@ -155,6 +159,34 @@ def test_to_write_it_again_leaves_no_duplicates(tmp_path):
     steps = [step for step, _ in curves(read(folder))["search/val_accuracy"]]
     assert steps == [record["round"] for record in shorter.trajectory()]
     assert training.read_bytes() == b"another's"
+
+
+def test_what_a_search_writes_meanwhile_stays(tmp_path):
+    save(searched(), tmp_path)
+    (tmp_path / "tuner0.json").write_text("{}")
+    folder = kas.write_tensorboard(tmp_path)
+    newer = folder / "events.out.tfevents.000099.autoshrink"
+    older = folder / "trials" / "0000" / "events.out.tfevents.000098.autoshrink"
+    for path, begun in ((newer, 1), (older, -1)):
+        path.write_bytes(b"a round that is not in what was read")
+        when = (tmp_path / "tuner0.json").stat().st_mtime + begun
+        os.utime(path, (when, when))
+    kas.write_tensorboard(tmp_path)
+    assert newer.exists()
+    assert not older.exists()
+
+
+def test_what_kills_have_left_is_tidied_away(tmp_path):
+    folder = kas.write_tensorboard(save(searched(), tmp_path))
+    before = contents(folder)
+    names = (".unfinished.0123abcd", "trials/0000/.unfinished.89abcdef", "trials/0001/unfinished.7")
+    for name in names:
+        (folder / name).write_bytes(b"half a file")
+        os.utime(folder / name, (1e9, 1e9))
+    writing = folder / ".unfinished.00000000"
+    writing.write_bytes(b"half a file, so far")
+    kas.write_tensorboard(tmp_path)
+    assert contents(folder) == {**before, writing: b"half a file, so far"}
 
 
 def test_trials_need_no_ids(tmp_path):

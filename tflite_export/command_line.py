@@ -2,11 +2,18 @@
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that leaves the usage out of its errors."""
+    """An argument parser that leaves the usage out of its errors, and takes no half an option.
+
+    A record of a command line leaves out what would delete the record (`--overwrite`), and so has
+    to know it by its one name. Subcommands have parsers of the same class.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with status 2 and one line on standard error."""
