@@ -52,7 +52,7 @@ def write_tensorboard(
     Args:
         search: a tuner, or the folder of its search, which need not have ended.
         objective: what to call the metric behind the score; by default its own name, without
-            "val_", or "objective" where a score has not said it.
+            ``val_``, or "objective" where a score has not said it.
 
     Returns:
         The folder `tensorboard` in that of the search.
