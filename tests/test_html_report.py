@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import chromium
@@ -541,6 +542,153 @@ def test_the_slider_moves_by_keyboard(page, tmp_path):
     page.wait_for("#where", f"round 2 of {last}")
 
 
+def dot_of(kind, number):
+    """The dot of a round in the first chart, as an expression."""
+    text = f"JSON.parse(data.textContent).points[e.dataset.point][0] === {number}"
+    return f"[...document.querySelectorAll('[data-kind={kind}] use')].find((e) => {text})"
+
+
+def middle(page, element):
+    """Where the middle of an element is, once it can be seen, and the page has scrolled."""
+    return page.evaluate(
+        f"(async () => {{ const e = {element}; e.scrollIntoView({{ block: 'center' }});"
+        "for (const _ of [1, 2]) await new Promise(requestAnimationFrame);"
+        "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] })()"
+    )
+
+
+def test_a_link_to_a_round_works_again(page, tmp_path):
+    search = bayesian()
+    run(search, some_fail)
+    open_report(page, search, tmp_path / "search")
+    for _ in range(2):
+        page.click(*middle(page, "document.querySelector('a[href=\"#round-2\"]')"))
+        page.wait_for("#where", "round 2 of")
+        # The keys go on from there, where it can be seen.
+        assert page.evaluate("document.activeElement.id") == "slider"
+        top = page.evaluate("slider.getBoundingClientRect().top")
+        assert 0 < top < 200
+        page.press("ArrowRight", 39)
+        assert shown(page)[0] == ["round-3"]
+    page.evaluate("history.back()")  # the address of before any link
+    page.evaluate("location.hash = '#round-1'")
+    page.wait_for("#where", "round 1 of")
+
+
+def test_keys_go_from_dot_to_dot(page, tmp_path):
+    search = bayesian()
+    run(search, some_fail)
+    open_report(page, search, tmp_path / "search", width=390)
+    records = search.trajectory()
+    texts = page.evaluate("JSON.parse(data.textContent).points")
+    page.evaluate("document.querySelector('.chart svg').focus()")
+    page.press("ArrowRight", 39)
+    assert page.text("#tip").startswith("round 0: complete cell\nscore")
+    visited = [page.text("#tip")]
+    scored = [c for r in records for c in r["candidates"] if c["score"] is not None]
+    for _ in range(len(scored) + 3):
+        page.press("ArrowRight", 39)
+        visited.append(page.text("#tip"))
+    rounds = [int(re.match(r"round (\d+)", text)[1]) for text in visited]
+    assert rounds == sorted(rounds)
+    assert {*visited} <= {text for _, text in texts}
+    for candidate in scored:
+        assert any(f"score {candidate['score']:.4f}" in text for text in visited)
+    assert page.evaluate("(b => b.left >= 0 && b.right <= 390)(tip.getBoundingClientRect())")
+    page.press("Enter", 13, "\r")
+    assert shown(page)[0] == [f"round-{rounds[-1]}"]
+    page.press("ArrowLeft", 37)
+    assert page.text("#tip") in visited[:-1]
+    page.press("Home", 36)
+    assert page.text("#tip") == visited[0]
+    page.press("Escape", 27)
+    assert page.evaluate("tip.hidden")
+    page.press("End", 35)
+    assert page.text("#tip") == visited[-1]
+    page.press("Tab", 9)
+    assert page.evaluate("tip.hidden")
+
+
+def test_a_finger_opens_a_tip_and_closes_it(page, tmp_path):
+    search = bayesian()
+    run(search, some_fail)
+    page.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    open_report(page, search, tmp_path / "search", width=390)
+    for close in ("elsewhere", "scroll", "Escape"):
+        x, y = middle(page, dot_of("line", 2))
+        page.tap(x + 2, y)
+        page.wait_for("#tip", "round 2: ")
+        assert page.evaluate("document.querySelectorAll('.near').length") == 1
+        if close == "elsewhere":
+            page.tap(*middle(page, "document.querySelector('#curves')"))
+        elif close == "scroll":
+            page.evaluate("scrollBy(0, 50)")
+        else:
+            page.press("Escape", 27)
+        end = time.monotonic() + 30
+        while not page.evaluate("tip.hidden"):
+            assert time.monotonic() < end, close
+        assert page.evaluate("document.querySelectorAll('.near').length") == 0
+
+
+def test_what_is_gone_from_the_drawing_says_nothing(page, tmp_path):
+    search = bayesian()
+    run(search, some_fail)
+    open_report(page, search, tmp_path / "search")
+    for number in (0, int(page.evaluate("slider.max"))):
+        page.evaluate(f"slider.value = {number}; slider.dispatchEvent(new Event('input'))")
+    absent = page.evaluate(
+        "[...document.querySelectorAll('#cell path.absent')]"
+        ".map((e) => [getComputedStyle(e).pointerEvents, e.textContent])"
+    )
+    assert absent
+    assert {(*each,) for each in absent} == {("none", "")}
+
+
+@pytest.mark.parametrize("width", [390, 800, 1000, 1200])
+def test_letters_of_drawings_can_be_read(page, tmp_path, width):
+    search = dense(num_candidates=2, keep_fraction=0.9)
+    run(search)
+    open_report(page, search, tmp_path / "search", width)
+    page.evaluate("slider.value = 0; slider.dispatchEvent(new Event('input'))")
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('svg text')].map((e) => "
+        "parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a)"
+    )
+    assert 10 < min(sizes) <= max(sizes) < 17
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_search_by_latency_of_one_round_in_the_dark(page, tmp_path):
+    search = dense(keep_fraction=1)
+    run(search, lambda cell: dataclasses.replace(outcome(cell), latency_ms=0.25))
+    page.emulate(prefers_color_scheme="dark", prefers_reduced_motion="reduce")
+    open_report(page, search, tmp_path / "search")
+    assert shown(page)[:2] == (["round-0"], "round 0 of 0")
+    assert page.evaluate("[play.disabled, slider.disabled]") == [True, True]
+    assert "0.25" in page.text(".tiles")
+    assert page.evaluate("document.querySelectorAll('.chart').length") == 5
+    page.point_at(*middle(page, dot_of("chosen", 0)))
+    page.wait_for("#tip", "latency, ms 0.25")
+    styles = page.evaluate(
+        "['body', '#tip', '#cell text', '.chart text', '.chart use'].map((each) => {"
+        "const style = getComputedStyle(document.querySelector(each));"
+        "return each[0] === '#' && each !== '#cell text' || each === 'body'"
+        " ? [style.backgroundColor, style.color] : [null, style.fill] })"
+    )
+    paper = styles[0][0]
+    for ground, ink in styles:
+        colours = (re.findall(r"\d+", each) for each in (ground or paper, ink))
+        ground, ink = ("#" + "".join(f"{int(v):02x}" for v in each[:3]) for each in colours)
+        assert contrast("#000000", ground) < 2
+        assert contrast(ink, ground) >= 4.5
+    moves = "getComputedStyle(document.querySelector('#cell g g')).transitionDuration"
+    assert page.evaluate(moves) == "0s"
+    page.emulate(prefers_color_scheme="light", prefers_reduced_motion="no-preference")
+    assert page.evaluate(moves) != "0s"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
 def test_pointing_at_a_dot_shows_its_values(page, tmp_path):
     search = bayesian()
     run(search, some_fail)
@@ -551,12 +699,8 @@ def test_pointing_at_a_dot_shows_its_values(page, tmp_path):
         "[...document.querySelectorAll('[data-kind]')].map((e) => e.dataset.kind)"
     )
     assert kinds == [*(["others", "line", "chosen"] * 3), "others", "front", "chosen"]
-    dot = 'document.querySelector(\'[data-kind="line"] use[data-round="2"]\')'
-    page.evaluate(f"{dot}.scrollIntoView({{block: 'center'}})")
-    x, y = page.evaluate(
-        f"(() => {{ const b = {dot}.getBoundingClientRect();"
-        "return [b.x + b.width / 2, b.y + b.height / 2] })()"
-    )
+    dot = dot_of("line", 2)
+    x, y = middle(page, dot)
     page.point_at(x + 3, y)
     page.wait_for("#tip", "round 2: ")
     text = page.text("#tip")
@@ -564,11 +708,19 @@ def test_pointing_at_a_dot_shows_its_values(page, tmp_path):
         assert value in text
     assert f"{record['macs']:,} MACs" in text
     assert " ".join(edges_of(record)) in text
-    for kind in ("mousePressed", "mouseReleased"):
-        page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    # What is said of the same dot is said once.
+    page.evaluate(
+        "window.said = 0; new MutationObserver((all) => { window.said += all.length })"
+        ".observe(tip, { childList: true, attributes: true })"
+    )
+    for step in (-3, -1, 2):
+        page.point_at(x + step, y)
+    assert page.evaluate("window.said") == 0
+    page.click(x, y)
     assert shown(page)[0] == ["round-2"]
     page.point_at(5, 5)
     assert page.evaluate("tip.hidden")
+    assert page.evaluate("document.querySelectorAll('.near').length") == 0
 
 
 @pytest.mark.parametrize("width", [390, 1200])
@@ -583,7 +735,6 @@ def test_hostile_names_are_only_text_and_the_page_is_no_wider_than_the_screen(
     open_report(page, search, folder, width)
     (folder / "settings.json").write_text(json.dumps({HOSTILE: HOSTILE, "long": "x" * 300}))
     run_record.note_command(folder, ["autoshrink", "search", HOSTILE, "y" * 300])
-    page.events.clear()
     open_report(page, search, folder, width)
     assert page.evaluate("typeof stolen") == "undefined"
     assert page.text("h1") == folder.name

@@ -174,6 +174,8 @@
     stop();
     show(Number(slider.value));
   });
+  // Of one round alone there is nowhere to go.
+  play.disabled = slider.disabled = data.rounds.length < 2;
   narrow.addEventListener("change", prepare);
   addEventListener("roundchosen", (event) => {
     stop();
