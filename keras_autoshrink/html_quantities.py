@@ -29,23 +29,30 @@ class Quantity:
         name: its key in a record.
         label: what the page calls it.
         form: how it is written, for `format`.
+        unit: what it is counted in, if anything.
         direction: " (less is better)" where a reader could not know, else nothing.
     """
 
     name: str
     label: str
     form: str = ".4f"
+    unit: str = ""
     direction: str = ""
 
     @property
+    def heading(self) -> str:
+        """What it is called above a column of its values."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    @property
     def directed(self) -> str:
-        """What it is called beside an axis or above a column."""
-        return self.label + self.direction
+        """What it is called where a reader compares values."""
+        return self.heading + self.direction
 
     @property
     def title(self) -> str:
-        """Likewise at the beginning of a title; "MACs" and "val_AUC" keep their capitals."""
-        return self.directed[:1].upper() + self.directed[1:]
+        """What it is called where a title begins; "MACs" and "val_AUC" keep their capitals."""
+        return self.label[:1].upper() + self.label[1:]
 
     def of(self, record: Record) -> float | None:
         """A record's; None if it is unknown, or no number to be drawn."""
@@ -58,15 +65,16 @@ class Quantity:
         return "\N{EN DASH}" if value is None else format(value, self.form)
 
     def phrase(self, record: Record) -> str:
-        """A record's with what it is: "1,024 MACs", "score 0.5"."""
-        words = [self.label, self.said(record)]
-        return " ".join(reversed(words) if self.form == "," else words)
+        """A record's with what it is: "1,024 MACs", "score 0.5", "latency 2 ms"."""
+        if self.form == ",":
+            return f"{self.said(record)} {self.label}"
+        return f"{self.label} {self.said(record)} {self.unit}".rstrip()
 
 
 SCORE = Quantity("score", "score")
 _MACS, _PARAMS = Quantity("macs", "MACs", ","), Quantity("params", "parameters", ",")
 _MEASURED = (
-    Quantity("latency_ms", "latency, ms", ".4g"),
+    Quantity("latency_ms", "latency", ".4g", "ms"),
     Quantity("measured_cost", "cost", ".4g"),
 )
 

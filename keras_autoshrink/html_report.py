@@ -186,7 +186,7 @@ def _figures(
     for each in (quantities.objective, *quantities.costs, SCORE):
         if each.of(best) is not None:
             beside = "unknown" if each.of(whole) is None else each.said(whole)
-            found.append((each.label, each.said(best), f"complete: {beside}"))
+            found.append((each.heading, each.said(best), f"complete: {beside}"))
     tiles = [
         element("div", element("dt", name), element("dd", value), element("dd", beside))
         for name, value, beside in found

@@ -114,7 +114,7 @@ def candidates_table(
                 class_=status.replace(" ", "-"),
             )
         )
-    headings = ["edges", *(each.label for each in quantities)]
+    headings = ["edges", *(each.heading for each in quantities)]
     caption = f"Candidates of round {record['round']}, {current}"
     return _table(caption, ["cell"], headings, rows, last="what came of it")
 
