@@ -621,7 +621,9 @@ def test_a_finger_opens_a_tip_and_closes_it(page, tmp_path):
         page.wait_for("#tip", "round 2: ")
         assert page.evaluate("document.querySelectorAll('.near').length") == 1
         if close == "elsewhere":
-            page.tap(*middle(page, "document.querySelector('#curves')"))
+            # Not all browsers take the focus from the chart, by which it would close, too.
+            down = "new PointerEvent('pointerdown', { bubbles: true })"
+            page.evaluate(f"document.querySelector('h1').dispatchEvent({down})")
         elif close == "scroll":
             page.evaluate("scrollBy(0, 50)")
         else:
