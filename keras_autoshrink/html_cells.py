@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_autoshrink import op_colours
 from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.cell_layout import bend, control, layered
 
@@ -25,11 +26,11 @@ def drawing(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> dict
 
     Returns:
         `box`, the least and the greatest x and y of all rounds, where neighbouring columns, and
-        neighbours in a column, are 1 apart; and `rounds`, of each `nodes` and `edges`. A node has
-        an `id`, an `op`, an `x`, a `y` and a `kind`: "input", "leaf", "node", or "gone" of one
-        that the round has cut off. An edge has its `ends`, the control `x` and `y` of a quadratic
-        curve between them, and a `kind`: "kept", "added", "removed", or "dead" of one that
-        was cut off by that.
+        neighbours in a column, are 1 apart; `colours`, of each op; and `rounds`, of each `nodes`
+        and `edges`. A node has an `id`, an `op`, an `x`, a `y` and a `kind`: "input", "leaf",
+        "node", or "gone" of one that the round has cut off. An edge has its `ends`, the control
+        `x` and `y` of a quadratic curve between them, and a `kind`: "kept", "added", "removed", or
+        "dead" of one that was cut off by that.
     """
     before: Cell | None = None
     rounds = []
@@ -44,7 +45,8 @@ def drawing(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> dict
             (x, y), (x_end, y_end) = (place[node] for node in edge["ends"])
             points.append(((x + x_end + 2 * edge["x"]) / 4, (y + y_end + 2 * edge["y"]) / 4))
     xs, ys = zip(*points, strict=True)
-    return {"box": [min(xs), min(ys), max(xs), max(ys)], "rounds": rounds}
+    colours = op_colours.colours(op for cell in cells for op in cell.ops)
+    return {"box": [min(xs), min(ys), max(xs), max(ys)], "colours": colours, "rounds": rounds}
 
 
 def _round(cell: Cell, before: Cell, record: Mapping[str, Any]) -> dict[str, Any]:

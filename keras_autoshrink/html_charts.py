@@ -1,27 +1,27 @@
-"""The curves of a search's HTML page: drawn by matplotlib, with values for a mouse to find.
+"""The curves of a search's HTML page: drawn by matplotlib, with points for the page to find.
 
 A library for charts in browsers (plotly, Vega) would bring megabytes of JavaScript into each
-page. matplotlib, which draws the other pictures, writes an SVG in which each point is an element:
-with a `<title>` in it, any browser shows its values. Only the cell is drawn by the page itself,
-since its nodes move from round to round.
+page. matplotlib, which draws the other pictures, writes an SVG in which each point is an element,
+and the page shows its values. Only the cell is drawn by the page itself, since its nodes move
+from round to round.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import re
+import statistics
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
-
-Records = Sequence[Mapping[str, Any]]
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # What is drawn in these colours takes those of the page, which are others in the dark.
@@ -34,7 +34,6 @@ _COLOURS = {
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "keras_autoshrink",  # the same page from the same search
     "font.size": 8,
     "text.color": _COLOURS["ink"],
     "axes.edgecolor": _COLOURS["rule"],
@@ -52,14 +51,20 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+# By how many interquartile ranges a value is away from the middle half, to be left out of a chart
+# that it would flatten: Tukey's "far out".
+_FAR = 3
+_FEWEST = 8  # below, quartiles say nothing
+_FLATTENED = 4  # by this factor at least
+
+
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A point of a chart: where it stands, what is to be said of it, and its round."""
+    """A point of a chart: where it stands, and the number by which the page knows it."""
 
     x: float
     y: float
-    text: str
-    round: int
+    number: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,60 +80,109 @@ class Series:
     points: Sequence[Point]
 
 
-def chart(name: str, series: Sequence[Series], x_label: str, y_label: str) -> ET.Element:
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """An axis of a chart.
+
+    Args:
+        label: what stands beside it.
+        kind: "rounds", "counts" (large numbers) or "values".
+    """
+
+    label: str
+    kind: str = "values"
+
+
+def limits(series: Sequence[Series]) -> tuple[float, float] | None:
+    """The heights between which to draw, where a few points far out would flatten the rest.
+
+    Returns:
+        None to draw all. What is chosen is always between them.
+    """
+    ys = [p.y for each in series for p in each.points if each.kind != "chosen"]
+    if len(ys) < _FEWEST:
+        return None
+    low, _, high = statistics.quantiles(ys, n=4, method="inclusive")
+    far = _FAR * (high - low)
+    kept = [y for y in ys if low - far <= y <= high + far]
+    kept += [p.y for each in series for p in each.points if each.kind == "chosen"]
+    least, most = min(kept), max(kept)
+    if not 0 < _FLATTENED * (most - least) < max(ys) - min(ys):
+        return None
+    return least, most
+
+
+def chart(
+    name: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    within: tuple[float, float] | None = None,
+) -> ET.Element:
     """Draws a chart.
 
     Args:
         name: of the chart, for the ids in it.
         series: what to draw, the last in front.
-        x_label: of the horizontal axis; "MACs" makes it one of large numbers.
-        y_label: likewise of the vertical one.
+        x: the horizontal axis.
+        y: the vertical one.
+        within: of the vertical one, see `limits`; points beyond are left out, lines lead there.
 
     Returns:
         An SVG element without colours or fonts of its own; each point is a `<use>` with its
-        text as `<title>`, in a group `data-kind`.
+        number as `data-point`, in a group `data-kind`.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.3, 2.7), layout="constrained")
+    low, high = within or (-math.inf, math.inf)
+    drawn = [Series(each.kind, [p for p in each.points if low <= p.y <= high]) for each in series]
+    # The same page from the same search, and other ids in each of its charts.
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"keras_autoshrink/{name}"}):
+        # Small, so that the letters are large enough on a phone; see the style sheet.
+        figure = Figure(figsize=(3.5, 2.4), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
-        for each in series:
-            _draw(axes, each, f"{name}-{each.kind}")
-        _ticks(axes, x_label, y_label, [p.x for each in series for p in each.points])
+        axes = figure.add_subplot(xlabel=x.label, ylabel=y.label)
+        for whole, each in zip(series, drawn, strict=True):
+            _draw(axes, whole, each.points, f"{name}-{each.kind}")
+        if within:
+            margin = 0.05 * (high - low)
+            axes.set_ylim(low - margin, high + margin)
+        _ticks(axes, x, y, [p.x for each in drawn for p in each.points])
         written = io.BytesIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
-    return _for_the_page(ET.fromstring(written.getvalue()), name, series)
+    return _for_the_page(ET.fromstring(written.getvalue()), name, drawn)
 
 
-def _draw(axes: Axes, series: Series, gid: str) -> None:
-    xs, ys = [p.x for p in series.points], [p.y for p in series.points]
+def _draw(axes: Axes, series: Series, within: Sequence[Point], gid: str) -> None:
     kind = "line" if series.kind == "front" else series.kind
     if series.kind in ("line", "front"):
         how = "steps-post" if series.kind == "front" else "default"
+        xs, ys = [p.x for p in series.points], [p.y for p in series.points]
         axes.plot(xs, ys, color=_COLOURS[kind], linewidth=1.4, drawstyle=how)
-    marker, size = {"chosen": ("*", 130), "others": ("o", 13)}.get(kind, ("o", 26))
+    marker, size = {"chosen": ("*", 110), "others": ("o", 11)}.get(kind, ("o", 22))
+    xs, ys = [p.x for p in within], [p.y for p in within]
     points = axes.scatter(xs, ys, s=size, marker=marker, color=_COLOURS[kind], zorder=3)
     points.set_gid(gid)
     points.set_clip_on(False)
 
 
-def _ticks(axes: Axes, x_label: str, y_label: str, xs: Sequence[float]) -> None:
-    if x_label.startswith("MACs"):
-        if max(xs) > 10 * min(xs) > 0:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    else:
+def _ticks(axes: Axes, x: Axis, y: Axis, xs: Sequence[float]) -> None:
+    if x.kind == "rounds":
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
-    if y_label.startswith("MACs"):
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    elif max(xs) > 10 * min(xs) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis, described in ((axes.xaxis, x), (axes.yaxis, y)):
+        if described.kind == "counts":
+            axis.set_major_formatter(EngFormatter(sep=""))
+    if x.kind == "values":
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
 def _for_the_page(svg: ET.Element, name: str, series: Sequence[Series]) -> ET.Element:
-    """Takes from matplotlib's SVG what would reach beyond it, and adds the points' texts."""
+    """Takes from matplotlib's SVG what would reach beyond it, and adds the points' numbers."""
     used = set(re.findall(r"#([\w-]+)", " ".join(v for e in svg.iter() for v in e.attrib.values())))
     kinds = {f"{name}-{each.kind}": each for each in series}
+    groups: list[tuple[ET.Element, Series]] = []
     for parent in [*svg.iter()]:
         # The author's name, and a style sheet that would hold for the whole page.
         for child in [c for c in parent if c.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style")]:
@@ -151,10 +205,20 @@ def _for_the_page(svg: ET.Element, name: str, series: Sequence[Series]) -> ET.El
                     each.set(key, f"var(--{colour})")
         if found is not None:
             each.set("data-kind", found.kind)
-            uses = [use for use in each.iter() if use.tag.endswith("use")]
-            for use, point in zip(uses, found.points, strict=True):
-                use.set("data-round", str(point.round))
-                ET.SubElement(use, "title").text = point.text
+            groups.append((each, found))
+    for group, of in groups:
+        colour = "line" if of.kind == "front" else of.kind
+        uses = [each for each in group.iter() if each.tag == "use"]
+        for use, point in zip(uses, of.points, strict=True):
+            use.set("data-point", str(point.number))
+            use.set("x", f"{float(use.get('x', 0)):.1f}")
+            use.set("y", f"{float(use.get('y', 0)):.1f}")
+        # Said once for all, so that the style sheet can mark one of them by its own.
+        for each in group.iter():
+            for key in ("fill", "stroke"):
+                each.attrib.pop(key, None)
+        group.set("fill", f"var(--{colour})")
+        group.set("stroke", f"var(--{colour})")
     for key in ("width", "height", "version"):
         svg.attrib.pop(key, None)
     return svg

@@ -17,13 +17,13 @@ from typing import Any
 from keras_autoshrink import __version__, files, html_facts, runs
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.html_cells import drawing
-from keras_autoshrink.html_curves import curves, directed
+from keras_autoshrink.html_curves import Texts, curves, front, trained
+from keras_autoshrink.html_quantities import SCORE, Quantities, of_search
 from keras_autoshrink.html_tables import (
     Content,
     candidates_table,
     edits,
     element,
-    number,
     render,
     rounds_table,
 )
@@ -54,7 +54,7 @@ def write_report(
         Where it was written.
 
     Raises:
-        ValueError: there is no search, or one of its files is damaged.
+        ValueError: there is no search, one of its files is damaged, or `objective` is empty.
         OSError: the file cannot be written.
 
     Example:
@@ -79,15 +79,25 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     best = best_record(records)
     open_round = _open_round(search, records)
     stops = [*records, *([open_round] if open_round else [])]
+    quantities = of_search(stops, objective, _score(folder))
+    known = [candidate for _, candidate in trained(stops)]
+    on_front = {id(candidate) for candidate in front(known, quantities)}
     cells = [Cell.from_json(record["cell"]) for record in stops]
     parts = importlib.resources.files("keras_autoshrink") / "report_page"
-    template, style, script = (
+    template, style, *scripts = (
         (parts / name).read_text(encoding="utf-8")
-        for name in ("report.html", "report.css", "report.js")
+        for name in ("report.html", "report.css", "charts.js", "report.js")
     )
-    data = {**drawing(cells, stops), "numbers": [record["round"] for record in stops]}
+    script = "\n".join(scripts)
+    texts = Texts(quantities)
+    charts = curves(records, stops, best, quantities, texts)
+    data = {
+        **drawing(cells, stops),
+        "numbers": [record["round"] for record in stops],
+        "points": texts.to_json(),
+    }
     rounds = [
-        _round_section(stop, stop is best, objective, stops[max(0, place - 1)])
+        _round_section(stop, stop is best, quantities, on_front, stops[max(0, place - 1)])
         for place, stop in enumerate(stops)
     ]
     return string.Template(template).substitute(
@@ -97,19 +107,37 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
         style=style,
         script=script,
         # In a script element only "<" can end it, and JSON has another way to write one.
-        data=json.dumps(data).replace("<", "\\u003c"),
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         name=html.escape(folder.resolve().name),
         state=render(_state(search)),
-        figures=render(_figures(records, best, objective)),
+        figures=render(_figures(records, best, quantities, bool(known))),
         last=str(len(stops) - 1),
         start=str(stops.index(best) if best else 0),
         rounds=render(*rounds),
-        charts=render(*curves(records, stops, best, objective)),
-        drawn="" if best else "hidden",
-        trajectory=render(rounds_table(records, best, directed(objective))),
-        facts=render(*html_facts.sections(folder, search)),
+        charts=render(*charts),
+        drawn="" if charts else "hidden",
+        trajectory=render(rounds_table(records, best, quantities)),
+        facts=render(*_costs(folder), *html_facts.sections(folder, search)),
         version=html.escape(__version__),
     )
+
+
+def _score(folder: Path) -> Any:
+    """The score of a search as its settings describe it; None where they do not."""
+    path = folder / "tuner0.json"
+    return files.read_json(path).get("score") if path.is_file() else None
+
+
+def _costs(folder: Path) -> list[ET.Element]:
+    """By what latencies were measured, and how surely; nothing of a search without any."""
+    path = folder / "costs.json"
+    if not path.is_file():
+        return []
+    from keras_autoshrink import candidate_costs  # loads Keras, which else takes no report
+
+    lines = candidate_costs.describe(candidate_costs.read(path))
+    heading = element("h3", "What was measured")
+    return [element("section", heading, *(element("p", each) for each in lines))] if lines else []
 
 
 def _hash(text: str) -> str:
@@ -146,20 +174,19 @@ def _state(search: ShrinkSearch) -> ET.Element:
     return element("p", "This search has finished.", class_="state")
 
 
-def _figures(records: Records, best: Record | None, objective: str) -> ET.Element:
+def _figures(
+    records: Records, best: Record | None, quantities: Quantities, trained: bool
+) -> ET.Element:
     """What the chosen cell comes to, beside the complete one."""
     if best is None:
-        return element("p", "No network has a score yet.")
+        what = "round has adopted a network" if trained else "network has a score"
+        return element("p", f"No {what} yet.")
     whole = records[0]
     found = [("edges", str(best["edges_left"]), f"of {whole['edges_left']}")]
-    for name, what, form in (
-        ("objective", objective, ".4f"),
-        ("macs", "MACs", ","),
-        ("score", "score", ".4f"),
-    ):
-        if best[name] is not None:
-            beside = "unknown" if whole[name] is None else number(whole[name], form)
-            found.append((what, number(best[name], form), f"complete: {beside}"))
+    for each in (quantities.objective, *quantities.costs, SCORE):
+        if each.of(best) is not None:
+            beside = "unknown" if each.of(whole) is None else each.said(whole)
+            found.append((each.heading, each.said(best), f"complete: {beside}"))
     tiles = [
         element("div", element("dt", name), element("dd", value), element("dd", beside))
         for name, value, beside in found
@@ -167,26 +194,31 @@ def _figures(records: Records, best: Record | None, objective: str) -> ET.Elemen
     return element("dl", *tiles, class_="tiles")
 
 
-def _round_section(record: Record, chosen: bool, objective: str, before: Record) -> ET.Element:
-    open_ = record.get("open")
-    title = f"Round {record['round']}" + (f", {open_}" if open_ else "")
+def _round_section(
+    record: Record,
+    chosen: bool,
+    quantities: Quantities,
+    on_front: set[int],
+    before: Record,
+) -> ET.Element:
+    open_, number = record.get("open"), record["round"]
+    title = f"Round {number}" + (f", {open_}" if open_ else "")
     marks: list[Content] = [" ", element("span", "chosen", class_="mark")] if chosen else []
-    anchor = f"round-{record['round']}"
+    anchor = f"round-{number}"
     heading = element("h3", title, *marks, id=f"{anchor}-heading")
     edges = record["edges_left"]
-    words = ["the cell is still that of the round before" if open_ else edits(record)]
+    same = "the cell is still that of the round before"
+    words = [same if number and open_ else edits(record, number)]
+    if not open_ and words == ["nothing adopted"]:
+        words = [f"nothing adopted: {same}"]
     words += [f"{edges} edge{'' if edges == 1 else 's'}"]
-    for name, form, what in (("score", ".4f", "score"), ("objective", ".4f", objective)):
-        words += [] if record[name] is None else [f"{what} {number(record[name], form)}"]
-    words += [] if record["macs"] is None else [f"{number(record['macs'], ',')} MACs"]
-    against = "the complete cell"
-    if record["round"]:
-        against = f"against the cell of round {before['round']}"
+    words += [each.phrase(record) for each in quantities if each.of(record) is not None]
+    against = f"against the cell of round {before['round']}" if number else "the complete cell"
     return element(
         "section",
         heading,
         element("p", "; ".join(words) + "."),
-        candidates_table(record, chosen, objective, against),
+        candidates_table(record, chosen, quantities, on_front, against),
         id=anchor,
         class_="round",
         **{"aria-labelledby": f"{anchor}-heading"},

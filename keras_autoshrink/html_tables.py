@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from keras_autoshrink.html_quantities import Quantities
 from keras_autoshrink.trajectory import described
 
 Records = Sequence[Mapping[str, Any]]
 Content = str | ET.Element
 
 _STATUS = {"rejected": "trained", "pending": "not trained yet"}
-# Of records that have them: what to call them.
-_COSTS = {"latency_ms": "latency, ms", "measured_cost": "cost"}
 
 
 def element(tag: str, *content: Content, **attributes: str) -> ET.Element:
@@ -36,28 +35,25 @@ def render(*elements: ET.Element) -> str:
     return "".join(ET.tostring(each, encoding="unicode", method="html") for each in elements)
 
 
-def number(value: float | None, form: str = ".4f") -> str:
-    """A number for people; a dash for none."""
-    return "\N{EN DASH}" if value is None else format(value, form)
-
-
-def edits(record: Mapping[str, Any]) -> str:
-    """What a record's cell has lost and won, such as "without 1-2, with 0-3"."""
+def edits(record: Mapping[str, Any], round_: int) -> str:
+    """What a record's cell has lost and won in its round, such as "without 1-2, with 0-3"."""
     removed, added = described(record)
     words = [] if removed == "-" else [f"without {removed}"]
     words += [] if added == "-" else [f"with {added}"]
-    return ", ".join(words) or "complete cell"
+    return ", ".join(words) or ("nothing adopted" if round_ else "complete cell")
 
 
-def rounds_table(records: Records, best: Mapping[str, Any] | None, objective: str) -> ET.Element:
+def rounds_table(
+    records: Records, best: Mapping[str, Any] | None, quantities: Quantities
+) -> ET.Element:
     """A row for each round; the number of a round leads to it."""
-    costs = _costs_of(records)
-    headings = ["edges", "score", objective, "MACs", *costs.values(), "parameters", "trained"]
     rows = []
     for record in records:
         candidates = record["candidates"]
         new = [c for c in candidates if not c["reused"] and "over_limit" not in c]
         removed, added = described(record)
+        if record["round"] and (removed, added) == ("-", "-"):
+            removed = edits(record, record["round"])
         link = element("a", str(record["round"]), href=f"#round-{record['round']}")
         marks = [element("span", "chosen", class_="mark")] if record is best else []
         rows.append(
@@ -67,11 +63,7 @@ def rounds_table(records: Records, best: Mapping[str, Any] | None, objective: st
                 element("td", *_unbroken(removed), class_="edges"),
                 element("td", *_unbroken(added), class_="edges"),
                 _cell(str(record["edges_left"])),
-                _cell(number(record["score"])),
-                _cell(number(record["objective"])),
-                _cell(number(record["macs"], ",")),
-                *(_cell(number(record.get(name), ".4g")) for name in costs),
-                _cell(number(record["params"], ",")),
+                *(_cell(each.said(record)) for each in quantities),
                 _cell(f"{len(new)} of {len(candidates)}"),
                 **({"class": "chosen"} if record is best else {}),
             )
@@ -79,42 +71,50 @@ def rounds_table(records: Records, best: Mapping[str, Any] | None, objective: st
     return _table(
         "The cell that each round adopted",
         ["round", "removed", "added"],
-        headings,
+        ["edges", *(each.directed for each in quantities), "trained"],
         rows,
     )
 
 
 def candidates_table(
-    record: Mapping[str, Any], chosen: bool, objective: str, current: str
+    record: Mapping[str, Any],
+    chosen: bool,
+    quantities: Quantities,
+    front: Container[int],
+    current: str,
 ) -> ET.Element:
     """The candidates of a round, the best first.
 
     Args:
         record: of the round.
         chosen: whether its cell is the search's result.
-        objective: what to call the metric behind the score.
+        quantities: what to say of each.
+        front: the ids, as of `id`, of the candidates on the Pareto front of the search.
         current: what its edits are against, for the caption.
     """
     candidates = record["candidates"]
-    costs = _costs_of(candidates)
     ranked = sorted(candidates, key=lambda c: (c["score"] is None, -(c["score"] or 0)))
     rows = []
     for candidate in sorted(ranked, key=lambda c: c["status"] != "adopted"):
         status = candidate["status"]
+        marks = ["chosen"] if chosen and status == "adopted" else []
+        marks += ["Pareto front"] if id(candidate) in front else []
         rows.append(
             element(
                 "tr",
-                element("th", *_unbroken(edits(candidate)), scope="row", class_="edges"),
+                element(
+                    "th",
+                    *_unbroken(edits(candidate, record["round"])),
+                    scope="row",
+                    class_="edges",
+                ),
                 _cell(str(candidate["edges_left"])),
-                _cell(number(candidate["score"])),
-                _cell(number(candidate["objective"])),
-                _cell(number(candidate["macs"], ",")),
-                *(_cell(number(candidate.get(name), ".4g")) for name in costs),
-                _status(candidate, chosen and status == "adopted"),
+                *(_cell(each.said(candidate)) for each in quantities),
+                _status(candidate, marks),
                 class_=status.replace(" ", "-"),
             )
         )
-    headings = ["edges", "score", objective, "MACs", *costs.values()]
+    headings = ["edges", *(each.heading for each in quantities)]
     caption = f"Candidates of round {record['round']}, {current}"
     return _table(caption, ["cell"], headings, rows, last="what came of it")
 
@@ -145,7 +145,7 @@ def _unbroken(text: str) -> list[Content]:
     ]
 
 
-def _status(candidate: Mapping[str, Any], chosen: bool) -> ET.Element:
+def _status(candidate: Mapping[str, Any], marks: Sequence[str]) -> ET.Element:
     status = _STATUS.get(candidate["status"], candidate["status"])
     reason = candidate["error"] or candidate.get("over_limit")
     if candidate["status"] == "adopted" and "over_limit" in candidate:
@@ -154,14 +154,11 @@ def _status(candidate: Mapping[str, Any], chosen: bool) -> ET.Element:
     if reason:
         parts.append(f": {reason}")
     if candidate["reused"]:
-        parts.append(", known from before")
-    if chosen:
-        parts += [" ", element("span", "chosen", class_="mark")]
+        parts.append(", the same network as one before it")
+    for mark in marks:
+        kind = "mark" if mark == "chosen" else "mark front"
+        parts += [" ", element("span", mark, class_=kind)]
     return element("td", *parts, class_="outcome")
-
-
-def _costs_of(records: Records) -> dict[str, str]:
-    return {n: text for n, text in _COSTS.items() if any(n in record for record in records)}
 
 
 def _cell(text: str) -> ET.Element:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from keras_autoshrink import files
+from keras_autoshrink import files, op_colours
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.cell_layout import bend, layered
 from keras_autoshrink.op_names import INPUT
@@ -22,13 +21,6 @@ from keras_autoshrink.trajectory import best_record, described
 
 Records = Sequence[dict[str, Any]]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-# The built-in ops have the same colours in all pictures; others the first ones of the rest.
-_COLOURS = {
-    **{"conv1x1": "#56B4E9", "sepconv3x3": "#E69F00"},
-    **{"identity": "#56B4E9", "relu": "#E69F00", "sigmoid": "#009E73", "tanh": "#F0E442"},
-}
-_OTHER_COLOURS = ("#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 _OUTPUT = "output"
 # Of records that have them: what to call them in a table.
 _COSTS = {"latency_ms": "ms", "measured_cost": "cost"}
@@ -80,8 +72,7 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
     graph = cell.to_networkx().subgraph(cell.reachable).copy()
     graph.add_node(_OUTPUT, op=_OUTPUT)
     graph.add_edges_from((leaf, _OUTPUT) for leaf in cell.leaves)
-    others = sorted({*cell.ops} - {INPUT} - _COLOURS.keys())
-    colours = {**_COLOURS, **dict(zip(others, itertools.cycle(_OTHER_COLOURS), strict=False))}
+    colours = op_colours.colours(cell.ops)
     position = layered(graph)
     columns = 1 + max(x for x, _ in position.values())
     figure = _Picture(figsize=(1.6 * columns + 1, 4.2), layout="constrained")

@@ -62,7 +62,9 @@ class Page:
             time.sleep(0.1)
 
     def evaluate(self, expression):
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Its value; that of a promise once there is one."""
+        how = {"returnByValue": True, "awaitPromise": True}
+        answer = self.call("Runtime.evaluate", expression=expression, **how)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -75,6 +77,21 @@ class Page:
 
     def point_at(self, x, y):
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def click(self, x, y):
+        for kind in ("mousePressed", "mouseReleased"):
+            place = {"x": x, "y": y, "button": "left", "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, **place)
+
+    def tap(self, x, y):
+        """As a finger does."""
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    def emulate(self, **features):
+        """Media features: `prefers_color_scheme="dark"`."""
+        named = [{"name": name.replace("_", "-"), "value": v} for name, v in features.items()]
+        self.call("Emulation.setEmulatedMedia", features=named)
 
     def choose_file(self, selector, path):
         assert path.is_absolute()  # a page that is handed another never answers again
@@ -91,8 +108,7 @@ class Page:
             deviceScaleFactor=2,
             mobile=True,
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.emulate(prefers_color_scheme="dark" if dark else "light")
         data = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(data))
 

@@ -20,6 +20,7 @@ ORDER = """
     train_arguments supervisor vocabulary text_pipeline text_recipes
     pydoc_text operations cost_limits costs.graph image_folders fit_checks splits recurrent
     text_data generation published_cells trajectory parts cell_layout
+    html_quantities op_colours
     affordable html_tables html_charts html_cells
     html_curves
     acquisition
@@ -29,13 +30,13 @@ ORDER = """
     trials progress settings applications callbacks runs imagenet input_pipeline evaluation
     arguments masked_layout
     launcher masked_network html_facts
-    masked_training weights_file html_report tensorboard_log
+    masked_training weights_file tensorboard_log
     masked_tensorflow masked_jax inheritance
     service recovery search_folder
     limits worker training text_training candidate_latency
     trainee hypermodels racing
     candidate_costs persistence
-    screening
+    screening html_report
     candidate_training
     round_training
     masked_search

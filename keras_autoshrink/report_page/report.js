@@ -1,18 +1,14 @@
 "use strict";
 
+// The slider, the drawing of the cell that moves with it, and the list of its round's candidates.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const [slider, play, where, cell, tip] = ["slider", "play", "where", "cell", "tip"].map((id) =>
+  const [slider, play, where, cell] = ["slider", "play", "where", "cell"].map((id) =>
     document.getElementById(id),
   );
   const sections = [...document.querySelectorAll("section.round")];
   const narrow = matchMedia("(max-width: 48rem)");
   const namespace = "http://www.w3.org/2000/svg";
-  // Okabe and Ito's palette, which colour-blind readers can tell apart.
-  const palette = ["#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2"];
-  const ops = [...new Set(data.rounds.flatMap((round) => round.nodes.map((node) => node.op)))]
-    .filter((op) => op !== "input")
-    .sort();
   const kinds = {
     kept: "edge",
     removed: "removed in this round",
@@ -35,7 +31,7 @@
   // Columns from left to right on a wide screen, from top to bottom on a narrow one.
   function measures() {
     return narrow.matches
-      ? { width: 98, height: 44, place: (x, y) => [y * 108, x * 84] }
+      ? { width: 94, height: 44, place: (x, y) => [y * 100, x * 84] }
       : { width: 108, height: 44, place: (x, y) => [x * 150, y * 88] };
   }
 
@@ -67,12 +63,12 @@
       const stripe = make(group, "rect", { ...shape, x: 5 - size.width / 2, width: 4, rx: 2 });
       stripe.setAttribute("y", 6 - size.height / 2);
       stripe.setAttribute("height", size.height - 12);
-      stripe.style.fill = palette[ops.indexOf(node.op) % palette.length];
+      stripe.style.fill = data.colours[node.op];
     }
     const longest = Math.floor((size.width - 16) / 7.2);
     const short = node.op.length > longest ? `${node.op.slice(0, longest - 1)}…` : node.op;
-    make(group, "text", { y: -2, x: 3 }, short);
-    make(group, "text", { y: 14, x: 3, class: "number" });
+    make(group, "text", { y: -2, x: 4 }, short);
+    make(group, "text", { y: 14, x: 4, class: "number" });
     make(group, "title");
     return group;
   }
@@ -111,7 +107,9 @@
       path.firstChild.textContent = `${name}: ${kinds[edge.kind]}`;
     }
     for (const [name, path] of edges) {
-      if (!drawn.has(name)) path.setAttribute("class", "edge absent");
+      if (drawn.has(name)) continue;
+      path.setAttribute("class", "edge absent");
+      path.firstChild.textContent = "";
     }
     const there = round.edges.filter((edge) => ["kept", "added"].includes(edge.kind));
     cell.setAttribute("aria-label", `The cell: ${there.map((e) => e.ends.join("-")).join(", ")}`);
@@ -125,7 +123,9 @@
     const [border, room] = [size.width / 2 + 4, size.height / 2 + 4];
     const [width, height] = [right - left + 2 * border, bottom - top + 2 * room];
     cell.setAttribute("viewBox", `${left - border} ${top - room} ${width} ${height}`);
+    // Letters stay legible: where the screen is narrower than that, the drawing scrolls.
     cell.style.maxWidth = `${1.15 * width}px`;
+    cell.style.minWidth = `${0.86 * width}px`;
     cell.replaceChildren();
     nodes.clear();
     edges.clear();
@@ -149,9 +149,7 @@
     slider.setAttribute("aria-valuetext", where.textContent);
     for (const [place, section] of sections.entries()) section.hidden = place !== index;
     draw(data.rounds[index]);
-    for (const point of document.querySelectorAll('[data-kind="line"] use')) {
-      point.classList.toggle("now", Number(point.dataset.round) === number);
-    }
+    dispatchEvent(new CustomEvent("roundshown", { detail: number }));
   }
 
   function stop() {
@@ -176,61 +174,30 @@
     stop();
     show(Number(slider.value));
   });
+  // Of one round alone there is nowhere to go.
+  play.disabled = slider.disabled = data.rounds.length < 2;
   narrow.addEventListener("change", prepare);
+  addEventListener("roundchosen", (event) => {
+    stop();
+    show(data.numbers.indexOf(event.detail));
+  });
 
+  // To the round that the address names, and to the slider, which goes on from there.
   function follow() {
     const index = sections.findIndex((section) => `#${section.id}` === location.hash);
     if (index < 0) return;
     stop();
     show(index);
+    slider.focus({ preventScroll: true });
     document.getElementById("shrinking").scrollIntoView();
   }
 
-  // The browser's own tips come late, not at all on a phone, and for the dot alone.
-  const texts = new Map();
-  for (const point of document.querySelectorAll("[data-kind] use")) {
-    texts.set(point, point.querySelector("title").textContent);
-    point.querySelector("title").remove();
-  }
-
-  function nearest(chart, event) {
-    let found = null;
-    let least = 24; // pixels
-    for (const point of chart.querySelectorAll("[data-kind] use")) {
-      const box = point.getBoundingClientRect();
-      const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
-      const distance = Math.hypot(x - event.clientX, y - event.clientY);
-      if (distance <= least) [found, least] = [point, distance];
-    }
-    return found;
-  }
-
-  function point(chart, event) {
-    const found = nearest(chart, event);
-    for (const other of chart.querySelectorAll(".near")) other.classList.remove("near");
-    tip.hidden = !found;
-    if (!found) return found;
-    found.classList.add("near");
-    tip.textContent = texts.get(found);
-    const left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
-    const below = event.clientY + 18;
-    const fits = below + tip.offsetHeight < innerHeight;
-    tip.style.left = `${Math.max(8, left)}px`;
-    tip.style.top = `${fits ? below : event.clientY - tip.offsetHeight - 12}px`;
-    return found;
-  }
-
-  for (const chart of document.querySelectorAll(".chart svg")) {
-    chart.addEventListener("pointermove", (event) => point(chart, event));
-    chart.addEventListener("pointerleave", () => {
-      tip.hidden = true;
-    });
-    chart.addEventListener("click", (event) => {
-      const found = point(chart, event);
-      if (found) {
-        stop();
-        show(data.numbers.indexOf(Number(found.dataset.round)));
-      }
+  for (const link of document.querySelectorAll('a[href^="#round-"]')) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      // An address that stays the same is no news to the browser.
+      if (location.hash === link.hash) follow();
+      else location.hash = link.hash;
     });
   }
 
