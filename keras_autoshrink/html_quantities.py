@@ -104,13 +104,16 @@ class Quantities:
         return [each for each in self if each is not _PARAMS or each is self.deciding]
 
 
-def of_search(stops: Records, objective: str, score: Any) -> Quantities:
+def of_search(
+    stops: Records, objective: str, score: Any, direction: str | None = None
+) -> Quantities:
     """What a search's page shows.
 
     Args:
         stops: the records of the rounds, the one under way included.
         objective: what to call the metric behind the score.
         score: the search's score as its settings describe it; None if they do not.
+        direction: "min" or "max" where the search has said of the metric which is better.
 
     Raises:
         ValueError: the objective has no name.
@@ -120,10 +123,10 @@ def of_search(stops: Records, objective: str, score: Any) -> Quantities:
     candidates = [candidate for stop in stops for candidate in stop["candidates"]]
     seen = {name for record in (*stops, *candidates) for name in record}
     costs = (_MACS, *(each for each in _MEASURED if each.name in seen), _PARAMS)
-    less = _less(objective, candidates)
-    direction = " (less is better)" if less else ""
+    less = direction == "min" if direction else _less(objective, candidates)
+    which = " (less is better)" if less else ""
     return Quantities(
-        Quantity("objective", objective, direction=direction),
+        Quantity("objective", objective, direction=which),
         less,
         costs,
         next((each for each in costs if each.name == _deciding(score, seen)), _MACS),

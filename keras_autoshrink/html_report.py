@@ -47,8 +47,9 @@ def write_report(
         search: a tuner, or the folder of its search, which need not have ended.
         path: where to write; an older file is replaced. By default `report.html` in the folder
             of the search.
-        objective: what to call the metric behind the score; by default "perplexity" of a
-            recurrent cell, else "accuracy". Less of a perplexity, a loss or an error is better.
+        objective: what to call the metric behind the score; by default its own name, without
+            ``val_``, and "objective" where a score has not said it. Whether less or more of it is
+            better is what the search has noted, else what the name says, else the scores.
 
     Returns:
         Where it was written.
@@ -79,7 +80,7 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     best = best_record(records)
     open_round = _open_round(search, records)
     stops = [*records, *([open_round] if open_round else [])]
-    quantities = of_search(stops, objective, _score(folder))
+    quantities = of_search(stops, objective, _score(folder), runs.direction(folder))
     known = [candidate for _, candidate in trained(stops)]
     on_front = {id(candidate) for candidate in front(known, quantities)}
     cells = [Cell.from_json(record["cell"]) for record in stops]

@@ -67,7 +67,9 @@ class SearchProgress:
         else:
             edges = len(search.cell.edges)
             self._console.print(
-                f"Shrinking a cell of {search.cell.num_nodes} nodes and {edges} edges; "
+                # Only the paper's walk removes edge after edge.
+                f"{'Shrinking' if search.strategy == 'paper' else 'Searching the parts of'} a cell "
+                f"of {search.cell.num_nodes} nodes, the input among them, and {edges} edges; "
                 f"at most {search.max_remaining()} networks to train."
             )
 

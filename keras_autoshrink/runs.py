@@ -11,7 +11,6 @@ from keras_autoshrink import files, report, search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.op_names import INPUT, RNN_OPERATIONS, declare_operation
 from keras_autoshrink.published_cells import SHRINKCNN_CELL, SHRINKRNN_CELL
-from keras_autoshrink.score import less_is_better
 from keras_autoshrink.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
@@ -67,20 +66,13 @@ def metric_name(folder: Path, cell: Cell) -> str:
     return "objective" if noted in (None, "score") else noted.removeprefix("val_")
 
 
-def minimised(folder: Path, objective: str) -> bool:
-    """Whether of the metric behind the score of a search less is better.
+def direction(folder: Path) -> str | None:
+    """Whether less of the metric behind the score of a search is better, "min", or more, "max".
 
-    As the search says; where it does not, as the names do: the one that it noted for the metric,
-    and the one that a report is to call it by.
-
-    Args:
-        folder: the search's.
-        objective: what to call the metric.
+    None where the search has not said it.
     """
-    about = read_about(folder)
-    if about.get("direction") in ("min", "max"):
-        return bool(about["direction"] == "min")
-    return any(less_is_better(str(name)) for name in (about.get("metric"), objective))
+    noted = read_about(folder).get("direction")
+    return noted if noted in ("min", "max") else None
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -190,8 +182,9 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     differing = [n for n in names if theirs.get(n) != settings.get(n)]
     if differing:
         name = differing[0]
+        option = "seed" if name == "split_seed" else name
         raise ValueError(
-            f"{folder} holds a search with {name}={theirs.get(name)!r}, not "
+            f"{folder} holds a search with {option}={theirs.get(name)!r}, not "
             f"{settings.get(name)!r}; use another --project-name, or --overwrite to delete it"
         )
 

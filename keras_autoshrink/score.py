@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -23,10 +22,6 @@ Cost = str | Callable[[Any], float]
 COSTS = ("macs", "params", "latency")
 
 _NANOSECONDS = 1e6  # of a millisecond
-
-# In the names of metrics of which less is better, and such names of Keras's that say it shorter.
-_LESS = ("perplexity", "loss", "error", "entropy", "divergence")
-_LESS_IN_SHORT = {"mse", "mae", "mape", "msle"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +121,6 @@ class PerplexityScore:
             ValueError: `macs` is not greater than 0.
         """
         return (200 - logs[self.objective]) / 4 - (math.log10(macs) - 6)
-
-
-def less_is_better(metric: str) -> bool:
-    """Whether a metric is one of which less is better, going by its name alone."""
-    name = metric.lower()
-    short = not _LESS_IN_SHORT.isdisjoint(re.split(r"[\W_]+", name))
-    return short or any(word in name for word in _LESS)
 
 
 def check_cost(cost: Any) -> None:

@@ -35,7 +35,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project-name", help="this search's folder; by default the data set's")
     parser.add_argument("--overwrite", action="store_true", help="delete the search in it")
     parser.add_argument(
-        "--nodes", type=positive, help="nodes of the complete cell (default: 8; of texts 6)"
+        "--nodes",
+        type=positive,
+        help="nodes of the complete cell, its input included (default: 8; of texts 6)",
     )
     parser.add_argument(
         "--strategy",

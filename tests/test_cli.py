@@ -83,7 +83,7 @@ def test_the_same_command_goes_on_where_it_stopped(run_folder, capsys):
     ("change", "culprit"),
     [
         ("--epochs 2", "epochs=1, not 2"),
-        ("--seed 1", "split_seed=0, not 1"),
+        ("--seed 1", " seed=0, not 1"),
         ("--filters 8", "filters=4, not 8"),
         ("--mac-weight 0.2", "another score"),
         ("--candidates 3", "num_candidates=2, not 3"),

@@ -10,7 +10,6 @@ import keras_autoshrink as kas
 from keras_autoshrink import runs, search_state
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.cli import main
-from keras_autoshrink.score import less_is_better
 
 RECURRENT = ("input", "tanh", "relu", "sigmoid")
 
@@ -40,21 +39,19 @@ class Scored:
 
 
 @pytest.mark.parametrize(
-    ("score", "metric", "less"),
+    ("score", "metric", "direction"),
     [
-        (kas.AccuracyScore(), "accuracy", False),
-        (Scored("val_loss"), "loss", True),
-        (Scored("val_Loss"), "Loss", True),
-        (Scored("f1"), "f1", False),
-        (lambda logs, macs: -logs["val_loss"], "objective", False),  # shown is the score itself
+        (kas.AccuracyScore(), "accuracy", None),
+        (Scored("val_loss"), "loss", None),
+        (lambda logs, macs: -logs["val_loss"], "objective", "max"),  # shown is the score itself
     ],
 )
-def test_a_search_notes_its_metric_whatever_its_ops(tmp_path, score, metric, less):
+def test_a_search_notes_its_metric_whatever_its_ops(tmp_path, score, metric, direction):
     tuner = kas.AutoShrink(Convolutions(), score=score, directory=tmp_path / "tuner")
     about = json.loads(json.dumps(tuner.oracle.get_state()["about"]))
     folder = saved(tmp_path, about=about)
     assert runs.open_search(folder, None)[2] == metric
-    assert runs.minimised(folder, metric) is less
+    assert runs.direction(folder) == direction
     assert runs.open_search(folder, "what I say")[2] == "what I say"
 
 
@@ -67,7 +64,8 @@ def test_the_metric_of_another_tuner_is_its_objective(tmp_path, capsys):
     Edges(oracle, Convolutions(), directory=tmp_path, project_name="s").search(verbose=0)
     folder = tmp_path / "s"
     assert runs.open_search(folder, None)[2] == "edges"
-    assert runs.minimised(folder, "edges")
+    assert runs.direction(folder) == "min"
+    assert "edges (less is better)" in kas.write_report(folder).read_text()
     assert main(["show", str(folder), "--tensorboard"]) == 0
     printed = capsys.readouterr().out
     assert printed.split("chosen")[0].split().count("edges") == 2  # the number of them, and this
@@ -92,18 +90,10 @@ def test_the_metric_of_another_tuner_is_its_objective(tmp_path, capsys):
 def test_searches_that_have_not_noted_it_can_be_read(tmp_path, ops, settings, metric):
     folder = saved(tmp_path, ops, settings=settings)
     assert runs.open_search(folder, None)[2] == metric
-    assert runs.minimised(folder, metric) is (metric == "perplexity")
-    assert runs.minimised(folder, "Error rate")
+    assert runs.direction(folder) is None
 
 
 @pytest.mark.parametrize("about", ["score", {"metric": 3, "direction": "down"}])
 def test_a_strange_note_is_none(tmp_path, about):
     assert runs.open_search(saved(tmp_path, about=about), None)[2] == "accuracy"
-    assert not runs.minimised(tmp_path, "accuracy")
-
-
-def test_the_direction_of_a_metric_is_in_its_name():
-    for name in ("Perplexity", "val_loss", "LOSS", "sparse_categorical_crossentropy", "val_mse"):
-        assert less_is_better(name)
-    for name in ("val_accuracy", "f1", "auc", "mseries"):
-        assert not less_is_better(name)
+    assert runs.direction(tmp_path) is None

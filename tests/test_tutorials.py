@@ -41,13 +41,6 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def tagged(notebook):
-    """The index of the cell that a test sets other parameters after."""
-    tags = [cell.metadata.get("tags", ()) for cell in notebook.cells]
-    (index,) = [index for index, names in enumerate(tags) if "parameters" in names]
-    return index
-
-
 def printed(cell):
     """What a reader sees below a cell as text."""
     texts = []
@@ -85,17 +78,9 @@ def test_it_runs(path, tmp_path):
     # Other kernels of this name may be installed for the user.
     this_python = f"import sys\nassert sys.executable == {sys.executable!r}, sys.executable"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(this_python))
-    small = nbformat.v4.new_code_cell('SETTING = "small"')
-    notebook.cells.insert(tagged(notebook) + 1, small)
-    client = nbclient.NotebookClient(
-        notebook,
-        timeout=840,
-        kernel_name="python3",
-        record_timing=False,
-        resources={"metadata": {"path": str(tmp_path)}},
-    )
+    execute.make_small(notebook)
     try:
-        client.execute()
+        execute.execute(notebook, tmp_path, timeout=840)
     except nbclient.exceptions.CellExecutionError as error:
         pytest.fail(ANSI.sub("", str(error)), pytrace=False)
     ran = {cell.id: cell for cell in notebook.cells}
@@ -141,6 +126,6 @@ def test_it_has_the_form_of_a_tutorial(path):
     assert notebook.cells[0].source.startswith("# ")
     install, parameters = code_cells(notebook)[:2]
     assert INSTALL.fullmatch(install.source)
-    assert notebook.cells[tagged(notebook)] is parameters
-    assert parameters.source.startswith('SETTING = "full"')
+    assert parameters.metadata["tags"] == ["parameters"]
+    assert parameters.source.endswith('\nSETTING = "full"')
     assert path.stat().st_size < 500_000
