@@ -10,11 +10,14 @@ import argparse
 import json
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 import keras_autoshrink as kas
+from keras_autoshrink.op_colours import colours
 
 
 def picture(figure: Figure, height: int) -> Image.Image:
@@ -22,6 +25,24 @@ def picture(figure: Figure, height: int) -> Image.Image:
     file = BytesIO()
     figure.savefig(file, dpi=height / figure.get_figheight())
     return Image.open(file)
+
+
+def cell_of(record: dict[str, Any]) -> Figure:
+    """A round's cell, to be read at a third of its size: ops by their colours alone."""
+    cell = kas.Cell.from_json(record["cell"])
+    figure = kas.plot_cell(cell, title=f"round {record['round']}: {record['edges_left']} edges")
+    (axes,) = figure.axes
+    figure.set_figheight(4.8)  # room for the legend
+    axes.title.set_size(20)
+    for text in axes.texts:
+        text.set_text(text.get_text().partition("\n")[0].removesuffix("put"))  # 3, in, out
+        text.set_size(20)
+    handles = [
+        Line2D([], [], color=colour, label=op, marker="o", markersize=18, linestyle="")
+        for op, colour in colours(cell.ops).items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=18, frameon=False)
+    return figure
 
 
 def main() -> None:
@@ -33,11 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     records = json.loads(arguments.trajectory.read_text(encoding="utf-8"))
     curves = picture(kas.plot_trajectory(records, objective="accuracy"), 1200)
-    cells = []
-    for number in arguments.rounds:
-        cell = kas.Cell.from_json(records[number]["cell"])
-        title = f"round {number}: {records[number]['edges_left']} edges"
-        cells.append(picture(kas.plot_cell(cell, title=title), 1200 // len(arguments.rounds)))
+    height = 1200 // len(arguments.rounds)
+    cells = [picture(cell_of(records[number]), height) for number in arguments.rounds]
     whole = Image.new(
         "RGB", (curves.width + max(each.width for each in cells), curves.height), "white"
     )
