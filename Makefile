@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs tutorials clean
+.PHONY: demo test test-slow lint docs tutorials clean
 
 demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
@@ -10,7 +10,10 @@ demo: .venv/installed
 # Three processes for two cores, as tests often wait for processes of their own; one that has none
 # left takes half of what is left to another, in their order, so that few fixtures are made twice.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

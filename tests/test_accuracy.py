@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy  # noqa: E402 - it lies in no package
 
+pytestmark = pytest.mark.slow
+
 
 def test_cells_are_trained_at_one_budget_and_not_twice(tmp_path, capsys):
     kas.Cell.dense(("input", "conv1x1")).save(tmp_path / "cell.json")

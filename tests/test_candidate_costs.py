@@ -381,6 +381,7 @@ def test_killed_with_a_limit_it_ends_the_same(tmp_path, settings):
     assert results(make(tmp_path, **settings)) == whole
 
 
+@pytest.mark.slow
 def test_workers_keep_to_a_limit(tmp_path):
     limit = ("--max-macs", "12K", "--cost", "params")
     assert main([*COMMAND.split(), "--directory", str(tmp_path / "one"), *limit]) == 0

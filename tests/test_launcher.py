@@ -350,6 +350,7 @@ def test_two_workers_of_which_one_is_killed_and_so_is_the_chief(tmp_path, one_pr
     assert not (tmp_path / "digits" / "older").exists()
 
 
+@pytest.mark.slow
 def test_workers_search_by_the_strategy_that_they_are_given(tmp_path):
     strategy = ("--strategy", "bayesian", "--max-candidates", "5")
     assert main([*SEARCH.split(), "--directory", str(tmp_path / "one"), *strategy]) == 0
@@ -369,6 +370,7 @@ def test_workers_search_by_the_strategy_that_they_are_given(tmp_path):
     assert found == trajectory(tmp_path / "one" / "digits")
 
 
+@pytest.mark.slow
 def test_a_launcher_that_is_killed_leaves_a_search_that_one_process_ends(tmp_path, one_process):
     launched = started(tmp_path, "--workers", "2", "--max-seconds-per-trial", "200")
     wait_for_trials(launched, tmp_path, wait_for_trials(launched, tmp_path).values())
@@ -386,6 +388,7 @@ def test_a_launcher_that_is_killed_leaves_a_search_that_one_process_ends(tmp_pat
     assert trajectory(tmp_path / "digits") == one_process
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_then_another_number_of_workers(tmp_path, one_process):
     launched = started(tmp_path, "--workers", "1", stderr=subprocess.PIPE)
     wait_for_trials(launched, tmp_path)

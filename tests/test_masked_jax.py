@@ -19,6 +19,8 @@ import keras_autoshrink as kas
 from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.shuffling import order_of_epoch
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = np.random.default_rng(0)
 IMAGES = NUMBERS.random((20, 9, 8, 2), np.float32)
 LABELS = np.arange(20, dtype=np.int32) % 3

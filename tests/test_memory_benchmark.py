@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import memory
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_notes_what_each_trial_takes(tmp_path, capsys):
     command = f"--trials 2 --nodes 5 --json {tmp_path}/all.json"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 NAME = "MobileNetV3Small"
 MACS = 56_510_400
 TIMINGS = {"float32 ms, 1 thr.", "int8 ms, 1 thr."}

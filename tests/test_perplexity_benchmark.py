@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import perplexity  # noqa: E402 - it lies in no package
 import recurrent_step  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CHAIN = kas.Cell(("input", "tanh"), ((0, 1),))
 
 

@@ -19,6 +19,8 @@ from quality_networks import OPS, Networks, Session, Space, SpentError, all_part
 
 from keras_autoshrink import Cell, CNNCellHyperModel
 
+pytestmark = pytest.mark.slow
+
 
 def accuracies(cell, seed, noise=0.0):
     """The curve of a network: edges 0-1 and 1-4 are good, all others cost."""

@@ -255,6 +255,7 @@ def test_the_first_worker_alone_writes_and_talks(together, folder, alone):
     assert not list(together.scratch.glob("autoshrink-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_search_that_lost_a_worker_stops_and_goes_on(who, folder, together):
     directory = folder / f"lost{who}"
@@ -272,6 +273,7 @@ def test_a_search_that_lost_a_worker_stops_and_goes_on(who, folder, together):
     assert "Going on in round 1" in resumed.printed[0]
 
 
+@pytest.mark.slow
 def test_what_fails_everywhere_is_a_failed_candidate_and_all_hear_of_it(folder):
     run = Run(folder / "everywhere", what="everywhere", at=2, candidates=1)
     assert run.codes == (1, 1)
@@ -281,6 +283,7 @@ def test_what_fails_everywhere_is_a_failed_candidate_and_all_hear_of_it(folder):
     assert run.last[1] == run.last[0]
 
 
+@pytest.mark.slow
 def test_a_failure_on_one_worker_alone_ends_the_search(folder):
     run = Run(folder / "failed", what="alone", who=1, at=2)
     assert run.codes == (1, 1)
@@ -434,6 +437,7 @@ def test_a_gpus_memory_is_taken_as_it_is_needed():
         assert ran.stdout.strip() == expected
 
 
+@pytest.mark.slow
 def test_the_command_searches_on_a_strategy(tmp_path):
     def run(*options):
         command = [sys.executable, "-m", "keras_autoshrink.cli", "search", *options]
