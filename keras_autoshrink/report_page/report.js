@@ -31,7 +31,7 @@
   // Columns from left to right on a wide screen, from top to bottom on a narrow one.
   function measures() {
     return narrow.matches
-      ? { width: 94, height: 44, place: (x, y) => [y * 100, x * 84] }
+      ? { width: 104, height: 44, place: (x, y) => [y * 110, x * 84] }
       : { width: 108, height: 44, place: (x, y) => [x * 150, y * 88] };
   }
 
