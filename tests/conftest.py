@@ -1,12 +1,18 @@
 import functools
 import gc
 import os
+import signal
 
 # Before anything imports TensorFlow: it is talkative, and the tests read what commands print.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 from hypothesis import settings
+
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and the processes that they
+# start with them; many tests are of what it does.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A shared machine can take long over an example: no deadlines.
 settings.register_profile("no_deadline", deadline=None)
