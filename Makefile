@@ -23,7 +23,7 @@ lint: .venv/installed
 docs: .venv/installed
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
 
-# All in full, about half an hour; `make tutorials NAMES=01_first_search` runs one.
+# All in full, about an hour of processor time; `make tutorials NAMES=01_first_search` runs one.
 tutorials: .venv/installed
 	$(BIN)/python tutorials/execute.py $(NAMES)
 
