@@ -18,7 +18,7 @@ from keras_autoshrink.masked_network import MaskedNetwork
 from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 from keras_autoshrink.trainee import Recipe
 
-pytestmark = pytest.mark.usefixtures("programs_traced_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("programs_traced_once")]
 
 CHEAPER = ({"race": True}, {"inherit": True}, {"race": True, "inherit": True})
 

@@ -322,6 +322,7 @@ def test_export_chooses_one_file_by_the_validation_images(trained, tmp_path, cap
     assert "file accuracy" in check
 
 
+@pytest.mark.slow
 def test_a_choice_without_validation_images_halves_the_test(trained, tmp_path, monkeypatch, capsys):
     def without_validation(*arguments, **options):
         return dataclasses.replace(load_images(*arguments, **options), validation=None)

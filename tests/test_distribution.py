@@ -108,6 +108,7 @@ def test_what_several_devices_cannot_do_is_refused(mirrored):
     )
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_and_the_chief_writes(tmp_path):
     CELL.save(tmp_path / "cell.json")
     ports = []

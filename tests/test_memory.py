@@ -12,6 +12,8 @@ from sklearn.datasets import load_digits
 import keras_autoshrink as kas
 from keras_autoshrink.memory import graphs_released
 
+pytestmark = pytest.mark.slow
+
 
 class Watched(kas.AutoShrink):
     """Notes how many graphs there are after each trial, and how many checkpoints at any time."""

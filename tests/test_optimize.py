@@ -195,11 +195,13 @@ def test_zeros_reach_the_file_and_gzip(pruned, model, data, tmp_path):
     assert rows["bytes by gzip"] == (f"{sparse.gzip_bytes:,}",)
 
 
+@pytest.mark.slow
 def test_the_same_seed_prunes_to_the_same_weights(pruned, model, data):
     again = tflite_export.prune(model, *data, 0.5, epochs=1, batch_size=16)
     assert all(map(np.array_equal, again.get_weights(), pruned.get_weights()))
 
 
+@pytest.mark.slow
 def test_another_seed_prunes_to_other_weights(pruned, model, data):
     other = tflite_export.prune(model, *data, 0.5, epochs=1, batch_size=16, seed=1)
     assert not any(map(np.array_equal, kernels(other), kernels(pruned)))

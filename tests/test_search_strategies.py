@@ -236,6 +236,7 @@ def together(folder):
     return Run(folder / "together")
 
 
+@pytest.mark.slow
 def test_two_workers_search_as_one_device(together, alone):
     first, second = together.results()
     assert first == second
@@ -244,6 +245,7 @@ def test_two_workers_search_as_one_device(together, alone):
     assert first[2] == pytest.approx(max(record["objective"] for record in first[0]))
 
 
+@pytest.mark.slow
 def test_the_first_worker_alone_writes_and_talks(together, folder, alone):
     assert "Round 0 done" in together.printed[0]
     assert "Round" not in together.printed[1]
@@ -294,6 +296,7 @@ def test_a_failure_on_one_worker_alone_ends_the_search(folder):
     )
 
 
+@pytest.mark.slow
 def test_workers_with_different_searches_do_not_begin(folder):
     run = Run(folder / "another", what="another", who=1)
     assert run.codes == (1, 1)
