@@ -143,6 +143,7 @@ def test_a_folder_named_by_a_dot_gets_its_own_name(tmp_path, monkeypatch, capsys
     assert (tmp_path / "images" / "a").exists()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(run_folder, tmp_path):
     command = [sys.executable, "-m", "keras_autoshrink.cli", *SEARCH.split()]
     command += ["--directory", str(tmp_path)]
@@ -344,6 +345,7 @@ def test_a_choice_without_validation_images_halves_the_test(trained, tmp_path, m
     np.testing.assert_array_equal(seen[0].y, test.y[1::2])
 
 
+@pytest.mark.slow
 def test_export_writes_nothing_and_exits_with_1_if_no_file_holds(trained, tmp_path, capsys):
     model = tflite_export.load_model(trained)
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])

@@ -429,6 +429,7 @@ def unscaled():
     return keras.Model(inputs, layers.Dense(10)(layers.Flatten()(x)))
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_checks_optimised_files(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tf_keras.py").write_text("raise ImportError('a file of the working directory')")
