@@ -58,7 +58,7 @@ def model(data):
 @pytest.fixture(scope="module")
 def pruned(model, data):
     environment, before = dict(os.environ), model.get_weights()
-    pruned = tflite_export.prune(model, *data, 0.5, epochs=1, batch_size=16)
+    pruned = tflite_export.prune(model, *data, 0.5, epochs=8, batch_size=16)
     assert dict(os.environ) == environment
     assert "tf_keras" not in sys.modules
     assert all(map(np.array_equal, model.get_weights(), before))
@@ -174,9 +174,7 @@ def test_half_of_each_kernel_is_zero(pruned, model):
 
 def test_a_pruned_network_still_knows_its_classes(pruned, data):
     x, y = data
-    # Three times chance. One epoch after the pruning leaves 0.54 on one processor and over 0.6 on
-    # another, which rounds otherwise.
-    assert np.mean(pruned.predict(x, verbose=0).argmax(-1) == y) > 0.3
+    assert np.mean(pruned.predict(x, verbose=0).argmax(-1) == y) > 0.6
 
 
 def test_zeros_reach_the_file_and_gzip(pruned, model, data, tmp_path):
@@ -197,13 +195,13 @@ def test_zeros_reach_the_file_and_gzip(pruned, model, data, tmp_path):
 
 @pytest.mark.slow
 def test_the_same_seed_prunes_to_the_same_weights(pruned, model, data):
-    again = tflite_export.prune(model, *data, 0.5, epochs=1, batch_size=16)
+    again = tflite_export.prune(model, *data, 0.5, epochs=8, batch_size=16)
     assert all(map(np.array_equal, again.get_weights(), pruned.get_weights()))
 
 
 @pytest.mark.slow
 def test_another_seed_prunes_to_other_weights(pruned, model, data):
-    other = tflite_export.prune(model, *data, 0.5, epochs=1, batch_size=16, seed=1)
+    other = tflite_export.prune(model, *data, 0.5, epochs=8, batch_size=16, seed=1)
     assert not any(map(np.array_equal, kernels(other), kernels(pruned)))
 
 
@@ -216,7 +214,7 @@ def test_a_quantized_file_computes_in_integers_and_agrees(quantized, data):
     assert checked.quantization == "int8"
     assert checked.macs_equal
     assert checked.agreement.agrees
-    assert checked.agreement.file_accuracy > 0.3  # three times chance, as above
+    assert checked.agreement.file_accuracy > 0.6
     assert [*path.parent.iterdir()] == [path]
 
 
