@@ -231,11 +231,13 @@ def compile_classifier(
         optimizer: as for `keras.Model.compile`.
         loss: likewise; it says whether labels are numbers or one-hot.
     """
+    # Not "accuracy": Keras would create that one's variables while TensorFlow traces the first
+    # step, which TensorFlow then traces again.
+    sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    metrics = keras.metrics
+    accuracy = metrics.SparseCategoricalAccuracy if sparse else metrics.CategoricalAccuracy
     model.compile(
-        optimizer=optimizer,
-        loss=loss,
-        metrics=["accuracy"],
-        jit_compile=jit_compile(),
+        optimizer=optimizer, loss=loss, metrics=[accuracy("accuracy")], jit_compile=jit_compile()
     )
 
 

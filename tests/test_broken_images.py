@@ -83,6 +83,7 @@ def test_strict_refuses_them(images, tmp_path, capsys):
     assert line == "--strict: is for images, this is text"
 
 
+@pytest.mark.slow
 def test_a_repaired_image_is_noticed(images, tmp_path, capsys, caplog):
     """With it the images are split otherwise than the search split them."""
     broken = images / "cats" / "02.jpg"

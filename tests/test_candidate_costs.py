@@ -123,7 +123,7 @@ def size_of(model):
 size_of_score = kas.AccuracyScore(cost=size_of)
 
 
-@pytest.mark.parametrize("model", [None, hypermodel(Apart, 3)], ids=["together", "apart"])
+@pytest.mark.parametrize("model", [None, hypermodel(Apart, 2)], ids=["together", "apart"])
 def test_a_search_by_parameters_and_one_by_a_callable(tmp_path, model):
     by_params, by_size = (
         search(make(tmp_path / name, kas.AccuracyScore(cost=cost), model, num_candidates=1))
@@ -311,7 +311,7 @@ def test_a_language_model_is_timed_as_its_step(tmp_path):
 # Limits
 
 
-@pytest.mark.parametrize("strategy", ["paper", "bayesian"])
+@pytest.mark.parametrize("strategy", ["paper", pytest.param("bayesian", marks=pytest.mark.slow)])
 def test_what_has_too_many_macs_is_not_trained(tmp_path, strategy):
     settings = {"strategy": strategy, "max_macs": MOST, "num_candidates": 2}
     settings["max_candidates"] = 4 if strategy == "bayesian" else None
@@ -370,7 +370,13 @@ def killed_with_a_limit(folder, settings, call):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"max_macs": 21_000}, {"strategy": "bayesian", "max_candidates": 6, "max_macs": MOST}],
+    [
+        {"max_macs": 21_000},
+        pytest.param(
+            {"strategy": "bayesian", "max_candidates": 6, "max_macs": MOST},
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_killed_with_a_limit_it_ends_the_same(tmp_path, settings):
     whole = results(search(make(tmp_path / "whole", **settings)))

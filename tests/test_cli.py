@@ -178,6 +178,7 @@ def test_train_writes_the_model_and_what_its_user_must_know(trained):
     assert 0.5 < facts["test_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_training_and_export_take_the_data_of_the_search(run_folder, tmp_path, monkeypatch):
     """With its split: or else images that the search chose by could end up in the test."""
     loaded = []
@@ -311,6 +312,7 @@ def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatc
     assert "its MACs are not those of the model" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_export_chooses_one_file_by_the_validation_images(trained, tmp_path, capsys):
     command = f"export {trained} --dataset digits --output-dir {tmp_path} --max-accuracy-drop 0.02"
     assert main(command.split()) == 0

@@ -177,6 +177,15 @@ def trained_files(trained, tmp_path_factory):
     return step, paths
 
 
+@pytest.fixture(scope="module")
+def expected(trained):
+    """What the whole-text model makes of the end of its text: perplexity, 50 tokens."""
+    model, tokens = trained
+    return expected_perplexity(model, tokens[-400:]), expected_continuation(
+        model, tokens[-400:-380], 50
+    )
+
+
 def test_litert_alone_continues_a_text(trained, trained_files):
     """No TensorFlow, no Keras: what a phone has."""
     path = str(trained_files[1]["float32"])
@@ -197,22 +206,22 @@ def test_litert_alone_continues_a_text(trained, trained_files):
     ("name", "argmax", "ratio"),
     [("float32", 1, 1e-5), ("float16", 0.99, 1e-3), ("dynamic", 0.95, 0.02), ("int8", 0.9, 0.05)],
 )
-def test_every_quantization_of_a_trained_model(trained, trained_files, name, argmax, ratio):
-    model, tokens = trained
+def test_every_quantization_of_a_trained_model(
+    trained, trained_files, expected, name, argmax, ratio
+):
+    _, tokens = trained
+    expected_text_perplexity, continuation = expected
     step, paths = trained_files
     agreement = verify_language_model(step, paths[name], tokens[-400:])
     assert agreement.num_tokens == 399
     assert agreement.quantization == quantization(paths[name]) == name
     assert agreement.model_perplexity < 5
-    assert agreement.model_perplexity == pytest.approx(
-        expected_perplexity(model, tokens[-400:]), rel=1e-4
-    )
+    assert agreement.model_perplexity == pytest.approx(expected_text_perplexity, rel=1e-4)
     assert agreement.file_perplexity == perplexity(paths[name], tokens[-400:])
     assert agreement.file_perplexity == pytest.approx(agreement.model_perplexity, rel=ratio)
     assert agreement.argmax_agreement >= argmax
     assert agreement.agrees
-    expected = expected_continuation(model, tokens[-400:-380], 50)
-    assert agreement.model_continuation == tuple(expected)
+    assert agreement.model_continuation == tuple(continuation)
     assert agreement.file_continuation == tuple(generate(paths[name], tokens[-400:-380], 50))
     if name in ("float32", "float16"):
         assert agreement.same_continuation

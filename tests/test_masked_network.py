@@ -80,7 +80,9 @@ def shape_of(weight):
 CASES = [(5 + number % 4, number) for number in range(50)]
 
 
-@pytest.mark.parametrize("nodes", [5, 6, 7, 8])
+@pytest.mark.parametrize(
+    "nodes", [*(pytest.param(nodes, marks=pytest.mark.slow) for nodes in (5, 6, 7)), 8]
+)
 def test_it_is_the_candidates_own_network(nodes, tmp_path):
     model = hypermodel(nodes)
     network = MaskedNetwork(model.cell, **model.architecture)

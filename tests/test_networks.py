@@ -159,6 +159,7 @@ def test_an_op_without_a_convolution_is_named():
         kas.ShrinkCNN(kas.Cell(("input", "tanh"), ((0, 1),)), **TINY)
 
 
+@pytest.mark.slow
 def test_the_published_networks_file_has_the_published_counts(published, tmp_path):
     tflite_export.convert(published, tmp_path / "shrinkcnn.tflite")
     assert tflite_export.count_macs(tmp_path / "shrinkcnn.tflite") == 383_677_672

@@ -234,6 +234,7 @@ def test_training_in_8_bits_keeps_the_zeros_and_changes_the_rest(quantized, prun
     assert min(shares) >= 0.5
 
 
+@pytest.mark.slow
 def test_a_diverging_training_is_one_line(model, data, tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(b"before")

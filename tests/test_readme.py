@@ -43,7 +43,10 @@ def anchors(text):
     return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
-@pytest.mark.parametrize("number", range(len(SCRIPTS)))
+# The first is the README's quick start.
+@pytest.mark.parametrize(
+    "number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(SCRIPTS)))]
+)
 def test_a_script_runs(number, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPTS[number])
     ran = subprocess.run(

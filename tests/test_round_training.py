@@ -103,6 +103,7 @@ def test_what_was_measured_is_what_the_best_model_does(finished):
         assert all(c["seconds"] > 0 or c["reused"] for c in record["candidates"])
 
 
+@pytest.mark.slow
 def test_each_by_itself_they_are_the_same(finished, tmp_path):
     """A callback has to see Keras's model, so that each is built and fitted."""
     alone = search(make(tmp_path), callbacks=[keras.callbacks.Callback()])

@@ -162,16 +162,19 @@ def assert_same(records, others, tolerance=1e-4):
         assert record["macs"] == other["macs"]
 
 
+@pytest.mark.slow
 def test_two_devices_find_what_one_finds(mirrored):
     assert_same(mirrored["searches"]["one"], mirrored["searches"]["two"])
 
 
+@pytest.mark.slow
 def test_the_best_model_is_for_one_device(mirrored):
     best = max(record["objective"] for record in mirrored["searches"]["two"])
     assert mirrored["accuracy"] == pytest.approx(best)
     assert mirrored["on"] == ["_DefaultDistributionStrategy", False]
 
 
+@pytest.mark.slow
 def test_data_sets_and_models_of_ones_own_are_shared(mirrored):
     assert mirrored["weights"]
     one, two = mirrored["losses"]["one"], mirrored["losses"]["two"]
@@ -180,6 +183,7 @@ def test_data_sets_and_models_of_ones_own_are_shared(mirrored):
         np.testing.assert_allclose(values, two[name], atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_what_several_devices_cannot_share_is_refused(mirrored):
     assert mirrored["refused"] == {
         "batch": "batch_size=33: 2 devices share it; take a multiple of that",

@@ -390,7 +390,10 @@ def test_records_say_which_edges_a_bayesian_round_removed_and_brought_back():
         assert record["score"] == max(c["score"] for c in record["candidates"])
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 4, 8, 21, 30, 40])
+@pytest.mark.parametrize(
+    "stop_after",
+    [*(pytest.param(count, marks=pytest.mark.slow) for count in (0, 1, 4, 8, 30, 40)), 21],
+)
 def test_a_bayesian_search_loads_without_computing_and_goes_on_as_if_never_stopped(
     stop_after, monkeypatch
 ):
@@ -490,7 +493,11 @@ def test_a_bayesian_search_goes_on_after_a_round_without_survivors(candidates, f
 
 @pytest.mark.parametrize(
     ("candidates", "survivors", "rounds", "failed"),
-    [(1, 1, "rounds 1 to 10", 10), (1, 4, "rounds 4 to 13", 10), (4, 5, "rounds 2 to 4", 12)],
+    [
+        pytest.param(1, 1, "rounds 1 to 10", 10, marks=pytest.mark.slow),
+        pytest.param(1, 4, "rounds 4 to 13", 10, marks=pytest.mark.slow),
+        (4, 5, "rounds 2 to 4", 12),
+    ],
 )
 def test_a_bayesian_search_gives_up_after_10_failures_in_a_row(
     candidates, survivors, rounds, failed

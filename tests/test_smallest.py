@@ -100,6 +100,7 @@ def test_a_mode_that_loses_too_much_is_passed_over(hard):
     assert verify(network(2000.0), hard.path, images_of(1)).predicts_as_model
 
 
+@pytest.mark.slow
 def test_a_smaller_drop_takes_a_larger_file(hard, tmp_path):
     # Its predictions are the model's but for a few: the accuracy alone decides.
     lost = hard.chosen.agreement.accuracy_drop

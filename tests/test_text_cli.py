@@ -316,6 +316,7 @@ def main_options(*arguments):
     return build_parser().parse_args(arguments)
 
 
+@pytest.mark.slow
 def test_a_text_that_has_changed_since_the_search_is_noted(run_folder, text, tmp_path, capsys):
     shutil.copytree(text, tmp_path / "animals")
     shutil.copytree(run_folder, tmp_path / "run")
@@ -389,7 +390,7 @@ def test_export_checks_the_beginning_of_a_long_text_and_says_so(
     assert measured != f"{whole:.2f}"
 
 
-@pytest.mark.parametrize("words", [1, 7])
+@pytest.mark.parametrize("words", [1, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_model_of_a_very_short_test_text_is_exported(text, tmp_path, capsys, words):
     shutil.copytree(text, tmp_path / "short")
     (tmp_path / "short" / "test.txt").write_text("the " * words)
@@ -654,6 +655,7 @@ def test_a_search_that_could_not_begin_is_begun_otherwise(text, tmp_path, capsys
 # The demo
 
 
+@pytest.mark.slow
 def test_the_demo(text, tmp_path, monkeypatch, capsys):
     recipe = dataclasses.replace(TEXT_RECIPES["small"], epochs=2, batch_size=4)
     small = {"_NODES": 3, "_UNITS": 8, "_SEARCH_EPOCHS": 1, "_RECIPE": recipe, "_WORDS": 4}

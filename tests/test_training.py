@@ -71,7 +71,7 @@ def same_weights(one, other):
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("while_writing", [False, True])
+@pytest.mark.parametrize("while_writing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_training_ends_with_the_same_weights(data, whole, tmp_path, while_writing):
     folder = tmp_path / "state"
     for after in (1, 2):
@@ -160,6 +160,7 @@ def test_a_training_that_diverges_says_so_and_keeps_the_last_good_state(data, tm
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.slow
 def test_the_trained_network_is_the_moving_average(data):
     """With a momentum of 0 the average is the last step's weights; with a high one it lags."""
     none, zero, slow = (
@@ -173,7 +174,9 @@ def test_the_trained_network_is_the_moving_average(data):
         assert same == ("moving" in of_last_step.name), of_last_step.path
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_mixed_precision_trains_and_gives_a_float32_model(data, whole, precision):
     trained = train(data, precision=precision)
     assert trained.history["loss"] != whole.history["loss"]

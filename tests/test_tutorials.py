@@ -30,6 +30,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # A folder of one machine; not the end of another path, of a device's for one.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work)\b")
 
+FOR_EVERY_CHANGE = ("01_first_search", "05_tflite_android")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -71,8 +72,19 @@ def test_all_tutorials_are_there():
 
 
 # Up to a minute on a quiet machine.
+# Two are for every change: what a newcomer begins with, and what ends on the phone.
 @pytest.mark.timeout(900)
-@each_notebook
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=path.stem,
+            marks=[] if path.stem in FOR_EVERY_CHANGE else pytest.mark.slow,
+        )
+        for path in NOTEBOOKS
+    ],
+)
 def test_it_runs(path, tmp_path):
     committed, notebook = load(path), load(path)
     # Other kernels of this name may be installed for the user.

@@ -69,7 +69,7 @@ def outcome(process):
     return found
 
 
-@pytest.mark.parametrize("kind", ["images", "text"])
+@pytest.mark.parametrize("kind", ["images", pytest.param("text", marks=pytest.mark.slow)])
 def test_a_killed_search_goes_on_to_the_same_end(kind, environment, tmp_path):
     untroubled = search(environment, kind, tmp_path / "untroubled")
     killed = search(environment, kind, tmp_path / "killed", epoch=4)
