@@ -7,13 +7,13 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
 
-# Three processes for two cores, as tests often wait for processes of their own; one that has none
-# left takes half of what is left to another, in their order, so that few fixtures are made twice.
+# Three processes for two cores, as tests often wait for processes of their own. Each takes a file at
+# a time, so that no fixture is made twice.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -37,6 +37,16 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="module")
+def one_cell_in_each_stage():
+    """Instead of two: to trace and to convert them takes longer than all that is trained here."""
+    from keras_autoshrink import training
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(training._SMALL_ARCHITECTURE, "stage_repeats", (1, 1, 1))
+        yield
+
+
+@pytest.fixture(scope="module")
 def programs_traced_once():
     """Searches of a module by the same network and data share its program, which has no state.
 

@@ -120,6 +120,7 @@ def test_the_comparison_sees_a_state_that_is_lost_and_an_average(by_tensorflow):
     check_what_must_differ(by_tensorflow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_computes_what_tensorflow_does(backend, given, by_tensorflow, tmp_path):
     if importlib.util.find_spec(backend) is None:

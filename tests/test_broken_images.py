@@ -14,6 +14,8 @@ from PIL import Image
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_cell_in_each_stage")
+
 OPTIONS = "--image-size 8 --nodes 2 --candidates 1 --keep-fraction 1 --epochs 1 --filters 4"
 
 
@@ -50,6 +52,7 @@ def refused(capsys, command, status=2):
     return line.removeprefix("autoshrink: error: ")
 
 
+@pytest.mark.slow
 def test_a_search_says_which_images_it_skipped(images, tmp_path):
     halve(images / "cats" / "02.jpg", images / "dogs" / "05.png")
     command = f"search --dataset {images} --directory {tmp_path}/runs {OPTIONS}"

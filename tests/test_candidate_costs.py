@@ -210,6 +210,7 @@ def killed_while_training(folder):
     search(tuner, callbacks=[Kill()])
 
 
+@pytest.mark.slow
 def test_latency_is_measured_once(tmp_path, monkeypatch, capsys):
     score = kas.AccuracyScore(cost="latency")
     assert outcome(killed_while_training, tmp_path) == KILLED

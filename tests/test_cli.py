@@ -20,25 +20,17 @@ from searches import timeless
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink import image_commands, image_demo, image_pipeline, search_state, training
+from keras_autoshrink import image_commands, image_demo, image_pipeline, search_state
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
 
-pytestmark = pytest.mark.usefixtures("programs_traced_once")
+pytestmark = pytest.mark.usefixtures("programs_traced_once", "one_cell_in_each_stage")
 
 PLAIN = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 SEARCH = f"{PLAIN} --strategy paper"
 CHEAPER = f"{SEARCH} --race --inherit --epochs 4"
 BAYESIAN = f"{PLAIN} --strategy bayesian --max-candidates 4"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_cell_in_each_stage():
-    """Instead of two: to trace and to convert them takes longer than all that is trained here."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(training._SMALL_ARCHITECTURE, "stage_repeats", (1, 1, 1))
-        yield
 
 
 @pytest.fixture(scope="module")

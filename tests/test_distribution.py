@@ -50,20 +50,11 @@ cell = kas.Cell.dense(("input", "conv1x1"))
 def train(recipe=recipe, **options):
     return training.train_network(cell, digits, recipe, width=0.25, **options)
 
-class Killed(Exception): pass
-
-class Dying(TrainingCheckpoint):
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        raise Killed
-
-state = Path(sys.argv[1])
-both = {name: train(strategy=strategy) for name, strategy in strategies.items()}
 mirrored = strategies["mirrored"]
-try:
-    train(strategy=mirrored, checkpoint=Dying(state, {}))
-except Killed:
-    both["resumed"] = train(strategy=mirrored, checkpoint=TrainingCheckpoint(state, {}))
+"""
+
+TWICE = """
+both = {name: train(strategy=strategy) for name, strategy in strategies.items()}
 refused = {}
 for what, options in {
     "float16": {"precision": "mixed_float16"},
@@ -77,13 +68,32 @@ histories = {name: trained.history for name, trained in both.items()}
 print(json.dumps({"histories": histories, "refused": refused}))
 """
 
+RESUMED = """
+class Killed(Exception): pass
 
-@pytest.fixture(scope="module")
-def mirrored(tmp_path_factory):
-    state = tmp_path_factory.mktemp("mirrored") / "state"
-    code, printed, errors = Script(SMALL + MIRRORED, str(state)).end()
+class Dying(TrainingCheckpoint):
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        raise Killed
+
+state = Path(sys.argv[1])
+try:
+    train(strategy=mirrored, checkpoint=Dying(state, {}))
+except Killed:
+    resumed = train(strategy=mirrored, checkpoint=TrainingCheckpoint(state, {}))
+print(json.dumps(resumed.history))
+"""
+
+
+def printed_by(source, *arguments):
+    code, printed, errors = Script(SMALL + MIRRORED + source, *arguments).end()
     assert code == 0, errors
     return json.loads(printed.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def mirrored():
+    return printed_by(TWICE)
 
 
 def assert_close(one, other):
@@ -97,8 +107,10 @@ def test_two_devices_train_as_one(mirrored):
     assert_close(mirrored["histories"]["mirrored"], mirrored["histories"]["none"])
 
 
-def test_a_training_on_two_devices_is_resumed(mirrored):
-    assert_close(mirrored["histories"]["resumed"], mirrored["histories"]["mirrored"])
+@pytest.mark.slow
+def test_a_training_on_two_devices_is_resumed(mirrored, tmp_path):
+    resumed = printed_by(RESUMED, str(tmp_path / "state"))
+    assert_close(resumed, mirrored["histories"]["mirrored"])
 
 
 def test_what_several_devices_cannot_do_is_refused(mirrored):

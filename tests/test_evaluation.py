@@ -148,7 +148,9 @@ def in_streams(model, batch_size, steps, warm):
     return math.exp(found.mean())
 
 
-@pytest.mark.parametrize(("batch_size", "steps"), [(4, 10), (3, 35)])
+@pytest.mark.parametrize(
+    ("batch_size", "steps"), [(4, 10), pytest.param(3, 35, marks=pytest.mark.slow)]
+)
 def test_several_streams_start_warm(model, batch_size, steps):
     measured = PerplexityEvaluation(model, TEXT, batch_size, steps)()
     assert measured == pytest.approx(in_streams(model, batch_size, steps, warm=True), rel=1e-5)

@@ -71,6 +71,7 @@ def test_a_convert_that_is_ended_leaves_nothing_behind(folder, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_convert_in_a_new_process_prints_one_line(folder):
     result = run("convert", "model.keras", "new.tflite", cwd=folder)
     assert (result.returncode, result.stderr) == (0, "")
@@ -85,6 +86,7 @@ def test_nan_in_a_new_process_exits_1(folder):
     assert "DOES NOT AGREE" in result.stdout
 
 
+@pytest.mark.slow
 def test_error_in_a_new_process_is_one_line(folder):
     result = run("convert", "model.keras", "new.tflite", "--quantization", "int8", cwd=folder)
     assert (result.returncode, result.stdout) == (2, "")

@@ -220,6 +220,7 @@ def run(program, cwd):
     )
 
 
+@pytest.mark.slow
 def test_layers_that_keras_does_not_know_yet(step, tmp_path):
     """In a process that has not imported the library of a model's layers."""
     step.save(tmp_path / "lm.keras")

@@ -140,6 +140,7 @@ def test_of_another_tuner_the_oracle_is_told(tmp_path, metric):
         assert getattr(again, name) == getattr(oracle, name)
 
 
+@pytest.mark.slow
 def test_a_command_is_printed_with_its_backend_and_working_directory(tmp_path):
     """Of another process: Keras has one backend in each."""
     code = (

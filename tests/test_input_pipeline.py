@@ -199,6 +199,7 @@ def sums(seed: int) -> list[list[float]]:
     return [[float(x.sum(dtype=np.float64)), *map(int, y.argmax(1))] for x, y in epoch]
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_batches():
     """As does the one that goes on with a training that was killed."""
     code = "import json, test_input_pipeline as t; print(json.dumps(t.sums(2**32 - 1)))"

@@ -141,6 +141,7 @@ class Unlucky(kas.RNNCellHyperModel):
         return super().fit(hp, model, *args, **kwargs)
 
 
+@pytest.mark.slow
 def test_candidates_that_overflow_fail_and_the_search_goes_on(tmp_path):
     # Of 3 edges 2 are to be left.
     tuner = search(make(tmp_path, hypermodel(Unlucky), num_candidates=3, keep_fraction=0.6), 1)

@@ -55,6 +55,7 @@ class Late(keras.callbacks.Callback):
             type(self).passed = 600
 
 
+@pytest.mark.slow
 def test_a_candidate_that_takes_too_long_has_failed(tmp_path, monkeypatch):
     clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + Late.passed)
     monkeypatch.setattr(limits, "time", clock)

@@ -49,9 +49,9 @@ def trained_alone(edges):
 @pytest.mark.parametrize(
     "edges",
     [
-        MODEL.cell.edges,
+        pytest.param(MODEL.cell.edges, marks=pytest.mark.slow),
         ((0, 1), (0, 3), (1, 3), (1, 4)),  # node 2 is dead, both leaves are late
-        ((0, 2),),
+        pytest.param(((0, 2),), marks=pytest.mark.slow),
     ],
 )
 def test_it_trains_as_keras_does(program, edges):

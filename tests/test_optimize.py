@@ -126,6 +126,7 @@ for name, job in json.loads((folder / "jobs.json").read_text()).items():
 """
 
 
+@pytest.mark.slow
 def test_networks_built_again_compute_the_same(tmp_path):
     random = np.random.default_rng(0)
     jobs = {}

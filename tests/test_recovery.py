@@ -255,7 +255,9 @@ def killed_in_a_write(folder, how, write):
     searched(folder, Declares(OPS[:4]))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+)
 def test_killed_in_its_writes_again_and_again_it_ends_the_same(tmp_path, seed):
     """With every process killed in one of its first 20 writes, until one gets through."""
     expected = searched(tmp_path / "whole", Declares(OPS[:4]))

@@ -148,6 +148,7 @@ def test_the_drop_is_of_counts_and_its_error_of_pairs(hard):
     assert hard.modes[0].agreement.accuracy_drop_error > 0.01
 
 
+@pytest.mark.slow
 def test_predictions_that_differ_are_passed_over_even_if_more_are_right(folder, tmp_path):
     labels = np.load(folder / "constant.npy")
     for truth in (1 - labels, labels):  # one of the two is what the int8 file gives
@@ -163,6 +164,7 @@ def test_predictions_that_differ_are_passed_over_even_if_more_are_right(folder, 
     assert smallest.chosen.quantization == "int16x8"
 
 
+@pytest.mark.slow
 def test_a_mode_that_cannot_be_converted_is_listed_with_its_reason(tmp_path):
     inputs = keras.Input((4, 4, 2))
     x = layers.Flatten()(keras.ops.sin(inputs))
@@ -176,6 +178,7 @@ def test_a_mode_that_cannot_be_converted_is_listed_with_its_reason(tmp_path):
     assert [mode.agreement for mode in smallest.modes].count(None) == 1
 
 
+@pytest.mark.slow
 def test_if_none_holds_an_older_file_stays(tmp_path):
     model = network()
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])

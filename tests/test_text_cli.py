@@ -178,6 +178,7 @@ def test_another_search_in_its_folder_is_refused(
     assert listing(run_folder) == before
 
 
+@pytest.mark.slow
 def test_a_search_by_the_bayesian_strategy(text, tmp_path):
     command = f"{SEARCH} --data-dir {text} --directory {tmp_path} --strategy bayesian"
     assert main(f"{command} --max-candidates 4".split()) == 0

@@ -222,6 +222,7 @@ def test_each_epoch_begins_with_a_state_of_zeros(seen):
 # Killed
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_same_weights(data, whole, seen, tmp_path):
     folder = tmp_path / "state"
     # After epochs of plain SGD, as soon as averaging began, and while it went on.

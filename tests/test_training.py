@@ -10,12 +10,15 @@ import pytest
 from forked import KILLED, start
 
 import keras_autoshrink as kas
+from keras_autoshrink import training
 from keras_autoshrink.checkpoint import TrainingCheckpoint, remove_state
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
 from keras_autoshrink.splits import ImageData, Split
 from keras_autoshrink.training import train_network
+
+pytestmark = pytest.mark.usefixtures("one_cell_in_each_stage")
 
 CELL = kas.Cell.dense(("input", "conv1x1"))
 RECIPE = dataclasses.replace(
@@ -71,7 +74,7 @@ def same_weights(one, other):
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("while_writing", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("while_writing", [False, True])
 def test_a_resumed_training_ends_with_the_same_weights(data, whole, tmp_path, while_writing):
     folder = tmp_path / "state"
     for after in (1, 2):
@@ -160,7 +163,6 @@ def test_a_training_that_diverges_says_so_and_keeps_the_last_good_state(data, tm
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.slow
 def test_the_trained_network_is_the_moving_average(data):
     """With a momentum of 0 the average is the last step's weights; with a high one it lags."""
     none, zero, slow = (
@@ -243,6 +245,12 @@ def test_data_for_a_search_are_refused():
         train(searched)
 
 
+def small_main(arguments):
+    """The command in a process of its own, which has not the fixture."""
+    training._SMALL_ARCHITECTURE["stage_repeats"] = (1, 1, 1)
+    main(arguments)
+
+
 def test_killed_twice_the_command_ends_with_the_curves_of_one_that_was_not(tmp_path):
     cell = tmp_path / "cell.json"
     CELL.save(cell)
@@ -258,7 +266,7 @@ def test_killed_twice_the_command_ends_with_the_curves_of_one_that_was_not(tmp_p
         return json.loads(state.read_text())["epochs_done"] if state.exists() else 0
 
     for kill_after in (1, 2):
-        process = start(main, command("killed.keras"))
+        process = start(small_main, command("killed.keras"))
         deadline = time.monotonic() + 120
         while epochs_done() < kill_after:
             assert process.is_alive()
