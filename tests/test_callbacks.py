@@ -123,6 +123,7 @@ def test_after_the_first_candidate(tmp_path):
     assert [score is None for score in sorted(scores, key=str)] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_search_that_stopped_goes_on_with_data_that_do_not_end(tmp_path):
     refused(unchecked(tmp_path), read_once(5), steps_per_epoch=3)
     tuner = unchecked(tmp_path)

@@ -369,15 +369,10 @@ def killed_with_a_limit(folder, settings, call):
     search(make(folder, **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"max_macs": 21_000},
-        pytest.param(
-            {"strategy": "bayesian", "max_candidates": 6, "max_macs": MOST},
-            marks=pytest.mark.slow,
-        ),
-    ],
+    [{"max_macs": 21_000}, {"strategy": "bayesian", "max_candidates": 6, "max_macs": MOST}],
 )
 def test_killed_with_a_limit_it_ends_the_same(tmp_path, settings):
     whole = results(search(make(tmp_path / "whole", **settings)))

@@ -563,6 +563,7 @@ def test_help_shows_an_example(command, capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_demo(tmp_path, monkeypatch, capsys):
     recipe = dataclasses.replace(RECIPES["plain"], epochs=4)
     for name, value in (("_NODES", 3), ("_SEARCH_EPOCHS", 1), ("_RECIPE", recipe)):

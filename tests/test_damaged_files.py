@@ -247,6 +247,7 @@ def test_a_file_that_never_ends_is_given_up(endless, monkeypatch):
         tflite_export.benchmark(endless)
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_no_trial_behind(endless):
     code = (
         "import sys, tflite_export; from tflite_export import trial; trial.TIME_LIMIT = 20; "

@@ -79,6 +79,7 @@ def test_convert_in_a_new_process_prints_one_line(folder):
     assert result.stdout == f"new.tflite: float32, {size:,} bytes\n"
 
 
+@pytest.mark.slow
 def test_nan_in_a_new_process_exits_1(folder):
     result = run("verify", "model.keras", "nan.tflite", "--inputs", "images.npy", cwd=folder)
     assert (result.returncode, result.stderr) == (1, "")

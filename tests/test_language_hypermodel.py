@@ -106,6 +106,7 @@ def test_the_best_model_is_the_best_epoch_of_the_best_cell(finished):
     assert len(files) == 1
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_it_ends_the_same(finished, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         search(make(tmp_path), callbacks=[interrupting(3)])
@@ -115,6 +116,7 @@ def test_interrupted_and_resumed_it_ends_the_same(finished, tmp_path):
     assert timeless(resumed.trajectory()) == timeless(finished.trajectory())
 
 
+@pytest.mark.slow
 def test_the_seed_decides(finished, tmp_path):
     """The same one was just resumed with: this is about another one, and the first round."""
     baselines = [

@@ -482,6 +482,7 @@ def test_an_embedding_begins_uniform_and_its_bias_at_0():
 # Files
 
 
+@pytest.mark.slow
 def test_a_process_that_imports_the_library_alone_loads_what_was_saved(tmp_path):
     rates = dict.fromkeys(
         ("dropout", "recurrent_dropout", "word_dropout", "embedding_dropout", "output_dropout"), 0.5

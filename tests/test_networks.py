@@ -165,6 +165,7 @@ def test_the_published_networks_file_has_the_published_counts(published, tmp_pat
     assert tflite_export.count_macs(tmp_path / "shrinkcnn.tflite") == 383_677_672
 
 
+@pytest.mark.slow
 def test_width_for_macs_takes_the_last_width_that_fits():
     one_cell = {"stage_scales": (1,), "stage_strides": (1,), "stage_repeats": (1,)}
     small = {**TINY, **one_cell, "residual": False}

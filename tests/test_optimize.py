@@ -165,6 +165,7 @@ def test_a_job_arrives_as_it_was_sent():
     assert Job.from_json(job.to_json()) == job
 
 
+@pytest.mark.slow
 def test_half_of_each_kernel_is_zero(pruned, model):
     for kernel, before in zip(kernels(pruned), kernels(model), strict=True):
         assert np.count_nonzero(kernel == 0) == kernel.size // 2
@@ -173,11 +174,13 @@ def test_half_of_each_kernel_is_zero(pruned, model):
     assert all(np.all(one.kernel.numpy() != 0) for one in depthwise)
 
 
+@pytest.mark.slow
 def test_a_pruned_network_still_knows_its_classes(pruned, data):
     x, y = data
     assert np.mean(pruned.predict(x, verbose=0).argmax(-1) == y) > 0.6
 
 
+@pytest.mark.slow
 def test_zeros_reach_the_file_and_gzip(pruned, model, data, tmp_path):
     paths = [tmp_path / "dense.tflite", tmp_path / "pruned.tflite"]
     for network, path in zip((model, pruned), paths, strict=True):
@@ -206,6 +209,7 @@ def test_another_seed_prunes_to_other_weights(pruned, model, data):
     assert not any(map(np.array_equal, kernels(other), kernels(pruned)))
 
 
+@pytest.mark.slow
 def test_a_quantized_file_computes_in_integers_and_agrees(quantized, data):
     path, trained = quantized
     x, y = data
@@ -219,6 +223,7 @@ def test_a_quantized_file_computes_in_integers_and_agrees(quantized, data):
     assert [*path.parent.iterdir()] == [path]
 
 
+@pytest.mark.slow
 def test_training_in_8_bits_keeps_the_zeros_and_changes_the_rest(quantized, pruned):
     path, trained = quantized
     for kernel, before in zip(kernels(trained), kernels(pruned), strict=True):

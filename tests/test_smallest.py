@@ -221,6 +221,7 @@ def test_bad_input_is_refused_before_anything_is_converted(tmp_path, monkeypatch
 DATA = ["--inputs", "images.npy", "--representative-data", "calibration.npy"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_all_modes_and_writes_one_file(there, capsys):
     before = {path.name for path in there.iterdir()}
     options = [*DATA, "--labels", "labels.npy", "--max-accuracy-drop", "0.02"]

@@ -262,6 +262,7 @@ def killed_in_training(arguments):
     main(arguments)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_goes_on(trained, run_folder, tmp_path, capsys):
     arguments = f"train {run_folder} {TRAIN} --output {tmp_path}/lm.keras --quiet".split()
     assert outcome(killed_in_training, arguments) == KILLED
@@ -391,7 +392,8 @@ def test_export_checks_the_beginning_of_a_long_text_and_says_so(
     assert measured != f"{whole:.2f}"
 
 
-@pytest.mark.parametrize("words", [1, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [1, 7])
 def test_a_model_of_a_very_short_test_text_is_exported(text, tmp_path, capsys, words):
     shutil.copytree(text, tmp_path / "short")
     (tmp_path / "short" / "test.txt").write_text("the " * words)

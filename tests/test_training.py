@@ -74,6 +74,7 @@ def same_weights(one, other):
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("while_writing", [False, True])
 def test_a_resumed_training_ends_with_the_same_weights(data, whole, tmp_path, while_writing):
     folder = tmp_path / "state"
@@ -163,6 +164,7 @@ def test_a_training_that_diverges_says_so_and_keeps_the_last_good_state(data, tm
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.slow
 def test_the_trained_network_is_the_moving_average(data):
     """With a momentum of 0 the average is the last step's weights; with a high one it lags."""
     none, zero, slow = (

@@ -107,6 +107,7 @@ def test_summaries_are_keras_tuners_own(finished, capsys):
     assert len(finished.get_best_hyperparameters(2)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("programs_traced_anew")
 def test_interrupted_and_resumed_it_ends_the_same(finished, tmp_path, data):
     with pytest.raises(KeyboardInterrupt):

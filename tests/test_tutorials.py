@@ -30,7 +30,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # A folder of one machine; not the end of another path, of a device's for one.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work)\b")
 
-FOR_EVERY_CHANGE = ("01_first_search", "05_tflite_android")
+FIRST = "01_first_search"
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -72,7 +72,7 @@ def test_all_tutorials_are_there():
 
 
 # Up to a minute on a quiet machine.
-# Two are for every change: what a newcomer begins with, and what ends on the phone.
+# What a newcomer begins with is run for every change.
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "path",
@@ -80,7 +80,7 @@ def test_all_tutorials_are_there():
         pytest.param(
             path,
             id=path.stem,
-            marks=[] if path.stem in FOR_EVERY_CHANGE else pytest.mark.slow,
+            marks=[] if path.stem == FIRST else pytest.mark.slow,
         )
         for path in NOTEBOOKS
     ],
