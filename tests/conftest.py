@@ -25,11 +25,6 @@ settings.load_profile("no_deadline")
 gc.disable()
 
 
-def pytest_collection_modifyitems(items):
-    # The last to begin must not be the longest, for which the other workers would wait.
-    items.sort(key=lambda item: item.path.stem not in ("test_tutorials", "test_without_tensorflow"))
-
-
 def pytest_collection_finish():
     gc.collect()
     gc.freeze()

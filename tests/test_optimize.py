@@ -252,6 +252,7 @@ def test_a_diverging_training_is_one_line(model, data, tmp_path):
     assert [*tmp_path.iterdir()] == [path]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named(model, data):
     def kill():
         me = psutil.Process()

@@ -138,6 +138,7 @@ def killed_at(folder, call):
     search(make(folder))
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_in_a_round_goes_on_to_the_same_end(finished, tmp_path):
     for call in (3, 7):
         folder = tmp_path / str(call)

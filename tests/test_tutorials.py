@@ -30,7 +30,6 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # A folder of one machine; not the end of another path, of a device's for one.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work)\b")
 
-FIRST = "01_first_search"
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -72,19 +71,9 @@ def test_all_tutorials_are_there():
 
 
 # Up to a minute on a quiet machine.
-# What a newcomer begins with is run for every change.
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path,
-            id=path.stem,
-            marks=[] if path.stem == FIRST else pytest.mark.slow,
-        )
-        for path in NOTEBOOKS
-    ],
-)
+@each_notebook
 def test_it_runs(path, tmp_path):
     committed, notebook = load(path), load(path)
     # Other kernels of this name may be installed for the user.
