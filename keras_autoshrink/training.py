@@ -231,14 +231,13 @@ def compile_classifier(
         optimizer: as for `keras.Model.compile`.
         loss: likewise; it says whether labels are numbers or one-hot.
     """
-    # Not "accuracy": Keras would create that one's variables while TensorFlow traces the first
-    # step, which TensorFlow then traces again.
-    sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-    metrics = keras.metrics
-    accuracy = metrics.SparseCategoricalAccuracy if sparse else metrics.CategoricalAccuracy
-    model.compile(
-        optimizer=optimizer, loss=loss, metrics=[accuracy("accuracy")], jit_compile=jit_compile()
-    )
+    # Not "accuracy" by name: Keras would create that one's variables while TensorFlow traces the
+    # first step, which TensorFlow would then trace again.
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+    else:
+        accuracy = keras.metrics.CategoricalAccuracy("accuracy")
+    model.compile(optimizer=optimizer, loss=loss, metrics=[accuracy], jit_compile=jit_compile())
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
 from keras_autoshrink.splits import ImageData, Split
-from keras_autoshrink.training import train_network
+from keras_autoshrink.training import compile_classifier, train_network
 
 pytestmark = pytest.mark.usefixtures("one_cell_in_each_stage")
 
@@ -239,6 +239,26 @@ def test_what_is_refused(data, options, culprit):
 def test_names_are_not_what_they_name(arguments, problem):
     with pytest.raises(TypeError, match=problem):
         train_network(*arguments)
+
+
+@pytest.mark.parametrize("labels", ["numbers", "one-hot"])
+def test_a_step_is_traced_once(labels, monkeypatch):
+    """And once more where a metric's variables are not there yet."""
+    kind = "Sparse" if labels == "numbers" else ""
+    loss = getattr(keras.losses, f"{kind}CategoricalCrossentropy")(from_logits=True)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    compile_classifier(model, "sgd", loss)
+    traced = []
+    step = keras.Model.train_step
+    monkeypatch.setattr(
+        keras.Model, "train_step", lambda self, data: traced.append(labels) or step(self, data)
+    )
+    y = np.arange(6) % 3
+    history = model.fit(
+        np.ones((6, 2)), y if labels == "numbers" else np.eye(3)[y], batch_size=3, verbose=0
+    ).history
+    assert set(history) == {"accuracy", "loss"}
+    assert traced == [labels]
 
 
 def test_data_for_a_search_are_refused():
