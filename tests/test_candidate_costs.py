@@ -123,7 +123,13 @@ def size_of(model):
 size_of_score = kas.AccuracyScore(cost=size_of)
 
 
-@pytest.mark.parametrize("model", [None, hypermodel(Apart, 2)], ids=["together", "apart"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(None, id="together"),
+        pytest.param(hypermodel(Apart, 3), id="apart", marks=pytest.mark.slow),
+    ],
+)
 def test_a_search_by_parameters_and_one_by_a_callable(tmp_path, model):
     by_params, by_size = (
         search(make(tmp_path / name, kas.AccuracyScore(cost=cost), model, num_candidates=1))

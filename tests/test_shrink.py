@@ -197,17 +197,19 @@ def test_keep_fraction_ends_it(fraction, left):
     assert all(record["edges_left"] > left for record in search.trajectory()[:-1])
 
 
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
+)
 @every_strategy
-def test_max_remaining_is_a_bound_that_falls_to_0(settings):
-    for seed in range(1 if settings else 5):
-        search = dense(seed=seed, **{**settings, "num_candidates": 4})
-        bounds = []
-        while pending := search.pending():
-            bounds.append(search.max_remaining())
-            search.tell(pending[0].cell, outcome(pending[0].cell))
-        assert all(later < sooner for sooner, later in itertools.pairwise(bounds))
-        assert bounds[0] >= len(bounds)
-        assert search.max_remaining() == 0
+def test_max_remaining_is_a_bound_that_falls_to_0(settings, seed):
+    search = dense(seed=seed, **{**settings, "num_candidates": 4})
+    bounds = []
+    while pending := search.pending():
+        bounds.append(search.max_remaining())
+        search.tell(pending[0].cell, outcome(pending[0].cell))
+    assert all(later < sooner for sooner, later in itertools.pairwise(bounds))
+    assert bounds[0] >= len(bounds)
+    assert search.max_remaining() == 0
 
 
 @every_strategy
