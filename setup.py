@@ -13,7 +13,14 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["keras_autoshrink", "keras_autoshrink.costs", "tflite_export"],
+    packages=[
+        "keras_autoshrink",
+        "keras_autoshrink.costs",
+        "tflite_export",
+        "tflite_export.devices",
+        "tflite_export.file",
+        "tflite_export.optimize",
+    ],
     package_data={
         "keras_autoshrink": ["py.typed", "report_page/*"],
         "tflite_export": ["py.typed", "web/*"],

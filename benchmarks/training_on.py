@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from tflite_export.description import describe
+from tflite_export.file.description import describe
 from tflite_export.runtime import native_output_silenced
 
 _CALIBRATION = 200

@@ -12,7 +12,7 @@ from rich.console import Console
 import tflite_export
 from keras_autoshrink.image_pipeline import CALIBRATION, check_fits
 from keras_autoshrink.splits import ImageData, Split
-from tflite_export.smallest_table import choice_tables
+from tflite_export.smallest import choice_tables
 from tflite_export.verify import MAX_ACCURACY_LOSS
 
 _console = Console(width=80, highlight=False, markup=False)

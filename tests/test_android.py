@@ -19,10 +19,11 @@ from pathlib import Path
 import keras
 import pytest
 
-from tflite_export import android, benchmark_model, convert
+from tflite_export import convert
 from tflite_export.__main__ import main
-from tflite_export.adb import Device, find_device
-from tflite_export.caches import cache_folder
+from tflite_export.devices import android, cache_folder
+from tflite_export.devices import android as benchmark_model
+from tflite_export.devices.android import Device, find_device
 
 # Of an AM62x under Linux, TensorFlow Lite 2.20: Texas Instruments' Processor SDK documentation,
 # github.com/TexasInstruments/processor-sdk-doc at b04bc774,

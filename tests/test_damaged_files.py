@@ -17,7 +17,8 @@ from keras import layers
 from processes import is_alive
 
 import tflite_export
-from tflite_export import flatbuffer, trial
+from tflite_export import runtime as trial
+from tflite_export.file import flatbuffer
 
 COMMANDS = ("describe", "macs", "benchmark", "verify")
 
@@ -250,7 +251,7 @@ def test_a_file_that_never_ends_is_given_up(endless, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_command_leaves_no_trial_behind(endless):
     code = (
-        "import sys, tflite_export; from tflite_export import trial; trial.TIME_LIMIT = 20; "
+        "import sys, tflite_export; from tflite_export import runtime; runtime.TIME_LIMIT = 20; "
         "tflite_export.benchmark(sys.argv[1])"
     )
     with subprocess.Popen(

@@ -33,7 +33,7 @@ FROM_MODULES = [
     "keras_autoshrink.training.Trained",
     "keras_autoshrink.training.architecture",
     "keras_autoshrink.vocabulary.Vocabulary",
-    "tflite_export.description.Tensor",
+    "tflite_export.file.description.Tensor",
 ]
 # Of classes of the pages, what they inherit from ours, and what is called without a name.
 MEMBERS = [

@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from tflite_export import convert
-from tflite_export.quantization import quantization
+from tflite_export.file.description import quantization
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 9, (40, 1))

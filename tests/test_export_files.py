@@ -16,7 +16,7 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 from tflite_export import benchmark, check, convert, count_macs, render_table, verify
-from tflite_export.quantization import quantization
+from tflite_export.file.description import quantization
 
 CHANNELS = 40  # so that the last 1x1 convolution has enough weights for "dynamic"
 MACS = 8 * 8 * 9 * CHANNELS + 4 * 4 * (9 * CHANNELS + CHANNELS * CHANNELS) + CHANNELS * 10

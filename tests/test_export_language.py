@@ -23,15 +23,15 @@ from tflite_export import (
     check_language_model,
     convert,
     count_macs,
-    flatbuffer,
     generate,
     perplexity,
     render_table,
     representative_steps,
     verify_language_model,
 )
+from tflite_export.file import flatbuffer
+from tflite_export.file.description import quantization
 from tflite_export.language import LanguageModelFile
-from tflite_export.quantization import quantization
 
 VOCABULARY, UNITS = 50, 16
 TEXT = np.random.default_rng(1).integers(0, VOCABULARY, 120)

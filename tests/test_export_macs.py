@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
 from tflite_export import convert, count_macs
-from tflite_export.flatbuffer import load
+from tflite_export.file.flatbuffer import load
 
 IMAGE = (8, 8, 3)
 

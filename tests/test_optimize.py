@@ -21,8 +21,10 @@ import keras_autoshrink as kas
 import tflite_export
 from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
-from tflite_export import flatbuffer, layer_graph, optimize
-from tflite_export.optimize_job import Job, save_arrays
+from tflite_export import optimize
+from tflite_export.file import flatbuffer
+from tflite_export.optimize import layer_graph
+from tflite_export.optimize.job import Job, save_arrays
 
 SMALL = {
     "input_shape": (8, 8, 1),
@@ -113,15 +115,15 @@ REBUILD = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from tflite_export import tf_keras_model
-from tflite_export.optimize_job import Job
+from tflite_export.optimize import process
+from tflite_export.optimize.job import Job
 
 folder = Path(sys.argv[1])
 for name, job in json.loads((folder / "jobs.json").read_text()).items():
     with np.load(folder / f"{name}.npz") as file:
         arrays = dict(file)
     x, outputs = arrays.pop("x"), arrays.pop("outputs")
-    model = tf_keras_model.build(Job.from_json(job).graph, arrays)
+    model = tf_keras_model._build(Job.from_json(job).graph, arrays)
     print(name, np.abs(model(x, training=False) - outputs).max() / np.abs(outputs).max(), sep="|")
 """
 
@@ -257,7 +259,7 @@ def test_a_killed_process_is_named(model, data):
     def kill():
         me = psutil.Process()
         while not (
-            found := [one for one in me.children() if "optimize_process" in str(one.cmdline())]
+            found := [one for one in me.children() if "optimize.process" in str(one.cmdline())]
         ):
             time.sleep(0.05)
         found[0].send_signal(signal.SIGKILL)
@@ -385,9 +387,9 @@ def test_arguments_that_change_the_training_are_carried():
 STARTER = """
 import sys
 from pathlib import Path
-from tflite_export import optimize_job
+from tflite_export.optimize import job
 
-optimize_job._start("prune", Path(sys.argv[1]), False)
+job._start("prune", Path(sys.argv[1]), False)
 """
 
 

@@ -23,11 +23,10 @@ from searches import TWO_STAGES
 
 import keras_autoshrink as kas
 import tflite_export
-from tflite_export import litertjs
 from tflite_export.__main__ import main
-from tflite_export.page_server import PageServer
-from tflite_export.reference import image_facts, reference_data
-from tflite_export.serve import Measurement
+from tflite_export.devices import litertjs
+from tflite_export.devices.browser import Measurement, image_facts, reference_data
+from tflite_export.devices.page_server import PageServer
 
 AGENT = "Some browser"
 GOOD = {
@@ -472,7 +471,7 @@ def test_a_browser_runs_the_file_and_tells_an_image(folder, real_runtime, tmp_pa
 def test_a_browser_runs_a_language_model_and_finds_other_outputs(
     folder, real_runtime, tmp_path, monkeypatch
 ):
-    import tflite_export.serve as module
+    import tflite_export.devices.browser as module
 
     def altered(path):
         reference = reference_data(path)

@@ -362,7 +362,7 @@ def test_export_ends_with_a_table_of_equal_macs(exported, trained):
     names = {"lm.keras", "lm.keras.json", "lm.vocabulary.txt"}
     assert {path.name for path in folder.iterdir()} == names | {*rows["file"]}
     assert vocabulary_of(folder) == vocabulary_of(trained.parent)
-    assert tflite_export.quantization.quantization(folder / "lm.int8.tflite") == "int8"
+    assert tflite_export.describe(folder / "lm.int8.tflite").quantization == "int8"
 
 
 def test_export_exits_with_1_where_the_macs_differ(trained, tmp_path, monkeypatch, capsys):

@@ -1,17 +1,15 @@
-"""A Keras model to a checked ``.tflite`` file: convert, count, describe, verify, measure.
+"""Converts Keras models to ``.tflite`` files, and counts, describes, verifies and measures these.
 
 Importing this package loads neither TensorFlow nor Keras; what takes a Keras model does so when it
 is called.
 """
 
 from tflite_export.convert import Quantization, convert, load_model
-from tflite_export.description import Description, FloatOperator, describe, float_operators
-from tflite_export.keras_language import representative_steps
-from tflite_export.language import generate, perplexity
+from tflite_export.file.description import Description, FloatOperator, describe, float_operators
+from tflite_export.file.macs import count_macs
+from tflite_export.file.metadata import Metadata, add_metadata, read_metadata
+from tflite_export.language import generate, perplexity, representative_steps
 from tflite_export.latency import Latency, benchmark
-from tflite_export.macs import count_macs
-from tflite_export.metadata import Metadata, read_metadata
-from tflite_export.metadata_writer import add_metadata
 from tflite_export.optimize import prune, train_quantized
 from tflite_export.smallest import Mode, NoModeHoldsError, Smallest, convert_smallest
 from tflite_export.table import Check, check, check_language_model, render_table

@@ -1,16 +1,22 @@
-"""``python -m tflite_export``: convert, count, describe, verify and measure ``.tflite`` files."""
+"""Runs the command line, ``python -m tflite_export``."""
 
 import argparse
 import os
 import signal
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, get_args
 
-from tflite_export import commands
-from tflite_export.command_line import Parser, fail, missing_package
+import tflite_export
+from tflite_export.command_line import Parser, fail
 from tflite_export.convert import Quantization
-from tflite_export.litertjs import VERSION
+from tflite_export.devices.litertjs import VERSION
+from tflite_export.file.description import describe_tables, quantization
+from tflite_export.file.flatbuffer import check_head
+from tflite_export.runtime import check_survives
+
+_MACS = "multiply-accumulates for one sample (1 MAC = 2 FLOPs)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,12 +37,24 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except ImportError as error:
-        fail("tflite_export", missing_package(options.command, error), 2)
+        fail("tflite_export", _missing_package(options.command, error), 2)
     except (OSError, TypeError, ValueError) as error:
         fail("tflite_export", str(error), 2)
     except KeyboardInterrupt:
         fail("tflite_export", "interrupted", 130)
     return status
+
+
+# What pip calls a package, by the name it is imported by, where a command can lack it.
+_PIP_NAMES = {"ai_edge_litert": "ai-edge-litert", "keras": "keras", "tensorflow": "tensorflow"}
+
+
+def _missing_package(command: str, error: ImportError) -> str:
+    """Says what to install for a command whose import has failed."""
+    package = _PIP_NAMES.get((error.name or "").split(".")[0])
+    if package is None:
+        return str(error)
+    return f"{command}: needs {package}, not installed here: pip install {package}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(
         "convert",
-        commands.convert,
+        _convert,
         "Convert a Keras model to a .tflite file.\n"
         "With --max-accuracy-drop: to every mode, of which the smallest file is kept whose\n"
         "accuracy is at most so much below the model's, with at least 95 of 100 predictions the\n"
@@ -94,12 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,)")
 
-    added = command("macs", commands.macs, f"Count {commands.MACS}.", "model.tflite")
+    added = command("macs", _macs, f"Count {_MACS}.", "model.tflite")
     added.add_argument("path", type=Path, metavar="FILE.tflite")
 
     added = command(
         "describe",
-        commands.describe,
+        _describe,
         "Say what a file is: metadata, size, inputs and outputs, operators, and of an int8 file\n"
         "which operators stayed float32.",
         "model.tflite",
@@ -108,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(
         "verify",
-        commands.verify,
+        _verify,
         "Compare a file's outputs with its model's.\n"
         "Exit status 1 if they do not agree: a NaN, fewer than 95 of 100 predictions the same,\n"
         "or an accuracy more than 0.02 lower.",
@@ -123,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(
         "benchmark",
-        commands.benchmark,
+        _benchmark,
         "Measure the latency of a file on this machine's CPU.",
         "model.tflite --threads 1 2 --runs 200",
     )
@@ -132,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(
         "serve",
-        commands.serve,
+        _serve,
         "Measure and check a file in a browser, of this machine or of a phone.\n"
         "Prints an address. The page there runs the file with LiteRT.js, compares its outputs\n"
         "with this machine's, and sends back what it measured, which is printed; it can try the\n"
@@ -160,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(
         "android",
-        commands.android,
+        _android,
         "Measure the latency of a file on an Android device, beside this machine's.\n"
         "Needs adb, a device with USB debugging, and TensorFlow Lite's benchmark_model, which is\n"
         "downloaded once.",
@@ -184,6 +202,172 @@ def _parser() -> argparse.ArgumentParser:
 def _add_timing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
     parser.add_argument("--runs", type=int, default=100, metavar="N")
+
+
+def _convert(options: argparse.Namespace) -> int:
+    """Converts a model to a file."""
+    _check_choice(options)
+    data = options.representative_data
+    model = tflite_export.load_model(options.model)
+    if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
+        raise ValueError(
+            f"{options.model}: has {len(model.inputs)} inputs, --representative-data an array for "
+            "one; convert it in Python with tflite_export.convert, whose representative_data can "
+            "be a dict"
+        )
+    samples = None if data is None else _load_array(data)
+    if options.max_accuracy_drop is not None:
+        return _convert_smallest(options, model, samples)
+    path = tflite_export.convert(
+        model, options.path, options.quantization or "float32", representative_data=samples
+    )
+    print(f"{path}: {quantization(path)}, {path.stat().st_size:,} bytes")
+    return 0
+
+
+def _check_choice(options: argparse.Namespace) -> None:
+    choosing = options.max_accuracy_drop is not None
+    for name in ("inputs", "labels"):
+        if choosing != (getattr(options, name) is not None):
+            raise ValueError(
+                f"--max-accuracy-drop needs --{name}: samples to choose by, and their classes"
+                if choosing
+                else f"--{name}: is for a choice by --max-accuracy-drop"
+            )
+
+
+def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> int:
+    """Converts a model to the smallest file that is accurate enough; 1 if none is."""
+    from rich.console import Console
+
+    from tflite_export.smallest import choice_tables
+
+    console = Console(soft_wrap=False, highlight=False)
+    drop = options.max_accuracy_drop
+    inputs, labels = _load_array(options.inputs), _load_array(options.labels)
+    try:
+        smallest = tflite_export.convert_smallest(
+            model, options.path, inputs, labels, drop, representative_data=samples
+        )
+    except tflite_export.NoModeHoldsError as error:
+        for table in choice_tables(error.modes, drop):
+            console.print(table)
+        fail("tflite_export", str(error), 1)
+    for table in choice_tables(smallest.modes, drop, smallest):
+        console.print(table)
+    print(f"{smallest.path}: {smallest.chosen.quantization}, {smallest.chosen.num_bytes:,} bytes")
+    return 0
+
+
+def _macs(options: argparse.Namespace) -> int:
+    """Counts a file's multiply-accumulates."""
+    check_survives(options.path, "read")
+    print(f"{options.path}: {tflite_export.count_macs(options.path):,} MACs: {_MACS}")
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    """Describes a file."""
+    from rich.console import Console
+
+    check_survives(options.path, "read")
+    console = Console(soft_wrap=False, highlight=False)
+    for table in describe_tables(tflite_export.describe(options.path)):
+        console.print(table)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Compares a file with its model; 1 if they do not agree."""
+    check_survives(options.path, "run")  # before TensorFlow is loaded
+    inputs = _load_array(options.inputs)
+    labels = None if options.labels is None else _load_array(options.labels)
+    agreement = tflite_export.verify(
+        tflite_export.load_model(options.model), options.path, inputs, labels
+    )
+    print(f"samples            {agreement.num_samples}")
+    print(f"same argmax        {agreement.argmax_agreement:.4f}")
+    print(f"largest difference {agreement.max_abs_difference:.3g}")
+    if labels is not None:
+        print(f"model accuracy     {agreement.model_accuracy:.4f}")
+        print(f"file accuracy      {agreement.file_accuracy:.4f}")
+    print("the file agrees" if agreement.agrees else "the file DOES NOT AGREE with its model")
+    return 0 if agreement.agrees else 1
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    """Measures a file's latency on this machine."""
+    results = [
+        tflite_export.benchmark(options.path, threads, options.runs) for threads in options.threads
+    ]
+    print(f"{options.path}: {options.runs} runs")
+    for result in results:
+        print(
+            f"threads {result.num_threads}: median {result.median_ms:.3f} ms, "
+            f"p95 {result.p95_ms:.3f} ms; {result.measured_by}"
+        )
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    """Serves the page that measures a file in a browser."""
+    from tflite_export.devices.browser import serve as run
+
+    return run(
+        options.path,
+        host=options.host,
+        port=options.port,
+        runtime=options.runtime,
+        runs=options.runs,
+        once=options.once,
+    )
+
+
+def _android(options: argparse.Namespace) -> int:
+    """Measures a file's latency on an Android device, and on this machine to compare."""
+    from rich.console import Console
+
+    from tflite_export.devices.android import (
+        digest,
+        find_device,
+        latency_table,
+        measure,
+        program_for,
+    )
+
+    # The user's mistakes first; then this machine, which refuses damaged files; then the device.
+    check_head(options.path)
+    device = find_device(options.adb, options.serial)
+    abi = device.property("ro.product.cpu.abi")
+    name = device.property("ro.product.model")
+    version = device.property("ro.build.version.release")
+    program = program_for(abi, options.benchmark_model, options.sha256)
+    host = [
+        tflite_export.benchmark(options.path, threads, options.runs) for threads in options.threads
+    ]
+    results = measure(device, program, options.path, options.threads, options.runs, options.gpu)
+    print(f"{options.path}: {name} ({device.serial}), Android {version}, {abi}")
+    print(f"{program}: sha256 {digest(program)}")
+    for result in host:
+        print(f"this machine: {result.measured_by}")
+    # The device's name is what its maker wrote: no markup.
+    console = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
+    console.print(latency_table(name, results, host))
+    return 0
+
+
+def _load_array(path: Path) -> Any:
+    import numpy as np
+
+    with path.open("rb") as file:
+        try:
+            array = np.load(file, allow_pickle=False)
+        # A damaged one can also say of itself that it takes all memory, or that it is an archive.
+        except (EOFError, MemoryError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: not a .npy array of numbers") from error
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: not a .npy array but an .npz archive")
+    return array
 
 
 if __name__ == "__main__":

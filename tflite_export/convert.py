@@ -1,4 +1,4 @@
-"""A Keras model to a ``.tflite`` file that LiteRT runs with its built-in operators alone."""
+"""Converts Keras models to ``.tflite`` files of LiteRT's built-in operators alone."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import re
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from tflite_export.calibration import check_no_loop, input_structure, representative_batches
-from tflite_export.convertible import check_model, check_path
+import numpy as np
+import numpy.typing as npt
+
 from tflite_export.runtime import native_output_silenced
 
 if TYPE_CHECKING:
     import keras
 
 _UNKNOWN_CLASS = re.compile(r"Could not locate (?:class|function|module) '(?P<name>\w+)'")
+
+# One array for each input, by the input's name.
+Samples = dict[str, npt.NDArray[Any]]
 
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
 
@@ -35,7 +40,7 @@ def convert(
     representative_data: Any = None,
     batch_size: int = 1,
 ) -> Path:
-    """Converts a Keras model of the TensorFlow backend.
+    """Converts a Keras model of the TensorFlow backend to a ``.tflite`` file.
 
     The file appears whole or not at all, and a file that was there before stays if the conversion
     fails. Its inputs and outputs have the model's dtypes, whatever the quantization. Meanwhile the
@@ -113,7 +118,7 @@ def convert(
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
-    """Loads a Keras model for conversion, without its optimizer.
+    """Loads a Keras model from a file, without its optimizer.
 
     Args:
         path: A ``.keras`` file.
@@ -157,7 +162,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 
 
 def _module_of(class_name: str, message: str) -> str:
-    """The module that defines a class, where Keras's message has it."""
+    """Returns the module that defines a class, as Keras's message names it."""
     module = re.search(rf"'module': '([\w.]+)', 'class_name': '{class_name}'", message)
     known = module and module[1] not in ("__main__", "builtins")
     return module[1] if module and known else "the library that defines it"
@@ -166,7 +171,7 @@ def _module_of(class_name: str, message: str) -> str:
 def _converter_options(
     model: keras.Model, quantization: Quantization, representative_data: Any, batch_size: int
 ) -> dict[str, Any]:
-    """Attributes of ``tf.lite.TFLiteConverter``, as ``Model.export`` takes them."""
+    """Returns attributes of ``tf.lite.TFLiteConverter``, as ``Model.export`` takes them."""
     import tensorflow as tf
 
     # Keras allows TensorFlow's own operators too, which the LiteRT of phones and browsers lacks.
@@ -195,8 +200,206 @@ def _converter_options(
 
 
 def _why(error: Exception) -> str:
-    """One line from the converter's many."""
+    """Summarises a converter's error in one line."""
     missing = re.search(r"^(?:Custom|Flex|TF Select) ops: (.*)$", str(error), re.MULTILINE)
     if missing:
         return f"it has no built-in operator for {missing[1]}"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_path(path: Path) -> None:
+    """Raises ValueError for a path where ``convert`` can write no file."""
+    if path.suffix != ".tflite":
+        raise ValueError(f"path must end in .tflite: {path}")
+    if path.is_dir():
+        raise ValueError(f"path is a folder: {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"path is in a folder that does not exist; create it first: {path}")
+
+
+def check_backend(model: keras.Model, purpose: str) -> None:
+    """Checks that a Keras model runs on TensorFlow.
+
+    Args:
+        model: The model.
+        purpose: What TensorFlow is needed for, such as "convert it".
+
+    Raises:
+        TypeError: ``model`` is not a ``keras.Model``.
+        ValueError: It runs on another backend.
+    """
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"model runs on the {keras.backend.backend()} backend; load it with "
+            f"KERAS_BACKEND=tensorflow to {purpose}"
+        )
+
+
+def check_model(model: keras.Model, batch_size: int = 1) -> None:
+    """Checks that a model can be converted, in whatever quantization.
+
+    Raises:
+        TypeError: ``model`` is not a ``keras.Model``.
+        ValueError: It does not fit, or ``batch_size`` does not.
+    """
+    check_backend(model, "convert it")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    # A model that was never given an input shape has no ``inputs``, or none in it.
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        raise ValueError("model has no fixed input shape; build it from keras.Input(shape)")
+    for tensor in inputs:
+        if None in tensor.shape[1:]:
+            raise ValueError(
+                f"model has an input of shape {tuple(tensor.shape)}; a .tflite file needs every "
+                "axis but the batch fixed, so build it with a full input shape"
+            )
+        if tensor.shape[0] not in (None, batch_size):
+            raise ValueError(f"batch_size is {batch_size}, but the model's is {tensor.shape[0]}")
+    # TFLite has no kernels for it: it would only say that it has none for Conv2D.
+    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers):
+        raise ValueError(
+            "model computes in 16 bits (mixed precision); build it with the float32 policy and "
+            "copy the weights with set_weights(), then convert that"
+        )
+
+
+def representative_batches(model: keras.Model, data: Any, batch_size: int) -> list[Samples]:
+    """Checks representative data and cuts it to the batch of the file.
+
+    Args:
+        model: A Keras model with inputs of fixed shapes.
+        data: As ``convert`` takes it.
+        batch_size: The number of samples that the file takes at a time.
+
+    Returns:
+        The batches, at least one: arrays (batch_size, ...) of the model's dtypes.
+
+    Raises:
+        TypeError: ``data`` is not arrays.
+        ValueError: ``data`` is missing, empty, endless, not finite, or does not fit the inputs
+            in its names, numbers of samples, shapes or dtypes.
+    """
+    if data is None:
+        raise ValueError(
+            "representative_data is missing (--representative-data): int8 and int16x8 need samples "
+            "to measure ranges on"
+        )
+    if not isinstance(data, Iterable):
+        raise TypeError(f"representative_data must be arrays, not {type(data).__name__}")
+    # -1 is tf.data.INFINITE_CARDINALITY: the loop below would never end.
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise ValueError("representative_data never ends; take(n) batches of it")
+    whole = hasattr(data, "shape") or isinstance(data, Mapping)
+    parts = [_checked_part(model, part) for part in ([data] if whole else data)]
+    samples = {
+        tensor.name: np.concatenate([part[tensor.name] for part in parts] or [np.empty(0)])
+        for tensor in model.inputs
+    }
+    available = len(samples[model.inputs[0].name])
+    if not available:
+        raise ValueError("representative_data holds no sample")
+    # Samples from the start fill up the last batch: twice the same does not change a range.
+    count = -(-available // batch_size) * batch_size
+    return [
+        {name: values[rows % available] for name, values in samples.items()}
+        for rows in np.arange(count).reshape(-1, batch_size)
+    ]
+
+
+def _checked_part(model: keras.Model, part: Any) -> Samples:
+    """Returns the array of each input, from an array, a dict, or a tuple of either and labels."""
+    part = part[0] if isinstance(part, tuple) else part
+    names = [tensor.name for tensor in model.inputs]
+    if isinstance(part, Mapping):
+        for name in names:
+            if name not in part:
+                raise ValueError(f"representative_data has nothing for the input {name!r}")
+        for name in part:
+            if name not in names:
+                raise ValueError(
+                    f"representative_data is for {name!r}, but the model's inputs are "
+                    f"{', '.join(map(repr, names))}"
+                )
+    elif len(names) > 1:
+        raise ValueError(
+            f"model has {len(names)} inputs; representative_data must be a dict of arrays, for "
+            f"{', '.join(map(repr, names))}"
+        )
+    else:
+        part = {names[0]: part}
+    # The name says something only where there are several.
+    samples = {
+        tensor.name: checked_array(
+            part[tensor.name],
+            tensor,
+            f"representative_data[{tensor.name!r}]" if len(names) > 1 else "representative_data",
+        )
+        for tensor in model.inputs
+    }
+    first = names[0]
+    for name, values in samples.items():
+        if len(values) != len(samples[first]):
+            raise ValueError(
+                f"representative_data has {len(samples[first])} samples for {first!r}, but "
+                f"{len(values)} for {name!r}"
+            )
+    return samples
+
+
+def checked_array(values: Any, tensor: Any, name: str) -> npt.NDArray[Any]:
+    """Checks samples for an input of a model, and casts them to the input's dtype.
+
+    Args:
+        values: The samples, (n, ...).
+        tensor: The input.
+        name: What errors call the samples.
+
+    Raises:
+        ValueError: They do not fit the input in shape or dtype, or are not finite.
+    """
+    array = np.asarray(values.numpy() if hasattr(values, "numpy") else values)
+    if array.shape[1:] != tuple(tensor.shape[1:]) or array.ndim == 0:
+        raise ValueError(f"{name} has shape {array.shape}, but the model takes {tensor.shape}")
+    if array.dtype.kind not in ("iu" if "int" in tensor.dtype else "fiub"):
+        raise ValueError(f"{name} is {array.dtype}, but the model takes {tensor.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    return array.astype(tensor.dtype)
+
+
+def check_no_loop(model: keras.Model, batch: Samples) -> None:
+    """Raises ValueError for a model with a loop, on which int8 calibration ends the process.
+
+    Args:
+        model: A Keras model.
+        batch: Samples as ``representative_batches`` returns them.
+    """
+    import keras
+    import tensorflow as tf
+
+    function = tf.function(lambda inputs: model(inputs, training=False))
+    specification = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec(batch[tensor.name].shape, batch[tensor.name].dtype),
+        input_structure(model),
+    )
+    graph = function.get_concrete_function(specification).graph.as_graph_def()
+    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+    if any(node.op in ("While", "StatelessWhile") for node in nodes):
+        raise ValueError(
+            "model runs a loop, which TensorFlow Lite cannot convert to int8; build its recurrent "
+            "layers with unroll=True"
+        )
+
+
+def input_structure(model: keras.Model) -> Any:
+    """Returns a model's inputs as ``call`` takes them: a tensor, or a list or dict of tensors."""
+    import keras
+
+    # A Sequential has one input, and no structure of it until it is first called.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input

@@ -1,4 +1,4 @@
-"""The time that a ``.tflite`` file takes on this machine's CPU."""
+"""Measures the latency of ``.tflite`` files on this machine's CPU."""
 
 import contextlib
 import dataclasses
@@ -19,13 +19,13 @@ _MIN_WARMUP_RUNS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one run of a file, at its own batch size.
+    """Holds the latency of one run of a file at its own batch size, in milliseconds.
 
     Attributes:
         median_ms: Half of the runs took at most this long.
         p95_ms: 95 of 100 runs took at most this long.
         num_threads: CPU threads that the kernels could use.
-        runs: How many runs were timed.
+        runs: Number of timed runs.
         measured_by: The runtime, its threads, whether XNNPACK ran any of it, and the processor.
 
     Example:
@@ -94,13 +94,13 @@ def benchmark(path: str | os.PathLike[str], num_threads: int = 1, runs: int = 10
         runs=runs,
         measured_by=(
             f"LiteRT {version} interpreter, {num_threads} thread{'s' * (num_threads > 1)}, "
-            f"{'XNNPACK' if _delegated(interpreter) else 'no XNNPACK'}, {processor()}"
+            f"{'XNNPACK' if _delegated(interpreter) else 'no XNNPACK'}, {_processor()}"
         ),
     )
 
 
-def processor() -> str:
-    """The processor's model, as far as the system tells it, and its architecture."""
+def _processor() -> str:
+    """Names this machine's processor, as far as the system does, and its architecture."""
     model = platform.processor()
     # Linux leaves it empty, or repeats the architecture.
     with contextlib.suppress(OSError):
@@ -113,13 +113,13 @@ def processor() -> str:
 
 
 def _delegated(interpreter: Any) -> bool:
-    """Whether a delegate runs part of the file; XNNPACK is the only one that LiteRT adds itself."""
+    """Returns whether XNNPACK, the only delegate that LiteRT adds itself, runs part of a file."""
     # There is no public name for it.
     return any(operator["op_name"] == "DELEGATE" for operator in interpreter._get_ops_details())
 
 
 def sample_input(tensor: dict[str, Any], generator: np.random.Generator) -> npt.NDArray[Any]:
-    """An input for a tensor: zeros for integers, uniform from 0 to 1 for floats."""
+    """Draws an input for a tensor: zeros for integers, uniform from 0 to 1 for floats."""
     # Zero is the one integer that is an index into every table.
     sample: npt.NDArray[Any] = np.zeros(tensor["shape"], tensor["dtype"])
     if np.issubdtype(sample.dtype, np.floating):

@@ -1,4 +1,4 @@
-"""The smallest ``.tflite`` file of a model that is as accurate as it has to be."""
+"""Chooses the smallest ``.tflite`` file of a model that is accurate enough."""
 
 from __future__ import annotations
 
@@ -6,31 +6,39 @@ import dataclasses
 import math
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.calibration import checked_array, representative_batches
-from tflite_export.convert import Quantization, convert
-from tflite_export.convertible import check_model, check_path
-from tflite_export.description import FloatOperator, float_operators
+from tflite_export.convert import (
+    Quantization,
+    check_model,
+    check_path,
+    checked_array,
+    convert,
+    representative_batches,
+)
+from tflite_export.file.description import FloatOperator, float_operators, float_table
 from tflite_export.verify import Agreement, checked_labels, verify
 
 if TYPE_CHECKING:
     import keras
+    from rich.console import RenderableType
+    from rich.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """A quantization of a model, and what came of it.
+    """Holds what was measured of a model in one quantization.
 
     Attributes:
-        quantization: As `convert` takes it.
+        quantization: See `convert`.
         num_bytes: Size of the file in bytes; None if there is none.
-        agreement: Its outputs against the model's; None if there is no file.
-        objection: Why the file was not taken, or why there is none; empty if nothing is against it.
+        agreement: The file's outputs against the model's; None if there is no file.
+        objection: Why the file was not taken, or why there is none; empty if it holds.
 
     Example:
         >>> import keras
@@ -50,13 +58,13 @@ class Mode:
 
 @dataclasses.dataclass(frozen=True)
 class Smallest:
-    """The file that was taken, and all that were tried.
+    """Holds a choice among a model's files.
 
     Attributes:
         path: The file.
         chosen: Its mode.
         modes: All modes, the smallest file first; those that gave no file last.
-        max_accuracy_drop: The share by which the accuracy was allowed to fall.
+        max_accuracy_drop: By how much accuracy was allowed to fall, a share.
         float_operators: The operators of a file of integers that stayed float32.
 
     Example:
@@ -76,13 +84,14 @@ class Smallest:
 
 
 class NoModeHoldsError(ValueError):
-    """No file is as accurate as it has to be.
+    """Signals that no file of a model is accurate enough.
 
     Args:
-        message: What the error says.
+        message: Why each file was not taken.
+        modes: All modes, the smallest file first.
 
     Attributes:
-        modes: All modes, as in `Smallest`.
+        modes: All modes, the smallest file first.
 
     Example:
         >>> import keras
@@ -109,7 +118,7 @@ def convert_smallest(
     max_accuracy_drop: float = 0.01,
     representative_data: Any = None,
 ) -> Smallest:
-    """Converts a model in every way that is possible, and keeps the smallest file that holds.
+    """Converts a model in every quantization, and keeps the smallest file that is accurate enough.
 
     A file holds if its accuracy on the samples is at most ``max_accuracy_drop`` below the model's,
     no output is NaN, and at least 95% of its predictions are the model's. Of files of equal size
@@ -132,7 +141,7 @@ def convert_smallest(
         The file, and all modes.
 
     Raises:
-        TypeError: As `convert` raises it.
+        TypeError: ``model`` is not a ``keras.Model``, ``representative_data`` not arrays.
         NoModeHoldsError: No file holds; a ValueError.
         ValueError: An argument does not fit, or the model can be converted in no way.
         OSError: The file cannot be written.
@@ -182,7 +191,7 @@ def convert_smallest(
 def _checked_samples(
     model: keras.Model, inputs: npt.ArrayLike, labels: npt.ArrayLike
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Refuses at once what `verify` would only after the conversions."""
+    """Checks samples and labels as `verify` does, but before the conversions."""
     tensors = model.inputs, model.outputs
     if [len(each) for each in tensors] != [1, 1]:
         raise ValueError(
@@ -241,3 +250,63 @@ def _no_mode(modes: tuple[Mode, ...], max_accuracy_drop: float) -> ValueError:
     return NoModeHoldsError(
         f"no file is as accurate as the model, to within {max_accuracy_drop:g}: {reasons}", modes
     )
+
+
+def choice_tables(
+    modes: Sequence[Mode], max_accuracy_drop: float, smallest: Smallest | None = None
+) -> Iterator[RenderableType]:
+    """Lays out the modes of a choice in tables, within 80 characters.
+
+    Args:
+        modes: All modes.
+        max_accuracy_drop: By how much accuracy was allowed to fall, a share.
+        smallest: The choice; None if no file was taken.
+
+    Yields:
+        Renderables of ``rich``: a table of the modes, a line for each that gave no file, and,
+        where a file of integers was chosen, its operators that stayed float32.
+    """
+    from rich.text import Text
+
+    chosen = None if smallest is None else smallest.chosen
+    yield _modes_table(modes, max_accuracy_drop, chosen)
+    for mode in modes:
+        if mode.agreement is None:
+            yield Text(f"{mode.quantization}: {mode.objection}")
+    if smallest is not None and smallest.float_operators:
+        yield float_table(smallest.float_operators)
+
+
+def _modes_table(modes: Sequence[Mode], max_accuracy_drop: float, chosen: Mode | None) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    tried = [mode.agreement for mode in modes if mode.agreement is not None]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption=f"drop: the model's accuracy, {tried[0].model_accuracy:.4f}, less the file's, on "
+        f"{tried[0].num_samples:,} samples; at most {max_accuracy_drop:g} is allowed. "
+        "+-: its standard error.",
+        caption_justify="left",
+    )
+    table.add_column("mode", no_wrap=True)
+    for heading in ("bytes", "accuracy", "drop", "+-", "same\nargmax"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for mode in modes:
+        agreement = mode.agreement
+        if agreement is None:
+            table.add_row(mode.quantization, *[""] * 5, "not possible")
+            continue
+        verdict = mode.objection or ("CHOSEN" if mode is chosen else "holds")
+        table.add_row(
+            mode.quantization,
+            f"{mode.num_bytes:,}",
+            f"{agreement.file_accuracy:.4f}",
+            f"{agreement.accuracy_drop:.4f}",
+            f"{agreement.accuracy_drop_error:.4f}",
+            f"{agreement.argmax_agreement:.4f}",
+            verdict,
+        )
+    return table

@@ -1,4 +1,4 @@
-"""All that is known about a file, and a table of several."""
+"""Checks ``.tflite`` files, and lays out the results in a table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.description import gzip_size
+from tflite_export.file.description import gzip_size, quantization
+from tflite_export.file.macs import count_macs
 from tflite_export.latency import Latency, benchmark
-from tflite_export.macs import count_macs
-from tflite_export.quantization import quantization
 from tflite_export.verify import Agreement, verify
 from tflite_export.verify_language import TextAgreement, verify_language_model
 
@@ -28,11 +27,11 @@ _PROMPT_LENGTH = 20  # tokens of a text whose continuation is compared
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What was measured of one file.
+    """Holds what was counted, verified and measured of a file.
 
     Attributes:
         path: The file.
-        quantization: What the file holds, as of `Description`.
+        quantization: The file's quantization, see `Description`.
         model_macs: Multiply-accumulates of the model for one sample, which for a language model
             is a token; None if not known.
         file_macs: Multiply-accumulates counted in the file for one sample (1 MAC = 2 FLOPs).
@@ -64,7 +63,7 @@ class Check:
 
     @property
     def macs_equal(self) -> bool | None:
-        """Whether model and file have the same multiply-accumulates; None if not known."""
+        """Returns whether model and file have the same multiply-accumulates; None if not known."""
         return None if self.model_macs is None else self.model_macs == self.file_macs
 
 
@@ -76,7 +75,7 @@ def check(
     model_macs: int | None = None,
     threads: Sequence[int] = (1, 2),
 ) -> Check:
-    """Counts, verifies and measures a file.
+    """Counts the MACs of a file, verifies it and measures its latency.
 
     Args:
         model: The Keras model that the file was converted from.
@@ -91,7 +90,7 @@ def check(
 
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
-        ValueError: As `count_macs`, `verify` and `benchmark` raise it.
+        ValueError: See `count_macs`, `verify` and `benchmark`.
 
     Example:
         >>> import keras
@@ -114,7 +113,7 @@ def check_language_model(
     model_macs: int | None = None,
     threads: Sequence[int] = (1, 2),
 ) -> Check:
-    """Counts, verifies and measures a language model's file.
+    """Counts the MACs of a language model's file, verifies it and measures its latency.
 
     Args:
         model: The Keras model that the file was converted from.
@@ -129,7 +128,7 @@ def check_language_model(
 
     Raises:
         TypeError: ``model`` is not a ``keras.Model``.
-        ValueError: As `count_macs`, `verify_language_model` and `benchmark` raise it.
+        ValueError: See `count_macs`, `verify_language_model` and `benchmark`.
 
     Example:
         >>> from keras_autoshrink import ShrinkRNN, step_model
@@ -166,7 +165,7 @@ def _check(
 
 
 def render_table(checks: Sequence[Check]) -> Table:
-    """Lays out checks, a column for each file: so four fit into the usual 80 characters.
+    """Lays out checks in a table, a column for each file: four fit into 80 characters.
 
     Args:
         checks: One for each file, all with latencies at the same numbers of threads.
@@ -232,7 +231,7 @@ def render_table(checks: Sequence[Check]) -> Table:
 
 
 def _agreement_cells(agreement: Agreement | TextAgreement) -> dict[str, str]:
-    """Cells by the headings of their rows."""
+    """Formats an agreement as cells by the headings of their rows."""
     cells = {"same argmax": f"{agreement.argmax_agreement:.4f}"}
     if isinstance(agreement, TextAgreement):
         return cells | {

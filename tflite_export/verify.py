@@ -1,4 +1,4 @@
-"""Whether a ``.tflite`` file computes what its Keras model computes."""
+"""Verifies ``.tflite`` files against their Keras models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_ACCURACY_LOSS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """A model's outputs against those of its file, on the same samples.
+    """Compares a model's outputs with those of its file, on the same samples.
 
     Attributes:
         num_samples: How many samples ran through both.
@@ -58,7 +58,7 @@ class Agreement:
 
     @property
     def accuracy_drop(self) -> float | None:
-        """``model_accuracy - file_accuracy``, a share, of which 0.01 is one percentage point.
+        """Computes ``model_accuracy - file_accuracy``, a share: 0.01 is one percentage point.
 
         Below 0 if the file is better; None without labels.
         """
@@ -69,13 +69,13 @@ class Agreement:
 
     @property
     def predicts_as_model(self) -> bool:
-        """Whether no output is NaN, and at least 95% of the predictions are the same."""
+        """Returns whether no output is NaN, and at least 95% of the predictions are the same."""
         has_nan = bool(np.isnan(self.max_abs_difference))
         return not has_nan and self.argmax_agreement >= MIN_ARGMAX_AGREEMENT
 
     @property
     def agrees(self) -> bool:
-        """Whether the file can stand in for the model.
+        """Returns whether the file can stand in for the model.
 
         No output is NaN, at least 95% of the predictions are the same, and the file's accuracy
         is at most 0.02 below the model's. Both matter: two networks that give everything the
@@ -177,7 +177,7 @@ def verify(
 
 
 def _takes_integers(tensor: dict[str, Any]) -> bool:
-    """Whether a tensor holds indices or counts; 8-bit numbers with a scale stand for reals."""
+    """Returns whether a tensor holds indices or counts, not reals in 8 bits with a scale."""
     return np.issubdtype(tensor["dtype"], np.integer) and not tensor["quantization"][0]
 
 
@@ -210,13 +210,13 @@ def _run_file(interpreter: Any, samples: npt.NDArray[Any]) -> npt.NDArray[np.flo
 
 
 def _predictions(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """The argmax of the last axis; -1, which is no class, where it holds a NaN."""
+    """Takes the argmax of the last axis; -1, which is no class, where it holds a NaN."""
     # argmax takes a NaN for the largest number, so a file of nothing but NaN always gives class 0.
     return np.where(np.isnan(outputs).any(axis=-1), -1, outputs.argmax(axis=-1))
 
 
 def _paired_error(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
-    """The standard error of the difference of the shares of True in two arrays of pairs.
+    """Estimates the standard error of the difference of the shares of True in two paired arrays.
 
     Source: A. Agresti, Categorical Data Analysis, on the difference of dependent proportions.
     """
@@ -227,7 +227,7 @@ def _paired_error(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -
 
 
 def checked_labels(labels: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """The labels of outputs of a shape (n, ..., classes), as integers (n, ...).
+    """Checks the labels, integers (n, ...), of outputs of a shape (n, ..., classes).
 
     Raises:
         ValueError: They are not integers, of another shape or out of range.

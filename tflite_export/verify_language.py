@@ -1,4 +1,4 @@
-"""Whether a language model's ``.tflite`` file computes what its Keras model computes."""
+"""Verifies language models' ``.tflite`` files against their Keras models."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.keras_language import KerasLanguageModel
+from tflite_export.file.description import quantization
 from tflite_export.language import (
+    KerasLanguageModel,
     LanguageModelFile,
     checked_text,
     continue_text,
     perplexity_of,
 )
-from tflite_export.quantization import quantization
 
 if TYPE_CHECKING:
     import keras
@@ -35,10 +35,10 @@ MAX_PERPLEXITY_RATIO = 1.05
 
 @dataclasses.dataclass(frozen=True)
 class TextAgreement:
-    """A language model against its file, on the same text.
+    """Compares a language model with its file, on the same text.
 
     Attributes:
-        quantization: What the file holds, as of `Description`.
+        quantization: The file's quantization, see `Description`.
         num_tokens: How many tokens both predicted, each from the text before it.
         argmax_agreement: Share of them where both hold the same token for the likeliest, 0 to 1.
             One with a NaN in either's log-probabilities is not the same.
@@ -80,12 +80,12 @@ class TextAgreement:
 
     @property
     def same_continuation(self) -> bool:
-        """Whether model and file continue the text with the same tokens."""
+        """Returns whether model and file continue the text with the same tokens."""
         return self.continuation_agreement == 1
 
     @property
     def agrees(self) -> bool:
-        """Whether the file can stand in for the model.
+        """Returns whether the file can stand in for the model.
 
         No log-probability is NaN, the file's perplexity is at most 5% above the model's, and at
         least 95% of the predictions are the same, or 80% in a file with 8-bit numbers: a language
@@ -109,7 +109,7 @@ def verify_language_model(
     prompt_length: int = 20,
     num_tokens: int = 50,
 ) -> TextAgreement:
-    """Runs a language model and its file on the same text and compares them.
+    """Runs a language model and its file on the same text and compares their predictions.
 
     Args:
         model: A Keras model of the TensorFlow backend that takes one token at a time. Its inputs

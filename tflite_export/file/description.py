@@ -1,4 +1,4 @@
-"""What a ``.tflite`` file is, from the file alone."""
+"""Describes a ``.tflite`` file from its content: tensors, operators, quantization, metadata."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ import dataclasses
 import gzip
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tflite_export import flatbuffer
-from tflite_export.macs import macs_of
-from tflite_export.metadata import Metadata, metadata_of
-from tflite_export.quantization import has_quantized_activations, quantization_of
+from tflite_export.command_line import printable
+from tflite_export.file import flatbuffer
+from tflite_export.file.macs import macs_of
+from tflite_export.file.metadata import Metadata, metadata_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# The operators of convolutions, dense layers and matrix products.
+_WEIGHTED = frozenset(
+    ("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+)
+
+_FEW = 5  # labels that are printed; an ImageNet file has a thousand
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or output of a file.
+    """Describes an input or output of a file.
 
     Attributes:
         name: As in the file.
@@ -37,12 +48,12 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class FloatOperator:
-    """An operator of an int8 file that takes or gives float32.
+    """Describes an operator of an int8 file that takes or gives float32.
 
     Attributes:
         operator: Its name in the schema, such as ``CONV_2D``.
-        output: The name of the tensor that it makes.
-        why: Why it is one, as far as the file tells.
+        output: The name of its output tensor.
+        why: Why it stayed float32, as far as the file shows.
 
     Example:
         >>> import keras
@@ -62,13 +73,13 @@ class FloatOperator:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a file is.
+    """Describes a file.
 
     Attributes:
         path: The file.
         num_bytes: Its size in bytes.
         gzip_bytes: Its size in bytes after ``gzip``, as it is sent.
-        metadata: What it says of itself; None if it says nothing.
+        metadata: Its metadata; None if it has none.
         inputs: In the file's order.
         outputs: In the file's order.
         quantization: How its convolutions, dense layers and matrix products are quantized: "int8"
@@ -105,7 +116,7 @@ class Description:
 
 
 def describe(path: str | os.PathLike[str]) -> Description:
-    """Reads what a file is; it is not run.
+    """Describes a file without running it.
 
     Args:
         path: The ``.tflite`` file.
@@ -142,7 +153,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
             metadata=metadata,
             inputs=tuple(_tensor(graph.tensors[index]) for index in graph.inputs),
             outputs=tuple(_tensor(graph.tensors[index]) for index in graph.outputs),
-            quantization=quantization_of(model),
+            quantization=_quantization_of(model),
             macs=macs,
             macs_unknown=unknown,
             operators=dict(operators.most_common()),
@@ -153,12 +164,12 @@ def describe(path: str | os.PathLike[str]) -> Description:
 
 
 def gzip_size(data: bytes) -> int:
-    """How many bytes of a file are sent or stored in an app, where it is compressed."""
+    """Measures the size of a file as it is sent or stored in an app, compressed, in bytes."""
     return len(gzip.compress(data, compresslevel=6))
 
 
 def float_operators(path: str | os.PathLike[str]) -> tuple[FloatOperator, ...]:
-    """The operators of an int8 file that stayed float32, see `describe`.
+    """Lists the operators of an int8 file that stayed float32.
 
     Args:
         path: The ``.tflite`` file.
@@ -167,7 +178,7 @@ def float_operators(path: str | os.PathLike[str]) -> tuple[FloatOperator, ...]:
         One for each, in the file's order; none if the file is not quantized to integers.
 
     Raises:
-        ValueError: As `describe` raises it.
+        ValueError: The file is not a ``.tflite`` file, or its metadata are damaged.
 
     Example:
         >>> import keras
@@ -207,7 +218,7 @@ def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
     tensors = graph.tensors or []
     operators = graph.operators or []
     dtypes = [_dtype(tensor) for tensor in tensors]
-    if not has_quantized_activations(model, graph):
+    if not _has_quantized_activations(model, graph):
         return []
     constant = {
         index
@@ -247,3 +258,161 @@ def _why(name: str, operator: Any, graph: Any, weights: list[str]) -> str:
     if "float32" in weights:
         return "neither its weights nor its activations were quantized"
     return "its activations were not quantized"
+
+
+def quantization(path: str | os.PathLike[str]) -> str:
+    """Finds how the convolutions, dense layers and matrix products of a file are quantized.
+
+    Args:
+        path: The ``.tflite`` file.
+
+    Returns:
+        The attribute ``quantization`` of `Description`.
+
+    Raises:
+        ValueError: It is not a ``.tflite`` file.
+    """
+    model = flatbuffer.load(path)
+    with flatbuffer.damage_named(path):
+        return _quantization_of(model)
+
+
+def _quantization_of(model: Any) -> str:
+    tensor_type = flatbuffer.schema().TensorType
+    kinds = set()
+    for graph in model.subgraphs:
+        operators = graph.operators or []
+        types = [tensor.type for tensor in graph.tensors or []]
+        # Weights of 16 bits are stored as such and widened by an operator of their own.
+        widened = {
+            operator.outputs[0]
+            for operator in operators
+            if flatbuffer.operator_name(model, operator) == "DEQUANTIZE"
+            and types[operator.inputs[0]] == tensor_type.FLOAT16
+        }
+        for operator in operators:
+            if flatbuffer.operator_name(model, operator) not in _WEIGHTED:
+                continue
+            weights = operator.inputs[1]
+            computed = types[operator.outputs[0]]
+            if computed != tensor_type.FLOAT32:
+                kind = {tensor_type.INT8: "int8", tensor_type.INT16: "int16x8"}.get(computed)
+                kinds.add(kind if kind and types[weights] == tensor_type.INT8 else "mixed")
+            elif types[weights] == tensor_type.INT8:
+                kinds.add("dynamic")
+            else:
+                kinds.add("float16" if weights in widened else "float32")
+    if kinds in ({"dynamic", "float32"}, {"float16", "float32"}):
+        kinds.remove("float32")  # layers of few weights stay as they are
+    if len(kinds) > 1:
+        return "mixed"
+    return kinds.pop() if kinds else "float32"
+
+
+def _has_quantized_activations(model: Any, graph: Any) -> bool:
+    """Returns whether a graph computes in integers.
+
+    An integer alone says nothing: images come as uint8 to networks that compute in float32, and a
+    table of int8 weights gives int8 rows to files of quantization "dynamic".
+    """
+    tensor_type = flatbuffer.schema().TensorType
+    kinds = (tensor_type.INT8, tensor_type.INT16, tensor_type.UINT8)
+    integers = [tensor.type in kinds for tensor in graph.tensors or []]
+    makers = (
+        operator
+        for operator in graph.operators or []
+        if flatbuffer.operator_name(model, operator) in _WEIGHTED | {"QUANTIZE"}
+    )
+    return any(integers[index] for operator in makers for index in operator.outputs) or any(
+        integers[index] and _is_scaled(graph.tensors[index]) for index in graph.inputs
+    )
+
+
+def _is_scaled(tensor: Any) -> bool:
+    """Returns whether a tensor has one scale, as activations have."""
+    quantized = tensor.quantization
+    return quantized is not None and quantized.scale is not None and len(quantized.scale) == 1
+
+
+def describe_tables(description: Description) -> Iterator[Table]:
+    """Lays out a description in tables.
+
+    Args:
+        description: A file's.
+
+    Yields:
+        Tables of ``rich``: facts, inputs and outputs, operators, and, where an int8
+        file has some, the operators that stayed float32.
+    """
+    facts = [*_facts(description)]
+    yield _table((str(description.path), ""), facts)
+    yield _table(
+        ("", "name", "shape", "dtype", "scale", "zero point"),
+        [
+            (
+                kind,
+                tensor.name,
+                str(tensor.shape),
+                tensor.dtype,
+                "" if tensor.scale is None else f"{tensor.scale:.6g}",
+                "" if tensor.zero_point is None else str(tensor.zero_point),
+            )
+            for kind, tensors in (("input", description.inputs), ("output", description.outputs))
+            for tensor in tensors
+        ],
+    )
+    yield _table(
+        ("operator", "count"),
+        [(name, f"{count:,}") for name, count in description.operators.items()],
+    )
+    if description.float_operators:
+        yield float_table(description.float_operators)
+
+
+def float_table(operators: Sequence[FloatOperator]) -> Table:
+    """Lays out the operators that stayed float32 in a table of ``rich``."""
+    return _table(
+        ("stayed float32", "output", "why"),
+        # An operator that the converter made of several has the names of all, joined by semicolons.
+        [(one.operator, one.output.partition(";")[0], one.why) for one in operators],
+    )
+
+
+def _facts(description: Description) -> Iterator[tuple[str, str]]:
+    if description.metadata is not None:
+        yield from _metadata(description.metadata)
+    yield "bytes", f"{description.num_bytes:,} ({description.gzip_bytes:,} by gzip)"
+    yield "quantization", description.quantization
+    if description.macs is None:
+        yield "MACs", f"unknown: {description.macs_unknown}"
+    else:
+        yield "MACs", f"{description.macs:,} for one sample (1 MAC = 2 FLOPs)"
+
+
+def _metadata(metadata: Metadata) -> Iterator[tuple[str, str]]:
+    for name in ("name", "description", "license"):
+        if text := getattr(metadata, name):
+            yield name, text
+    if metadata.labels:
+        more = ", ..." * (len(metadata.labels) > _FEW)
+        yield "labels", f"{len(metadata.labels):,}: {', '.join(metadata.labels[:_FEW])}{more}"
+    if metadata.mean:
+        mean, std = (
+            ", ".join(f"{value:.6g}" for value in values)
+            for values in (metadata.mean, metadata.std)
+        )
+        yield "takes", f"(pixel - mean) / std, mean {mean}, std {std}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(Text(printable(heading)), overflow="fold")
+    for row in rows:
+        # Text, because rich would read a name with brackets as markup.
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table

@@ -1,4 +1,4 @@
-"""A small web server for one page and its files, behind a token in the address."""
+"""Serves a web page and its files behind a token in the address, and takes what it posts."""
 
 import ipaddress
 import queue
@@ -43,12 +43,11 @@ class PageServer(ThreadingHTTPServer):
         files: Contents, or functions that return them, by name. The page is ``""``.
         policy: The page's ``Content-Security-Policy``.
         post_to: The name to which can be posted.
-        parse: Makes of what was posted what goes into ``posted``; raises ValueError for what
-            cannot be accepted, which is answered with 400.
+        parse: Parses what was posted; raises ValueError for what is answered with the status 400.
 
     Attributes:
-        token: What has to stand in an address.
-        posted: What has been posted and accepted.
+        token: The token that an address has to begin with.
+        posted: What has been posted and parsed.
 
     Raises:
         OSError: The address cannot be listened on.
@@ -80,18 +79,18 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Returns whether only this machine can reach the server."""
         return ipaddress.ip_address(self._address).is_loopback
 
     @property
     def url(self) -> str:
-        """The page's address, token and all."""
+        """Returns the page's address with its token."""
         anywhere = ipaddress.ip_address(self._address).is_unspecified
         host = _own_address() if anywhere else self._address
         return f"http://{host}:{self.server_port}/{self.token}/"
 
     def hosts(self, address: str) -> set[str]:
-        """What a request that came in at an address of this machine may have as ``Host``."""
+        """Lists the ``Host`` headers allowed in a request to an address of this machine."""
         # A browser sends a number only if it was sent to that number; names are the danger.
         names = {address, self.host}
         if ipaddress.ip_address(address).is_loopback:
@@ -104,7 +103,7 @@ class PageServer(ThreadingHTTPServer):
         return str(self.server_address[0])
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Lets browsers hang up; else as usual."""
+        """Ignores browsers that hang up; reports other errors."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -157,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.posted.put(parsed)
 
     def _name(self) -> str | None:
-        """The name that is asked for; None if the request has been refused."""
+        """Returns the name that is requested; None if the request has been refused."""
         hosts = self.headers.get_all("Host", [])
         allowed = self.server.hosts(self.connection.getsockname()[0])
         first, _, rest = self.path.partition("?")[0].removeprefix("/").partition("/")
@@ -185,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _own_address() -> str:
-    """The address by which others on the network reach this machine, as far as it knows."""
+    """Finds the address by which others on the network reach this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # An address for documentation. Connecting a datagram socket sends nothing; it only

@@ -1,4 +1,4 @@
-"""Reading a ``.tflite`` flatbuffer without TensorFlow.
+"""Reads the flatbuffer of a ``.tflite`` file without TensorFlow.
 
 The tables are those of TensorFlow Lite's ``schema.fbs``, as the object classes that
 ``ai_edge_litert.schema_py_generated`` has for them: ``ModelT``, ``SubGraphT``, ``OperatorT``,
@@ -23,7 +23,7 @@ _MAX_TABLES = 1_000_000
 
 @functools.cache
 def schema() -> Any:
-    """LiteRT's module, when a file is read: searching and training need no LiteRT."""
+    """Imports LiteRT's module of the schema, once a file is read: a search needs no LiteRT."""
     from ai_edge_litert import schema_py_generated
 
     return schema_py_generated
@@ -31,7 +31,7 @@ def schema() -> Any:
 
 @functools.cache
 def names(enumeration: str) -> dict[int, str]:
-    """The names of an enumeration of the schema, such as ``TensorType``, by their numbers."""
+    """Returns the names of an enumeration of the schema, such as ``TensorType``, by number."""
     members = vars(getattr(schema(), enumeration))
     return {number: name for name, number in members.items() if isinstance(number, int)}
 
@@ -47,7 +47,7 @@ def check_head(path: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a ``.tflite`` file, which ``check_head`` checks first."""
+    """Reads the bytes of a ``.tflite`` file, after the checks of ``check_head``."""
     with _open(path) as file:
         return file.read()
 
@@ -79,7 +79,7 @@ def _check_head(head: bytes, num_bytes: int) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Reads all of a ``.tflite`` file.
+    """Reads and parses a ``.tflite`` file.
 
     Args:
         path: The file.
@@ -96,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def parse(data: bytes, path: str | os.PathLike[str]) -> Any:
-    """The ``ModelT`` of a file that was read, see ``load``."""
+    """Parses the bytes of a file to a ``ModelT``, see ``load``."""
     tables = schema()  # not in the try: that it is missing is no fault of the file's
     try:
         root = tables.Model.GetRootAs(data, 0)
@@ -127,11 +127,11 @@ def _check_lengths(model: Any) -> None:
 
 @contextlib.contextmanager
 def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Names the file in what is raised while its graph is read.
+    """Turns errors in a ``with`` block that reads a file's graph into one that names the file.
 
     Raises:
-        ValueError: "PATH: why", whatever a graph came to that is whole but makes no sense, such
-            as an operator without inputs or a loop in itself.
+        ValueError: "PATH: why", for a graph that is whole but makes no sense, such as one with an
+            operator without inputs, or with a loop in itself.
     """
     try:
         yield
@@ -142,7 +142,7 @@ def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _check_references(model: Any) -> None:
-    """Checks what unpacking cannot: that every index points at something."""
+    """Checks that every index in a ``ModelT`` is in range, which unpacking does not."""
     if not model.subgraphs or not model.operatorCodes or not model.buffers:
         raise ValueError("it holds no graph")
 
@@ -167,7 +167,7 @@ def _check_references(model: Any) -> None:
 
 
 def operator_name(model: Any, operator: Any) -> str:
-    """The operator's name in the schema, such as ``CONV_2D``; a custom one with its own name."""
+    """Names an operator as the schema does, such as ``CONV_2D``; a custom one by its own name."""
     code = model.operatorCodes[operator.opcodeIndex]
     # Codes below 127 lived in a byte-sized field first, and old files have them only there.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
@@ -177,7 +177,7 @@ def operator_name(model: Any, operator: Any) -> str:
 
 
 def tensor_shape(graph: Any, index: int) -> tuple[int, ...]:
-    """The static shape of a tensor.
+    """Returns the static shape of a tensor.
 
     Raises:
         ValueError: The shape has dynamic axes. The file stores those as 1, so that anything
@@ -195,7 +195,7 @@ def tensor_shape(graph: Any, index: int) -> tuple[int, ...]:
 
 
 def scalar_constant(model: Any, graph: Any, index: int) -> int | None:
-    """The value of a constant integer tensor of one element; None for any other tensor."""
+    """Returns the value of a constant integer tensor of one element; None for other tensors."""
     tensor = graph.tensors[index]
     data = model.buffers[tensor.buffer].data
     types = schema().TensorType

@@ -1,4 +1,4 @@
-"""Pruning and quantisation-aware training of trained image networks, with TFMOT.
+"""Prunes trained image networks and trains them quantization-aware, with TFMOT.
 
 TensorFlow Model Optimization takes models of ``tf_keras`` (Keras 2) alone, and importing it
 switches the process that does so, and all that it starts, to Keras 2. So it works in a process of
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.calibration import checked_array
-from tflite_export.convertible import check_model, check_path
-from tflite_export.description import float_operators
-from tflite_export.layer_graph import LayerGraph, layer_graph
-from tflite_export.optimize_job import Job, run
+from tflite_export.convert import check_model, check_path, checked_array
+from tflite_export.file.description import float_operators
+from tflite_export.optimize.job import Job, run
+from tflite_export.optimize.layer_graph import LayerGraph, layer_graph
 
 if TYPE_CHECKING:
     import keras
@@ -43,7 +42,7 @@ def prune(
     seed: int = 0,
     verbose: bool = False,
 ) -> keras.Model:
-    """Trains a network on while its smallest weights become zero.
+    """Prunes a trained network by magnitude while it trains on.
 
     Pruned are the kernels of Conv2D and Dense layers, and the pointwise ones of SeparableConv2D:
     each gets the same share of zeros, those of its weights with the smallest magnitudes. Depthwise
@@ -59,11 +58,12 @@ def prune(
         x: Training samples (n, ...), as the model takes them.
         y: Their classes, integers (n,).
         sparsity: Share of zeros, more than 0 and less than 1, in each kernel to the nearest weight.
-        epochs: How often to see the samples.
+        epochs: Passes over the samples.
         batch_size: Samples of a training step.
-        learning_rate: Of Adam. The loss is the cross-entropy; regularisers and constraints play
-            no part, and layers that were frozen (``trainable=False``) are trained as well.
-        seed: Of all random choices. On a CPU the same seed gives the same weights.
+        learning_rate: Learning rate of Adam. The loss is the cross-entropy; regularisers and
+            constraints play no part, and layers that were frozen (``trainable=False``) are trained
+            as well.
+        seed: Seed of all random choices. On a CPU the same seed gives the same weights.
         verbose: Whether to print a line for each epoch.
 
     Returns:
@@ -108,23 +108,25 @@ def train_quantized(
     seed: int = 0,
     verbose: bool = False,
 ) -> keras.Model:
-    """Trains a network on with its numbers rounded to 8 bits, and writes the int8 file.
+    """Trains a network quantization-aware, with its numbers rounded to 8 bits, and writes the file.
 
-    Quantisation-aware training: the network learns to be right in spite of the rounding. Zeros in
+    The network learns to be right in spite of the rounding. Zeros in
     kernels stay zeros, so a network that `prune` returned stays pruned. The file computes in
     8-bit integers throughout; its input and output are float32, the input also of a model that
     takes integers.
 
     Args:
-        model: As for `prune`, and pruned or not.
+        model: A functional classifier of the TensorFlow backend, trained, and pruned or not. It is
+            left as it is.
         path: Where to write, ending in ``.tflite``, in a folder that exists. The file appears
             whole or not at all, and one that was there before stays if this fails.
         x: Training samples (n, ...); the first 200 are the representative data, too.
         y: Their classes, integers (n,).
-        epochs: How often to see the samples.
+        epochs: Passes over the samples.
         batch_size: Samples of a training step.
-        learning_rate: Of Adam. The loss and the layers that are trained are those of `prune`.
-        seed: Of all random choices. On a CPU the same seed gives the same weights.
+        learning_rate: Learning rate of Adam. The loss and the layers that are trained are those
+            of `prune`.
+        seed: Seed of all random choices. On a CPU the same seed gives the same weights.
         verbose: Whether to print a line for each epoch.
 
     Returns:
@@ -169,10 +171,10 @@ def train_quantized(
 
 
 def check_optimisable(model: keras.Model) -> LayerGraph:
-    """Refuses what can be neither pruned nor trained in 8 bits; the graph of what can.
+    """Checks that a model can be pruned and trained in 8 bits, and returns its graph.
 
     Raises:
-        TypeError: As for `prune`, as is the next.
+        TypeError: ``model`` is not a ``keras.Model``.
         ModuleNotFoundError: TFMOT or tf_keras is not installed.
         ValueError: The model cannot be converted, or has a layer or an output that cannot be
             optimised.

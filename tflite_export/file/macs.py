@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a ``.tflite`` file.
+"""Counts the multiply-accumulates of ``.tflite`` files.
 
 What counts are convolutions, dense layers and matrix products, as in the papers that compare
 networks by them. One multiply-accumulate (MAC) is one, not two FLOPs. Taps on the padding count:
@@ -10,8 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tflite_export import flatbuffer
-from tflite_export.trip_count import trip_count
+from tflite_export.file import flatbuffer
 
 _Shape = tuple[int, ...]
 
@@ -45,7 +44,7 @@ _FREE = frozenset((
 
 
 def count_macs(path: str | os.PathLike[str]) -> int:
-    """Counts a file's multiply-accumulates for one sample, from its shapes.
+    """Counts the multiply-accumulates of a file for one sample, from its shapes.
 
     Convolution: output positions x kernel size x input channels / groups x output channels.
     Transposed convolution: input positions x kernel size x input x output channels. Dense layers
@@ -77,7 +76,7 @@ def count_macs(path: str | os.PathLike[str]) -> int:
 
 
 def macs_of(model: Any) -> int:
-    """The multiply-accumulates of a file's ``ModelT``, see `count_macs`."""
+    """Counts the multiply-accumulates of a file's ``ModelT``, see `count_macs`."""
     graph = model.subgraphs[0]
     total = _count_graph(model, graph)
     _check_one_entry(model)
@@ -91,7 +90,7 @@ def macs_of(model: Any) -> int:
 def _check_one_entry(model: Any) -> None:
     """Checks that every subgraph but the first belongs to a WHILE.
 
-    It comes after the count, which refuses the other operators that have subgraphs by name.
+    To call after the count, which refuses the other operators that have subgraphs by name.
 
     Raises:
         ValueError: Another subgraph can be called from outside.
@@ -117,7 +116,7 @@ def _count_operator(model: Any, graph: Any, operator: Any) -> int:
     if name in _FREE:
         return 0
     if name == "WHILE":
-        trips = trip_count(model, graph, operator)
+        trips = _trip_count(model, graph, operator)
         condition, body = (
             _count_graph(model, model.subgraphs[index])
             for index in (
@@ -210,3 +209,84 @@ _COUNTED: dict[str, Callable[[Any, Sequence[_Shape], _Shape], int]] = {
     "UNIDIRECTIONAL_SEQUENCE_LSTM": _sequence_lstm,
     "UNIDIRECTIONAL_SEQUENCE_RNN": _sequence_rnn,
 }
+
+
+def _trip_count(model: Any, graph: Any, loop: Any) -> int:
+    """Counts how often the body of a WHILE runs, from its constants.
+
+    Known are loops whose condition is ``counter < bound``, or several of these joined by "and",
+    where the counter starts at a constant, the body adds a constant to it, and the bound is a
+    constant. Keras' RNN layers and ``keras.ops.fori_loop`` become such loops.
+
+    Args:
+        model: The file's ``ModelT``.
+        graph: The ``SubGraphT`` that the loop is in.
+        loop: The WHILE's ``OperatorT``.
+
+    Returns:
+        How often the body runs.
+
+    Raises:
+        ValueError: The loop is of another kind.
+    """
+    condition = model.subgraphs[loop.builtinOptions.condSubgraphIndex]
+    body = model.subgraphs[loop.builtinOptions.bodySubgraphIndex]
+    name = (condition.name or b"").decode(errors="replace")
+
+    def unknown(why: str) -> ValueError:
+        return ValueError(f"cannot tell how often WHILE runs (condition {name!r}): {why}")
+
+    def initial(position: int) -> int | None:
+        return flatbuffer.scalar_constant(model, graph, loop.inputs[position])
+
+    def bound(tensor: int) -> int | None:
+        """Returns the value of a tensor of the condition that never changes."""
+        if tensor not in condition.inputs:
+            return flatbuffer.scalar_constant(model, condition, tensor)
+        position = list(condition.inputs).index(tensor)
+        passed_on = body.outputs[position] == body.inputs[position]
+        return initial(position) if passed_on else None
+
+    def runs(tensor: int) -> int:
+        """Counts how often the body runs until a boolean of the condition is false."""
+        test = _producer(condition, tensor)
+        if test is None:
+            raise unknown("it is no comparison")
+        operator = flatbuffer.operator_name(model, test)
+        if operator == "LOGICAL_AND":
+            return min(runs(part) for part in test.inputs)
+        if operator not in ("LESS", "GREATER"):
+            raise unknown(f"it is made by {operator}, not by counter < bound")
+        counter, limit = test.inputs if operator == "LESS" else reversed(test.inputs)
+        stop = bound(limit)
+        if stop is None:
+            raise unknown("the bound is not a constant")
+        if counter not in condition.inputs:
+            raise unknown("what is compared with the bound is not a loop variable")
+        position = list(condition.inputs).index(counter)
+        start, step = initial(position), _increment(model, body, position)
+        if start is None or step is None or step < 1:
+            raise unknown("its counter does not go up by a constant from a constant")
+        return max(0, math.ceil((stop - start) / step))
+
+    return runs(condition.outputs[0])
+
+
+def _producer(graph: Any, tensor: int) -> Any | None:
+    """Finds the operator that makes a tensor; None for inputs and constants."""
+    for operator in graph.operators or []:
+        if tensor in operator.outputs:
+            return operator
+    return None
+
+
+def _increment(model: Any, body: Any, position: int) -> int | None:
+    """Returns the constant that a body adds to its variable at ``position``, or None."""
+    addition = _producer(body, body.outputs[position])
+    if addition is None or flatbuffer.operator_name(model, addition) != "ADD":
+        return None
+    terms = list(addition.inputs)
+    if body.inputs[position] not in terms:
+        return None
+    terms.remove(body.inputs[position])
+    return flatbuffer.scalar_constant(model, body, terms[0])

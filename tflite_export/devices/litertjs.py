@@ -1,4 +1,4 @@
-"""LiteRT.js, the runtime that a browser runs ``.tflite`` files with: found, or fetched with npm.
+"""Finds LiteRT.js, by which browsers run ``.tflite`` files, or fetches it with npm.
 
 It is not part of this package: its WebAssembly takes tens of megabytes.
 """
@@ -10,10 +10,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-from tflite_export.caches import cache_folder
+from tflite_export.devices import cache_folder
 
 VERSION = "2.5.3"
 # What https://registry.npmjs.org has for these versions. Without the second the first, which
@@ -42,19 +41,16 @@ _BY_HAND = (
 )
 
 
-def runtime_files(
-    folder: Path | None = None, say: Callable[[str], object] = print
-) -> dict[str, Path]:
-    """The files of LiteRT.js that a page needs.
+def runtime_files(folder: Path | None = None) -> dict[str, Path]:
+    """Finds the files of LiteRT.js that a page needs.
 
     Args:
         folder: Holds the packages as folders ``core`` and ``wasm-utils``, as
             ``node_modules/@litertjs`` does. By default the folder ``tflite_export`` of the user's
             caches, into which they are fetched if they are not there.
-        say: Called with a line before something is fetched.
 
     Returns:
-        Where each file is, by its path within the folder.
+        The path of each file, by its path within the folder.
 
     Raises:
         OSError: They are not there and cannot be fetched.
@@ -63,7 +59,7 @@ def runtime_files(
     if folder is None:
         folder = fetched_folder()
         if _missing(folder):
-            say(f"fetching LiteRT.js {VERSION} (12 MB) with npm, into {folder}")
+            print(f"fetching LiteRT.js {VERSION} (12 MB) with npm, into {folder}", flush=True)
             _fetch(folder)
     missing = _missing(folder)
     if missing:
@@ -72,7 +68,7 @@ def runtime_files(
 
 
 def version(files: dict[str, Path]) -> str:
-    """The version of LiteRT.js that files are of, as its package says."""
+    """Reads the version of LiteRT.js from its package."""
     package = files["core/dist/index.js"].parents[1] / "package.json"
     try:
         return str(json.loads(package.read_text(encoding="utf-8"))["version"])
@@ -81,20 +77,20 @@ def version(files: dict[str, Path]) -> str:
 
 
 def fetched_folder() -> Path:
-    """Where a fetched LiteRT.js is kept."""
+    """Returns the folder where a fetched LiteRT.js is kept."""
     return cache_folder() / f"litertjs-{VERSION}"
 
 
 def unpack(archive: Path, integrity: str, folder: Path) -> None:
-    """Unpacks a package that npm has fetched.
+    """Unpacks a package that npm has fetched, after a check of its hash.
 
     Args:
         archive: The ``.tgz`` file.
-        integrity: Its SHA-512 in base64.
-        folder: Takes the package's files; made here.
+        integrity: The expected SHA-512 in base64.
+        folder: The folder to make for the package's files.
 
     Raises:
-        ValueError: The archive is another.
+        ValueError: The archive has another SHA-512.
     """
     data = archive.read_bytes()
     digest = base64.b64encode(hashlib.sha512(data).digest()).decode()
@@ -113,7 +109,7 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _fetch(folder: Path) -> None:
-    """Puts all packages into a folder at once, or none."""
+    """Fetches all packages into a folder at once, or none."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         place = Path(name)
@@ -130,7 +126,7 @@ def _fetch(folder: Path) -> None:
 
 
 def _pack(package: str, place: Path) -> Path:
-    """Has npm fetch a package's archive.
+    """Fetches a package's archive with npm.
 
     Raises:
         OSError: There is no npm, or it fails.

@@ -1,4 +1,4 @@
-"""The process that prunes or trains: what it is told, and what came of it."""
+"""Runs a pruning or a quantization-aware training in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export import child_python
-from tflite_export.layer_graph import LayerGraph, set_weights, weights_of
-from tflite_export.layer_nodes import Node
+from tflite_export.optimize.layer_graph import LayerGraph, Node, set_weights, weights_of
+from tflite_export.runtime import cause_of, python_command, python_environment
 
 if TYPE_CHECKING:
     import keras
 
-# What the process ends with if it refuses its work or its training diverges; the last line of
-# its error output says why.
+# The exit statuses of a process that refuses its job or whose training diverges; the last line of
+# its standard error says why.
 REFUSED, DIVERGED = 3, 4
 
 # How far the outputs of the two copies may be apart, as a share of the largest output: they add
@@ -33,12 +32,12 @@ _CHECKED = 8  # samples
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the process has to do; it finds the arrays beside it.
+    """Describes a job to the process that does it; the arrays lie beside it.
 
     Attributes:
         task: "prune" or "quantize".
         graph: Of the network.
-        epochs: As for ``fit``, as are the next two.
+        epochs: Passes over the samples.
         batch_size: Samples of a step.
         learning_rate: Of Adam.
         seed: Of the order of the samples and of dropout.
@@ -54,12 +53,12 @@ class Job:
     sparsity: float = 0.0
 
     def to_json(self) -> str:
-        """The job as text, numbers of NumPy as plain ones."""
+        """Converts the job to JSON, numbers of NumPy to plain ones."""
         return json.dumps(dataclasses.asdict(self), default=lambda number: number.item())
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """The job of ``to_json``; what were tuples among the arguments of its nodes are lists."""
+        """Reads a job from JSON; tuples among the arguments of its nodes become lists."""
         job = json.loads(text)
         graph = job.pop("graph")
         nodes = [
@@ -84,7 +83,7 @@ def run(
     folder: Path,
     verbose: bool,
 ) -> keras.Model:
-    """Has the process do its work in a folder; the model with the weights that it leaves there."""
+    """Runs a job in a folder, and returns a copy of the model with the weights that come of it."""
     import keras
 
     few = samples[:_CHECKED]
@@ -107,13 +106,13 @@ def run(
 
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes arrays by their names, for ``numpy.load``."""
+    """Writes arrays by name, for ``numpy.load``."""
     named: dict[str, Any] = dict(arrays)
     np.savez(path, **named)
 
 
 def outputs_of(model: Any, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """What a model of either Keras computes, on the CPU: GPUs may round more."""
+    """Runs a model of either Keras on the CPU: GPUs may round more."""
     import tensorflow as tf
 
     with tf.device("CPU:0"):
@@ -121,7 +120,7 @@ def outputs_of(model: Any, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def close(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
-    """Whether outputs are those of the same network."""
+    """Returns whether two outputs are those of the same network."""
     return bool(np.allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max()))
 
 
@@ -130,13 +129,13 @@ def _start(task: str, folder: Path, verbose: bool) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         # This process may hold most of a GPU's memory.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        **child_python.environment(),
+        **python_environment(),
         "TF_USE_LEGACY_KERAS": "1",
     }
     with (
         (folder / "errors.txt").open("w+b") as errors,
         subprocess.Popen(
-            child_python.command("optimize_process", os.fspath(folder)),
+            python_command("tflite_export.optimize.process", os.fspath(folder)),
             env=environment,
             # Nothing is written into it: its end tells the process that this one is gone.
             stdin=subprocess.PIPE,
@@ -162,6 +161,4 @@ def _start(task: str, folder: Path, verbose: bool) -> None:
         raise ValueError(last)
     if status == DIVERGED:
         raise RuntimeError(last)
-    raise RuntimeError(
-        f"{task}: the process that trains ended with {child_python.cause(status)}: {last}"
-    )
+    raise RuntimeError(f"{task}: the process that trains ended with {cause_of(status)}: {last}")

@@ -1,4 +1,4 @@
-"""Measuring and checking a ``.tflite`` file in a browser, of this machine or of a phone."""
+"""Measures and checks ``.tflite`` files in a browser, of this machine or of a phone."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tflite_export import litertjs
+import numpy as np
+import numpy.typing as npt
+
 from tflite_export.command_line import printable
-from tflite_export.latency import Latency, benchmark
-from tflite_export.page_server import PageServer
-from tflite_export.reference import image_facts, reference_data
+from tflite_export.devices import litertjs
+from tflite_export.devices.page_server import PageServer
+from tflite_export.file.metadata import read_metadata
+from tflite_export.latency import Latency, benchmark, sample_input
+from tflite_export.runtime import invoke, load_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,19 +31,22 @@ if TYPE_CHECKING:
 
 # Of an output: float32 files differ by 1e-7 or so, as their kernels add in another order.
 TOLERANCE = 1e-3
+_SAMPLES = 4
+# Those that a LiteRT.js tensor can hold.
+_DTYPES = ("float32", "int32", "uint8")
 _IMPORT_MAP = re.compile(rb'<script type="importmap">(.*?)</script>', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What a browser found out about a file.
+    """Holds what a browser measured of a file.
 
     Attributes:
-        user_agent: The browser's and device's own name for itself.
-        median_ms: Milliseconds for one run: half of the timings were at most this long.
+        user_agent: The browser's and device's name, as the browser sends it.
+        median_ms: Latency of one run in milliseconds: half of the timings were at most this long.
         p95_ms: 95 of 100 timings were at most this long.
-        runs: How many timings there were.
-        repeats: How many runs a timing is the mean of: browsers' clocks have coarse steps.
+        runs: Number of timings.
+        repeats: Number of runs that a timing is the mean of: browsers' clocks have coarse steps.
         max_abs_difference: The largest difference of an output from this machine's; NaN if there
             is a NaN in any.
         failure: Why the file could not be run; empty if it could.
@@ -55,12 +62,12 @@ class Measurement:
 
     @property
     def agrees(self) -> bool:
-        """Whether all outputs are within 1e-3 of this machine's."""
+        """Returns whether all outputs are within 1e-3 of this machine's."""
         return not self.failure and self.max_abs_difference <= TOLERANCE
 
     @classmethod
     def from_json(cls, body: bytes) -> Measurement:
-        """Reads what the page posts.
+        """Parses a measurement as the page posts it.
 
         Raises:
             ValueError: It is something else.
@@ -89,13 +96,11 @@ def serve(
     runs: int = 100,
     once: bool = False,
 ) -> int:
-    """Serves a page that runs a file with LiteRT.js, and prints what it measures.
-
-    It serves until Ctrl-C.
+    """Serves a page that runs a file with LiteRT.js, and prints its measurements until Ctrl-C.
 
     Args:
         path: The ``.tflite`` file.
-        host: Where to listen; the default can be reached from this machine only.
+        host: The IPv4 address to listen on; the default can be reached from this machine only.
         port: The port; 0 takes any that is free.
         runtime: LiteRT.js, see ``litertjs.runtime_files``.
         runs: Timed runs, of this machine and of a browser, at least 1.
@@ -151,13 +156,13 @@ def serve(
 
 
 def render(name: str, here: Latency, runtime: str, measured: Measurement) -> Table:
-    """This machine's latency beside a browser's.
+    """Lays out this machine's latency beside a browser's in a table.
 
     Args:
-        name: The file's.
-        here: This machine's.
-        runtime: The browser's, and its version.
-        measured: The browser's.
+        name: The file's name.
+        here: This machine's latency.
+        runtime: The browser's runtime and its version.
+        measured: The browser's measurement.
 
     Returns:
         A table to print with ``rich``.
@@ -219,7 +224,7 @@ def _page(name: str) -> bytes:
 
 
 def _policy(page: bytes) -> str:
-    """A Content-Security-Policy under which a page loads nothing from elsewhere."""
+    """Makes a Content-Security-Policy under which a page loads nothing from elsewhere."""
     import_map = _IMPORT_MAP.search(page)
     assert import_map, "the page has no import map"
     digest = base64.b64encode(hashlib.sha256(import_map[1]).digest()).decode()
@@ -231,5 +236,110 @@ def _policy(page: bytes) -> str:
 
 
 def _brief(text: Any) -> str:
-    """What a browser sent, as a line of a length to print."""
+    """Shortens what a browser sent to a line to print."""
     return printable(str(text)[:500]).strip()
+
+
+def reference_data(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Runs a file on a few fixed inputs, for a browser to compare its outputs with.
+
+    Args:
+        path: The ``.tflite`` file, with one signature and static shapes.
+
+    Returns:
+        For JSON: ``inputs`` and ``outputs``, the ``dtype`` and ``shape`` of each tensor by its name
+        in the signature; and ``samples``, each of ``inputs`` and ``outputs`` by name, the bytes of
+        the array (little-endian) in base64. Floats are uniform
+        from 0 to 1, integers 0, which is an index into every table.
+
+    Raises:
+        ValueError: The file is not a ``.tflite`` file, LiteRT cannot run it, or LiteRT.js could
+            not: dynamic shapes, tensors of other types than float32, int32 and uint8.
+    """
+    interpreter = load_interpreter(path)
+    signatures = interpreter.get_signature_list()
+    if len(signatures) != 1:
+        raise ValueError(f"{Path(path)}: has {len(signatures)} signatures, not one")
+    # LiteRT.js calls tensors by these names, too. The runner must not be kept: the interpreter
+    # refuses to run while one refers to it.
+    inputs = interpreter.get_signature_runner(*signatures).get_input_details()
+    outputs = interpreter.get_signature_runner(*signatures).get_output_details()
+    described = {
+        kind: {name: _describe(tensor, f"{Path(path)}: {name}") for name, tensor in tensors.items()}
+        for kind, tensors in (("inputs", inputs), ("outputs", outputs))
+    }
+    generator = np.random.default_rng(0)
+    samples = []
+    for _ in range(_SAMPLES):
+        taken = {name: sample_input(tensor, generator) for name, tensor in inputs.items()}
+        for name, values in taken.items():
+            interpreter.set_tensor(inputs[name]["index"], values)
+        invoke(interpreter)
+        given = {name: interpreter.get_tensor(tensor["index"]) for name, tensor in outputs.items()}
+        samples.append({"inputs": _encoded(taken), "outputs": _encoded(given)})
+    return {**described, "samples": samples}
+
+
+def image_facts(path: Path, reference: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Reads from a file's metadata how an image becomes its input, and the names of its classes.
+
+    Args:
+        path: The ``.tflite`` file.
+        reference: The result of ``reference_data``.
+
+    Returns:
+        ``mean`` and ``std`` of each channel, ``pixel_max``, the value of white, by default 255, and
+        ``class_names``; or None, and why there are none.
+
+    Raises:
+        ValueError: The metadata are damaged, or do not fit the file.
+    """
+    inputs, outputs = ([*reference[kind].values()] for kind in ("inputs", "outputs"))
+    shapes = [tuple(tensor["shape"]) for tensor in (*inputs, *outputs)]
+    if (
+        [len(shape) for shape in shapes] != [4, 2]
+        or {tensor["dtype"] for tensor in (*inputs, *outputs)} != {"float32"}
+        or shapes[0][0] != 1
+        or shapes[0][3] not in (1, 3)
+    ):
+        return None, "This file does not take an image and return classes."
+    metadata = read_metadata(path)
+    if metadata is None or not (metadata.labels and metadata.mean and metadata.std):
+        return None, "For images, write labels, mean and std into the file with add_metadata."
+    channels, classes = shapes[0][3], shapes[1][1]
+    mean, std = (
+        each * channels if len(each) == 1 else each for each in (metadata.mean, metadata.std)
+    )
+    white = 255.0 if metadata.pixel_max is None else metadata.pixel_max
+    if (len(mean), len(std), len(metadata.labels)) != (channels, channels, classes):
+        raise ValueError(
+            f"{path}: its metadata have {len(mean)} means, {len(std)} deviations and "
+            f"{len(metadata.labels)} labels for {channels} channels and {classes} classes"
+        )
+    if not (np.isfinite([*mean, *std, white]).all() and min(std) > 0 and white > 0):
+        raise ValueError(f"{path}: mean must be finite, std and pixel_max above 0")
+    return {
+        "mean": list(mean),
+        "std": list(std),
+        "pixel_max": white,
+        "class_names": list(metadata.labels),
+    }, ""
+
+
+def _describe(tensor: dict[str, Any], what: str) -> dict[str, Any]:
+    dtype = np.dtype(tensor["dtype"]).name
+    if dtype not in _DTYPES:
+        raise ValueError(f"{what} is {dtype}; LiteRT.js takes {', '.join(_DTYPES)}")
+    if min(tensor["shape_signature"].tolist(), default=0) < 0:
+        raise ValueError(
+            f"{what} has a dynamic shape, {tuple(tensor['shape_signature'].tolist())}; convert it "
+            "with a static one"
+        )
+    return {"dtype": dtype, "shape": tensor["shape"].tolist()}
+
+
+def _encoded(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, str]:
+    return {
+        name: base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+        for name, array in arrays.items()
+    }

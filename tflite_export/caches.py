@@ -1,9 +1,0 @@
-"""Where downloads are kept."""
-
-import os
-from pathlib import Path
-
-
-def cache_folder() -> Path:
-    """The folder ``tflite_export`` of the user's caches, which need not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tflite_export"

@@ -1,0 +1,1 @@
+"""Reads ``.tflite`` files without TensorFlow, and writes their metadata."""
