@@ -74,3 +74,11 @@ def programs_traced_anew(programs_traced_once, monkeypatch):
     from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 
     monkeypatch.setattr(TensorFlowProgram, "__init__", programs_traced_once)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """The network of `exported.py` and its files; not to be changed."""
+    from exported import made_once
+
+    return made_once(tmp_path_factory)
