@@ -4,9 +4,10 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import zipfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import tflite_export
 from tflite_export.command_line import Parser, fail
@@ -37,12 +38,27 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except ImportError as error:
-        fail("tflite_export", _missing_package(options.command, error), 2)
+        _fail(_missing_package(options.command, error))
     except (OSError, TypeError, ValueError) as error:
-        fail("tflite_export", str(error), 2)
+        _fail(str(error))
     except KeyboardInterrupt:
         fail("tflite_export", "interrupted", 130)
     return status
+
+
+# TensorFlow's converter makes other errors of a KeyboardInterrupt.
+_interrupted = threading.Event()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def _fail(message: str) -> NoReturn:
+    if _interrupted.is_set():
+        fail("tflite_export", "interrupted", 130)
+    fail("tflite_export", message, 2)
 
 
 # What pip calls a package, by the name it is imported by, where a command can lack it.
@@ -371,6 +387,8 @@ def _load_array(path: Path) -> Any:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C: the default action would leave behind what is unfinished.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGTERM as Ctrl-C: the default action would leave behind what is unfinished.
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored
+        signal.signal(signal.SIGINT, _interrupt)
     sys.exit(main())
