@@ -3,24 +3,20 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import flatbuffers
-import keras
 import numpy as np
-import psutil
 import pytest
 import tensorflow as tf
 from ai_edge_litert.schema_py_generated import BuiltinOperator
-from keras import layers
-from processes import is_alive
 
 import tflite_export
-from tflite_export import runtime as trial
+from tflite_export import runtime
 from tflite_export.file import flatbuffer
 
 COMMANDS = ("describe", "macs", "benchmark", "verify")
+ENVIRONMENT = {"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])}
 
 # Runs all commands on all files in one process, as long as it lives.
 RUN_ALL = """
@@ -31,6 +27,8 @@ results = {}
 for name in sys.argv[1:]:
     for command in ("describe", "macs", "benchmark", "verify"):
         arguments = [command, name]
+        if command == "benchmark":
+            arguments += ["--runs", "1"]
         if command == "verify":
             arguments = [command, "model.keras", name, "--inputs", "images.npy"]
         out, err = io.StringIO(), io.StringIO()
@@ -44,12 +42,6 @@ print(json.dumps(results))
 """
 
 
-def pack(model):
-    builder = flatbuffers.Builder(0)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
 def with_operator(path, old, new):
     """The file with another operator in the place of one, whose inputs it cannot take."""
     model = flatbuffer.load(path)
@@ -57,7 +49,9 @@ def with_operator(path, old, new):
         if code.builtinCode == getattr(BuiltinOperator, old):
             code.builtinCode = getattr(BuiltinOperator, new)
             code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-    return pack(model)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def without_weights(path):
@@ -84,25 +78,13 @@ def scattered(data, seed, count):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("damaged")
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Conv2D(16, 3),
-            layers.MaxPooling2D(2),
-            layers.Flatten(),
-            layers.Dense(10),
-        ]
-    )
-    model.save(folder / "model.keras")
-    images = np.random.default_rng(0).random((20, 8, 8, 1), np.float32)
-    np.save(folder / "images.npy", images)
-    tflite_export.convert(model, folder / "whole.tflite")
-    tflite_export.add_metadata(
-        folder / "whole.tflite", name="whole", labels=[f"class {i}" for i in range(10)]
-    )
+    (folder / "model.keras").write_bytes(exported.keras_path.read_bytes())
+    np.save(folder / "images.npy", exported.test[0][:20])
+    whole = folder / "whole.tflite"
+    whole.write_bytes(exported.path().read_bytes())
+    tflite_export.add_metadata(whole, name="whole", labels=[f"class {i}" for i in range(10)])
     return folder
 
 
@@ -114,22 +96,14 @@ def names(folder):
     root = int.from_bytes(data[:4], "little")
     contents = {
         "empty": b"",
-        "text": b"not a model, but a few words",
-        "archive alone": data[archive:],
         "wrong identifier": with_bytes(data, 4, b"TFL2"),
-        **{f"cut at {at}": data[:at] for at in (1, 7, 8, 12, 64)},
-        **{f"cut at {part} of 4": data[: archive * part // 4] for part in (1, 2, 3)},
+        "cut in the head": data[:7],
+        "cut in the middle": data[: archive // 2],
         "root offset": with_bytes(data, 0, b"\xff\xff\xff\x7f"),
-        "root in the middle": with_bytes(data, 0, (archive // 2).to_bytes(4, "little")),
-        "root table": with_bytes(data, root, b"\xff\xff\xff\x7f"),
-        "root zeroed": with_bytes(data, root, bytes(64)),
         "zeros from the root on": data[:root] + bytes(100_000),
-        **{f"scattered {seed}": scattered(data, seed, 200) for seed in range(4)},
+        **{f"scattered {seed}": scattered(data, seed, 200) for seed in range(2)},
         "crash SPLIT": with_operator(folder / "whole.tflite", "MAX_POOL_2D", "SPLIT"),
-        "crash BATCH_MATMUL": with_operator(folder / "whole.tflite", "MAX_POOL_2D", "BATCH_MATMUL"),
-        "metadata identifier": with_bytes(data, metadata, b"M002"),
         "metadata root": with_bytes(data, metadata - 4, b"\xff\xff\xff\x7f"),
-        "metadata archive cut": data[:-1],
         "metadata archive gone": data[:archive],
         "metadata labels": with_bytes(data, data.rindex(b"class 0"), b"\xff"),
         "weights": without_weights(folder / "whole.tflite"),
@@ -137,11 +111,10 @@ def names(folder):
     for name, content in contents.items():
         (folder / f"{name}.tflite").write_bytes(content)
     (folder / "folder.tflite").mkdir()
-    for name, head in (("sparse", b""), ("sparse with a head", data)):
-        with (folder / f"{name}.tflite").open("wb") as file:
-            file.write(head)
-            file.truncate(2**31)
-    return [*contents, "folder", "sparse", "sparse with a head"]
+    with (folder / "sparse.tflite").open("wb") as file:
+        file.write(data)
+        file.truncate(2**31)
+    return [*contents, "folder", "sparse"]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +123,7 @@ def results(folder, names):
     ended = subprocess.run(
         [sys.executable, "-c", RUN_ALL, *(f"{name}.tflite" for name in ["whole", *names])],
         cwd=folder,
-        env={"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -170,12 +143,8 @@ def one_line(result, name):
     )
 
 
-def test_a_whole_file_passes(results):
-    assert [results[f"{command} whole.tflite"][0] for command in COMMANDS] == [0, 0, 0, 0]
-
-
 def test_damage_is_one_line_to_each_command(results, names):
-    assert len(names) >= 30
+    assert [results[f"{command} whole.tflite"][0] for command in COMMANDS] == [0, 0, 0, 0]
     still_read = ("crash", "metadata", "weights", "scattered")
     for name in names:
         for command in COMMANDS:
@@ -185,16 +154,24 @@ def test_damage_is_one_line_to_each_command(results, names):
             # What cannot be told from a whole file may do something, or be refused.
             assert result[0] in (0, 1) or one_line(result, name), (command, name, result)
             assert "Traceback" not in result[2]
+    _, _, err = results["describe sparse.tflite"]
+    assert "it has 2,147,483,648 bytes, a flatbuffer at most 2,147,483,647" in err
 
 
-def test_a_crash_of_litert_is_one_line(results):
-    # Not of "crash BATCH_MATMUL": what is read past its inputs may be refused before it crashes.
+def test_a_crash_of_litert_is_one_line(results, exported, folder):
     for command in ("benchmark", "verify"):
         _, _, err = results[f"{command} crash SPLIT.tflite"]
         assert err == (
             "tflite_export: error: crash SPLIT.tflite: LiteRT crashes on it (SIGSEGV): "
             "the file is damaged\n"
         )
+    path = folder / "crash SPLIT.tflite"  # and to those who call from Python
+    for run in (
+        lambda: tflite_export.benchmark(path),
+        lambda: tflite_export.verify(exported.model, path, exported.test[0]),
+    ):
+        with pytest.raises(ValueError, match=r"crashes on it \(SIGSEGV\)"):
+            run()
 
 
 def test_damaged_metadata_are_named_and_leave_the_model_alone(results, names):
@@ -211,20 +188,22 @@ def test_other_weights_run_and_do_not_agree(results):
     assert statuses == {"describe": 0, "macs": 0, "benchmark": 0, "verify": 1}
 
 
-def test_a_size_beyond_a_flatbuffer_is_not_read(results):
-    _, _, err = results["describe sparse with a head.tflite"]
-    assert "it has 2,147,483,648 bytes, a flatbuffer at most 2,147,483,647" in err
-
-
-def test_python_callers_get_the_same_protection(folder, names):
-    model = keras.saving.load_model(folder / "model.keras", compile=False)
-    path = folder / "crash SPLIT.tflite"
-    for run in (
-        lambda: tflite_export.benchmark(path),
-        lambda: tflite_export.verify(model, path, np.load(folder / "images.npy")),
-    ):
-        with pytest.raises(ValueError, match=r"crashes on it \(SIGSEGV\)"):
-            run()
+def test_files_torn_anywhere_are_refused(exported, tmp_path):
+    path, data = tmp_path / "torn.tflite", exported.path().read_bytes()
+    noise = np.random.default_rng(0).bytes(5000)
+    # Every length in the header, then some in between, then all of the last fields written.
+    lengths = [*range(1, 60), *range(60, len(data), 997), *range(len(data) - 20, len(data))]
+    damaged = {
+        "noise": noise,
+        "a zip": b"PK\x03\x04" + noise,
+        "noise after the header": data[:8] + noise,
+        "zeros after the header": data[:8] + bytes(5000),
+        **{f"cut off at {length}": data[:length] for length in lengths},
+    }
+    for what, content in damaged.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"torn.tflite: not a \.tflite file: "):
+            print(what, flatbuffer.load(path))  # seen where nothing is raised
 
 
 def converted(function, path, *signature):
@@ -233,92 +212,52 @@ def converted(function, path, *signature):
     return path
 
 
-@pytest.fixture
-def endless(tmp_path):
-    return converted(
+def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
+    endless = converted(
         lambda x: tf.while_loop(lambda y: tf.reduce_all(y > -1), lambda y: (tf.abs(y),), (x,))[0],
         tmp_path / "endless.tflite",
         tf.TensorSpec((1,)),
     )
-
-
-def test_a_file_that_never_ends_is_given_up(endless, monkeypatch):
-    monkeypatch.setattr(trial, "TIME_LIMIT", 5)
-    with pytest.raises(ValueError, match="does not come to an end with it in 5 s"):
+    monkeypatch.setattr(runtime, "TIME_LIMIT", 2)
+    with pytest.raises(ValueError, match="does not come to an end with it in 2 s"):
         tflite_export.benchmark(endless)
-
-
-@pytest.mark.slow
-def test_a_killed_command_leaves_no_trial_behind(endless):
-    code = (
-        "import sys, tflite_export; from tflite_export import runtime; runtime.TIME_LIMIT = 20; "
-        "tflite_export.benchmark(sys.argv[1])"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, endless],
-        env={"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])},
-    ) as parent:
-        found, begun = [], False
-        # What it does to itself once it has begun; until then it ends with the pipe to its parent.
-        while not begun:
-            assert parent.poll() is None
-            found = psutil.Process(parent.pid).children()
-            places = [Path(f"/proc/{child.pid}/oom_score_adj") for child in found]
-            begun = any(place.read_text().strip() == "1000" for place in places)
-            time.sleep(0.01)
-        parent.kill()
-    (child,) = found
-    try:
-        end = time.monotonic() + 120
-        while is_alive(child.pid):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-    finally:
-        if is_alive(child.pid):
-            child.kill()
 
 
 def test_a_kernel_that_refuses_zeros_is_no_damage(tmp_path):
     path = converted(
-        tf.reshape,
-        tmp_path / "m.tflite",
-        tf.TensorSpec((4,)),
-        tf.TensorSpec((2,), tf.int32),
+        tf.reshape, tmp_path / "m.tflite", tf.TensorSpec((4,)), tf.TensorSpec((2,), tf.int32)
     )
-    trial.check_survives(path, "run")
+    runtime.check_survives(path, "run")
     with pytest.raises(ValueError, match="LiteRT cannot run the file on these inputs"):
         tflite_export.benchmark(path)
 
 
-def test_files_of_the_working_directory_are_not_imported(folder, tmp_path):
+def test_files_of_the_working_directory_are_not_imported(exported, tmp_path):
     (tmp_path / "numpy.py").write_text("open('imported', 'w').close()")
     (tmp_path / "script").mkdir()
     script = tmp_path / "script" / "script.py"
     script.write_text("import sys, tflite_export; tflite_export.benchmark(sys.argv[1], runs=1)")
     subprocess.run(
-        [sys.executable, script, folder / "whole.tflite"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])},
-        check=True,
+        [sys.executable, script, exported.path()], cwd=tmp_path, env=ENVIRONMENT, check=True
     )
     assert not (tmp_path / "imported").exists()
 
 
-def test_a_file_that_passed_is_tried_again_once_it_changes(folder, tmp_path, names):
+def test_a_file_that_passed_is_tried_again_once_it_changes(exported, folder, names, tmp_path):
     path = tmp_path / "m.tflite"
-    path.write_bytes((folder / "whole.tflite").read_bytes())
+    path.write_bytes(exported.path().read_bytes())
     tflite_export.benchmark(path, runs=1)
     path.write_bytes((folder / "crash SPLIT.tflite").read_bytes())
     with pytest.raises(ValueError, match="crashes on it"):
         tflite_export.benchmark(path, runs=1)
 
 
-@pytest.mark.parametrize("executable", [None, "", "/bin/true"])
+@pytest.mark.parametrize("executable", [None, "/bin/true"])
 def test_where_no_process_can_be_started_the_file_is_still_read(
-    folder, names, monkeypatch, executable
+    exported, folder, names, monkeypatch, executable
 ):
-    trial._try.cache_clear()
+    runtime._try.cache_clear()
     monkeypatch.setattr(sys, "executable", executable)
-    trial.check_survives(folder / "whole.tflite", "run")
+    runtime.check_survives(exported.path(), "run")
     with pytest.raises(ValueError, match="cut off or damaged"):
-        trial.check_survives(folder / "cut at 64.tflite", "run")
+        runtime.check_survives(folder / "cut in the middle.tflite", "run")
