@@ -16,13 +16,10 @@ import sys
 import threading
 from pathlib import Path
 
-import keras
 import pytest
 
-from tflite_export import convert
 from tflite_export.__main__ import main
 from tflite_export.devices import android, cache_folder
-from tflite_export.devices import android as benchmark_model
 from tflite_export.devices.android import Device, find_device
 
 # Of an AM62x under Linux, TensorFlow Lite 2.20: Texas Instruments' Processor SDK documentation,
@@ -109,11 +106,10 @@ def elf(abi):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(exported, tmp_path_factory):
     # The name would be three commands in a shell that it reached unquoted.
     path = tmp_path_factory.mktemp("model") / "it's; rm -rf $HOME.tflite"
-    inputs = keras.Input((4,))
-    convert(keras.Model(inputs, keras.layers.Dense(2)(inputs)), path)
+    path.write_bytes(exported.path().read_bytes())
     return path
 
 
@@ -177,44 +173,62 @@ def refusal(capfd, model, *options):
     return output.err.removeprefix("tflite_export: error: ").rstrip("\n")
 
 
-def test_output_of_a_current_version():
-    result = benchmark_model.parse(AM62X, num_threads=4)
-    assert (result.median_ms, result.p95_ms) == (899.281, 904.305)
-    assert (result.mean_ms, result.min_ms, result.max_ms) == (899.641, 898.007, 906.121)
-    assert (result.std_ms, result.first_ms, result.init_ms) == (1.549, 905.463, 614.333)
-    assert (result.num_threads, result.runs, result.ran_on) == (4, 50, "CPU, XNNPACK")
+LAST = AM62X_PLAIN.splitlines()[-1]
+# What TensorFlow prints in place of first, min, max, avg and std when they say nothing.
+SAME = f"INFO: count=10 curr=30(all same) p5=30 median=30 p95=30\n{LAST}"
+SINGLE = f"INFO: count=1 curr=30 p5=30 median=30 p95=30\n{LAST}"
 
 
-def test_output_with_exponents():
-    result = benchmark_model.parse(AM62X_PLAIN, num_threads=4)
-    assert (result.mean_ms, result.median_ms, result.ran_on) == (1240.27, 1239.807, "CPU")
-
-
-def test_output_of_an_older_version():
-    result = benchmark_model.parse(PHONE_GPU, num_threads=4, gpu=True)
-    assert (result.median_ms, result.p95_ms) == (None, None)
-    assert (result.mean_ms, result.min_ms, result.max_ms) == (119.375, 113.737, 124.776)
-    assert (result.runs, result.ran_on) == (50, "GPU")
-
-
-def test_a_gpu_that_takes_nothing_is_not_called_one():
-    assert benchmark_model.parse(AM62X, num_threads=1, gpu=True).ran_on == "CPU, not GPU"
-    some = PHONE_GPU.replace("completely executed", "partially executed")
-    assert benchmark_model.parse(some, num_threads=1, gpu=True).ran_on == "GPU in part"
-
-
-def test_equal_times_and_a_single_run():
-    # What TensorFlow prints in place of first, min, max, avg and std when they say nothing.
-    for line, runs in (("count=10 curr=30(all same) p5=30", 10), ("count=1 curr=30 p5=30", 1)):
-        text = AM62X_PLAIN.splitlines()[-1]
-        result = benchmark_model.parse(f"INFO: {line} median=30 p95=30\n{text}", num_threads=1)
-        assert (result.runs, result.min_ms, result.max_ms, result.std_ms) == (runs, 0.03, 0.03, 0)
+@pytest.mark.parametrize(
+    ("output", "gpu", "expected"),
+    [
+        (
+            AM62X,
+            False,
+            {
+                "median_ms": 899.281,
+                "p95_ms": 904.305,
+                "mean_ms": 899.641,
+                "min_ms": 898.007,
+                "max_ms": 906.121,
+                "std_ms": 1.549,
+                "first_ms": 905.463,
+                "init_ms": 614.333,
+                "num_threads": 4,
+                "runs": 50,
+                "ran_on": "CPU, XNNPACK",
+            },
+        ),
+        (AM62X_PLAIN, False, {"mean_ms": 1240.27, "median_ms": 1239.807, "ran_on": "CPU"}),
+        (PHONE_GPU, True, {"median_ms": None, "mean_ms": 119.375, "runs": 50, "ran_on": "GPU"}),
+        (
+            PHONE_GPU.replace("completely executed", "partially executed"),
+            True,
+            {"ran_on": "GPU in part"},
+        ),
+        (AM62X, True, {"ran_on": "CPU, not GPU"}),
+        (SAME, False, {"runs": 10, "min_ms": 0.03, "max_ms": 0.03, "std_ms": 0}),
+        (SINGLE, False, {"runs": 1, "min_ms": 0.03, "max_ms": 0.03, "std_ms": 0}),
+    ],
+    ids=[
+        "current",
+        "exponents",
+        "older, GPU",
+        "GPU in part",
+        "no GPU",
+        "equal times",
+        "single run",
+    ],
+)
+def test_output_of_benchmark_model(output, gpu, expected):
+    result = android.parse(output, num_threads=4, gpu=gpu)
+    assert {name: getattr(result, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("lost", ["Inference timings", "count="])
 def test_output_that_says_no_time(lost):
     with pytest.raises(ValueError, match="output cannot be read"):
-        benchmark_model.parse(AM62X.replace(lost, "?"), num_threads=1)
+        android.parse(AM62X.replace(lost, "?"), num_threads=1)
 
 
 def test_the_command(device, model, capfd):
@@ -315,14 +329,15 @@ def test_a_program_for_another_architecture(device, model, capfd):
     assert not [call for call in device.calls() if "push" in call]
 
 
-@pytest.mark.parametrize("abi", MACHINES)
-def test_each_architecture(tmp_path, abi):
+def test_each_architecture(tmp_path):
     path = tmp_path / "program"
-    path.write_bytes(elf(abi))
-    assert benchmark_model.program_for(abi, path) == path
-    for other in MACHINES.keys() - {abi}:
-        with pytest.raises(ValueError, match=f"wrong ABI: it is for {abi}, the device is {other}"):
-            benchmark_model.program_for(other, path)
+    for abi in MACHINES:
+        path.write_bytes(elf(abi))
+        assert android.program_for(abi, path) == path
+        for other in MACHINES.keys() - {abi}:
+            message = f"wrong ABI: it is for {abi}, the device is {other}"
+            with pytest.raises(ValueError, match=message):
+                android.program_for(other, path)
 
 
 def test_a_wrong_checksum(device, model, capfd):
@@ -337,7 +352,7 @@ def test_a_wrong_checksum(device, model, capfd):
     cached.write_bytes(elf("arm64-v8a"))
     message = refusal(capfd, model, "--sha256", "00")
     assert message.startswith(f"{cached}: its SHA-256 is {right}, not 00: remove it, and ")
-    assert benchmark_model.program_for("arm64-v8a", device.program, right.upper())
+    assert android.program_for("arm64-v8a", device.program, right.upper())
 
 
 @pytest.mark.parametrize(
@@ -389,7 +404,7 @@ def test_an_interrupt_leaves_nothing_on_the_device(device, model, monkeypatch):
 
 def test_no_download(device, model, capfd, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(benchmark_model, "ADDRESS", "http://127.0.0.1:1/android_{}_model")
+    monkeypatch.setattr(android, "ADDRESS", "http://127.0.0.1:1/android_{}_model")
     place = cache_folder() / "benchmark_model-arm64-v8a"
     assert refusal(capfd, model).endswith(
         f"Connection refused): fetch http://127.0.0.1:1/android_aarch64_model by hand and put it "
@@ -431,17 +446,17 @@ def test_a_download(tmp_path, monkeypatch, reply, message):
     monkeypatch.setenv("no_proxy", "*")
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         address = f"http://127.0.0.1:{server.server_port}/android_{{}}_model"
-        monkeypatch.setattr(benchmark_model, "ADDRESS", address)
+        monkeypatch.setattr(android, "ADDRESS", address)
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         try:
             if message is None:
-                path = benchmark_model.program_for("armeabi-v7a")
+                path = android.program_for("armeabi-v7a")
                 assert path == tmp_path / "tflite_export" / "benchmark_model-armeabi-v7a"
                 assert path.read_bytes() == elf("armeabi-v7a")
             else:
                 with pytest.raises(OSError, match=message):
-                    benchmark_model.program_for("armeabi-v7a")
+                    android.program_for("armeabi-v7a")
         finally:
             thread.join()
     assert len([*(tmp_path / "tflite_export").iterdir()]) == (message is None)  # no half a file

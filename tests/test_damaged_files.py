@@ -1,6 +1,7 @@
 """Damaged ``.tflite`` files end a command with one line, never the process that asks."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -221,6 +222,10 @@ def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "TIME_LIMIT", 2)
     with pytest.raises(ValueError, match="does not come to an end with it in 2 s"):
         tflite_export.benchmark(endless)
+    # Whoever started it may have been killed: it ends by itself.
+    trial = runtime.python_command(runtime.__name__, str(endless), "endless", "run", "0")
+    ended = subprocess.run(trial, env=runtime.python_environment(), stdout=subprocess.PIPE)
+    assert ended.returncode == -signal.SIGALRM
 
 
 def test_a_kernel_that_refuses_zeros_is_no_damage(tmp_path):
