@@ -21,6 +21,8 @@ CALIBRATION = 200
 
 _PRUNED = ("Conv2D", "Dense")
 
+_REMEDY = "lower learning_rate"
+
 # By how much, as a share and at all, ranges may still move when their measuring ends.
 _STABLE = 0.1
 # The share that TFMOT's moving averages of ranges keep at each step.
@@ -103,7 +105,10 @@ def main() -> None:
             _end(REFUSED, str(error))
         (folder / "model.tflite").write_bytes(content)
     _set_weights(model, job.graph, optimised)
-    np.save(folder / "optimised_outputs.npy", outputs_of(model, few))
+    outputs = outputs_of(model, few)
+    if not np.isfinite(outputs).all():  # of weights that are finite, but far too large
+        _end(DIVERGED, f"{job.task}: the trained network gives NaN or infinity; {_REMEDY}")
+    np.save(folder / "optimised_outputs.npy", outputs)
     save_arrays(folder / "optimised.npz", optimised)
 
 
@@ -131,7 +136,7 @@ def _fit_function(job: Job, x: npt.NDArray[Any], y: npt.NDArray[Any], progress: 
                 _end(
                     DIVERGED,
                     f"{job.task}: the loss or a weight became infinite or NaN in epoch "
-                    f"{epoch + 1}; lower learning_rate",
+                    f"{epoch + 1}; {_REMEDY}",
                 )
             print(
                 f"{job.task}: epoch {epoch + 1}/{job.epochs}: loss {logs['loss']:.4f}, "
