@@ -21,7 +21,7 @@ from keras_autoshrink.cli import main
 from tflite_export import optimize
 from tflite_export.file import flatbuffer
 from tflite_export.optimize.job import Job
-from tflite_export.optimize.layer_graph import layer_graph
+from tflite_export.optimize.layer_graph import graph_of
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_what_is_missing_is_refused_first(exported, data, tmp_path, monkeypatch)
     ],
 )
 def test_probabilities_are_no_logits_for_having_been_moved(chain, activation):
-    graph = layer_graph(functional(layers.Flatten(), *chain))
+    graph = graph_of(functional(layers.Flatten(), *chain))
     assert graph.output_activation == activation
 
 
@@ -279,7 +279,7 @@ def test_a_job_arrives_as_it_was_sent():
         layers.Dense(2, name="dichte_ä"),
         layers.ReLU(max_value=np.inf),
     )
-    graph = layer_graph(functional(*chain))
+    graph = graph_of(functional(*chain))
     carried = graph.nodes[0].arguments | graph.nodes[1].arguments
     assert {"rate": 0.3, "momentum": 0.7, "epsilon": 0.01}.items() <= carried.items()
     assert tuple(carried["noise_shape"]) == (None, 1, 1, 1)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tflite_export.convert import check_model, check_path, checked_array
 from tflite_export.file.description import float_operators
 from tflite_export.optimize.job import Job, run
-from tflite_export.optimize.layer_graph import LayerGraph, layer_graph
+from tflite_export.optimize.layer_graph import LayerGraph, graph_of
 
 if TYPE_CHECKING:
     import keras
@@ -188,7 +188,7 @@ def check_optimisable(model: keras.Model) -> LayerGraph:
                 f"here: pip install {' '.join(_PACKAGES.values())}",
                 name=module,
             )
-    graph = layer_graph(model)
+    graph = graph_of(model)
     if len(model.output_shape) != 2 or graph.output_activation not in ("linear", "softmax"):
         raise ValueError(
             f"model must end in logits or a softmax, (batch, classes): it gives "

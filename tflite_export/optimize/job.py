@@ -36,11 +36,11 @@ class Job:
 
     Attributes:
         task: "prune" or "quantize".
-        graph: Of the network.
+        graph: The network.
         epochs: Passes over the samples.
         batch_size: Samples of a step.
-        learning_rate: Of Adam.
-        seed: Of the order of the samples and of dropout.
+        learning_rate: Learning rate of Adam.
+        seed: Seed of the order of the samples and of dropout.
         sparsity: Share of zeros, for "prune".
     """
 

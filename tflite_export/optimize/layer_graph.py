@@ -115,7 +115,7 @@ class LayerGraph:
         return "softmax" if _gone_through(before) == "softmax" else _gone_through(last)
 
 
-def layer_graph(model: keras.Model) -> LayerGraph:
+def graph_of(model: keras.Model) -> LayerGraph:
     """Reads the graph of a functional model of one input and one output.
 
     Args:
