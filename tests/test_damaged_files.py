@@ -257,12 +257,11 @@ def test_a_file_that_passed_is_tried_again_once_it_changes(exported, folder, nam
         tflite_export.benchmark(path, runs=1)
 
 
-@pytest.mark.parametrize("executable", [None, "/bin/true"])
 def test_where_no_process_can_be_started_the_file_is_still_read(
-    exported, folder, names, monkeypatch, executable
+    exported, folder, names, monkeypatch
 ):
     runtime._try.cache_clear()
-    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(sys, "executable", None)
     runtime.check_survives(exported.path(), "run")
     with pytest.raises(ValueError, match="cut off or damaged"):
         runtime.check_survives(folder / "cut in the middle.tflite", "run")

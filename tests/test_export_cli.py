@@ -110,25 +110,20 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
     ("command", "message"),
     [
         ("", "the following arguments are required: COMMAND"),
-        ("frobnicate", "argument COMMAND: invalid choice: 'frobnicate'"),
         ("macs model.tflite --fast", "unrecognized arguments: --fast"),
         ("macs missing.tflite", "missing.tflite: not a .tflite file: No such file or directory"),
         ("benchmark broken.tflite", "broken.tflite: not a .tflite file: it is cut off or damaged"),
-        ("macs images.npy", "images.npy: not a .tflite file: bytes 4 to 7 are"),
         ("macs \x1b[2J.tflite", "\\x1b[2J.tflite: not a .tflite file: No such file"),
         ("convert missing.keras new.tflite", "missing.keras: no such file"),
         ("convert broken.keras new.tflite", "broken.keras: not a .keras file: it is cut off"),
-        ("convert model.tflite new.tflite", "model.tflite: a .tflite file; give the .keras file"),
         ("convert model.keras new.bin", "path must end in .tflite: new.bin"),
         ("convert model.keras new.tflite --quantization int8", "representative_data is missing"),
-        ("verify model.keras model.tflite", "the following arguments are required: --inputs"),
         ("verify model.keras model.tflite --inputs missing.npy", "[Errno 2] No such file"),
         (
             "verify model.keras model.tflite --inputs images.npy --labels short.npy",
             "labels have shape (5,), but there are (100,) predictions",
         ),
         ("benchmark model.tflite --threads 0", "num_threads must be at least 1, not 0"),
-        ("benchmark model.tflite --runs few", "argument --runs: invalid int value: 'few'"),
     ],
 )
 def test_bad_input_is_one_line(there, capfd, command, message):

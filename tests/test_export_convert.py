@@ -32,24 +32,21 @@ def parts():
         yield {name: array[start : start + 25] for name, array in DATA.items()}
 
 
-FORMS = {
-    "dict": lambda: DATA,
-    "dicts": lambda: list(parts()),
-    "generator": parts,
-    "dataset": lambda: tf.data.Dataset.from_tensor_slices(DATA).batch(7),
-    "labelled dataset": lambda: tf.data.Dataset.from_tensors((DATA, TOKENS)),
-    "tensors": lambda: {name: tf.constant(array) for name, array in DATA.items()},
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_forms_of_representative_data(model, form):
-    batches = representative_batches(model, FORMS[form](), 1)
-    assert len(batches) == 40
-    for name, array in DATA.items():
-        joined = np.concatenate([batch[name] for batch in batches])
-        np.testing.assert_array_equal(joined, array)
-        assert joined.dtype == ("int32" if name == "tokens" else "float32")
+def test_forms_of_representative_data(model):
+    for data in (
+        DATA,
+        list(parts()),
+        parts(),  # can be read once
+        tf.data.Dataset.from_tensor_slices(DATA).batch(7),
+        tf.data.Dataset.from_tensors((DATA, TOKENS)),  # with labels
+        {name: tf.constant(array) for name, array in DATA.items()},
+    ):
+        batches = representative_batches(model, data, 1)
+        assert len(batches) == 40
+        for name, array in DATA.items():
+            joined = np.concatenate([batch[name] for batch in batches])
+            np.testing.assert_array_equal(joined, array)
+            assert joined.dtype == ("int32" if name == "tokens" else "float32")
 
 
 def test_representative_data_of_one_input(exported):
@@ -108,8 +105,6 @@ def nan():
         (None, "representative_data is missing"),
         (TOKENS, "model has 2 inputs; representative_data must be a dict of arrays, for 'tokens',"),
         ({"tokens": TOKENS}, "representative_data has nothing for the input 'state_0'"),
-        ([DATA, {"tokens": TOKENS}], "representative_data has nothing for the input 'state_0'"),
-        ([], "representative_data holds no sample"),
         ({name: a[:0] for name, a in DATA.items()}, "representative_data holds no sample"),
         (
             {**DATA, "state_1": STATES},
@@ -128,7 +123,6 @@ def nan():
             r"representative_data\['tokens'\] is float32, but the model takes int32",
         ),
         ({**DATA, "state_0": nan()}, r"representative_data\['state_0'\] holds NaN or infinity"),
-        ({**DATA, "state_0": STATES.astype(str)}, r"representative_data\['state_0'\] is <U"),
         (tf.data.Dataset.from_tensors(DATA).repeat(), "representative_data never ends"),
     ],
 )

