@@ -8,11 +8,13 @@ import os
 
 import keras
 import numpy as np
+import pytest
 from filelock import FileLock
 from keras import layers
 from sklearn.datasets import load_digits
 
 import tflite_export
+from tflite_export.__main__ import main
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 CHANNELS = 40  # so that the 1x1 convolution has enough weights for "dynamic"
@@ -91,3 +93,16 @@ def made_once(tmp_path_factory):
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
     folder.mkdir(exist_ok=True)
     return Exported(folder)
+
+
+def refusal(capfd, command, status=2, printed=""):
+    """The one line on standard error in which a command ends, without its beginning."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(command if isinstance(command, list) else command.split())
+    assert exit_.value.code == status
+    output = capfd.readouterr()
+    assert printed in output.out if printed else output.out == ""
+    assert output.err.count("\n") == 1
+    assert output.err.startswith("tflite_export: error: ")
+    return output.err.removeprefix("tflite_export: error: ").rstrip("\n")

@@ -9,18 +9,16 @@ import hashlib
 import http.server
 import json
 import os
-import shutil
-import socket
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from exported import refusal
 
 from tflite_export.__main__ import main
 from tflite_export.devices import android, cache_folder
-from tflite_export.devices.android import Device, find_device
+from tflite_export.devices.android import find_device
 
 # Of an AM62x under Linux, TensorFlow Lite 2.20: Texas Instruments' Processor SDK documentation,
 # github.com/TexasInstruments/processor-sdk-doc at b04bc774,
@@ -161,16 +159,8 @@ def device(tmp_path, monkeypatch):
     return stand
 
 
-def refusal(capfd, model, *options):
-    """The one line that the command ends in."""
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        main(["android", str(model), "--runs", "1", *map(str, options)])
-    assert exit_.value.code == 2
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert output.err.count("\n") == 1
-    return output.err.removeprefix("tflite_export: error: ").rstrip("\n")
+def refused(capfd, model, *options):
+    return refusal(capfd, ["android", str(model), "--runs", "1", *map(str, options)])
 
 
 LAST = AM62X_PLAIN.splitlines()[-1]
@@ -262,7 +252,7 @@ def test_the_command(device, model, capfd):
 
 def test_an_unset_device_among_several(device, model, capfd):
     device.change(listing=f"{READY}\nemulator-5554 offline transport_id:2")
-    message = refusal(capfd, model)
+    message = refused(capfd, model)
     assert message.startswith("adb: several devices, choose one with --serial: ")
     assert f"{SERIAL} (device usb:1-1" in message
     assert "emulator-5554 (offline" in message
@@ -283,44 +273,43 @@ def test_a_device_that_is_not_ready(device, model, capfd):
         (f"{SERIAL} recovery usb:1-1", f"{SERIAL}: not ready, adb says 'recovery'"),
     ):
         device.change(listing=listing)
-        assert refusal(capfd, model).startswith(message)
+        assert refused(capfd, model).startswith(message)
     device.change(listing=READY)
-    message = refusal(capfd, model, "--serial", "X")
+    message = refused(capfd, model, "--serial", "X")
     assert message == f"X: no such device; connected: {SERIAL}"
 
 
 def test_no_adb(tmp_path, model, capfd, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert refusal(capfd, model).startswith("adb: no such program: install Android's platform-")
+    assert refused(capfd, model).startswith("adb: no such program: install Android's platform-")
     missing = tmp_path / "adb"
-    assert refusal(capfd, model, "--adb", missing).startswith(f"{missing}: no such program")
+    assert refused(capfd, model, "--adb", missing).startswith(f"{missing}: no such program")
 
 
-@pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
-def test_the_real_adb_without_a_device(model, capfd, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
-    try:
-        if subprocess.check_output(["adb", "devices"]).decode().rstrip().endswith("device"):
-            pytest.skip("a device is connected")
-        assert refusal(capfd, model).startswith("adb: no device: connect one")
-        assert refusal(capfd, model, "--serial", "X") == "X: no such device; connected: none"
-        with pytest.raises(OSError, match=r"X: getprop failed \(exit status 1\): .*'X' not found"):
-            Device("adb", "X").property("ro.product.cpu.abi")
-    finally:
-        subprocess.run(["adb", "kill-server"], check=True)
-
-
-def test_a_program_for_another_architecture(device, model, capfd):
+def test_a_program_that_does_not_fit(device, model, capfd):
+    path = ("--benchmark-model", device.program)
+    right = hashlib.sha256(elf("arm64-v8a")).hexdigest()
+    assert refused(capfd, model, *path, "--sha256", "00") == (
+        f"{device.program}: its SHA-256 is {right}, not 00: give another with --benchmark-model"
+    )
+    assert android.program_for("arm64-v8a", device.program, right.upper())
     device.program.write_bytes(elf("armeabi-v7a"))
-    assert refusal(capfd, model, "--benchmark-model", device.program) == (
+    assert refused(capfd, model, *path) == (
         f"{device.program}: wrong ABI: it is for armeabi-v7a, the device is arm64-v8a: give one "
         "for arm64-v8a with --benchmark-model"
     )
     device.program.write_bytes(b"<html>")
-    message = refusal(capfd, model, "--benchmark-model", device.program)
-    assert message == f"{device.program}: not a program for Android: no ELF header"
+    message = f"{device.program}: not a program for Android: no ELF header"
+    assert refused(capfd, model, *path) == message
+    cached = cache_folder() / "benchmark_model-arm64-v8a"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(elf("arm64-v8a"))
+    message = refused(capfd, model, "--sha256", "00")
+    assert message.startswith(f"{cached}: its SHA-256 is {right}, not 00: remove it, and ")
+    device.answers["properties"]["ro.product.cpu.abi"] = "x86_64"
+    device.change()
+    message = "x86_64: there is no official benchmark_model for it"
+    assert refused(capfd, model).startswith(message)
     assert not [call for call in device.calls() if "push" in call]
 
 
@@ -333,21 +322,6 @@ def test_each_architecture(tmp_path):
             message = f"wrong ABI: it is for {abi}, the device is {other}"
             with pytest.raises(ValueError, match=message):
                 android.program_for(other, path)
-
-
-def test_a_wrong_checksum(device, model, capfd):
-    right = hashlib.sha256(elf("arm64-v8a")).hexdigest()
-    path = ("--benchmark-model", device.program)
-    message = refusal(capfd, model, *path, "--sha256", "00")
-    assert message == (
-        f"{device.program}: its SHA-256 is {right}, not 00: give another with --benchmark-model"
-    )
-    cached = cache_folder() / "benchmark_model-arm64-v8a"
-    cached.parent.mkdir(parents=True)
-    cached.write_bytes(elf("arm64-v8a"))
-    message = refusal(capfd, model, "--sha256", "00")
-    assert message.startswith(f"{cached}: its SHA-256 is {right}, not 00: remove it, and ")
-    assert android.program_for("arm64-v8a", device.program, right.upper())
 
 
 @pytest.mark.parametrize(
@@ -363,13 +337,13 @@ def test_a_wrong_checksum(device, model, capfd):
 )
 def test_a_device_that_fails(device, model, capfd, answers, message):
     device.change(**answers)
-    assert message in refusal(capfd, model, "--benchmark-model", device.program)
+    assert message in refused(capfd, model, "--benchmark-model", device.program)
     assert not device.left()
 
 
 def test_nothing_is_measured_that_could_not_be_printed(device, model, capfd):
     device.change(properties={"ro.product.cpu.abi": "arm64-v8a"})
-    message = refusal(capfd, model, "--benchmark-model", device.program)
+    message = refused(capfd, model, "--benchmark-model", device.program)
     assert message.startswith(f"{SERIAL}: has no property ro.product.model")
     assert not [call for call in device.calls() if "push" in call]
 
@@ -377,7 +351,7 @@ def test_nothing_is_measured_that_could_not_be_printed(device, model, capfd):
 def test_a_device_that_never_answers(device, model, capfd, monkeypatch):
     device.change(seconds=120)
     monkeypatch.setattr(android, "RUN_LIMIT", 3)
-    message = refusal(capfd, model, "--benchmark-model", device.program)
+    message = refused(capfd, model, "--benchmark-model", device.program)
     assert message.startswith(f"adb -s {SERIAL} shell /data/local/tmp/tflite_export/")
     assert message.endswith(": no end in 3 s: is the device still connected and awake?")
     # Killed, then removed; of what still runs the stand-in keeps a file.
@@ -400,19 +374,13 @@ def test_no_download(device, model, capfd, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(android, "ADDRESS", "http://127.0.0.1:1/android_{}_model")
     place = cache_folder() / "benchmark_model-arm64-v8a"
-    assert refusal(capfd, model).endswith(
+    assert refused(capfd, model).endswith(
         f"Connection refused): fetch http://127.0.0.1:1/android_aarch64_model by hand and put it "
         f"at {place}, or give its path with --benchmark-model"
     )
     place.write_bytes(elf("arm64-v8a"))
     assert main(["android", str(model), "--runs", "1"]) == 0
     assert f"{place}: sha256" in capfd.readouterr().out
-
-
-def test_no_official_program(device, model, capfd):
-    device.answers["properties"]["ro.product.cpu.abi"] = "x86_64"
-    device.change()
-    assert refusal(capfd, model).startswith("x86_64: there is no official benchmark_model for it")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from exported import MACS
+from exported import MACS, refusal
 from keras import layers
 
 import tflite_export
@@ -44,19 +44,6 @@ def folder(exported, tmp_path_factory):
 def there(folder, monkeypatch):
     monkeypatch.chdir(folder)
     return folder
-
-
-def refusal(capfd, command, status=2):
-    """The one line on standard error with which a command ends, without its beginning."""
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        main(command if isinstance(command, list) else command.split())
-    assert exit_.value.code == status
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert output.err.count("\n") == 1
-    assert output.err.startswith("tflite_export: error: ")
-    return output.err.removeprefix("tflite_export: error: ").rstrip("\n")
 
 
 def test_a_convert_that_is_ended_leaves_nothing_behind(folder, tmp_path):

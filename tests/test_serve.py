@@ -19,6 +19,7 @@ import chromium
 import keras
 import numpy as np
 import pytest
+from exported import refusal
 from keras import layers
 from PIL import Image
 
@@ -227,7 +228,7 @@ def test_once_ends_with_the_measurement_s_verdict(
     assert "--host: whoever is on this network" in printed
 
 
-def test_ctrl_c_without_a_measurement_is_an_interruption(folder, monkeypatch, capsys):
+def test_ctrl_c_without_a_measurement_is_an_interruption(folder, monkeypatch, capfd):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(browser, "PageServer", Posted)
     monkeypatch.setattr(Posted, "body", None)
@@ -236,12 +237,8 @@ def test_ctrl_c_without_a_measurement_is_an_interruption(folder, monkeypatch, ca
         raise KeyboardInterrupt
 
     monkeypatch.setattr(browser, "_report", interrupted)
-    with pytest.raises(SystemExit) as exit_:
-        main(["serve", "net.tflite", "--runs", "1", "--runtime", "litertjs"])
-    assert exit_.value.code == 130
-    printed = capsys.readouterr()
-    assert printed.err == "tflite_export: error: interrupted\n"
-    assert "--host" not in printed.out
+    command = "serve net.tflite --runs 1 --runtime litertjs"
+    assert refusal(capfd, command, 130, "open http://127.0.0.1:") == "interrupted"
 
 
 def test_another_host_s_own_address_answers():
@@ -270,12 +267,7 @@ def test_another_host_s_own_address_answers():
 )
 def test_bad_input_is_one_line(folder, monkeypatch, capfd, arguments, message):
     monkeypatch.chdir(folder)
-    with pytest.raises(SystemExit) as exit_:
-        main(["serve", *arguments.split()])
-    assert exit_.value.code == 2
-    output = capfd.readouterr()
-    assert output.err.startswith(f"tflite_export: error: {message}")
-    assert output.err.count("\n") == 1
+    assert refusal(capfd, f"serve {arguments}").startswith(message)
 
 
 def test_the_reference_is_what_litert_computes(folder):
