@@ -41,13 +41,9 @@ class Mode:
         objection: Why the file was not taken, or why there is none; empty if it holds.
 
     Example:
-        >>> import keras
-        >>> layer = keras.layers.Dense(2, kernel_initializer="identity")
-        >>> model = keras.Sequential([keras.Input((2,)), layer])
-        >>> smallest = convert_smallest(model, "model.tflite", [[1, 0], [0, 1]], [0, 1])
-        >>> mode = smallest.modes[0]
-        >>> mode.quantization, mode.agreement.file_accuracy, mode.objection
-        ('float32', 1.0, '')
+        >>> mode = Mode("int8", num_bytes=1348, agreement=None, objection="accuracy drops")
+        >>> mode.quantization, mode.num_bytes
+        ('int8', 1348)
     """
 
     quantization: Quantization
@@ -94,15 +90,12 @@ class NoModeHoldsError(ValueError):
         modes: All modes, the smallest file first.
 
     Example:
-        >>> import keras
-        >>> import numpy as np
-        >>> layer = keras.layers.Dense(2, kernel_initializer=keras.initializers.Constant(np.nan))
-        >>> model = keras.Sequential([keras.Input((2,)), layer])
+        >>> modes = (Mode("float32", 1348, None, "outputs are NaN"),)
         >>> try:
-        ...     convert_smallest(model, "model.tflite", [[1, 0], [0, 1]], [0, 1])
+        ...     raise NoModeHoldsError("no file is as accurate as the model", modes)
         ... except NoModeHoldsError as error:
-        ...     print(error.modes[0].objection)
-        outputs are NaN
+        ...     print(error, "--", error.modes[0].objection)
+        no file is as accurate as the model -- outputs are NaN
     """
 
     def __init__(self, message: str, modes: tuple[Mode, ...]) -> None:
