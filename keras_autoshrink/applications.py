@@ -34,7 +34,6 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     dropout: float = 0.0,
     classifier_activation: str | None = None,
     batchnorm_momentum: float = 0.99,
-    chained: bool = False,
     name: str = "shrinkcnn",
 ) -> keras.Model:
     """A ShrinkCNN: a stem, stages of one cell, a head and a classifier.
@@ -63,9 +62,6 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         dropout: share of the pooled features dropped in training.
         classifier_activation: activation of the output; None returns logits.
         batchnorm_momentum: of all BatchNorm layers.
-        chained: whether a node's output reaches those that read it through a chain of identities,
-            so that its gradients are summed in one order in every framework; for candidates of a
-            search, of which it makes the same number wherever they train.
         name: of the model.
 
     Returns:
@@ -111,7 +107,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     )
     _check(0 <= dropout < 1, "dropout", dropout, "0 or more and less than 1")
 
-    style = CellStyle(activation, residual, bottleneck, batchnorm_momentum, chained)
+    style = CellStyle(activation, residual, bottleneck, batchnorm_momentum)
     inputs = keras.Input(input_shape, name="image")
     stem = keras.layers.Conv2D(
         round_filters(stem_filters * width),

@@ -23,9 +23,7 @@ from keras_autoshrink.backends import check_tensorflow_backend
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.cost_limits import CostLimits
 from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.language_models import is_language_model
-from keras_autoshrink.masked_layout import MaskedLayout
 from keras_autoshrink.memory import graphs_released
 from keras_autoshrink.score import Score, check_cost
 from keras_autoshrink.trajectory import Outcome
@@ -65,9 +63,7 @@ class CandidateCosts:
         check_cost(cost)
         self._build = hypermodel.build if hasattr(hypermodel, "build") else hypermodel
         self._count = cost if callable(cost) else None
-        self._layout = _layout(hypermodel)
-        count = self._layout.count_macs if self._layout else None
-        self.limits = CostLimits(max_macs, max_latency_ms, count)
+        self.limits = CostLimits(max_macs, max_latency_ms)
         self._times = cost == "latency" or max_latency_ms is not None
         self.folder: Path | None = None
         self.say: Callable[[str], None] = lambda line: None
@@ -129,10 +125,7 @@ class CandidateCosts:
                 costs[cell] = found = dict(self._costs.get(cell.key, {}))
                 build = functools.cache(lambda cell=cell: self._build(hyperparameters(cell)))
                 try:
-                    if self._layout:
-                        found["macs"] = self._layout.count_macs(cell)
-                        found["params"] = self._layout.count_params(cell)
-                    elif "macs" not in found:
+                    if "macs" not in found:
                         found.update(_counted(build()))
                         new = True
                     if self.limits.over(found["macs"]):
@@ -212,21 +205,6 @@ def describe(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     from keras_autoshrink import candidate_latency
 
     return candidate_latency.describe(spreads)
-
-
-def _layout(hypermodel: Any) -> MaskedLayout | None:
-    """What counts the networks of a HyperModel without building them; None if nothing does."""
-    ours = (
-        isinstance(hypermodel, CNNCellHyperModel)
-        and type(hypermodel).build is CNNCellHyperModel.build
-        # KerasTuner sets a method of the HyperModel itself in the place of `build`.
-        and getattr(hypermodel.build, "__self__", None) is hypermodel
-        and MaskedLayout.knows(hypermodel.cell)
-    )
-    if not ours:
-        return None
-    architecture = {k: v for k, v in hypermodel.architecture.items() if k != "activation"}
-    return MaskedLayout(hypermodel.cell, **architecture)
 
 
 def _counted(model: keras.Model) -> dict[str, int]:

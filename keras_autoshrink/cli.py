@@ -32,7 +32,6 @@ def main(arguments: list[str] | None = None) -> int:
     lifeline.hold()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
-    options.command_line = [PROGRAM, *arguments]
     try:
         if options.command == "search":
             search_arguments.check(options)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
-from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import positive, whole
 
 
@@ -17,8 +15,6 @@ class CostLimits:
     Args:
         max_macs: multiply-accumulates for one image or token, at most; None for any number.
         max_latency_ms: milliseconds that LiteRT takes, at most; None for any number.
-        count_macs: of a part of the complete cell, where that takes next to no time; None where
-            its network has to be built.
 
     Raises:
         ValueError: a limit is no number greater than 0, or no whole number of MACs.
@@ -26,7 +22,6 @@ class CostLimits:
 
     max_macs: int | None = None
     max_latency_ms: float | None = None
-    count_macs: Callable[[Cell], int] | None = None
 
     def __post_init__(self) -> None:
         if self.max_macs is not None:

@@ -130,7 +130,6 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             head_filters=None,
             residual=False,
             batchnorm_momentum=BATCHNORM_MOMENTUM,
-            chained=True,
             name="proxy",
             **self.architecture,
         )

@@ -42,7 +42,6 @@ def search(options: argparse.Namespace) -> int:
         check_tensorflow_backend(f"--distribution-strategy {options.distribution_strategy}")
         from keras_autoshrink import distribution
 
-        # Before all else of TensorFlow: several workers have to find each other at its start.
         distribution_strategy = distribution.create_strategy(options.distribution_strategy)
     source = _source(options, {"split_seed": options.seed})
     proxy = tuple(options.proxy_images) if options.proxy_images else None

@@ -53,7 +53,6 @@ def demo(options: argparse.Namespace) -> int:
         project_name="search",
         overwrite=options.overwrite,
     )
-    tuner.command_line = options.command_line
     tuner.search(
         data.train.x,
         data.train.y,

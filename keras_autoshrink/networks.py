@@ -25,23 +25,12 @@ class CellStyle:
             activation, and nothing follows the sum.
         bottleneck: b; the ops of a stage of f filters have f // b.
         batchnorm_momentum: the share that BatchNorm's moving statistics keep at each step.
-        chained: whether a node's output reaches those that read it through a chain of
-            identities. Its gradient is then a chain of sums of two, and so the same number in
-            whichever order a framework adds; a network that is gated to the same cell has it too.
     """
 
     activation: str = "relu"
     residual: bool = False
     bottleneck: int = 1
     batchnorm_momentum: float = 0.99
-    chained: bool = False
-
-    def take(self, outputs: list[Any], node: int) -> Any:
-        """The output of a node, for one more that reads it."""
-        taken = outputs[node]
-        if self.chained:
-            outputs[node] = keras.ops.reshape(taken, (-1, *taken.shape[1:]))
-        return taken
 
     def normalise(self, x: Any, name: str, activate: bool = True) -> Any:
         """BatchNorm, then the activation; same shape as `x`."""
@@ -88,7 +77,7 @@ def apply_cell(cell: Cell, x: Any, filters: int, stride: int, style: CellStyle, 
         outputs = [pool(x)]
     for node in range(1, cell.num_nodes):
         label = f"{name}_node{node}"
-        inputs = [style.take(outputs, i) for i in cell.predecessors(node)]
+        inputs = [outputs[i] for i in cell.predecessors(node)]
         operation = get_operation(cell.ops[node])
         y = operation(_concatenate(inputs, label), filters // style.bottleneck, f"{label}_op")
         activate = not (style.residual and node in cell.leaves)

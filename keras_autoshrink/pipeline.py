@@ -44,21 +44,15 @@ def search_and_report(
         settings: plain values that a search in that folder must share to go on.
         data: arguments of `AutoShrink.search`.
         objective: what to call the metric behind the score.
-        distribution_strategy: a `tf.distribute.Strategy`, or None; of several workers the first
-            one prints and writes.
+        distribution_strategy: a `tf.distribute.Strategy`, or None.
 
     Raises:
         ValueError: the folder holds a search with other settings.
     """
-    chief = True
-    if distribution_strategy is not None:
-        from keras_autoshrink import distribution
-
-        chief = distribution.is_chief(distribution_strategy)
     hypermodel.check_search_arguments(**data, epochs=options.epochs)  # before there is a folder
     folder = options.directory / (options.project_name or default_name)
     worker = service.role() == "worker"
-    if worker or (chief and not options.overwrite):
+    if worker or not options.overwrite:
         runs.check_settings(folder, settings)
     tuner = AutoShrink(
         hypermodel,
@@ -74,15 +68,12 @@ def search_and_report(
         max_candidates=options.max_candidates,
         max_macs=options.max_macs,
         max_latency_ms=options.max_latency_ms,
-        race=bool(options.race),  # None of texts, as is the next
-        inherit=bool(options.inherit),
         distribution_strategy=distribution_strategy,
     )
-    if chief and not worker:
+    if not worker:
         runs.write_settings(folder, settings)
-        tuner.command_line = options.command_line
     tuner.search(**data, epochs=options.epochs, verbose=0 if options.quiet else 1)
-    if worker or not chief:
+    if worker:
         return
     print_table(report.trajectory_table(tuner.trajectory(), objective))
     for path in runs.write_results(folder, objective):

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from keras_tuner.engine.trial import Trial
 
-from keras_autoshrink import files, run_record, runs, search_folder, service
+from keras_autoshrink import files, runs, search_folder, service, settings
 from keras_autoshrink.candidate_costs import CandidateCosts
 from keras_autoshrink.candidate_tuner import CandidateTuner
-from keras_autoshrink.hypermodels import CNNCellHyperModel
 from keras_autoshrink.limits import Interrupts
 from keras_autoshrink.oracle import AutoShrinkOracle
 from keras_autoshrink.progress import SearchProgress
-from keras_autoshrink.settings import check_same, describe
 from keras_autoshrink.trials import error_line
 from keras_autoshrink.worker import WorkerOracle
 
@@ -29,8 +26,7 @@ class ResumableTuner(CandidateTuner):
     """Runs a search whose files are whole at any moment; `AutoShrink` says what it searches.
 
     Of all processes that run a search one leads: it alone writes, shows progress and hears
-    Ctrl-C. Others are workers of KerasTuner's service, or follow the first worker of a
-    distribution strategy.
+    Ctrl-C. Others are workers of KerasTuner's service.
 
     Args:
         oracle: of the search.
@@ -44,14 +40,9 @@ class ResumableTuner(CandidateTuner):
         costs: likewise.
         **kwargs: likewise.
 
-    Attributes:
-        command_line: to be noted with the search, for its report; None of a script.
-
     Raises:
         ValueError: the directory cannot be written, or it holds a search with other settings.
     """
-
-    command_line: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -73,8 +64,6 @@ class ResumableTuner(CandidateTuner):
         oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
         # Before KerasTuner deletes what overwrite=True says: this raises for what cannot be.
         search_folder.check_place(directory, project_name)
-        if devices:
-            directory = devices.folder(directory)
         self.directory = os.fspath(directory or ".")
         self.project_name = project_name or "untitled_project"
         costs.folder = Path(self.directory, self.project_name)
@@ -120,15 +109,10 @@ class ResumableTuner(CandidateTuner):
             RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
                 error.
         """
-        together: Any = contextlib.nullcontext()
-        if self._devices:
-            ours = {**self._settings, "arguments": describe(kwargs)}
-            together = self._devices.searching(self, ours)
-        with together:
-            if self._is_worker() or (self._devices and self._devices.follows):
-                super().search(*args, verbose=0, **kwargs)
-            else:
-                self._lead(functools.partial(super().search, *args, verbose=0, **kwargs), verbose)
+        if self._is_worker():
+            super().search(*args, verbose=0, **kwargs)
+        else:
+            self._lead(functools.partial(super().search, *args, verbose=0, **kwargs), verbose)
 
     def _lead(self, run: Callable[[], None], verbose: int) -> None:
         """Searches as the one process that writes the search's files.
@@ -146,15 +130,13 @@ class ResumableTuner(CandidateTuner):
             if Path(self._get_tuner_fname()).exists():
                 self.reload()  # another process may have gone on meanwhile
             self.save()
-            run_record.note_versions(folder)
             found = self.oracle.search
             self._progress.begin(found)
-            with run_record.noting_command(folder, self.command_line, self._outcomes):
-                if service.role() == "alone":
-                    run()
-                elif found.error or not found.done:
-                    service.serve(run, self.oracle.farewell)
-                    self.save()  # what the last trial told the search
+            if service.role() == "alone":
+                run()
+            elif found.error or not found.done:
+                service.serve(run, self.oracle.farewell)
+                self.save()  # what the last trial told the search
             if self.oracle.search.error:
                 self._progress.end(self.oracle.search)
                 raise RuntimeError(f"the search cannot go on: {self.oracle.search.error}")
@@ -162,11 +144,6 @@ class ResumableTuner(CandidateTuner):
             self._progress.end(self.oracle.search)
             for line in self._costs.said():
                 self._progress.say(line)
-
-    def _outcomes(self) -> list[int]:
-        """How many networks have an outcome, and how many of these a score."""
-        found = self.oracle.search.outcomes.values()
-        return [len(found), sum(outcome.score is not None for outcome in found)]
 
     def save(self) -> None:
         """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
@@ -198,8 +175,8 @@ class ResumableTuner(CandidateTuner):
             self.oracle.reload()
 
     def get_state(self) -> dict[str, Any]:
-        """What a search that goes on here must have in common with this one."""
-        return self._settings
+        """What a search that goes on here must have in common with this one; and the versions."""
+        return {**self._settings, "versions": settings.versions()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Checks that the search on disk is this one.
@@ -207,7 +184,7 @@ class ResumableTuner(CandidateTuner):
         Raises:
             ValueError: it is another one.
         """
-        check_same(state, self._settings, self.project_dir)
+        settings.check_same(state, self._settings, self.project_dir)
 
     def pre_create_trial(self) -> None:
         """Waits a little before asking again, where the oracle had nothing to do."""
@@ -223,12 +200,6 @@ class ResumableTuner(CandidateTuner):
     def _get_tuner_fname(self) -> str:
         # One name for the chief and for a search without one: either goes on with the other's.
         return str(Path(self.directory, self.project_name, "tuner0.json"))
-
-    def _trained_apart(self, reason: str) -> None:
-        """Says so where there is a faster way."""
-        super()._trained_apart(reason)
-        if isinstance(self.hypermodel, CNNCellHyperModel):
-            self._progress.say(f"Each candidate is built and fitted by itself: {reason}.")
 
     def _trial_begun(self, trial: Trial) -> None:
         """Shows which candidate trains."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -178,7 +179,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         ValueError: the folder holds a search with other settings.
     """
     theirs = read_settings(folder)
-    names = {**theirs, **settings} if theirs else {}
+    names = {n for n in {**theirs, **settings} if n != "argv"} if theirs else ()
     differing = [n for n in names if theirs.get(n) != settings.get(n)]
     if differing:
         name = differing[0]
@@ -190,8 +191,9 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Notes the settings of the search in a folder, for `check_settings`."""
+    """Writes the settings of a search, and the command line that began it, for `check_settings`."""
     folder.mkdir(parents=True, exist_ok=True)  # KerasTuner leaves none after overwrite=True
+    settings = {**settings, "argv": read_settings(folder).get("argv", sys.argv)}
     files.write_text(folder / _SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 

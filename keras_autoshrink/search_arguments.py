@@ -9,7 +9,6 @@ from keras_autoshrink.argument_types import address, count, positive, rate
 from keras_autoshrink.score import COSTS
 from keras_autoshrink.shared_arguments import (
     add_data,
-    add_distribution_strategy,
     add_seed,
     add_task,
     add_text,
@@ -103,21 +102,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "have to buy (default: 0.1)",
     )
     images.add_argument(
-        "--race",
-        action="store_true",
-        default=None,
-        help="of --strategy paper: stop the worse half of a round's candidates after a quarter of "
-        "the epochs, and half of the others after one half: cheaper rounds, scored less surely; in "
-        "one process",
+        "--distribution-strategy",
+        choices=("none", "mirrored"),
+        help="'mirrored' trains each candidate on all GPUs of this machine (default: none)",
     )
-    images.add_argument(
-        "--inherit",
-        action="store_true",
-        default=None,
-        help="likewise: begin candidates with the weights of the round's cell, and train them for "
-        "a quarter of the epochs",
-    )
-    add_distribution_strategy(images, "trains each candidate", "the first one writes")
     parser.add_argument(
         "--max-seconds-per-trial",
         type=rate,
@@ -134,17 +122,6 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--max-candidates {options.max_candidates}: is for --strategy bayesian; paper ends by "
             "itself, --keep-fraction and --candidates say when"
-        )
-    cheaper = [name for name in ("race", "inherit") if getattr(options, name)]
-    # For texts there is neither, whatever the strategy: `tasks.settle` says so.
-    if cheaper and options.task == "images" and options.strategy != "paper":
-        raise ValueError(f"--{cheaper[0]}: needs --strategy paper")
-    shared = ("workers", "chief", "worker", "distribution_strategy")
-    others = [name for name in shared if getattr(options, name) not in (None, "none")]
-    if cheaper and others:
-        raise ValueError(
-            f"--{cheaper[0]}: one process has to train the candidates of a round together, without "
-            f"--{others[0].replace('_', '-')}"
         )
 
 

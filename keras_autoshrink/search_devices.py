@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import keras_tuner
 import tensorflow as tf
 
 from keras_autoshrink import distribution, search_batches
-from keras_autoshrink.cluster import Cluster, FollowingOracle, LeadingOracle
-from keras_autoshrink.oracle import AutoShrinkOracle
 
 _STRATEGIES = (
     tf.distribute.MirroredStrategy,
-    tf.distribute.MultiWorkerMirroredStrategy,
     tf.distribute.OneDeviceStrategy,
 )
 
@@ -29,13 +22,11 @@ class SearchDevices:
     """Builds and trains candidates on the devices of a strategy.
 
     Args:
-        strategy: a MirroredStrategy, MultiWorkerMirroredStrategy or OneDeviceStrategy.
+        strategy: a MirroredStrategy or OneDeviceStrategy.
         hypermodel: what is searched; if its attribute `one_device` is true, one device has to
             do.
 
     Attributes:
-        several_workers: whether it is a strategy of several workers.
-        follows: whether another worker decides what to train and writes the files.
         seed: of the order of the training data, to be set for each candidate.
 
     Raises:
@@ -47,9 +38,10 @@ class SearchDevices:
         if not isinstance(strategy, tf.distribute.Strategy):
             raise TypeError(f"distribution_strategy={strategy!r}: give a tf.distribute.Strategy")
         if not isinstance(strategy, _STRATEGIES):
-            names = ", ".join(kind.__name__ for kind in _STRATEGIES)
+            names = " or ".join(kind.__name__ for kind in _STRATEGIES)
             raise ValueError(
-                f"distribution_strategy: is a {type(strategy).__name__}; expected one of {names}"
+                f"distribution_strategy: is a {type(strategy).__name__}; expected a {names} (for "
+                "several machines give each a worker of the search)"
             )
         self._replicas = strategy.num_replicas_in_sync
         if self._replicas > 1 and getattr(hypermodel, "one_device", False):
@@ -60,64 +52,6 @@ class SearchDevices:
         self.strategy = strategy
         self.seed = 0
         self._fits = 0
-        self._cluster = Cluster(strategy) if distribution.has_workers(strategy) else None
-        if self._cluster and "KERASTUNER_ORACLE_IP" in os.environ:
-            raise ValueError(
-                "distribution_strategy: of several workers; KerasTuner's chief and workers need "
-                "one of a single machine each"
-            )
-        self.several_workers = self._cluster is not None
-        self.follows = self._cluster is not None and not self._cluster.chief
-        # Of a worker that follows: what KerasTuner and its callbacks write.
-        self._scratch = (
-            tempfile.TemporaryDirectory(prefix="autoshrink-", ignore_cleanup_errors=True)
-            if self.follows
-            else None
-        )
-        self._directory: Any = None
-
-    def oracle(self, **arguments: Any) -> AutoShrinkOracle:
-        """The oracle of this worker; arguments as for `AutoShrinkOracle`.
-
-        Raises:
-            ValueError: several workers have a time limit.
-        """
-        if self._cluster is None:
-            return AutoShrinkOracle(**arguments)
-        if arguments["max_seconds_per_trial"] is not None:
-            raise ValueError(
-                "max_seconds_per_trial: the workers of a distribution_strategy would not all stop "
-                "after the same batch; leave it out"
-            )
-        oracle = (FollowingOracle if self.follows else LeadingOracle)(**arguments)
-        oracle.cluster = self._cluster
-        return oracle
-
-    def folder(self, directory: Any) -> Any:
-        """Where this worker may write: the directory of the search, unless it follows."""
-        self._directory = directory
-        return self._scratch.name if self._scratch else directory
-
-    @contextlib.contextmanager
-    def searching(self, tuner: keras_tuner.Tuner, search: dict[str, Any]) -> Iterator[None]:
-        """Within, the workers search together; afterwards all of them know the result.
-
-        Args:
-            tuner: of this worker.
-            search: what it is going to do, plain values; it has to be the same for all.
-
-        Raises:
-            ValueError: it is not.
-        """
-        if self._cluster:
-            self._cluster.meet(search)
-        if self._scratch:
-            tuner.directory = self._scratch.name
-        try:
-            yield
-        finally:
-            if self._scratch:
-                tuner.directory = self._directory or "."  # for get_best_models()
 
     def build(self, build: Callable[[], keras.Model]) -> keras.Model:
         """A candidate on these devices, whose `fit` shares the batches among them.
@@ -153,7 +87,3 @@ class SearchDevices:
         """
         self.seed = seed
         self._fits = 0
-
-    def together(self) -> Any:
-        """A context: what fails in it fails on all workers; see `Cluster.together`."""
-        return self._cluster.together() if self._cluster else contextlib.nullcontext()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import numbers
+import platform
 import reprlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import keras_tuner
 
+import keras_autoshrink
 from keras_autoshrink.costs import count_params
 from keras_autoshrink.search_space import CellSpace
 
@@ -77,6 +80,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, of this package, of KerasTuner, and of Keras and its backend."""
+    found = {"python": platform.python_version(), "keras_autoshrink": keras_autoshrink.__version__}
+    backend = keras.backend.backend()
+    for name in ("numpy", "keras", "keras_tuner", backend):
+        if name in sys.modules:
+            found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+    return found
 
 
 def difference(theirs: Any, ours: Any, name: str = "") -> str:

@@ -20,8 +20,6 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "stem_filters": 32,
             "learning_rate": 4e-3,
             "mac_weight": 0.1,
-            "race": False,
-            "inherit": False,
             "distribution_strategy": "none",
         },
         "text": {

@@ -55,7 +55,6 @@ def demo(options: argparse.Namespace) -> int:
         project_name="search",
         overwrite=options.overwrite,
     )
-    tuner.command_line = options.command_line
     tuner.search(data.train, validation_data=data.validation, epochs=_SEARCH_EPOCHS)
     objective = text_commands.OBJECTIVE
     pipeline.print_table(report.trajectory_table(tuner.trajectory(), objective))

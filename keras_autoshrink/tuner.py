@@ -23,10 +23,8 @@ class AutoShrink(SearchResults, ResumableTuner):
 
     A `keras_tuner.Tuner` with an `AutoShrinkOracle`, so all that works on a tuner works here.
     Each candidate is trained from scratch, scored at every epoch, and counts with its best
-    epoch. Only the best cell's weights stay on disk, and while it searches with `inherit=True`
-    those that candidates of this round or the next begin with. A search that was interrupted
-    goes on when the same script is run again. The guide says how candidates share one compiled
-    graph.
+    epoch. Only the best cell's weights stay on disk. A search that was interrupted goes on when
+    the same script is run again.
 
     Args:
         hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
@@ -47,12 +45,6 @@ class AutoShrink(SearchResults, ResumableTuner):
         hyperparameters: as in `keras_tuner.Oracle`.
         allow_new_entries: as in `keras_tuner.Oracle`.
         tune_new_entries: as in `keras_tuner.Oracle`.
-        race: of "paper" alone: whether the worse half of a round's candidates stops after a
-            quarter of the epochs, and half of the others after half of them. Rounds are cheaper
-            and scored less surely. ("bayesian" compares candidates of all rounds.)
-        inherit: of "paper" alone: whether candidates begin with the weights of the round's cell,
-            as far as it has them, and train for a quarter of the epochs, as cheap and as unsure.
-            (The cells of "bayesian" are mostly no part of the one before.)
         max_retries_per_trial: how often to train a candidate again that raised.
         strategy: "bayesian" tries any parts of the complete DAG, those that are likely to score
             best by all scores so far; "paper" cells that lack one edge of the current one. In
@@ -65,10 +57,9 @@ class AutoShrink(SearchResults, ResumableTuner):
         max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds, measured
             as for `AccuracyScore`, is not trained either; by default none is measured.
         **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
-            and `distribution_strategy`: a MirroredStrategy, MultiWorkerMirroredStrategy (all
-            workers run the same script; the first decides and writes) or OneDeviceStrategy of
-            TensorFlow. Its devices share each batch: `batch_size` stays that of a step, so that
-            a score means the same on any number of them, and has to be a multiple of it.
+            and `distribution_strategy`: a MirroredStrategy or OneDeviceStrategy of TensorFlow. Its
+            devices share each batch: `batch_size` stays that of a step, so that a score means the
+            same on any number of them, and has to be a multiple of it.
 
     Raises:
         TypeError, ValueError: an argument is not as described, the directory cannot be
@@ -100,8 +91,6 @@ class AutoShrink(SearchResults, ResumableTuner):
         hyperparameters: keras_tuner.HyperParameters | None = None,
         allow_new_entries: bool = True,
         tune_new_entries: bool = True,
-        race: bool = False,
-        inherit: bool = False,
         max_retries_per_trial: int = 0,
         strategy: str = "bayesian",
         max_candidates: int | None = None,
@@ -116,12 +105,9 @@ class AutoShrink(SearchResults, ResumableTuner):
             score = getattr(hypermodel, "default_score", AccuracyScore())
         if not callable(score):
             raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
-        for name, value in (("race", race), ("inherit", inherit)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name}={value!r}: give True or False")
         costs = CandidateCosts(hypermodel, score, max_macs, max_latency_ms)
         devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
-        oracle = (devices.oracle if devices else AutoShrinkOracle)(
+        oracle = AutoShrinkOracle(
             metric=getattr(score, "objective", None),
             num_candidates=num_candidates,
             keep_fraction=keep_fraction,
@@ -134,15 +120,7 @@ class AutoShrink(SearchResults, ResumableTuner):
             strategy=strategy,
             max_candidates=max_candidates,
         )
-        if costs.measures and devices and devices.several_workers:
-            raise ValueError(
-                "distribution_strategy: of several workers; a latency, or a cost that is a "
-                "callable, is measured by one: leave it out, or take a strategy of one machine"
-            )
         oracle.costs = costs
-        for name, asked in (("race", race), ("inherit", inherit)):
-            if asked and oracle.strategy != "paper":
-                raise ValueError(f'{name}=True: needs strategy="paper"')
         # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
         shared = {
             "seed": oracle.seed,  # first: the ops of a hypermodel may follow from it
@@ -167,8 +145,6 @@ class AutoShrink(SearchResults, ResumableTuner):
             max_seconds_per_trial=max_seconds_per_trial,
             devices=devices,
             costs=costs,
-            race=race,
-            inherit=inherit,
             **kwargs,
         )
 
@@ -194,16 +170,12 @@ class AutoShrink(SearchResults, ResumableTuner):
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if hasattr(self.hypermodel, "check_search_arguments"):
             self.hypermodel.check_search_arguments(*args, **kwargs)
-        if self._race or self._inherit:
-            self._together(args, kwargs)  # raises what it can before anything is written
         # Candidates that were trained otherwise cannot be compared.
         training = {
             "epochs": kwargs.get("epochs", 1),
             "batch_size": kwargs.get("batch_size"),
             "executions_per_trial": self.executions_per_trial,
             "with_strategy": self.distribution_strategy is not None,
-            **({"race": True} if self._race else {}),
-            **({"inherit": True} if self._inherit else {}),
         }
         self._settings["training"] = settings.describe(training)
         self._settings["backend"] = keras.backend.backend()  # each draws other initial weights

@@ -28,7 +28,6 @@ from keras_autoshrink.settings import describe
 from keras_autoshrink.shrink import ShrinkSearch
 from keras_autoshrink.trajectory import Outcome
 
-pytestmark = pytest.mark.usefixtures("programs_traced_once")
 
 Y = np.tile(np.arange(4), 16)
 X = (0.3 * np.random.default_rng(0).random((64, 8, 8, 1)) + Y[:, None, None, None] / 4).astype("f4")

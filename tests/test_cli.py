@@ -25,7 +25,7 @@ from keras_autoshrink.cli import main
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.recipes import RECIPES
 
-pytestmark = pytest.mark.usefixtures("programs_traced_once", "one_cell_in_each_stage")
+pytestmark = pytest.mark.usefixtures("one_cell_in_each_stage")
 
 PLAIN = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 SEARCH = f"{PLAIN} --strategy paper"

@@ -23,7 +23,6 @@ from keras_autoshrink.arguments import build_parser
 from keras_autoshrink.cli import main
 from keras_autoshrink.pydoc_text import PYDOC
 
-pytestmark = pytest.mark.usefixtures("programs_traced_once")
 
 ROOT = Path(__file__).parent.parent
 SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"

@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import kills  # noqa: E402 - it lies in no package
 import torn_files  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("programs_traced_once")
 
 # Torn files
 

@@ -21,7 +21,6 @@ from keras_autoshrink.callbacks import ProxyStopping
 from keras_autoshrink.datasets import load_images
 from keras_autoshrink.shrink import ShrinkSearch
 
-pytestmark = pytest.mark.usefixtures("programs_traced_once")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,6 @@ def test_summaries_are_keras_tuners_own(finished, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("programs_traced_anew")
 def test_interrupted_and_resumed_it_ends_the_same(finished, tmp_path, data):
     with pytest.raises(KeyboardInterrupt):
         search(make(tmp_path), data, callbacks=[interrupting(3)])
