@@ -7,16 +7,139 @@ import functools
 import json
 import operator
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_autoshrink import files
-from keras_autoshrink.canonical import canonical_order
-from keras_autoshrink.op_names import INPUT, checked_ops
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+INPUT = "input"
+CNN_OPERATIONS = ("sepconv3x3", "conv1x1")
+RNN_OPERATIONS = ("tanh", "relu", "sigmoid", "identity")
+
+_known_operations = {*CNN_OPERATIONS, *RNN_OPERATIONS}
+# The names that the oracle gives to the nodes of a search space that declares no ops.
+_ANONYMOUS = re.compile(r"node\d+")
+
+
+def declare_operation(name: str) -> None:
+    """Makes `name` an op that cells may carry; what it computes is registered elsewhere.
+
+    Args:
+        name: the op's name: letters, digits and `_.+-`, not `"input"`.
+
+    Raises:
+        ValueError: `name` cannot be an op's name.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name) or name == INPUT:
+        raise ValueError(
+            f"op name {name!r}: use letters, digits and _.+- (and not {INPUT!r}, which is node 0)"
+        )
+    _known_operations.add(name)
+
+
+def checked_ops(ops: Iterable[str]) -> tuple[str, ...]:
+    """The ops of a cell, node 0's first, if they are such.
+
+    Raises:
+        ValueError: they are not; the message names the culprit.
+    """
+    if isinstance(ops, str):
+        raise ValueError(f"ops {ops!r}: give a sequence of op names, one for each node")
+    ops = tuple(ops)
+    if len(ops) < 2:
+        raise ValueError(f"ops {ops}: a cell has the input and at least one other node")
+    if ops[0] != INPUT:
+        raise ValueError(f"op {ops[0]!r} of node 0: node 0 is the cell's input, its op {INPUT!r}")
+    for node, op in enumerate(ops[1:], start=1):
+        if op == INPUT:
+            raise ValueError(f"op {INPUT!r} of node {node}: only node 0 is the input")
+        if not isinstance(op, str) or (
+            op not in _known_operations and not _ANONYMOUS.fullmatch(op)
+        ):
+            known = ", ".join(sorted(_known_operations))
+            raise ValueError(
+                f"op {op!r} of node {node}: unknown; register it with register_operation, "
+                f"or use one of {known}"
+            )
+    return ops
+
+
+def canonical_order(ops: Sequence[str], edges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """The nodes of a DAG in an order that does not depend on how they are numbered.
+
+    Two DAGs are isomorphic, ops included, if and only if they read the same (ops, and edges
+    as pairs of positions) in this order. Exact: colour refinement, and where that leaves nodes
+    alike, a search over which of them comes first (individualisation-refinement: McKay,
+    "Practical graph isomorphism", 1981). Fast for the dozen nodes of a cell.
+
+    Args:
+        ops: the label of each node, length N.
+        edges: pairs of node numbers `(i, j)` with i < j.
+
+    Returns:
+        The N node numbers, sources before targets.
+    """
+    nodes = range(len(ops))
+    before: list[list[int]] = [[] for _ in nodes]
+    after: list[list[int]] = [[] for _ in nodes]
+    depth = [0] * len(ops)
+    for i, j in sorted(edges):
+        before[j].append(i)
+        after[i].append(j)
+        depth[j] = max(depth[j], depth[i] + 1)
+
+    def refine(colours: list[int]) -> list[int]:
+        """Splits the colours by those of the neighbours until nothing splits any more."""
+        while True:
+            signatures = [
+                (
+                    colours[node],
+                    tuple(sorted(colours[i] for i in before[node])),
+                    tuple(sorted(colours[j] for j in after[node])),
+                )
+                for node in nodes
+            ]
+            refined = _ranks(signatures)
+            if max(refined) == max(colours):
+                return refined
+            colours = refined
+
+    def smallest(colours: list[int]) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+        """The smallest edge list that any order compatible with `colours` gives, and that order."""
+        groups: dict[int, list[int]] = {}
+        for node, colour in enumerate(colours):
+            groups.setdefault(colour, []).append(node)
+        alike = [groups[colour] for colour in sorted(groups) if len(groups[colour]) > 1]
+        if not alike:
+            order = tuple(sorted(nodes, key=colours.__getitem__))
+            return sorted((colours[i], colours[j]) for i, j in edges), order
+        found = []
+        tried = set()
+        for node in alike[0]:
+            # Nodes of one colour with the same neighbours are interchangeable: try one of them.
+            twins = (tuple(before[node]), tuple(after[node]))
+            if twins not in tried:
+                tried.add(twins)
+                # The chosen node gets a colour of its own, just below that of its group.
+                split = [2 * colour - (other == node) for other, colour in enumerate(colours)]
+                found.append(smallest(refine(_ranks(split))))
+        return min(found)
+
+    # Depth comes first in the colour: this makes the order a topological one.
+    return smallest(refine(_ranks(list(zip(depth, ops, strict=True)))))[1]
+
+
+def _ranks(values: Sequence[Any]) -> list[int]:
+    """Each value's place among the distinct values, from 0."""
+    rank = {value: place for place, value in enumerate(sorted(set(values)))}
+    return [rank[value] for value in values]
+
 
 Edge = tuple[int, int]
 
@@ -248,3 +371,22 @@ def _checked_edges(edges: Iterable[Iterable[int]], ops: tuple[str, ...]) -> tupl
     if not any(i == 0 for i, _ in checked):
         raise ValueError(f"edges {tuple(sorted(checked))}: no edge leaves node 0, the input")
     return tuple(sorted(checked))
+
+
+SHRINKCNN_CELL = Cell(
+    ops=(INPUT, "sepconv3x3", "sepconv3x3", "sepconv3x3", "conv1x1"),
+    edges=((0, 1), (0, 2), (0, 3), (1, 3), (0, 4), (2, 4)),
+)
+"""The published ShrinkCNN cell: 384M multiply-accumulates at width 1.4 (arXiv 1911.09251)."""
+
+SHRINKRNN_CELL = Cell(
+    ops=(INPUT, "identity", "sigmoid", "sigmoid", "tanh", "identity"),
+    edges=(
+        *((0, 1), (0, 2), (0, 3), (0, 4), (0, 5)),
+        *((1, 3), (1, 4), (1, 5), (2, 4), (2, 5), (3, 4), (3, 5)),
+    ),
+)
+"""The published ShrinkRNN cell: 23.0M parameters at 745 units, with Penn Treebank's 10,000 words.
+
+Node 0 is `tanh(g)`, gated, of the cell's input and state (arXiv 1911.09251).
+"""

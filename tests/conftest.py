@@ -33,8 +33,8 @@ def pytest_collection_finish():
 @pytest.fixture(scope="module")
 def one_cell_in_each_stage():
     """Instead of two: to trace and to convert them takes longer than all that is trained here."""
-    from keras_autoshrink import training
+    from keras_autoshrink.training import classifier
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(training._SMALL_ARCHITECTURE, "stage_repeats", (1, 1, 1))
+        patched.setitem(classifier._SMALL_ARCHITECTURE, "stage_repeats", (1, 1, 1))
         yield

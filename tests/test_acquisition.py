@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from keras_autoshrink.acquisition import Parts, best_parts, expected_improvement, first_parts
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.surrogate import Outlook, Surrogate
+from keras_autoshrink.search.bayesian import Parts, best_parts, expected_improvement, first_parts
+from keras_autoshrink.search.surrogate import Outlook, Surrogate
 
 OPS = ("input", "sepconv3x3", "sepconv3x3", "conv1x1", "conv1x1")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_autoshrink.attempts import Attempts
+from keras_autoshrink.tuner.service import Attempts
 
 
 class Clock:

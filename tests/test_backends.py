@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_autoshrink.averaged_sgd import AveragedSGD
-from keras_autoshrink.evaluation import PerplexityEvaluation
-from keras_autoshrink.language_models import ShrinkRNN, carrying, reset_state, step_model
-from keras_autoshrink.networks import jit_compile
-from keras_autoshrink.published_cells import SHRINKRNN_CELL
+from keras_autoshrink.cell import SHRINKRNN_CELL
+from keras_autoshrink.networks.cnn import jit_compile
+from keras_autoshrink.networks.language_model import ShrinkRNN, carrying, reset_state, step_model
+from keras_autoshrink.networks.perplexity import PerplexityEvaluation
+from keras_autoshrink.training.averaged_sgd import AveragedSGD
 
 VOCABULARY, UNITS, BATCH, STEPS = 11, 6, 3, 4
 

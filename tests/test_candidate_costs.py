@@ -20,14 +20,14 @@ from test_launcher import SEARCH as COMMAND
 from test_launcher import started, trajectory
 
 import keras_autoshrink as kas
-from keras_autoshrink import candidate_costs, candidate_latency, search_state
-from keras_autoshrink.cli import main
-from keras_autoshrink.cost_limits import CostLimits
+from keras_autoshrink.commands.cli import main
 from keras_autoshrink.score import cost_of
-from keras_autoshrink.settings import describe
-from keras_autoshrink.shrink import ShrinkSearch
-from keras_autoshrink.trajectory import Outcome
-
+from keras_autoshrink.search import shrink
+from keras_autoshrink.search.records import CostLimits, Outcome
+from keras_autoshrink.search.shrink import ShrinkSearch
+from keras_autoshrink.tuner import costs as candidate_costs
+from keras_autoshrink.tuner import costs as candidate_latency
+from keras_autoshrink.tuner.project import describe
 
 Y = np.tile(np.arange(4), 16)
 X = (0.3 * np.random.default_rng(0).random((64, 8, 8, 1)) + Y[:, None, None, None] / 4).astype("f4")
@@ -110,7 +110,7 @@ def test_settings_say_nothing_where_there_is_nothing_new(tmp_path):
     assert not {"max_macs", "max_latency_ms"} & {*settings}
     search = ShrinkSearch(kas.Cell.dense(("input", "tanh")))
     search.tell(search.cell, Outcome(1.0))
-    (written,) = search_state.to_json(search)["outcomes"].values()
+    (written,) = shrink.to_json(search)["outcomes"].values()
     expected = ["score", "objective", "macs", "params", "seconds", "trial_id", "error"]
     assert list(written) == expected
 
@@ -412,7 +412,7 @@ def test_a_round_of_failures_and_of_too_costly_ones():
     assert search.error == "all candidates of round 1 failed (2); the last one with: boom"
     assert len(search.reopen()) == 2
     assert {c.cell for c in search.pending()} == {c.cell for c in others}
-    again = search_state.from_json(json.loads(json.dumps(search_state.to_json(search))))
+    again = shrink.from_json(json.loads(json.dumps(shrink.to_json(search))))
     assert again.trajectory() == search.trajectory()
 
 
@@ -431,7 +431,7 @@ def test_a_limit_that_lets_few_through_is_met_at_once():
             search.tell(candidate.cell, Outcome(score, over_limit=over))
     assert trained == 8
     # Its state is read without the limits, and says the same.
-    again = search_state.from_json(json.loads(json.dumps(search_state.to_json(search))))
+    again = shrink.from_json(json.loads(json.dumps(shrink.to_json(search))))
     assert again.done
     assert again.trajectory() == search.trajectory()
 

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.op_names import CNN_OPERATIONS
-from keras_autoshrink.published_cells import SHRINKCNN_CELL
+from keras_autoshrink.cell import CNN_OPERATIONS, SHRINKCNN_CELL, Cell
 
 
 @st.composite

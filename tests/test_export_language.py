@@ -15,8 +15,8 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 import keras_autoshrink as kas
-from keras_autoshrink.language_models import ShrinkRNN, language_model, step_model
-from keras_autoshrink.published_cells import SHRINKRNN_CELL
+from keras_autoshrink.cell import SHRINKRNN_CELL
+from keras_autoshrink.networks.language_model import ShrinkRNN, language_model, step_model
 from tflite_export import (
     benchmark,
     check,

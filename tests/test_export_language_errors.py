@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import tflite_export
-from keras_autoshrink.language_models import ShrinkRNN, language_model, step_model
+from keras_autoshrink.networks.language_model import ShrinkRNN, language_model, step_model
 from tflite_export import (
     convert,
     generate,
@@ -228,7 +228,7 @@ def test_layers_that_keras_does_not_know_yet(step, tmp_path):
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "tflite_export: error: lm.keras: needs 'TiedEmbedding', which Keras does not know yet; "
-        "import keras_autoshrink.language_layers before you load the model\n"
+        "import keras_autoshrink.networks.language_model before you load the model\n"
     )
 
 

@@ -9,8 +9,9 @@ import pytest
 from keras_tuner.engine.trial import Trial
 
 import keras_autoshrink as kas
-from keras_autoshrink import attempts, files
-from keras_autoshrink.progress import SearchProgress
+from keras_autoshrink import files
+from keras_autoshrink.report.progress import SearchProgress
+from keras_autoshrink.tuner import service
 
 OPS = ("input", "sepconv3x3", "conv1x1", "sepconv3x3", "conv1x1")
 
@@ -20,7 +21,7 @@ def as_chief(monkeypatch):
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
     monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "1")
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
-    monkeypatch.setattr(attempts, "_GRACE", 0)
+    monkeypatch.setattr(service, "_GRACE", 0)
 
 
 def oracle(folder, **settings):

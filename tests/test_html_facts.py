@@ -15,9 +15,10 @@ import pytest
 from test_shrink import OPS, papers, run
 
 import keras_autoshrink as kas
-from keras_autoshrink import run_record, search_state
+from keras_autoshrink import run_record
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.cli import main
+from keras_autoshrink.commands.cli import main
+from keras_autoshrink.search import shrink
 
 SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 
@@ -40,7 +41,7 @@ def begun(tuner, **training):
 def finished(folder):
     search = papers(Cell.dense(OPS[:4]), num_candidates=2)
     run(search)
-    (folder / "oracle.json").write_text(json.dumps({"search": search_state.to_json(search)}))
+    (folder / "oracle.json").write_text(json.dumps({"search": shrink.to_json(search)}))
     return folder
 
 
@@ -136,7 +137,7 @@ def test_of_another_tuner_the_oracle_is_told(tmp_path, metric):
     again = found["oracle"]
     assert (again.objective.name, again.objective.direction) == ("edges", "min")
     assert again.get_state()["about"] == oracle.get_state()["about"]
-    for name in search_state.SETTINGS:
+    for name in shrink.SETTINGS:
         assert getattr(again, name) == getattr(oracle, name)
 
 

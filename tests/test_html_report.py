@@ -16,13 +16,13 @@ from matplotlib.colors import to_hex
 from test_shrink import dense, outcome, papers, run
 
 import keras_autoshrink as kas
-from keras_autoshrink import op_colours, run_record, search_state
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.html_charts import Point, Series, limits
-from keras_autoshrink.html_curves import front
-from keras_autoshrink.html_quantities import of_search
-from keras_autoshrink.op_names import declare_operation
-from keras_autoshrink.trajectory import Outcome
+from keras_autoshrink import run_record
+from keras_autoshrink.cell import Cell, declare_operation
+from keras_autoshrink.report import plots
+from keras_autoshrink.report.charts import Point, Series, front, limits
+from keras_autoshrink.report.tables import of_search
+from keras_autoshrink.search import shrink
+from keras_autoshrink.search.records import Outcome
 
 HOSTILE = "</script><script>window.stolen = 1</script><img src=x onerror='stolen = 1'>&amp;"
 
@@ -43,7 +43,7 @@ def some_fail(cell):
 
 def saved(search, folder):
     folder.mkdir(exist_ok=True)
-    (folder / "oracle.json").write_text(json.dumps({"search": search_state.to_json(search)}))
+    (folder / "oracle.json").write_text(json.dumps({"search": shrink.to_json(search)}))
     return folder
 
 
@@ -339,7 +339,7 @@ def test_an_op_has_one_colour_everywhere(tmp_path):
     search = papers(Cell.dense(("input", "tanh", "zeta", "identity", "sigmoid", "relu")))
     run(search)
     *_, data = read(kas.write_report(saved(search, tmp_path)))
-    assert data["colours"] == op_colours.colours(search.cell.ops)
+    assert data["colours"] == plots.colours(search.cell.ops)
     figure = kas.plot_cell(search.cell)
     colours = list(map(to_hex, figure.axes[0].collections[0].get_facecolors()))
     assert colours[1:6] == [data["colours"][op].lower() for op in search.cell.ops[1:]]

@@ -9,16 +9,17 @@ import tensorflow as tf
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink.language_layers import TemporalActivationRegularization, TiedEmbedding
-from keras_autoshrink.language_models import (
+from keras_autoshrink.cell import SHRINKRNN_CELL
+from keras_autoshrink.networks.language_model import (
     ShrinkRNN,
+    TemporalActivationRegularization,
+    TiedEmbedding,
     carrying,
     language_model,
     reset_state,
     step_model,
 )
-from keras_autoshrink.published_cells import SHRINKRNN_CELL
-from keras_autoshrink.recurrent import ShrinkRNNCell
+from keras_autoshrink.networks.rnn import ShrinkRNNCell
 
 VOCABULARY, UNITS = 20, 6
 CHAIN = kas.Cell(("input", "tanh"), ((0, 1),))

@@ -14,8 +14,8 @@ from forked import start
 from searches import ONE_STAGE
 
 import keras_autoshrink as kas
-from keras_autoshrink import limits
-from keras_autoshrink.limits import Interrupts
+from keras_autoshrink.hypermodels import callbacks
+from keras_autoshrink.hypermodels.callbacks import Interrupts
 
 
 def data():
@@ -58,7 +58,7 @@ class Late(keras.callbacks.Callback):
 @pytest.mark.slow
 def test_a_candidate_that_takes_too_long_has_failed(tmp_path, monkeypatch):
     clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + Late.passed)
-    monkeypatch.setattr(limits, "time", clock)
+    monkeypatch.setattr(callbacks, "time", clock)
     tuner = make(tmp_path, max_seconds_per_trial=500)
     arguments, named = data()
     tuner.search(*arguments, **named, epochs=1, verbose=0, callbacks=[Late()])

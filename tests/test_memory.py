@@ -10,7 +10,7 @@ from searches import ONE_STAGE
 from sklearn.datasets import load_digits
 
 import keras_autoshrink as kas
-from keras_autoshrink.memory import graphs_released
+from keras_autoshrink.backend import graphs_released
 
 pytestmark = pytest.mark.slow
 

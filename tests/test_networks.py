@@ -6,7 +6,7 @@ from test_cell import cells
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink.networks import CellStyle, apply_cell, round_filters
+from keras_autoshrink.networks.cnn import CellStyle, apply_cell, round_filters
 
 TINY = {
     "input_shape": (8, 8, 1),

@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink.cli import main
-from keras_autoshrink.datasets import load_images
+from keras_autoshrink.commands.cli import main
+from keras_autoshrink.data.images import load_images
 from tflite_export import flatbuffer, layer_graph, optimize
 from tflite_export.optimize_job import Job, save_arrays
 

@@ -11,9 +11,9 @@ import pytest
 from test_shrink import OPS
 
 from keras_autoshrink import AutoShrinkOracle, Cell, declare_cell
-from keras_autoshrink.search_space import CellSpace
-from keras_autoshrink.shrink import ShrinkSearch
-from keras_autoshrink.strategies import STRATEGIES
+from keras_autoshrink.hypermodels.search_space import CellSpace
+from keras_autoshrink.search.shrink import ShrinkSearch
+from keras_autoshrink.search.strategies import STRATEGIES
 
 PAPER = {"strategy": "paper"}
 

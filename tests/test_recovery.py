@@ -14,14 +14,16 @@ from forked import KILLED, outcome, processes, start
 from test_oracle import OPS, Declares, default_result, searched, tuner
 
 import keras_autoshrink as kas
-from keras_autoshrink import acquisition, files, runs, search_folder
+from keras_autoshrink import files
+from keras_autoshrink.report import saved_search
+from keras_autoshrink.search import bayesian
+from keras_autoshrink.tuner import project
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import kills  # noqa: E402 - it lies in no package
 import torn_files  # noqa: E402
-
 
 # Torn files
 
@@ -217,9 +219,9 @@ def test_a_bayesian_search_goes_on_after_failures_and_through_an_interruption(
     made.search(verbose=0)
     assert made.oracle.search.trajectory() == whole.oracle.search.trajectory()
     with monkeypatch.context() as patched:  # nothing of it is found again
-        patched.setattr(acquisition, "best_parts", None)
+        patched.setattr(bayesian, "best_parts", None)
         made = tuner(tmp_path / "a", Declares(OPS[:5]), fails, **BAYESIAN)
-        found = runs.read_search(tmp_path / "a" / "search")
+        found = saved_search.read_search(tmp_path / "a" / "search")
     assert made.oracle.search.trajectory() == found.trajectory() == whole.oracle.search.trajectory()
     # As the trials have it.
     (tmp_path / "a" / "search" / "oracle.json").write_text("")
@@ -297,7 +299,7 @@ def test_a_killed_search_of_real_networks_ends_the_same(tmp_path):
 
 
 def hold(folder, entered, leave):
-    with search_folder.alone(folder):
+    with project.alone(folder):
         entered.set()
         leave.wait(60)
 

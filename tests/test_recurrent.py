@@ -9,9 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_autoshrink as kas
-from keras_autoshrink.op_names import RNN_OPERATIONS
-from keras_autoshrink.published_cells import SHRINKRNN_CELL
-from keras_autoshrink.recurrent import ShrinkRNNCell
+from keras_autoshrink.cell import RNN_OPERATIONS, SHRINKRNN_CELL
+from keras_autoshrink.networks.rnn import ShrinkRNNCell
 
 CHAIN = kas.Cell(("input", "identity"), ((0, 1),))
 BOTH = {"dropout": 0.5, "recurrent_dropout": 0.5}

@@ -7,8 +7,8 @@ from rich.console import Console
 from test_shrink import dense, outcome, run
 
 from keras_autoshrink import SHRINKCNN_CELL, Cell, plot_cell, plot_trajectory
-from keras_autoshrink.report import trajectory_table
-from keras_autoshrink.trajectory import Outcome
+from keras_autoshrink.report.plots import trajectory_table
+from keras_autoshrink.search.records import Outcome
 
 
 @pytest.fixture(scope="module")

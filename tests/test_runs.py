@@ -7,9 +7,10 @@ import pytest
 from test_shrink import OPS, papers, run
 
 import keras_autoshrink as kas
-from keras_autoshrink import runs, search_state
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.cli import main
+from keras_autoshrink.commands.cli import main
+from keras_autoshrink.report import saved_search
+from keras_autoshrink.search import shrink
 
 RECURRENT = ("input", "tanh", "relu", "sigmoid")
 
@@ -18,7 +19,7 @@ def saved(folder, ops=OPS[:4], about=None, settings=None):
     """A folder with a search in it, as a script or an older version leaves one."""
     search = papers(Cell.dense(ops), num_candidates=2)
     run(search)
-    state = {"search": search_state.to_json(search), **({"about": about} if about else {})}
+    state = {"search": shrink.to_json(search), **({"about": about} if about else {})}
     (folder / "oracle.json").write_text(json.dumps(state))
     if settings is not None:
         (folder / "tuner0.json").write_text(json.dumps(settings))
@@ -50,9 +51,9 @@ def test_a_search_notes_its_metric_whatever_its_ops(tmp_path, score, metric, dir
     tuner = kas.AutoShrink(Convolutions(), score=score, directory=tmp_path / "tuner")
     about = json.loads(json.dumps(tuner.oracle.get_state()["about"]))
     folder = saved(tmp_path, about=about)
-    assert runs.open_search(folder, None)[2] == metric
-    assert runs.direction(folder) == direction
-    assert runs.open_search(folder, "what I say")[2] == "what I say"
+    assert saved_search.open_search(folder, None)[2] == metric
+    assert saved_search.direction(folder) == direction
+    assert saved_search.open_search(folder, "what I say")[2] == "what I say"
 
 
 def test_the_metric_of_another_tuner_is_its_objective(tmp_path, capsys):
@@ -63,8 +64,8 @@ def test_the_metric_of_another_tuner_is_its_objective(tmp_path, capsys):
     oracle = kas.AutoShrinkOracle(keras_tuner.Objective("edges", "min"), num_candidates=2)
     Edges(oracle, Convolutions(), directory=tmp_path, project_name="s").search(verbose=0)
     folder = tmp_path / "s"
-    assert runs.open_search(folder, None)[2] == "edges"
-    assert runs.direction(folder) == "min"
+    assert saved_search.open_search(folder, None)[2] == "edges"
+    assert saved_search.direction(folder) == "min"
     assert "edges (less is better)" in kas.write_report(folder).read_text()
     assert main(["show", str(folder), "--tensorboard"]) == 0
     printed = capsys.readouterr().out
@@ -89,11 +90,11 @@ def test_the_metric_of_another_tuner_is_its_objective(tmp_path, capsys):
 )
 def test_searches_that_have_not_noted_it_can_be_read(tmp_path, ops, settings, metric):
     folder = saved(tmp_path, ops, settings=settings)
-    assert runs.open_search(folder, None)[2] == metric
-    assert runs.direction(folder) is None
+    assert saved_search.open_search(folder, None)[2] == metric
+    assert saved_search.direction(folder) is None
 
 
 @pytest.mark.parametrize("about", ["score", {"metric": 3, "direction": "down"}])
 def test_a_strange_note_is_none(tmp_path, about):
-    assert runs.open_search(saved(tmp_path, about=about), None)[2] == "accuracy"
-    assert runs.direction(tmp_path) is None
+    assert saved_search.open_search(saved(tmp_path, about=about), None)[2] == "accuracy"
+    assert saved_search.direction(tmp_path) is None

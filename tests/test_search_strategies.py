@@ -15,14 +15,14 @@ import tensorflow as tf
 from forked import Script
 
 import keras_autoshrink as kas
-from keras_autoshrink import search_batches
-from keras_autoshrink.search_devices import SearchDevices
+from keras_autoshrink.tuner import devices as search_batches
+from keras_autoshrink.tuner.devices import SearchDevices
 
 SEARCH = """
 import json, os, sys
 import keras_autoshrink as kas
 import keras, tensorflow as tf
-from keras_autoshrink.datasets import load_images
+from keras_autoshrink.data.images import load_images
 
 digits = load_images("digits", purpose="search")
 
@@ -58,7 +58,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 import numpy as np
-from keras_autoshrink.search_devices import SearchDevices
+from keras_autoshrink.tuner.devices import SearchDevices
 strategies = {
     "one": tf.distribute.OneDeviceStrategy("CPU:0"),
     "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
@@ -447,7 +447,7 @@ def test_a_gpus_memory_is_taken_as_it_is_needed():
 @pytest.mark.slow
 def test_the_command_searches_on_a_strategy(tmp_path):
     def run(*options):
-        command = [sys.executable, "-m", "keras_autoshrink.cli", "search", *options]
+        command = [sys.executable, "-m", "keras_autoshrink.commands.cli", "search", *options]
         ran = subprocess.run(
             [*command, "--directory", str(tmp_path)],
             env={k: v for k, v in os.environ.items() if k != "TF_CONFIG"},

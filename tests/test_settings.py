@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from keras_autoshrink.score import AccuracyScore
-from keras_autoshrink.settings import describe, difference
-from keras_autoshrink.trials import error_line
+from keras_autoshrink.tuner.project import describe, difference
+from keras_autoshrink.tuner.state import error_line
 
 
 class Weighs:

@@ -4,12 +4,13 @@ import random
 
 import pytest
 
-from keras_autoshrink import acquisition, search_state
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.hypermodels.seeding import training_seed
 from keras_autoshrink.score import AccuracyScore
-from keras_autoshrink.seeds import training_seed
-from keras_autoshrink.shrink import ShrinkSearch
-from keras_autoshrink.trajectory import Outcome
+from keras_autoshrink.search import bayesian as acquisition
+from keras_autoshrink.search import shrink
+from keras_autoshrink.search.records import Outcome
+from keras_autoshrink.search.shrink import ShrinkSearch
 
 OPS = (
     "input",
@@ -119,7 +120,7 @@ def test_resumed_from_json_it_ends_the_same(stop_after, settings):
     for _ in range(stop_after):
         if pending := stopped.pending():
             stopped.tell(pending[-1].cell, outcome(pending[-1].cell))
-    resumed = search_state.from_json(json.loads(json.dumps(search_state.to_json(stopped))))
+    resumed = shrink.from_json(json.loads(json.dumps(shrink.to_json(stopped))))
     assert resumed.trajectory() == stopped.trajectory()
     run(resumed)
     assert resumed.trajectory() == whole.trajectory()
@@ -241,7 +242,7 @@ def test_rounds_without_survivors_can_be_tried_again(settings):
     search = dense(seed=5, **settings)
     run(search, fails)
     assert "all candidates of round 1 failed (10); the last one with: boom" in search.error
-    restored = search_state.from_json(search_state.to_json(search))
+    restored = shrink.from_json(shrink.to_json(search))
     assert restored.error == search.error
     assert len(restored.reopen()) == len(restored.pending()) == 10
     whole = dense(seed=5, **settings)
@@ -264,7 +265,7 @@ def test_a_round_without_survivors_ends_the_search_with_the_last_error(fails_at)
     assert f"of round {6 - fails_at} failed (" in search.error
     assert "boom" in search.error
     assert len(search.trajectory()) == 6 - fails_at
-    restored = search_state.from_json(search_state.to_json(search))
+    restored = shrink.from_json(shrink.to_json(search))
     assert restored.error == search.error
 
 
@@ -337,7 +338,7 @@ def test_an_outcome_is_a_score_or_an_error():
 )
 def test_damaged_json_is_refused(change, culprit):
     with pytest.raises(ValueError, match=culprit):
-        search_state.from_json({**search_state.to_json(dense()), **change})
+        shrink.from_json({**shrink.to_json(dense()), **change})
 
 
 def test_training_seed_depends_on_seed_and_network_alone():
@@ -362,7 +363,7 @@ def test_accuracy_score():
 def test_a_search_by_the_paper_is_written_as_it_was_before_there_were_others():
     search = dense()
     run(search)
-    assert list(search_state.to_json(search)) == [
+    assert list(shrink.to_json(search)) == [
         *("format", "version", "cell", "num_candidates", "keep_fraction", "seed", "outcomes")
     ]
     for record in search.trajectory():
@@ -405,16 +406,16 @@ def test_a_bayesian_search_loads_without_computing_and_goes_on_as_if_never_stopp
     for place, cell in enumerate(stopping_at(stop_after, stopped)):
         # Failures too, and not in the order in which they were proposed.
         stopped.tell(cell, Outcome(None, error="boom") if place == 9 else outcome(cell))
-    state = json.loads(json.dumps(search_state.to_json(stopped)))
+    state = json.loads(json.dumps(shrink.to_json(stopped)))
     with monkeypatch.context() as patched:
         for name in ("first_parts", "best_parts"):
             patched.setattr(acquisition, name, None)
-        resumed = search_state.from_json(state)
+        resumed = shrink.from_json(state)
         assert resumed.trajectory() == stopped.trajectory()
         assert resumed.pending() == stopped.pending()
-    assert search_state.to_json(resumed)["proposals"] == search_state.to_json(stopped)["proposals"]
+    assert shrink.to_json(resumed)["proposals"] == shrink.to_json(stopped)["proposals"]
     del state["proposals"]  # as of a search from before they were written
-    assert search_state.from_json(state).pending() == stopped.pending()
+    assert shrink.from_json(state).pending() == stopped.pending()
     run(stopped)
     run(resumed)
     assert resumed.trajectory() == stopped.trajectory()
@@ -471,7 +472,7 @@ def test_a_bayesian_search_goes_on_after_a_round_without_survivors(candidates, f
         cell = search.pending()[0].cell
         search.tell(cell, evaluate(cell))
         # As a search that has been interrupted here goes on.
-        stopped = search_state.from_json(json.loads(json.dumps(search_state.to_json(search))))
+        stopped = shrink.from_json(json.loads(json.dumps(shrink.to_json(search))))
         assert stopped.trajectory() == search.trajectory()
         assert stopped.pending() == search.pending(), place
     assert search.done
@@ -511,7 +512,7 @@ def test_a_bayesian_search_gives_up_after_10_failures_in_a_row(
         search.error
         == f"all candidates of {rounds} failed ({failed}); the last one with: boom {last}"
     )
-    restored = search_state.from_json(search_state.to_json(search))
+    restored = shrink.from_json(shrink.to_json(search))
     assert restored.error == search.error
     assert len(restored.reopen()) == candidates
     before = len(restored.outcomes)

@@ -20,9 +20,9 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from test_shrink import dense, outcome, run
 
 import keras_autoshrink as kas
-from keras_autoshrink import search_state
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.trajectory import Outcome
+from keras_autoshrink.search import shrink
+from keras_autoshrink.search.records import Outcome
 
 ALL = {"scalars": 0, "images": 0, "tensors": 0}
 SCALARS = {"score": "score", "objective": "accuracy", "macs": "macs", "params": "params"}
@@ -62,7 +62,7 @@ def evaluated(search):
 
 def save(search, folder):
     folder.mkdir(exist_ok=True)
-    (folder / "oracle.json").write_text(json.dumps({"search": search_state.to_json(search)}))
+    (folder / "oracle.json").write_text(json.dumps({"search": shrink.to_json(search)}))
     return folder
 
 

@@ -16,11 +16,10 @@ import tensorflow as tf
 from searches import ONE_STAGE, interrupting, timeless
 
 import keras_autoshrink as kas
-from keras_autoshrink.arguments import build_parser
-from keras_autoshrink.callbacks import ProxyStopping
-from keras_autoshrink.datasets import load_images
-from keras_autoshrink.shrink import ShrinkSearch
-
+from keras_autoshrink.commands.arguments import build_parser
+from keras_autoshrink.data.images import load_images
+from keras_autoshrink.hypermodels.callbacks import ProxyStopping
+from keras_autoshrink.search.shrink import ShrinkSearch
 
 
 @pytest.fixture(scope="module")

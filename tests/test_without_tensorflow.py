@@ -88,7 +88,7 @@ def test_a_killed_search_goes_on_to_the_same_end(kind, environment, tmp_path):
 CALLS = """
 import json, sys
 import keras_autoshrink as kas
-from keras_autoshrink.cli import main
+from keras_autoshrink.commands.cli import main
 
 for arguments in json.loads(sys.argv[1]):
     try:
@@ -136,7 +136,9 @@ def test_what_takes_tensorflow_says_so_in_one_line(environment, tmp_path):
 
 def test_keras_without_its_backend_is_one_line(environment, tmp_path):
     environment = {**environment, "KERAS_BACKEND": "tensorflow"}
-    searching = start(environment, "-m", "keras_autoshrink.cli", "search", "--directory", tmp_path)
+    searching = start(
+        environment, "-m", "keras_autoshrink.commands.cli", "search", "--directory", tmp_path
+    )
     assert searching.communicate()[1] == (
         "autoshrink: error: TensorFlow is not installed: pip install tensorflow, or set "
         "KERAS_BACKEND to jax: a search runs on either\n"

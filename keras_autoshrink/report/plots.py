@@ -1,0 +1,328 @@
+"""Pictures of cells and trajectories, and the table of a trajectory."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import networkx as nx
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from keras_autoshrink import files
+from keras_autoshrink.cell import INPUT, Cell
+from keras_autoshrink.search.records import best_record, described
+
+Point = tuple[float, float]
+
+
+def layered(graph: nx.DiGraph) -> dict[Any, Point]:
+    """Places nodes in columns, so that all edges lead to the right.
+
+    Args:
+        graph: acyclic.
+
+    Returns:
+        Of each node its x, the number of its column, and its y; neighbours in a column are 1
+        apart, around 0.
+    """
+    columns = list(nx.topological_generations(graph))
+    # One node in each column would put all edges on one line: let such a chain wave.
+    wave = 0.5 if len(columns) == len(graph) else 0.0
+    return {
+        node: (float(x), row - (len(nodes) - 1) / 2 + wave * (-1) ** x)
+        for x, nodes in enumerate(columns)
+        for row, node in enumerate(sorted(nodes, key=list(graph).index))
+    }
+
+
+def bend(source: Point, target: Point, others: Sequence[Point], room: float = 0.4) -> float:
+    """The flattest curve from source to target that keeps clear of the other nodes.
+
+    Args:
+        source: where it begins.
+        target: where it ends.
+        others: the places of the other nodes.
+        room: how far to keep from these; by default a node's radius in `plot_cell` and a little
+            air.
+
+    Returns:
+        The `rad` of matplotlib's connection style `arc3`; see `control`.
+    """
+    if not others:
+        return 0.0
+    start, end, obstacles = (np.array(points, ndmin=2) for points in (source, target, others))
+    time = np.linspace(0, 1, 21)[:, None]
+    clearances = {}
+    for rad in (0.0, 0.2, -0.2, 0.35, -0.35, 0.5, -0.5):
+        middle = np.array(control(source, target, rad))
+        curve = (1 - time) ** 2 * start + 2 * time * (1 - time) * middle + time**2 * end
+        clearances[rad] = np.linalg.norm(curve[:, None] - obstacles, axis=-1).min()
+    clear = [rad for rad, clearance in clearances.items() if clearance > room]
+    return clear[0] if clear else max(clearances, key=lambda rad: clearances[rad])
+
+
+def control(source: Point, target: Point, rad: float) -> Point:
+    """The control point of matplotlib's connection style `arc3`, a quadratic Bezier curve."""
+    (x, y), (x_end, y_end) = source, target
+    return (x + x_end) / 2 + rad * (y_end - y), (y + y_end) / 2 - rad * (x_end - x)
+
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+_BUILT_IN = {
+    **{"conv1x1": "#56B4E9", "sepconv3x3": "#E69F00"},
+    **{"identity": "#56B4E9", "relu": "#E69F00", "sigmoid": "#009E73", "tanh": "#F0E442"},
+}
+# Those that no op of ours has come first.
+_OTHERS = ("#CC79A7", "#D55E00", "#0072B2", "#009E73", "#F0E442")
+
+
+def colours(ops: Iterable[str]) -> dict[str, str]:
+    """The colour of each op, as `#RRGGBB`; the input has none.
+
+    Args:
+        ops: of a cell, in any order. Ops of ours have the same colours whatever stands beside
+            them; others share, in the order of their names, what these leave.
+
+    Example:
+        >>> colours(("input", "conv1x1", "shift"))
+        {'conv1x1': '#56B4E9', 'shift': '#CC79A7'}
+    """
+    names = sorted({*ops} - {INPUT})
+    found = {op: _BUILT_IN[op] for op in names if op in _BUILT_IN}
+    left = [colour for colour in _OTHERS if colour not in found.values()]
+    others = (op for op in names if op not in found)
+    return {**found, **dict(zip(others, itertools.cycle(left), strict=False))}
+
+
+Records = Sequence[dict[str, Any]]
+
+_OUTPUT = "output"
+# Of records that have them: what to call them in a table.
+_COSTS = {"latency_ms": "ms", "measured_cost": "cost"}
+_NODE_SIZE = 3000  # points squared: room for the name of an op
+
+
+class _Searched(Protocol):
+    def trajectory(self) -> Records: ...
+
+
+class _Picture(Figure):
+    """A figure that a notebook shows, whether or not pyplot has been imported there."""
+
+    def _repr_png_(self) -> bytes:
+        return self._drawn(format="png")
+
+    def write(self, path: str | Path) -> None:
+        """Saves it as `savefig` does, but whole or not at all."""
+        path = Path(path)
+        path = path if path.suffix else path.with_name(f"{path.name}.png")
+        files.write_bytes(path, self._drawn(format=path.suffix[1:], dpi=150))
+
+    def _drawn(self, **how: Any) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, **how)
+        return buffer.getvalue()
+
+
+def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = None) -> Figure:
+    """Draws a cell from left to right, each node with its op, the leaves led to the output.
+
+    Args:
+        cell: drawn as pruned, with its nodes' own numbers.
+        path: where to save the picture (`.png`, `.svg` or `.pdf`), if anywhere.
+        title: by default the numbers of edges and leaves.
+
+    Returns:
+        The figure; a notebook shows it.
+
+    Raises:
+        ValueError: `path` has the ending of no kind of picture.
+        OSError: the picture cannot be written.
+
+    Example:
+        >>> figure = plot_cell(Cell.dense(("input", "sepconv3x3", "conv1x1")), "cell.png")
+        >>> figure.axes[0].get_title()
+        '3 edges, 1 leaf'
+    """
+    graph = cell.to_networkx().subgraph(cell.reachable).copy()
+    graph.add_node(_OUTPUT, op=_OUTPUT)
+    graph.add_edges_from((leaf, _OUTPUT) for leaf in cell.leaves)
+    fills = colours(cell.ops)
+    position = layered(graph)
+    columns = 1 + max(x for x, _ in position.values())
+    figure = _Picture(figsize=(1.6 * columns + 1, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    nx.draw_networkx_nodes(
+        graph,
+        position,
+        ax=axes,
+        node_size=_NODE_SIZE,
+        node_color=[fills.get(op, "#DDDDDD") for _, op in graph.nodes(data="op")],
+        edgecolors="#333333",
+    )
+    names = {
+        node: op if op in (INPUT, _OUTPUT) else f"{node}\n{op}"
+        for node, op in graph.nodes(data="op")
+    }
+    nx.draw_networkx_labels(graph, position, names, font_size=7.5, ax=axes)
+    for source, target in graph.edges:
+        between = [position[node] for node in graph if node not in (source, target)]
+        rad = bend(position[source], position[target], between)
+        nx.draw_networkx_edges(
+            graph,
+            position,
+            [(source, target)],
+            ax=axes,
+            node_size=_NODE_SIZE,
+            arrowsize=14,
+            style="dashed" if target == _OUTPUT else "solid",
+            edge_color="#999999" if target == _OUTPUT else "#333333",
+            connectionstyle=f"arc3,rad={rad}",
+        )
+    axes.margins(0.1, 0.45 if columns == len(graph) else 0.25)
+    axes.axis("off")
+    edges, leaves = len(cell.live_edges), len(cell.leaves)
+    counted = f"{edges} edge{'' if edges == 1 else 's'}"
+    axes.set_title(title or f"{counted}, {leaves} {'leaf' if leaves == 1 else 'leaves'}")
+    if path is not None:
+        figure.write(path)
+    return figure
+
+
+def plot_trajectory(
+    search: _Searched | Records, path: str | Path | None = None, objective: str | None = None
+) -> Figure:
+    """Draws score, objective and MACs of a search, the chosen cell marked.
+
+    Over the edges left, from many to few; over the rounds, if edges came back in any of them.
+
+    Args:
+        search: a tuner, or the records that its `trajectory()` returns.
+        path: where to save the picture (`.png`, `.svg` or `.pdf`), if anywhere.
+        objective: what to call the metric behind the score; a tuner knows its name.
+
+    Returns:
+        The figure; a notebook shows it.
+
+    Raises:
+        ValueError: no round has finished yet, or none with a network that was trained; or `path`
+            has the ending of no kind of picture.
+        OSError: the picture cannot be written.
+
+    Example:
+        >>> from keras_autoshrink.search.shrink import Outcome, ShrinkSearch
+        >>> cell = Cell.dense(("input", "conv1x1"))
+        >>> search = ShrinkSearch(cell)
+        >>> search.tell(cell, Outcome(0.8, 0.9, {"macs": 10_000_000}))
+        >>> figure = plot_trajectory(search.trajectory(), "search.png", objective="accuracy")
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['score', 'accuracy', 'multiply-accumulates']
+    """
+    records = search if isinstance(search, Sequence) else search.trajectory()
+    if objective is None:
+        objective = getattr(getattr(search, "oracle", None), "metric", "objective")
+    best = best_record(records)
+    if best is None:
+        raise ValueError("search: no round has finished yet with a network that was trained")
+    records = [record for record in records if record["score"] is not None]
+    panels = [("score", "score"), ("objective", objective), ("macs", "multiply-accumulates")]
+    panels = [panel for panel in panels if best[panel[0]] is not None]
+    figure = _Picture(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    shrinks = not any(record.get("added_edges") for record in records)
+    place = "edges_left" if shrinks else "round"
+    losers = [
+        {**candidate, "round": record["round"]}
+        for record in records
+        for candidate in record["candidates"]
+        if candidate["status"] == "rejected"
+    ]
+    for axes, (name, label) in zip(all_axes, panels, strict=True):
+        axes.scatter(
+            [loser[place] for loser in losers],
+            [loser[name] for loser in losers],
+            s=14,
+            color="#BBBBBB",
+            label="rejected candidates",
+        )
+        axes.plot(
+            [record[place] for record in records],
+            [record[name] for record in records],
+            marker="o",
+            markersize=4,
+            color="#0072B2",
+            label="adopted cells",
+        )
+        axes.plot(
+            best[place],
+            best[name],
+            marker="*",
+            markersize=16,
+            linestyle="none",
+            color="#D55E00",
+            label=f"chosen: round {best['round']}",
+        )
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    if best["macs"] is not None:
+        all_axes[-1].set_yscale("log")
+    all_axes[-1].set_xlabel("edges left" if shrinks else "round")
+    all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    if shrinks:
+        all_axes[-1].invert_xaxis()
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    if path is not None:
+        figure.write(path)
+    return figure
+
+
+def trajectory_table(records: Records, objective: str = "objective") -> Table:
+    """The rounds of a search as a rich table, the chosen one marked.
+
+    "trained" says how many of a round's candidates were new networks, and within the limits; "ms"
+    is the latency, where it was measured.
+    """
+    best = best_record(records)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        caption="MACs: multiply-accumulates for one image or token (1 MAC = 2 FLOPs)",
+        caption_justify="left",
+    )
+    edits = ["removed", "added"] if any("added_edges" in record for record in records) else []
+    edits = edits or ["removed"]
+    costs = [name for name in _COSTS if any(name in record for record in records)]
+    headings = ("MACs", *(_COSTS[name] for name in costs), "params", "trained")
+    for heading in ("round", *edits, "edges", "score", objective, *headings):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for record in records:
+        candidates = record["candidates"]
+        failed = sum(candidate["status"] == "failed" for candidate in candidates)
+        over = sum("over_limit" in candidate for candidate in candidates)
+        trained = sum(not (each["reused"] or "over_limit" in each) for each in candidates)
+        notes = ["chosen"] * (record is best) + [f"{failed} failed"] * bool(failed)
+        notes += [f"{over} over the limit"] * bool(over)
+        table.add_row(
+            str(record["round"]),
+            *described(record)[: len(edits)],
+            str(record["edges_left"]),
+            "-" if record["score"] is None else f"{record['score']:.4f}",
+            "-" if record["objective"] is None else f"{record['objective']:.4f}",
+            "-" if record["macs"] is None else f"{record['macs']:,}",
+            *(f"{record[name]:.4g}" if name in record else "-" for name in costs),
+            "-" if record["params"] is None else f"{record['params']:,}",
+            f"{trained} of {len(candidates)}",
+            ", ".join(notes),
+        )
+    return table
