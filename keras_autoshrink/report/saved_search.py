@@ -20,7 +20,6 @@ from keras_autoshrink.cell import (
     declare_operation,
 )
 from keras_autoshrink.report import plots
-from keras_autoshrink.search import shrink
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
@@ -109,7 +108,7 @@ def read_search(folder: Path) -> ShrinkSearch:
         for op in state["cell"]["ops"]:
             if op != INPUT:
                 declare_operation(op)  # a cell can be looked at without the code of its ops
-        return shrink.from_json(state)
+        return ShrinkSearch.from_json(state)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / _STATE}: damaged: {error}") from error
 
