@@ -1,4 +1,4 @@
-"""The batches of a search's candidates, where several devices share each of them."""
+"""The devices of a `tf.distribute.Strategy` that train the candidates of a search."""
 
 from __future__ import annotations
 
@@ -18,13 +18,88 @@ from keras_autoshrink.training import distribution
 # Keras's own, where nothing says otherwise.
 _BATCH_SIZE = 32
 
+_STRATEGIES = (
+    tf.distribute.MirroredStrategy,
+    tf.distribute.OneDeviceStrategy,
+)
+
+
+class SearchDevices:
+    """The devices of a strategy, on which candidates are built and trained.
+
+    Args:
+        strategy: a MirroredStrategy or OneDeviceStrategy.
+        hypermodel: of the search; where its attribute `one_device` is true, one device has to do.
+
+    Attributes:
+        seed: of the order of the training data, to be set for each candidate.
+
+    Raises:
+        TypeError: it is no strategy.
+        ValueError: it is another one, or one of several devices where one has to do.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, hypermodel: Any) -> None:
+        if not isinstance(strategy, tf.distribute.Strategy):
+            raise TypeError(f"distribution_strategy={strategy!r}: give a tf.distribute.Strategy")
+        if not isinstance(strategy, _STRATEGIES):
+            names = " or ".join(kind.__name__ for kind in _STRATEGIES)
+            raise ValueError(
+                f"distribution_strategy: is a {type(strategy).__name__}; expected a {names} (for "
+                "several machines give each a worker of the search)"
+            )
+        self._replicas = strategy.num_replicas_in_sync
+        if self._replicas > 1 and getattr(hypermodel, "one_device", False):
+            raise ValueError(
+                f"distribution_strategy: has {self._replicas} devices; a "
+                f"{type(hypermodel).__name__} is searched on one"
+            )
+        self.strategy = strategy
+        self.seed = 0
+        self._fits = 0
+
+    def build(self, build: Callable[[], keras.Model]) -> keras.Model:
+        """Builds a candidate whose `fit` shares each batch among these devices.
+
+        Args:
+            build: makes a compiled model.
+        """
+        model = distribution.build_model(self.strategy, build)
+        if not isinstance(model, keras.Model):
+            return model  # KerasTuner says what is wrong with it
+        fit = model.fit
+
+        def fit_on_devices(*args: Any, **kwargs: Any) -> Any:
+            given = inspect.signature(fit).bind_partial(*args, **kwargs).arguments
+            # Another order for each execution of a trial.
+            seed = self.seed + self._fits * 2**31
+            self._fits += 1
+            with self.strategy.scope(), warnings.catch_warnings():
+                if not given.get("steps_per_epoch"):
+                    # An epoch that has ended: which batches are left out is not known before.
+                    warnings.filterwarnings("ignore", "Your input ran out of data")
+                return fit(**prepare(given, self._replicas, seed))
+
+        # Here rather than in the tuner: a HyperModel.fit of one's own goes on seeing arrays.
+        model.fit = fit_on_devices
+        return model
+
+    def candidate(self, seed: int) -> None:
+        """Begins a candidate: its executions draw their orders from its seed.
+
+        Args:
+            seed: of the order of its training data, 0 to 2**31 - 1.
+        """
+        self.seed = seed
+        self._fits = 0
+
 
 def prepare(arguments: dict[str, Any], replicas: int, seed: int) -> dict[str, Any]:
-    """The arguments of `keras.Model.fit` with data that devices can share.
+    """Prepares the arguments of `keras.Model.fit`: data that devices can share.
 
     Arrays, also in `ShuffledBatches`, become a `tf.data.Dataset`. Training batches have one size;
     an epoch is shuffled by the seed and its number alone, so that one device and several see the
-    same batches, and leaves out the images that do not fill its last batch. All of the validation
+    same batches, and its last one is filled up as that of `ShuffledBatches`. All of the validation
     arrays count. Each batch of a `tf.data.Dataset` loses what is left over when it is shared.
 
     Args:
@@ -61,8 +136,8 @@ def prepare(arguments: dict[str, Any], replicas: int, seed: int) -> dict[str, An
             arguments.get("initial_epoch", 0),
             shuffle=bool(arguments.get("shuffle", True)),
         )
-        prepared["steps_per_epoch"] = (
-            arguments.get("steps_per_epoch") or _length(data) // batch_size
+        prepared["steps_per_epoch"] = arguments.get("steps_per_epoch") or -(
+            -_length(data) // batch_size
         )
         prepared["shuffle"] = False  # the batches are already
     validation = arguments.get("validation_data")
@@ -80,28 +155,27 @@ def prepare(arguments: dict[str, Any], replicas: int, seed: int) -> dict[str, An
 def training_batches(
     data: Any, batch_size: int, seed: int, first_epoch: int = 0, *, shuffle: bool = True
 ) -> tf.data.Dataset:
-    """The batches of all epochs, one after the other and without end.
+    """Makes the batches of all epochs, one after the other and without end.
 
     Args:
         data: arrays of shape (n, ...), nested as a batch is to be.
-        batch_size: number of elements of each batch, at most n; what is left over of an epoch
-            is left out.
+        batch_size: number of elements of each batch, at most n; the last one of an epoch is filled
+            up with those that the epoch began with.
         seed: of the order, at least 0.
         first_epoch: number of the first epoch; the order of an epoch depends on it.
         shuffle: whether to shuffle at all.
 
     Returns:
-        Batches of shape (batch_size, ...); `n // batch_size` an epoch.
+        Batches of shape (batch_size, ...); an epoch has n / batch_size of them, rounded up.
     """
     count = _length(data)
 
     def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        places = tf.range(count)
+        places = tf.range(-(-count // batch_size) * batch_size) % count
         if shuffle:
-            places = tf.numpy_function(order_of_epoch, (seed, epoch, count), tf.int32)
-            places = tf.ensure_shape(places, (count,))
-        whole = places[: count // batch_size * batch_size]
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(whole, (-1, batch_size)))
+            order = tf.numpy_function(order_of_epoch, (seed, epoch, count), tf.int32)
+            places = tf.gather(tf.ensure_shape(order, (count,)), places)
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(places, (-1, batch_size)))
 
     def gather(places: tf.Tensor, arrays: Any) -> Any:
         return keras.tree.map_structure(lambda array: tf.gather(array, places), arrays)
@@ -112,13 +186,11 @@ def training_batches(
         tf.data.Dataset.range(first_epoch, 2**31).flat_map(of_epoch),
         tf.data.Dataset.from_tensors(data).repeat(),
     ).map(gather, num_parallel_calls=tf.data.AUTOTUNE)
-    # Known to have no end, workers need not ask each other at each step whether one has.
-    batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return _sharded(batches.prefetch(tf.data.AUTOTUNE))
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def validation_batches(data: Any, batch_size: int, replicas: int) -> tf.data.Dataset:
-    """All elements in their order, in batches of which no device gets an empty share.
+    """Makes batches of all elements in their order, of which no device gets an empty share.
 
     The last batch may be shared unequally: each element counts the same in the metrics.
 
@@ -141,11 +213,11 @@ def validation_batches(data: Any, batch_size: int, replicas: int) -> tf.data.Dat
             f"validation_data: {count} cannot be dealt out to {replicas} devices, at most "
             f"{batch_size} at a time, so that each gets some; take a multiple of {replicas}"
         )
-    return _sharded(tf.data.Dataset.from_tensor_slices(data).batch(size))
+    return tf.data.Dataset.from_tensor_slices(data).batch(size)
 
 
 def shared_batches(batches: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
-    """Batches of which each device gets the same share.
+    """Trims batches so that each device gets the same share.
 
     What is left over of a batch is left out; a batch of which nothing remains, too.
 
@@ -157,7 +229,7 @@ def shared_batches(batches: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
         return batches
     sizes = {spec.shape[:1].as_list()[0] for spec in tf.nest.flatten(batches.element_spec)}
     if None not in sizes and len(sizes) == 1 and not sizes.pop() % replicas:
-        return _sharded(batches)
+        return batches
 
     def trim(*batch: Any) -> Any:
         size = _size(batch) // replicas * replicas
@@ -167,7 +239,7 @@ def shared_batches(batches: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
     def is_there(*batch: Any) -> tf.Tensor:
         return _size(batch) > 0
 
-    return _sharded(batches.map(trim, num_parallel_calls=tf.data.AUTOTUNE).filter(is_there))
+    return batches.map(trim, num_parallel_calls=tf.data.AUTOTUNE).filter(is_there)
 
 
 def _size(batch: Any) -> tf.Tensor:
@@ -181,20 +253,6 @@ def _all_get_some(size: int, replicas: int) -> bool:
     three devices gets none.
     """
     return (size + replicas - 1) // replicas * (replicas - 1) < size
-
-
-def _sharded(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """The same; of several workers each prepares all batches and takes its share of each.
-
-    By files, as TensorFlow would prefer, one worker could run out before another. Who asked for
-    a way gets it.
-    """
-    policies = tf.data.experimental.AutoShardPolicy
-    if batches.options().experimental_distribute.auto_shard_policy != policies.AUTO:
-        return batches
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = policies.DATA
-    return batches.with_options(options)
 
 
 def _kind(data: Any, name: str, replicas: int) -> str | None:
@@ -251,80 +309,3 @@ def _length(arrays: Any) -> int:
 
 def _slice(arrays: Any, places: slice) -> Any:
     return keras.tree.map_structure(lambda array: array[places], arrays)
-
-
-_STRATEGIES = (
-    tf.distribute.MirroredStrategy,
-    tf.distribute.OneDeviceStrategy,
-)
-
-
-class SearchDevices:
-    """Builds and trains candidates on the devices of a strategy.
-
-    Args:
-        strategy: a MirroredStrategy or OneDeviceStrategy.
-        hypermodel: what is searched; if its attribute `one_device` is true, one device has to
-            do.
-
-    Attributes:
-        seed: of the order of the training data, to be set for each candidate.
-
-    Raises:
-        TypeError: it is no strategy.
-        ValueError: it is another one, or one of several devices where one has to do.
-    """
-
-    def __init__(self, strategy: tf.distribute.Strategy, hypermodel: Any) -> None:
-        if not isinstance(strategy, tf.distribute.Strategy):
-            raise TypeError(f"distribution_strategy={strategy!r}: give a tf.distribute.Strategy")
-        if not isinstance(strategy, _STRATEGIES):
-            names = " or ".join(kind.__name__ for kind in _STRATEGIES)
-            raise ValueError(
-                f"distribution_strategy: is a {type(strategy).__name__}; expected a {names} (for "
-                "several machines give each a worker of the search)"
-            )
-        self._replicas = strategy.num_replicas_in_sync
-        if self._replicas > 1 and getattr(hypermodel, "one_device", False):
-            raise ValueError(
-                f"distribution_strategy: has {self._replicas} devices; a "
-                f"{type(hypermodel).__name__} is searched on one"
-            )
-        self.strategy = strategy
-        self.seed = 0
-        self._fits = 0
-
-    def build(self, build: Callable[[], keras.Model]) -> keras.Model:
-        """A candidate on these devices, whose `fit` shares the batches among them.
-
-        Args:
-            build: makes a compiled model.
-        """
-        model = distribution.build_model(self.strategy, build)
-        if not isinstance(model, keras.Model):
-            return model  # KerasTuner says what is wrong with it
-        fit = model.fit
-
-        def fit_on_devices(*args: Any, **kwargs: Any) -> Any:
-            given = inspect.signature(fit).bind_partial(*args, **kwargs).arguments
-            # Another order for each execution of a trial.
-            seed = self.seed + self._fits * 2**31
-            self._fits += 1
-            with self.strategy.scope(), warnings.catch_warnings():
-                if not given.get("steps_per_epoch"):
-                    # An epoch that has ended: which batches are left out is not known before.
-                    warnings.filterwarnings("ignore", "Your input ran out of data")
-                return fit(**prepare(given, self._replicas, seed))
-
-        # Here rather than in the tuner: a HyperModel.fit of one's own goes on seeing arrays.
-        model.fit = fit_on_devices
-        return model
-
-    def candidate(self, seed: int) -> None:
-        """Begins a candidate.
-
-        Args:
-            seed: of the order of its training data, 0 to 2**31 - 1.
-        """
-        self.seed = seed
-        self._fits = 0
