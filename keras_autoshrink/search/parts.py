@@ -1,4 +1,4 @@
-"""The parts of a cell, as rows of Booleans, and what tells them apart."""
+"""The parts of a cell as rows of Booleans, and the features that a surrogate learns from."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Parts:
         self._renumberings = self._find_renumberings()
 
     def masks(self, cells: Sequence[Cell]) -> Masks:
-        """The canonical rows of parts, shape (len(cells), edges)."""
+        """Returns the canonical rows of parts, shape (len(cells), edges)."""
         rows = np.zeros((len(cells), len(self.cell.edges)), bool)
         for row, cell in zip(rows, cells, strict=True):
             row[[self._place[edge] for edge in cell.live_edges]] = True
         return self._renumbered(rows)
 
     def part(self, mask: Masks) -> Cell:
-        """The part of a row, its nodes numbered as the whole."""
+        """Returns the part of a row, its nodes numbered as the whole."""
         edges = (edge for edge, there in zip(self.cell.edges, mask, strict=True) if there)
         return Cell(self.cell.ops, tuple(edges))
 
     def canonical(self, masks: Masks) -> Masks:
-        """The parts of enough edges among some, without dead edges, each network once."""
+        """Returns the parts of enough edges among some, without dead edges, each network once."""
         masks = self._live(masks)
         masks = masks[masks.sum(axis=1) >= max(1, self._least)]
         return distinct(self._renumbered(masks))
@@ -64,7 +64,7 @@ class Parts:
         return best
 
     def features(self, masks: Masks) -> Array:
-        """What the score may depend on: the edges, and a summary of the graph that counts double.
+        """Computes what a score may depend on: the edges, and a summary of the graph counted double.
 
         The summary has the longest path, the numbers of edges and leaves, the mean and the least
         depth of a leaf, and of each op of several nodes how many there are and the most on a
@@ -107,7 +107,7 @@ class Parts:
         return longest
 
     def at_random(self, count: int, generator: random.Random) -> Masks:
-        """Distinct parts; before dead edges go, all numbers of edges are equally likely."""
+        """Draws distinct parts; before dead edges go, all numbers of edges are equally likely."""
         edges = len(self.cell.edges)
         # Python promises the same numbers from random() in all its versions; NumPy does not.
         drawn = np.array([[generator.random() for _ in range(edges + 1)] for _ in range(count)])
@@ -115,7 +115,7 @@ class Parts:
         return self.canonical(ranks <= np.floor(drawn[:, :1] * edges))
 
     def neighbours(self, masks: Masks) -> Masks:
-        """Those that one edge more or less makes of some."""
+        """Returns the parts that one edge more or less makes of some."""
         flips = np.eye(masks.shape[1], dtype=bool)
         return self.canonical((masks[:, None] ^ flips).reshape(-1, masks.shape[1]))
 
@@ -153,11 +153,11 @@ class Parts:
 
 
 def distinct(masks: Masks) -> Masks:
-    """Each row once, in the order in which they come."""
+    """Returns each row once, in the order in which they come."""
     return masks[np.sort(np.unique(masks, axis=0, return_index=True)[1])]
 
 
 def without(masks: Masks, others: Masks) -> Masks:
-    """The rows that are not among others."""
+    """Returns the rows that are not among others."""
     seen = {row.tobytes() for row in others}
     return masks[[row.tobytes() not in seen for row in masks]]

@@ -1,4 +1,4 @@
-"""What the scores of some cells say about others: Gaussian process regression.
+"""Gaussian process regression: what the scores of some cells say about others.
 
 Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, chapters 2 and 5.
 """
@@ -78,7 +78,7 @@ class Surrogate:
         ]
 
     def predict(self, features: Array) -> tuple[Array, Array]:
-        """What is expected of other features.
+        """Predicts the values of other features.
 
         Args:
             features: shape (m, p).
@@ -90,7 +90,7 @@ class Surrogate:
 
 
 class Posterior:
-    """What is expected of some features, and what it will be once some of them are known.
+    """The posterior at some features, which values that are assumed there make surer.
 
     Args:
         surrogate: what has been learnt.
@@ -109,7 +109,7 @@ class Posterior:
             self._parts.append((component, mean, whitened, spread))
 
     def moments(self) -> tuple[Array, Array]:
-        """Means and standard deviations, without the noise, each of shape (m,)."""
+        """Returns means and standard deviations, without the noise, each of shape (m,)."""
         mean = np.zeros(len(self._features))
         square = np.zeros(len(self._features))
         for component, part, _, spread in self._parts:
@@ -119,7 +119,7 @@ class Posterior:
         return self._offset + mean, np.sqrt(np.maximum(square - mean**2, 1e-18))
 
     def assume(self, index: int) -> None:
-        """Goes on as if this one had turned out as expected: that leaves all means as they are."""
+        """Goes on as if one had turned out as expected: that leaves all means as they are."""
         parts = []
         for component, mean, whitened, spread in self._parts:
             one = self._features[index : index + 1]
