@@ -12,7 +12,7 @@ STRATEGIES: dict[str, type[Strategy]] = {each.name: each for each in (Bayesian, 
 
 
 def make_strategy(name: str, **arguments: Any) -> Strategy:
-    """Makes a strategy by its name; arguments as of `Strategy`.
+    """Makes a strategy by its name, from the arguments of `Strategy`.
 
     Raises:
         ValueError: there is none of this name, or an argument is not as described.

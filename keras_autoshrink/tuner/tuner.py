@@ -74,8 +74,8 @@ class AutoShrink(keras_tuner.Tuner):
         max_macs: a candidate of more multiply-accumulates for one image or token is not trained; by
             default all are. It is no failure, and does not count as a candidate.
         max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds, measured
-            as for `AccuracyScore`, is not trained either; by default none is measured.
-        **kwargs: as for `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
+            for `cost="latency"` of a score, is not trained either; by default none is.
+        **kwargs: of `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
             and `distribution_strategy`: a MirroredStrategy or OneDeviceStrategy of TensorFlow. Its
             devices share each batch: `batch_size` stays that of a step, so that a score means the
             same on any number of them, and has to be a multiple of it.
