@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_autoshrink.score import COSTS, MEASURED_COST, RECORDED_COSTS, Cost
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 Records = Sequence[Record]
 
 
@@ -99,7 +99,9 @@ class Quantities:
         return iter((SCORE, self.objective, *self.costs))
 
 
-def of_search(stops: Records, objective: str, score: Any, direction: str = "max") -> Quantities:
+def of_search(
+    stops: Records, objective: str, score: Any, direction: str | None = "max"
+) -> Quantities:
     """Returns what the page of a search shows.
 
     Args:

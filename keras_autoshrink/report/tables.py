@@ -143,7 +143,8 @@ def _unbroken(text: str) -> list[Content]:
 
 
 def _status(candidate: Record, marks: Sequence[str]) -> ET.Element:
-    status = _STATUS.get(candidate["status"], candidate["status"])
+    status: str = candidate["status"]
+    status = _STATUS.get(status, status)
     reason = candidate["error"] or candidate.get("over_limit")
     if candidate["status"] == "adopted" and "over_limit" in candidate:
         status = "adopted, over limit"
