@@ -9,16 +9,17 @@ from keras_autoshrink.search import shrink
 from keras_autoshrink.search.records import Outcome
 
 OPS = ("input", "sepconv3x3", *["conv1x1", "conv1x1", "sepconv3x3"] * 2)
+DENSE = Cell.dense(OPS)
 
 # What no page may run, in an error, a name or a setting.
 HOSTILE = "</script><script>window.stolen = 1</script><img src=x onerror='stolen = 1'>&amp;"
 
 
-def paper(cell=Cell.dense(OPS), **settings):
+def paper(cell=DENSE, **settings):
     return shrink.ShrinkSearch(cell, **{"strategy": "paper", **settings})
 
 
-def bayesian(cell=Cell.dense(OPS), **settings):
+def bayesian(cell=DENSE, **settings):
     known = {"num_candidates": 4, "max_candidates": 21}
     return shrink.ShrinkSearch(cell, **{"strategy": "bayesian", **known, **settings})
 

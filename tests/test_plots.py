@@ -115,7 +115,7 @@ def test_a_cost_that_some_networks_lack_is_drawn_of_the_others():
 def test_the_table_has_a_row_for_each_round_and_fits_80_columns(records):
     heading, _, *rows, caption = printed(records)
     assert heading.split() == (
-        "round removed edges score accuracy MACs parameters trained".split()
+        ["round", "removed", "edges", "score", "accuracy", "MACs", "parameters", "trained"]
     )
     assert len(rows) == len(records)
     assert sum("chosen" in row for row in rows) == 1

@@ -1,59 +1,39 @@
-"""The report of a search as an HTML page: what is in it, and what a browser makes of it."""
+"""The report of a search as an HTML page: what is in it. `test_report_browser.py` looks at it."""
 
 import dataclasses
 import html.parser
 import itertools
 import json
 import re
-import sys
-import time
+import shlex
 from pathlib import Path
 
-import chromium
-import numpy as np
 import pytest
-from matplotlib.colors import to_hex
-from test_shrink import dense, outcome, papers, run
+from computed_searches import HOSTILE, OPS, bayesian, outcome, paper, run, save, some_fail
 
 import keras_autoshrink as kas
-from keras_autoshrink import run_record
-from keras_autoshrink.cell import Cell, declare_operation
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.report import plots
 from keras_autoshrink.report.charts import Point, Series, front, limits
-from keras_autoshrink.report.tables import of_search
-from keras_autoshrink.search import shrink
+from keras_autoshrink.report.progress import SearchProgress
+from keras_autoshrink.report.quantities import of_search
+from keras_autoshrink.score import MEASURED_COST, RECORDED_COSTS
 from keras_autoshrink.search.records import Outcome
 
-HOSTILE = "</script><script>window.stolen = 1</script><img src=x onerror='stolen = 1'>&amp;"
+WEB = Path(kas.__file__).parent / "report" / "web"
 
 
-def bayesian(**settings):
-    return dense(strategy="bayesian", num_candidates=4, max_candidates=21, **settings)
+class Page(html.parser.HTMLParser):
+    """A page: its text by the element with an id that it is in, all attributes, and its data."""
 
-
-def some_fail(cell):
-    """As `outcome`, but of some networks a failure, and of some over a limit."""
-    found = outcome(cell)
-    if len(cell.edges) < 28 and found.objective < 0.2:
-        return Outcome(None, error=f"ValueError: {HOSTILE}")
-    if len(cell.edges) < 28 and found.objective < 0.4:
-        return Outcome(None, macs=99, over_limit="99 MACs, at most 98")
-    return found
-
-
-def saved(search, folder):
-    folder.mkdir(exist_ok=True)
-    (folder / "oracle.json").write_text(json.dumps({"search": shrink.to_json(search)}))
-    return folder
-
-
-class Texts(html.parser.HTMLParser):
-    """The text of a page by the element with an id that it is in, and all attributes."""
-
-    def __init__(self, page):
+    def __init__(self, path):
         super().__init__()
+        self.source = path.read_text(encoding="utf-8")
         self.texts, self.attributes, self._open = {}, [], []
-        self.feed(page)
+        self.feed(self.source)
+        self.data = json.loads(self.texts["data"])
+        figures = re.findall(r"<figcaption>([^<]*)</figcaption>(.*?)</figure>", self.source, re.S)
+        self.charts = dict(figures)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
@@ -67,57 +47,76 @@ class Texts(html.parser.HTMLParser):
         assert self._open.pop()[0] == tag
 
     def handle_data(self, data):
-        for _, name in self._open:
+        for name in {name for _, name in self._open}:
             self.texts[name] = self.texts.get(name, "") + data + " "
 
+    def points(self, chart, kind):
+        """The texts of the points of a kind in a chart, in the order in which they are drawn."""
+        found = re.search(rf'<g data-kind="{kind}".*?</g>\s*</g>', self.charts[chart], re.S)
+        numbers = re.findall(r'data-point="(\d+)"', found[0]) if found else []
+        return [self.data["points"][int(n)][1] for n in numbers]
 
-def read(path):
-    page = path.read_text(encoding="utf-8")
-    texts = Texts(page)
-    return page, texts, json.loads(texts.texts["data"])
+
+def report(search, folder, **noted):
+    return Page(kas.write_report(save(search, folder, **noted)))
 
 
-@pytest.mark.parametrize("made", [bayesian, dense], ids=["bayesian", "paper"])
-def test_all_rounds_and_candidates_are_in_it(made, tmp_path):
-    search = made()
-    run(search, some_fail)
-    path = kas.write_report(saved(search, tmp_path))
-    assert path == tmp_path / "report.html"
-    page, texts, data = read(path)
-    assert len(page) < 1_000_000
-    records = search.trajectory()
-    assert data["numbers"] == [record["round"] for record in records]
-    for record, drawn in zip(records, data["rounds"], strict=True):
-        there = {(*e["ends"],) for e in drawn["edges"] if e["kind"] in ("kept", "added")}
-        assert there == set(Cell.from_json(record["cell"]).live_edges)
-        text = texts.texts[f"round-{record['round']}"]
+@pytest.fixture(scope="module", params=[bayesian, paper], ids=["bayesian", "paper"])
+def finished(request, tmp_path_factory):
+    search = run(request.param(), some_fail)
+    folder = tmp_path_factory.mktemp("search")
+    path = kas.write_report(save(search, folder))
+    assert path == folder / "report.html"
+    return search.trajectory(), Page(path)
+
+
+def test_all_rounds_and_candidates_are_in_it(finished):
+    records, page = finished
+    assert len(page.source) < 1_000_000
+    assert page.data["numbers"] == [record["round"] for record in records]
+    for record in records:
+        text = page.texts[f"round-{record['round']}"]
         for candidate in record["candidates"]:
             for value in (candidate["error"], candidate.get("over_limit")):
                 assert value is None or value in text
             if candidate["score"] is not None:
                 assert f"{candidate['score']:.4f}" in text
-    for before, after in itertools.pairwise(records):
-        drawn = data["rounds"][after["round"]]["edges"]
-        kinds = {(*e["ends"],): e["kind"] for e in drawn}
-        gone, here = (set(Cell.from_json(r["cell"]).live_edges) for r in (before, after))
-        assert {e for e, kind in kinds.items() if kind in ("removed", "dead")} == gone - here
-        assert {e for e, kind in kinds.items() if kind == "added"} == here - gone
-        removed = after.get("removed_edges", [after["removed_edge"]])
-        assert {(*e,) for e in removed} >= {e for e, k in kinds.items() if k == "removed"}
 
 
-def test_nothing_in_it_comes_from_elsewhere(tmp_path):
-    search = bayesian()
-    run(search, some_fail)
-    page, texts, _ = read(kas.write_report(saved(search, tmp_path)))
-    for tag, attributes in texts.attributes:
+def test_the_drawing_has_all_edges_that_a_round_has_kept_removed_and_added(finished):
+    records, page = finished
+    cells = [set(Cell.from_json(record["cell"]).live_edges) for record in records]
+    for place, (here, record) in enumerate(zip(cells, records, strict=True)):
+        before = cells[max(0, place - 1)]
+        kinds = {(*e["ends"],): e["kind"] for e in page.data["rounds"][place]["edges"]}
+        assert {e for e, kind in kinds.items() if kind == "kept"} == before & here
+        assert {e for e, kind in kinds.items() if kind == "added"} == here - before
+        assert {e for e, kind in kinds.items() if kind in ("removed", "dead")} == before - here
+        removed = {(*e,) for e in record.get("removed_edges", [record["removed_edge"]]) if e}
+        assert removed >= {e for e, kind in kinds.items() if kind == "removed"}
+    assert page.data["colours"] == plots.colours(OPS)
+
+
+def test_nothing_in_it_comes_from_elsewhere(finished):
+    records, page = finished
+    assert HOSTILE in str(records)
+    for tag, attributes in page.attributes:
         for name in ("src", "href", "action", "style", *(n for n in attributes if n[:2] == "on")):
             value = attributes.get(name) or "#"
             assert value.startswith("#") or (tag, value) == ("link", "data:,"), (tag, attributes)
-    assert set(re.findall(r"https?://[\w./]+", page)) == {"http://www.w3.org/2000/svg"}
-    policy = next(a["content"] for t, a in texts.attributes if t == "meta" and "http-equiv" in a)
+    assert set(re.findall(r"https?://[\w./]+", page.source)) == {"http://www.w3.org/2000/svg"}
+    policy = next(a["content"] for t, a in page.attributes if t == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
+    assert page.source.count("<script") == 2  # the page's own
+
+
+def test_each_chart_says_what_its_colours_mean(finished):
+    _, page = finished
+    legends = {name: re.findall(r"</i>(.*?)</li>", each) for name, each in page.charts.items()}
+    others = "other trained candidates"
+    assert legends["Accuracy over the rounds"] == ["adopted", others, "chosen"]
+    assert legends["Accuracy against MACs"] == ["on the Pareto front", others, "chosen"]
 
 
 def coarse(cell):
@@ -125,41 +124,40 @@ def coarse(cell):
     found = some_fail(cell)
     if found.score is None:
         return found
-    return dataclasses.replace(found, objective=round(found.objective, 1), macs=found.macs // 4)
+    costs = {"macs": found.costs["macs"] // 4}
+    return dataclasses.replace(found, objective=round(found.objective, 1), costs=costs)
 
 
-def drawn(page, chart, kind):
-    """The texts of the points of a kind in a chart, in the order in which they are drawn."""
-    figure = re.search(rf"<figcaption>{chart}.*?</figure>", page, re.S)[0]
-    found = re.search(rf'<g data-kind="{kind}".*?</g>\s*</g>', figure, re.S)
-    texts = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["points"]
-    return [texts[int(n)] for n in re.findall(r'data-point="(\d+)"', found[0])] if found else []
-
-
-@pytest.mark.parametrize(("objective", "sign"), [("accuracy", -1), ("Val_Perplexity", 1)])
-@pytest.mark.parametrize("evaluate", [some_fail, coarse])
-def test_the_pareto_front_goes_by_the_direction_of_the_objective(
-    objective, sign, evaluate, tmp_path
-):
-    search = bayesian()
-    run(search, evaluate)
-    page, texts, _ = read(kas.write_report(saved(search, tmp_path), objective=objective))
-    found = [c for r in search.trajectory() for c in r["candidates"] if c["score"] is not None]
-    found = [c for c in found if not c["reused"]]
-    values = [(c["macs"], sign * c["objective"]) for c in found]
+def check_front(page, records, metric, sign):
+    """Checks which points the page draws as the Pareto front; less is better where `sign` is 1."""
+    values = [
+        (candidate["macs"], sign * candidate["objective"])
+        for record in records
+        for candidate in record["candidates"]
+        if candidate["score"] is not None and not candidate["reused"]
+    ]
     # On it is all that nothing beats, each of those that are equal, too.
-    front = [
+    best = [
         (macs, value)
         for macs, value in values
         if not any(m <= macs and v <= value and (m, v) != (macs, value) for m, v in values)
     ]
-    shown = drawn(page, f"{objective[0].upper()}{objective[1:]} against MACs", "front")
-    points = [
-        re.search(rf"{objective} ([\d.]+)\n([\d,]+) MACs", text).groups() for _, text in shown
-    ]
-    assert points == [(f"{sign * value:.4f}", f"{macs:,}") for macs, value in sorted(front)]
-    assert ("less is better" in page) == (sign > 0)
-    assert texts.texts["rounds"].count("Pareto front") == len(front)
+    texts = page.points(f"{metric.capitalize()} against MACs", "front")
+    points = [re.search(rf"{metric} ([\d.]+)\n([\d,]+) MACs", text).groups() for text in texts]
+    assert points == [(f"{sign * value:.4f}", f"{macs:,}") for macs, value in sorted(best)]
+    assert page.texts["rounds"].count("Pareto front") == len(best)
+    assert ("less is better" in page.source) == (sign > 0)
+
+
+def test_more_of_a_metric_is_better(finished):
+    records, page = finished
+    check_front(page, records, "accuracy", -1)
+
+
+def test_less_of_a_metric_is_better_where_the_search_says_so(tmp_path):
+    search = run(paper(num_candidates=3), coarse)
+    page = report(search, tmp_path, metric="val_perplexity", direction="min")
+    check_front(page, search.trajectory(), "perplexity", 1)
 
 
 def test_a_front_has_all_that_are_equal():
@@ -169,71 +167,34 @@ def test_a_front_has_all_that_are_equal():
     assert [found.index(each) for each in front(found, quantities)] == [1, 1, 4, 4]
 
 
-def test_each_chart_says_what_its_colours_mean(tmp_path):
-    search = bayesian()
-    run(search, some_fail)
-    page, *_ = read(kas.write_report(saved(search, tmp_path)))
-    figures = re.findall(r"<figcaption>(.*?)</figcaption>.*?(<ul.*?</ul>)", page, re.S)
-    legends = {title: re.findall(r"</i>(.*?)</li>", legend) for title, legend in figures[1:]}
-    others = "other trained candidates"
-    assert legends["Accuracy over the rounds"] == ["adopted", others, "chosen"]
-    assert legends["Accuracy against MACs"] == ["on the Pareto front", others, "chosen"]
-
-
-@pytest.mark.parametrize(
-    ("objective", "less"),
-    [
-        *((name, True) for name in ("val_loss", "Loss", "MAE", "val_Perplexity", "root mse")),
-        *((name, False) for name in ("val_accuracy", "AUC", "Recall", "val_acc")),
-        # By the scores: less of this one goes with better ones.
-        ("objective", True),
-        ("mass", True),
-    ],
-)
-def test_the_direction_is_the_name_s_or_else_the_scores(objective, less):
-    values = [(0.5, 1.0, 10), (0.4, 2.0, 10), (0.9, 3.0, 5), (0.3, 4.0, 10)]
-    candidates = [dict(zip(("score", "objective", "macs"), v, strict=True)) for v in values]
-    stops = [{"candidates": candidates}]
-    assert of_search(stops, objective, None).less == less
-
-
 def test_an_objective_has_a_name_and_keeps_its_capitals(tmp_path):
-    search = dense(num_candidates=2)
-    run(search)
+    save(run(paper(num_candidates=2, keep_fraction=0.9)), tmp_path)
     for empty in ("", " "):
         with pytest.raises(ValueError, match=r"objective='.?': give the name of the metric"):
-            kas.write_report(saved(search, tmp_path), objective=empty)
+            kas.write_report(tmp_path, objective=empty)
     assert not (tmp_path / "report.html").exists()
-    page, *_ = read(kas.write_report(tmp_path, objective="val_AUC"))
-    assert "Val_AUC over the rounds" in page
-    assert "Val_AUC against MACs" in page
+    page = Page(kas.write_report(tmp_path, tmp_path / "other.html", objective="val_AUC"))
+    assert {"Val_AUC over the rounds", "Val_AUC against MACs"} < page.charts.keys()
 
 
 def test_a_network_that_diverged_does_not_flatten_the_others(tmp_path):
-    search = dense(num_candidates=4)
-    trained = []
+    search = paper(num_candidates=4)
 
     def one_diverges(cell):
         found = outcome(cell)
-        trained.append(cell)
-        perplexity = 50_000.0 if len(trained) == 6 else 150 + 20 * found.objective
+        perplexity = 50_000.0 if len(search.outcomes) == 5 else 150 + 20 * found.objective
         return dataclasses.replace(found, score=-perplexity / 4, objective=perplexity)
 
-    run(search, one_diverges)
-    page, *_ = read(kas.write_report(saved(search, tmp_path), objective="perplexity"))
+    page = report(run(search, one_diverges), tmp_path, metric="val_perplexity", direction="min")
     note = "1 far beyond this range, and not drawn; the tables have all."
     # Not of the MACs, and of the front only if it was on it.
-    charts = dict(re.findall(r"<figcaption>([^<]*)</figcaption>(.*?)</figure>", page, re.S))
-    noted = {title for title, content in charts.items() if note in content}
+    noted = {title for title, content in page.charts.items() if note in content}
     assert noted >= {"Score over the rounds", "Perplexity over the rounds"}
     assert "MACs over the rounds" not in noted
-    assert "50,000" not in page
-    assert "50000" not in charts["Perplexity over the rounds"]
-    assert "50000.0000" in page  # in the table of its round
-    ys = [
-        float(y)
-        for y in re.findall(r'<use x="[\d.]+" y="([\d.]+)"[^>]*data-point', charts[min(noted)])
-    ]
+    assert "50000" not in page.charts["Perplexity over the rounds"]
+    assert "50000.0000" in page.source  # in the table of its round
+    drawn = re.findall(r'<use x="[\d.]+" y="([\d.]+)"[^>]*data-point', page.charts[min(noted)])
+    ys = [float(y) for y in drawn]
     assert max(ys) - min(ys) > 80  # of 173
 
 
@@ -246,109 +207,152 @@ def test_chosen_is_always_drawn():
     assert limits([Series("others", points[:5])]) is None
 
 
-@pytest.mark.parametrize("costs", ["latency", "params", "callable"])
-def test_the_cost_that_decides_is_on_the_page(costs, tmp_path):
-    search = dense(num_candidates=2, keep_fraction=0.9)
+def test_every_cost_that_is_recorded_is_shown(tmp_path, capsys):
+    """Of a new entry of `score.COSTS`, too, which this test finds by itself."""
+    costs = {cost.name: 1_000 + place for place, cost in enumerate(RECORDED_COSTS)}
+    search = paper(num_candidates=2, keep_fraction=0.95)
+    progress = SearchProgress(1)
+    run(search, lambda cell: outcome(cell, **costs))
+    progress.end(search)  # of all rounds, as none has been said before
+    lines = capsys.readouterr().out
+    page = report(search, tmp_path)
+    events = b"".join(p.read_bytes() for p in kas.write_tensorboard(tmp_path).glob("*autoshrink"))
+    table = [str(column.header) for column in plots.trajectory_table(search.trajectory()).columns]
+    picture = [axes.get_ylabel() for axes in plots.plot_trajectory(search).axes]
+    for cost in RECORDED_COSTS:
+        heading = f"{cost.label}, {cost.unit}" if cost.unit else cost.label
+        assert f"<dt>{heading}</dt><dd>{costs[cost.name]:{cost.form}}</dd>" in page.source
+        assert f"{cost.label[0].upper()}{cost.label[1:]} over the rounds" in page.charts
+        assert f"{costs[cost.name]:{cost.form}}" in page.texts["round-0"]
+        assert heading in picture
+        assert (cost.unit or cost.label) in table
+        assert f"search/{cost.name}".encode() in events
+        assert f"{costs[cost.name]:{cost.form}}" in lines
 
-    def costly(cell):
-        edges = len(cell.edges)
-        more = {"latency": {"latency_ms": edges / 8}, "callable": {"measured_cost": edges / 4}}
-        return dataclasses.replace(outcome(cell), params=100 * edges, **more.get(costs, {}))
 
-    run(search, costly)
-    cost = ["size"] if costs == "callable" else costs
-    settings = {"score": ["AccuracyScore", {"weight": 0.1, "cost": cost}]}
-    (saved(search, tmp_path) / "tuner0.json").write_text(json.dumps(settings))
-    measured = {"latency_ms": 1.0, "spread": 0.02, "measured_by": "LiteRT 2.0, 1 thread"}
-    if costs == "latency":
-        (tmp_path / "costs.json").write_text(json.dumps({"a": measured}))
-    page, texts, data = read(kas.write_report(tmp_path))
-    label = {"latency": "latency", "params": "parameters", "callable": "cost"}[costs]
-    unit = ", ms" if costs == "latency" else ""
-    best = search.best()
-    value = {
-        "latency": f"{best.get('latency_ms', 0):.4g}",
-        "params": f"{best['params']:,}",
-        "callable": f"{best.get('measured_cost', 0):.4g}",
-    }[costs]
-    said = f"{value} {label}" if costs == "params" else f"{label} {value}{unit[1:]}"
-    assert f"<dt>{label}{unit}</dt><dd>{value}</dd>" in page
-    assert said in texts.texts[f"round-{best['round']}"]
-    assert said in dict(data["points"])[best["round"]]
-    title = label[0].upper() + label[1:]
-    assert f"<figcaption>{title} over the rounds</figcaption>" in page
-    assert f"<figcaption>Accuracy against {label}</figcaption>" in page
-    assert "Parameters over the rounds" not in page or costs == "params"
-    assert ("LiteRT 2.0, 1 thread; 7 blocks of a file differ by 2%" in page) == (costs == "latency")
+@pytest.mark.parametrize(
+    ("score", "deciding"),
+    [
+        (["AccuracyScore", {"weight": 0.1}], "macs"),
+        (["Mine", {"cost": "params"}], "params"),
+        (["Mine", {"cost": "latency"}], "latency_ms"),
+        (["Mine", {"cost": ["size", 2]}], MEASURED_COST.name),  # a callable's description
+        (["function", 2], "macs"),
+        (None, "macs"),
+    ],
+)
+def test_the_cost_that_a_score_asks_for_decides(score, deciding):
+    records = [{"candidates": [], "macs": 1, "params": 2, "latency_ms": 3, deciding: 4}]
+    quantities = of_search(records, "accuracy", score)
+    assert quantities.deciding.name == deciding
+    assert quantities.deciding in quantities.costs
+
+
+def test_the_front_is_against_the_cost_that_decides(tmp_path):
+    score = ["AccuracyScore", {"weight": 0.1, "cost": "latency"}]
+    measured = {"latency_ms": 0.25, "spread": 0.02, "measured_by": "LiteRT 2.0, 1 thread"}
+    search = run(paper(keep_fraction=0.95), lambda cell: outcome(cell, latency_ms=0.25))
+    page = report(search, tmp_path, tuner0={"score": score}, costs={"a": measured})
+    assert [n for n in page.charts if " against " in n] == ["Accuracy against latency"]
+    assert page.points("Accuracy against latency", "chosen")
+    assert "LiteRT 2.0, 1 thread; blocks of runs of a file differ by 2%" in page.source
 
 
 def test_a_round_that_adopted_nothing_says_so(tmp_path):
     search = bayesian()
-    cells = []
-
-    def second_round_fails(cell):
-        cells.append(cell)
-        failed = search.round.number == 2
-        return Outcome(None, error="boom") if failed else outcome(cell)
-
-    run(search, second_round_fails)
-    page, texts, data = read(kas.write_report(saved(search, tmp_path)))
-    assert "nothing adopted: the cell is still that of the round before" in texts.texts["round-2"]
-    assert "nothing adopted" in re.search(r"<tbody><tr><th[^>]*><a href.*?</tbody>", page, re.S)[0]
-    complete = [number for number, text in data["points"] if "complete cell" in text]
+    run(search, lambda c: Outcome(None, error="boom") if search.round.number == 2 else outcome(c))
+    page = report(search, tmp_path)
+    assert "nothing adopted: the cell is still that of the round before" in page.texts["round-2"]
+    complete = [number for number, text in page.data["points"] if "complete cell" in text]
     assert complete == [0]
-    assert texts.texts["rounds"].count("complete cell") == 2 + 1  # and its caption
+    assert page.texts["rounds"].count("complete cell") == 2 + 1  # and its caption
 
 
 def test_an_open_round_says_what_is_known(tmp_path):
     # Nodes 1 to 4 are alike: all cells that lack one of these edges are one network.
-    search = papers(Cell(("input", *["conv1x1"] * 4), [(0, node) for node in range(1, 5)]))
-    _, texts, _ = read(kas.write_report(saved(search, tmp_path)))
-    assert "complete cell; 4 edges." in texts.texts["round-0"]
-    assert "No network has a score yet" in texts.texts[""]
-    search.tell(search.cell, Outcome(None, over_limit="4 MACs, at most 3", macs=4))
-    _, texts, _ = read(kas.write_report(saved(search, tmp_path)))
-    assert "the cell is still that of the round before" in texts.texts["round-1"]
-    assert texts.texts["round-1"].count("not trained yet") == 4
+    search = paper(Cell(("input", *["conv1x1"] * 4), [(0, node) for node in range(1, 5)]))
+    page = report(search, tmp_path)
+    assert "complete cell; 4 edges." in page.texts["round-0"]
+    assert "No network has a score yet" in page.texts[""]
+    search.tell(search.cell, Outcome(None, over_limit="4 MACs, at most 3", costs={"macs": 4}))
+    page = report(search, tmp_path)
+    assert "the cell is still that of the round before" in page.texts["round-1"]
+    assert page.texts["round-1"].count("not trained yet") == 4
     twin = "not trained yet , the same network as one before it"
-    assert texts.texts["round-1"].count(twin) == 3
+    assert page.texts["round-1"].count(twin) == 3
 
 
-def test_scores_of_an_open_round_alone_are_drawn(tmp_path):
-    search = dense(num_candidates=3)
-    search.tell(search.cell, Outcome(None, over_limit="29 MACs, at most 28", macs=29))
+def test_a_search_under_way_shows_its_open_round(tmp_path):
+    search = paper(num_candidates=3)
+    over = Outcome(None, over_limit="29 MACs, at most 28", costs={"macs": 29})
+    search.tell(search.cell, over)
     search.tell(search.pending()[0].cell, outcome(search.pending()[0].cell))
-    page, texts, _ = read(kas.write_report(saved(search, tmp_path)))
-    assert "No round has adopted a network yet" in texts.texts[""]
-    assert "Accuracy over the rounds" in page
-    assert not re.search(r'aria-labelledby="curves" hidden', page)
+    search.tell(search.pending()[0].cell, Outcome(None, error="boom"))
+    page = report(search, tmp_path)
+    assert page.data["numbers"] == [0, 1]
+    assert "This search is in round 1" in page.texts[""]
+    assert "No round has adopted a network yet" in page.texts[""]
+    assert page.texts["round-1"].count("not trained yet") == 1
+    assert {"under way", "boom"} <= set(re.findall(r"under way|boom", page.texts["round-1"]))
+    # The only score is of this round.
+    assert len(page.points("Accuracy over the rounds", "others")) == 1
+    assert not re.search(r'aria-labelledby="curves" hidden', page.source)
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_search_that_failed_says_why(rounds, tmp_path):
+    search = paper(num_candidates=2)
+    if rounds:
+        search.tell(search.cell, outcome(search.cell))
+    run(search, lambda cell: Outcome(None, error="OutOfMemory: too large"))
+    page = report(search, tmp_path)
+    assert "This search failed" in page.texts[""]
+    assert "OutOfMemory: too large" in page.texts[f"round-{rounds}"]
+    assert page.data["numbers"] == [*range(rounds + 1)]
+
+
+def test_a_search_without_costs_is_reported_without_them(tmp_path):
+    search = run(paper(num_candidates=2, keep_fraction=0.9), lambda c: Outcome(len(c.edges)))
+    page = report(search, tmp_path)
+    assert [*page.charts] == ["Score over the rounds"]
+    assert ">MACs<" not in page.source
 
 
 def test_each_text_is_once_in_a_large_page(tmp_path):
-    ops = ("input", *["sepconv3x3", "conv1x1"] * 5, "conv1x1")
-    search = papers(Cell.dense(ops), num_candidates=20, keep_fraction=0.85)
-    networks = len(run(search))
-    page, _, data = read(kas.write_report(saved(search, tmp_path)))
-    assert len({text for _, text in data["points"]}) == len(data["points"]) <= 1.1 * networks
-    assert page.count(data["points"][0][1].replace("\n", "\\n")) == 1
-    assert len(page) < 100_000 + 1_400 * networks
+    cell = Cell.dense(("input", *["sepconv3x3", "conv1x1"] * 5, "conv1x1"))
+    search = run(paper(cell, num_candidates=20, keep_fraction=0.9), outcome)
+    page, networks = report(search, tmp_path), len(search.outcomes)
+    texts = [text for _, text in page.data["points"]]
+    assert len({*texts}) == len(texts) <= 1.1 * networks
+    assert page.source.count(texts[0].replace("\n", "\\n")) == 1
+    assert len(page.source) < 100_000 + 1_400 * networks
 
 
-def test_an_op_has_one_colour_everywhere(tmp_path):
-    declare_operation("zeta")
-    search = papers(Cell.dense(("input", "tanh", "zeta", "identity", "sigmoid", "relu")))
-    run(search)
-    *_, data = read(kas.write_report(saved(search, tmp_path)))
-    assert data["colours"] == plots.colours(search.cell.ops)
-    figure = kas.plot_cell(search.cell)
-    colours = list(map(to_hex, figure.axes[0].collections[0].get_facecolors()))
-    assert colours[1:6] == [data["colours"][op].lower() for op in search.cell.ops[1:]]
-    assert len({*data["colours"].values()}) == 5
+def test_it_says_how_the_search_was_run(tmp_path):
+    command = {"argv": ["autoshrink", "search", HOSTILE], "split_seed": 7, HOSTILE: HOSTILE}
+    tuner = {"seed": 0, "versions": {"keras": "3.15"}, "training": {"epochs": 9}}
+    tuner["hypermodel"] = {"cell": Cell.dense(OPS[:3]).to_json()}
+    search = run(paper(num_candidates=2, keep_fraction=0.9, seed=5))
+    page = report(search, tmp_path, tuner0=tuner, settings=command)
+    said = " ".join(page.texts[""].split())
+    assert f"Command autoshrink search {shlex.quote(HOSTILE)}" in said
+    for each in ("seed 0", "split_seed 7", "keras 3.15", f"{HOSTILE} {HOSTILE}", "strategy paper"):
+        assert each in said
+    assert "training.epochs 9" in said
+    assert "hypermodel.cell 3 edges over input, sepconv3x3, conv1x1" in said
+    assert "metric val_accuracy" in said
+    bare = report(search, tmp_path / "bare")
+    assert "seed 5" in " ".join(bare.texts[""].split())
+    assert "Command" not in bare.texts[""]
 
 
-def rules(css, start):
-    block = css[css.index(start) :]
-    return dict(re.findall(r"--(\w+): (#\w+);", block[: block.index("}")]))
+@pytest.mark.parametrize("name", ["oracle", "tuner0", "settings", "costs"])
+def test_a_damaged_file_is_named(name, tmp_path):
+    save(run(paper(keep_fraction=0.95)), tmp_path)
+    (tmp_path / f"{name}.json").write_text('{"half')
+    with pytest.raises(ValueError, match=rf"{name}\.json: damaged"):
+        kas.write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
 
 
 def contrast(one, other):
@@ -363,387 +367,18 @@ def contrast(one, other):
 
 @pytest.mark.parametrize("start", [":root {", "@media (prefers-color-scheme: dark)"])
 def test_colours_stand_out(start):
-    css = (Path(kas.__file__).parent / "report_page" / "report.css").read_text()
-    colours = rules(css, start)
+    css = (WEB / "report.css").read_text(encoding="utf-8")
+    block = css[css.index(start) :]
+    colours = dict(re.findall(r"--(\w+): (#\w+);", block[: block.index("}")]))
     for one, other in [
-        *((ink, ground) for ink in ("ink", "faint") for ground in ("paper", "panel", "rule")),
-        *((ink, "paper") for ink in ("accent", "warn")),
-        *(("paper", mark) for mark in ("chosen", "line")),
+        *itertools.product(("ink", "faint"), ("paper", "panel", "rule")),
+        *itertools.product(("accent", "warn", "chosen", "line"), ["paper"]),
     ]:
         assert contrast(colours[one], colours[other]) >= 4.5, (one, other)
     for one, other in [
-        *((dot, "paper") for dot in ("line", "others", "chosen", "accent")),
-        *((edge, "panel") for edge in ("faint", "warn", "good", "accent")),
+        ("others", "paper"),
+        *itertools.product(("faint", "warn", "good", "accent"), ["panel"]),
     ]:
         assert contrast(colours[one], colours[other]) >= 3, (one, other)
     # What is said in letters keeps their colour.
     assert not re.search(r"(?<!absent )\{[^}]*opacity: 0\.\d", css)
-
-
-def test_a_recurrent_search_is_of_perplexity(tmp_path):
-    search = papers(Cell.dense(("input", "tanh", "relu", "sigmoid")))
-    run(search)
-    page, *_ = read(kas.write_report(saved(search, tmp_path)))
-    assert "perplexity (less is better)" in page
-    assert "accuracy" not in page
-
-
-def test_a_search_under_way_shows_its_open_round(tmp_path):
-    search = dense(num_candidates=3)
-    search.tell(search.cell, outcome(search.cell))
-    search.tell(search.pending()[0].cell, Outcome(None, error="boom"))
-    _, texts, data = read(kas.write_report(saved(search, tmp_path)))
-    assert data["numbers"] == [0, 1]
-    assert "This search is in round 1" in texts.texts[""]
-    assert "under way" in texts.texts["round-1"]
-    assert texts.texts["round-1"].count("not trained yet") == 2
-    assert "boom" in texts.texts["round-1"]
-
-
-@pytest.mark.parametrize("rounds", [0, 1])
-def test_a_search_that_failed_says_why(rounds, tmp_path):
-    search = dense(num_candidates=2)
-    if rounds:
-        search.tell(search.cell, outcome(search.cell))
-    run(search, lambda cell: Outcome(None, error="OutOfMemory: too large"))
-    _, texts, data = read(kas.write_report(saved(search, tmp_path)))
-    assert "This search failed" in texts.texts[""]
-    assert "OutOfMemory: too large" in texts.texts[f"round-{rounds}"]
-    assert data["numbers"] == [*range(rounds + 1)]
-
-
-def test_a_search_without_macs_is_reported_without_them(tmp_path):
-    search = dense(num_candidates=2, keep_fraction=0.9)
-    run(search, lambda cell: Outcome(len(cell.edges)))
-    page, *_ = read(kas.write_report(saved(search, tmp_path)))
-    assert page.count("<figcaption>") == 2  # the cell and the score
-
-
-def test_a_script_s_search_says_what_it_was_given(tmp_path):
-    x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
-    y = np.arange(64) % 2
-    hypermodel = kas.CNNCellHyperModel((8, 8, 1), classes=2, num_nodes=3, filters=4)
-    tuner = kas.AutoShrink(
-        hypermodel, num_candidates=2, max_candidates=3, directory=tmp_path, project_name="s"
-    )
-    with pytest.raises(ValueError, match=r"s: holds no search|not begun"):
-        kas.write_report(tuner)
-    tuner.search(x, y, validation_data=(x, y), epochs=1, batch_size=32, verbose=0)
-    _, texts, _ = read(kas.write_report(tuner, tmp_path / "here.html"))
-    text = texts.texts[""]
-    assert "A script has run it" in text
-    for given in ("AccuracyScore(weight=0.1)", "max_candidates=3", "epochs=1", "batch_size=32"):
-        assert given in text
-    import keras
-
-    assert run_record.read(tmp_path / "s")["versions"] == [run_record.versions()]
-    assert keras.__version__ in text
-    assert keras.backend.backend() in text
-
-
-def test_a_record_keeps_the_command_and_all_versions(tmp_path, monkeypatch):
-    folder = tmp_path / "search"
-    run_record.note_command(folder, ["autoshrink", "search", "--overwrite", "--nodes", "4"])
-    for _ in range(2):
-        run_record.note_versions(folder)
-    monkeypatch.setattr(kas, "__version__", "0.2")
-    run_record.note_versions(folder)
-    record = run_record.read(folder)
-    assert record["command"] == ["autoshrink", "search", "--nodes", "4"]
-    assert [each["keras_autoshrink"] for each in record["versions"]] == ["0.1.0", "0.2"]
-    assert record["versions"][0]["python"] == sys.version.split()[0]
-
-
-@pytest.mark.parametrize("content", ['{"versions"', '{"versions": 3}', '{"command": [1]}', "[]"])
-def test_a_damaged_record_is_named_and_stops_no_search(tmp_path, content):
-    search = dense(keep_fraction=0.95)
-    run(search)
-    (saved(search, tmp_path) / "run.json").write_text(content)
-    with pytest.raises(ValueError, match=r"run.json: damaged: .*; delete it: nothing but a report"):
-        kas.write_report(tmp_path)
-    assert not (tmp_path / "report.html").exists()
-    run_record.note_versions(tmp_path)
-    kas.write_report(tmp_path)
-
-
-@pytest.fixture
-def page(tmp_path):
-    if chromium.PROGRAM is None:
-        pytest.skip("there is no chromium")
-    with chromium.chromium(tmp_path / "profile") as page:
-        for domain in ("Runtime", "Log", "Network", "Page"):
-            page.call(f"{domain}.enable")
-        yield page
-        said = {"Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"}
-        assert not [event for event in page.events if event["method"] in said]
-        requests = [e for e in page.events if e["method"] == "Network.requestWillBeSent"]
-        addresses = {event["params"]["request"]["url"].split("#")[0] for event in requests}
-        assert {a for a in addresses if not a.startswith("data:")} == {page.address}
-
-
-def open_report(page, search, folder, width=1200):
-    path = kas.write_report(saved(search, folder))
-    page.call(
-        "Emulation.setDeviceMetricsOverride",
-        width=width,
-        height=900,
-        deviceScaleFactor=1,
-        mobile=width < 500,
-    )
-    page.address = path.as_uri()
-    page.open(page.address)
-    page.wait_for("footer", "Written by")
-    page.wait_for("#where", "round")
-
-
-def shown(page):
-    """The round of the list that can be seen, the slider's, and the edges that are drawn."""
-    visible = "[...document.querySelectorAll('section.round')].filter((e) => e.offsetHeight)"
-    sections = page.evaluate(f"{visible}.map((e) => e.id)")
-    edges = page.evaluate(
-        "[...document.querySelectorAll('#cell path.kept, #cell path.added')]"
-        ".map((e) => e.textContent.split(':')[0]).sort()"
-    )
-    return sections, page.text("#where"), edges
-
-
-def edges_of(record):
-    return sorted(f"{i}-{j}" for i, j in Cell.from_json(record["cell"]).live_edges)
-
-
-def test_the_slider_moves_by_keyboard(page, tmp_path):
-    search = bayesian()
-    run(search, some_fail)
-    open_report(page, search, tmp_path / "search")
-    records = search.trajectory()
-    last = records[-1]["round"]
-    assert last > 3
-    best = search.best()["round"]
-    assert shown(page) == ([f"round-{best}"], f"round {best} of {last}", edges_of(records[best]))
-    page.evaluate("document.getElementById('slider').focus()")
-    for key, code, number in (
-        ("Home", 36, 0),
-        ("ArrowRight", 39, 1),
-        ("ArrowRight", 39, 2),
-        ("ArrowLeft", 37, 1),
-        ("End", 35, last),
-    ):
-        page.press(key, code)
-        expected = ([f"round-{number}"], f"round {number} of {last}", edges_of(records[number]))
-        assert shown(page) == expected
-        assert page.evaluate("slider.getAttribute('aria-valuetext')") == expected[1]
-    page.evaluate("document.getElementById('play').focus()")
-    page.press("Enter", 13, "\r")  # from the last round it begins at the first
-    assert shown(page)[1] == f"round 0 of {last}"
-    page.wait_for("#where", f"round 1 of {last}")
-    assert page.text("#play") == "Pause"
-    page.press("Enter", 13, "\r")
-    assert page.text("#play") == "Play"
-    page.evaluate("location.hash = '#round-2'")
-    page.wait_for("#where", f"round 2 of {last}")
-
-
-def dot_of(kind, number):
-    """The dot of a round in the first chart, as an expression."""
-    text = f"JSON.parse(data.textContent).points[e.dataset.point][0] === {number}"
-    return f"[...document.querySelectorAll('[data-kind={kind}] use')].find((e) => {text})"
-
-
-def middle(page, element):
-    """Where the middle of an element is, once it can be seen, and the page has scrolled."""
-    return page.evaluate(
-        f"(async () => {{ const e = {element}; e.scrollIntoView({{ block: 'center' }});"
-        "for (const _ of [1, 2]) await new Promise(requestAnimationFrame);"
-        "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] })()"
-    )
-
-
-def test_a_link_to_a_round_works_again(page, tmp_path):
-    search = bayesian()
-    run(search, some_fail)
-    open_report(page, search, tmp_path / "search")
-    for _ in range(2):
-        page.click(*middle(page, "document.querySelector('a[href=\"#round-2\"]')"))
-        page.wait_for("#where", "round 2 of")
-        # The keys go on from there, where it can be seen.
-        assert page.evaluate("document.activeElement.id") == "slider"
-        top = page.evaluate("slider.getBoundingClientRect().top")
-        assert 0 < top < 200
-        page.press("ArrowRight", 39)
-        assert shown(page)[0] == ["round-3"]
-    page.evaluate("history.back()")  # the address of before any link
-    page.evaluate("location.hash = '#round-1'")
-    page.wait_for("#where", "round 1 of")
-
-
-def test_keys_go_from_dot_to_dot(page, tmp_path):
-    search = bayesian()
-    run(search, some_fail)
-    open_report(page, search, tmp_path / "search", width=390)
-    records = search.trajectory()
-    texts = page.evaluate("JSON.parse(data.textContent).points")
-    page.evaluate("document.querySelector('.chart svg').focus()")
-    page.press("ArrowRight", 39)
-    assert page.text("#tip").startswith("round 0: complete cell\nscore")
-    visited = [page.text("#tip")]
-    scored = [c for r in records for c in r["candidates"] if c["score"] is not None]
-    for _ in range(len(scored) + 3):
-        page.press("ArrowRight", 39)
-        visited.append(page.text("#tip"))
-    rounds = [int(re.match(r"round (\d+)", text)[1]) for text in visited]
-    assert rounds == sorted(rounds)
-    assert {*visited} <= {text for _, text in texts}
-    for candidate in scored:
-        assert any(f"score {candidate['score']:.4f}" in text for text in visited)
-    assert page.evaluate("(b => b.left >= 0 && b.right <= 390)(tip.getBoundingClientRect())")
-    page.press("Enter", 13, "\r")
-    assert shown(page)[0] == [f"round-{rounds[-1]}"]
-    page.press("ArrowLeft", 37)
-    assert page.text("#tip") in visited[:-1]
-    page.press("Home", 36)
-    assert page.text("#tip") == visited[0]
-    page.press("Escape", 27)
-    assert page.evaluate("tip.hidden")
-    page.press("End", 35)
-    assert page.text("#tip") == visited[-1]
-    page.press("Tab", 9)
-    assert page.evaluate("tip.hidden")
-
-
-def test_a_finger_opens_a_tip_and_closes_it(page, tmp_path):
-    search = bayesian()
-    run(search, some_fail)
-    page.call("Emulation.setTouchEmulationEnabled", enabled=True)
-    open_report(page, search, tmp_path / "search", width=390)
-    for close in ("elsewhere", "scroll", "Escape"):
-        x, y = middle(page, dot_of("line", 2))
-        page.tap(x + 2, y)
-        page.wait_for("#tip", "round 2: ")
-        assert page.evaluate("document.querySelectorAll('.near').length") == 1
-        if close == "elsewhere":
-            # Not all browsers take the focus from the chart, by which it would close, too.
-            down = "new PointerEvent('pointerdown', { bubbles: true })"
-            page.evaluate(f"document.querySelector('h1').dispatchEvent({down})")
-        elif close == "scroll":
-            page.evaluate("scrollBy(0, 50)")
-        else:
-            page.press("Escape", 27)
-        end = time.monotonic() + 30
-        while not page.evaluate("tip.hidden"):
-            assert time.monotonic() < end, close
-        assert page.evaluate("document.querySelectorAll('.near').length") == 0
-
-
-def test_what_is_gone_from_the_drawing_says_nothing(page, tmp_path):
-    search = bayesian()
-    run(search, some_fail)
-    open_report(page, search, tmp_path / "search")
-    for number in (0, int(page.evaluate("slider.max"))):
-        page.evaluate(f"slider.value = {number}; slider.dispatchEvent(new Event('input'))")
-    absent = page.evaluate(
-        "[...document.querySelectorAll('#cell path.absent')]"
-        ".map((e) => [getComputedStyle(e).pointerEvents, e.textContent])"
-    )
-    assert absent
-    assert {(*each,) for each in absent} == {("none", "")}
-
-
-@pytest.mark.parametrize("width", [390, 800, 1000, 1200])
-def test_letters_of_drawings_can_be_read(page, tmp_path, width):
-    search = dense(num_candidates=2, keep_fraction=0.9)
-    run(search)
-    open_report(page, search, tmp_path / "search", width)
-    page.evaluate("slider.value = 0; slider.dispatchEvent(new Event('input'))")
-    sizes = page.evaluate(
-        "[...document.querySelectorAll('svg text')].map((e) => "
-        "parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a)"
-    )
-    assert 10 < min(sizes) <= max(sizes) < 17
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_a_search_by_latency_of_one_round_in_the_dark(page, tmp_path):
-    search = dense(keep_fraction=1)
-    run(search, lambda cell: dataclasses.replace(outcome(cell), latency_ms=0.25))
-    page.emulate(prefers_color_scheme="dark", prefers_reduced_motion="reduce")
-    open_report(page, search, tmp_path / "search")
-    assert shown(page)[:2] == (["round-0"], "round 0 of 0")
-    assert page.evaluate("[play.disabled, slider.disabled]") == [True, True]
-    assert "0.25" in page.text(".tiles")
-    assert page.evaluate("document.querySelectorAll('.chart').length") == 5
-    page.point_at(*middle(page, dot_of("chosen", 0)))
-    page.wait_for("#tip", "latency 0.25 ms")
-    styles = page.evaluate(
-        "['body', '#tip', '#cell text', '.chart text', '.chart use'].map((each) => {"
-        "const style = getComputedStyle(document.querySelector(each));"
-        "return each[0] === '#' && each !== '#cell text' || each === 'body'"
-        " ? [style.backgroundColor, style.color] : [null, style.fill] })"
-    )
-    paper = styles[0][0]
-    for ground, ink in styles:
-        colours = (re.findall(r"\d+", each) for each in (ground or paper, ink))
-        ground, ink = ("#" + "".join(f"{int(v):02x}" for v in each[:3]) for each in colours)
-        assert contrast("#000000", ground) < 2
-        assert contrast(ink, ground) >= 4.5
-    moves = "getComputedStyle(document.querySelector('#cell g g')).transitionDuration"
-    assert page.evaluate(moves) == "0s"
-    page.emulate(prefers_color_scheme="light", prefers_reduced_motion="no-preference")
-    assert page.evaluate(moves) != "0s"
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-
-
-def test_pointing_at_a_dot_shows_its_values(page, tmp_path):
-    search = bayesian()
-    run(search, some_fail)
-    open_report(page, search, tmp_path / "search")
-    record = search.trajectory()[2]
-    assert page.evaluate("tip.hidden")
-    kinds = page.evaluate(
-        "[...document.querySelectorAll('[data-kind]')].map((e) => e.dataset.kind)"
-    )
-    assert kinds == [*(["others", "line", "chosen"] * 3), "others", "front", "chosen"]
-    dot = dot_of("line", 2)
-    x, y = middle(page, dot)
-    page.point_at(x + 3, y)
-    page.wait_for("#tip", "round 2: ")
-    text = page.text("#tip")
-    for value in (f"score {record['score']:.4f}", f"accuracy {record['objective']:.4f}"):
-        assert value in text
-    assert f"{record['macs']:,} MACs" in text
-    assert " ".join(edges_of(record)) in text
-    # What is said of the same dot is said once.
-    page.evaluate(
-        "window.said = 0; new MutationObserver((all) => { window.said += all.length })"
-        ".observe(tip, { childList: true, attributes: true })"
-    )
-    for step in (-3, -1, 2):
-        page.point_at(x + step, y)
-    assert page.evaluate("window.said") == 0
-    page.click(x, y)
-    assert shown(page)[0] == ["round-2"]
-    page.point_at(5, 5)
-    assert page.evaluate("tip.hidden")
-    assert page.evaluate("document.querySelectorAll('.near').length") == 0
-
-
-@pytest.mark.parametrize("width", [390, 1200])
-def test_hostile_names_are_only_text_and_the_page_is_no_wider_than_the_screen(
-    page, tmp_path, width
-):
-    declare_operation("a" * 60)
-    search = papers(Cell.dense(("input", "a" * 60, "conv1x1", "conv1x1", "a" * 60)))
-    run(search, lambda cell: some_fail(cell) if len(cell.edges) < 10 else outcome(cell))
-    assert HOSTILE in str(search.trajectory())
-    folder = tmp_path / HOSTILE.replace("/", "_")
-    open_report(page, search, folder, width)
-    (folder / "settings.json").write_text(json.dumps({HOSTILE: HOSTILE, "long": "x" * 300}))
-    run_record.note_command(folder, ["autoshrink", "search", HOSTILE, "y" * 300])
-    open_report(page, search, folder, width)
-    assert page.evaluate("typeof stolen") == "undefined"
-    assert page.text("h1") == folder.name
-    assert page.text("pre").startswith("autoshrink search '</script>")
-    assert HOSTILE in page.evaluate("rounds.textContent")
-    slider = "document.getElementById('slider')"
-    for number in range(int(page.evaluate(f"{slider}.max")) + 1):
-        page.evaluate(f"{slider}.value = {number}; {slider}.dispatchEvent(new Event('input'))")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
