@@ -320,7 +320,8 @@ def test_a_search_without_costs_is_reported_without_them(tmp_path):
 
 def test_each_text_is_once_in_a_large_page(tmp_path):
     cell = Cell.dense(("input", *["sepconv3x3", "conv1x1"] * 5, "conv1x1"))
-    search = run(paper(cell, num_candidates=20, keep_fraction=0.9), outcome)
+    search = paper(cell, num_candidates=20, keep_fraction=0.9)
+    run(search, lambda each: outcome(each, params=1_000_000 + len(each.edges)))
     page, networks = report(search, tmp_path), len(search.outcomes)
     texts = [text for _, text in page.data["points"]]
     assert len({*texts}) == len(texts) <= 1.1 * networks
