@@ -5,8 +5,8 @@ import random
 from types import SimpleNamespace
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.search import shrink
 from keras_autoshrink.search.records import Outcome
+from keras_autoshrink.search.shrink import ShrinkSearch
 
 OPS = ("input", "sepconv3x3", *["conv1x1", "conv1x1", "sepconv3x3"] * 2)
 DENSE = Cell.dense(OPS)
@@ -16,12 +16,12 @@ HOSTILE = "</script><script>window.stolen = 1</script><img src=x onerror='stolen
 
 
 def paper(cell=DENSE, **settings):
-    return shrink.ShrinkSearch(cell, **{"strategy": "paper", **settings})
+    return ShrinkSearch(cell, **{"strategy": "paper", **settings})
 
 
 def bayesian(cell=DENSE, **settings):
     known = {"num_candidates": 4, "max_candidates": 21}
-    return shrink.ShrinkSearch(cell, **{"strategy": "bayesian", **known, **settings})
+    return ShrinkSearch(cell, **{"strategy": "bayesian", **known, **settings})
 
 
 def noise(cell):
@@ -55,7 +55,7 @@ def save(search, folder, metric="val_accuracy", direction="max", **others):
     """Writes a search into a folder as a tuner does; `others` are further JSON files of it."""
     folder.mkdir(exist_ok=True)
     about = {"metric": metric, "direction": direction, "max_seconds_per_trial": None}
-    state = {"search": shrink.to_json(search), "about": about}
+    state = {"search": search.to_json(), "about": about}
     for name, content in {"oracle": state, **others}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return SimpleNamespace(project_dir=str(folder), path=folder)

@@ -9,7 +9,6 @@ from computed_searches import paper, run, save
 
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.report import saved_search
-from keras_autoshrink.search import shrink
 
 SMALL = Cell.dense(("input", "conv1x1", "sepconv3x3", "conv1x1"))
 
@@ -39,7 +38,7 @@ def test_a_search_is_read_by_its_folder_or_its_tuner(tmp_path, finished, metric,
         ("{", "oracle.json: damaged"),
         ({}, "has not begun"),
         ({"search": {"cell": {}}}, "oracle.json: damaged"),
-        ({"search": shrink.to_json(paper(SMALL)), "about": "score"}, "oracle.json: damaged"),
+        ({"search": paper(SMALL).to_json(), "about": "score"}, "oracle.json: damaged"),
     ],
 )
 def test_a_folder_without_a_whole_search_is_refused(tmp_path, state, culprit):

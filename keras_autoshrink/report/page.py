@@ -36,7 +36,6 @@ from keras_autoshrink.report.tables import (
     rounds_table,
     settings_list,
 )
-from keras_autoshrink.search import shrink
 from keras_autoshrink.search.records import Outcome, best_record, candidate_record
 from keras_autoshrink.search.shrink import ShrinkSearch
 
@@ -108,7 +107,7 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     texts = Texts(quantities)
     charts = curves(records, stops, best, quantities, texts)
     data = {
-        **_drawing(cells, stops),
+        **_drawing(cells),
         "numbers": [record["round"] for record in stops],
         "points": texts.to_json(),
     }
@@ -152,11 +151,14 @@ def _open_round(search: ShrinkSearch, records: Records) -> Record | None:
         record = candidate_record(candidate, outcome or Outcome(0.0))
         candidates.append(record if outcome else {**record, "score": None, "status": "pending"})
     cell = records[-1]["cell"] if records else search.cell.to_json()
-    unknown = dict.fromkeys(("removed_edge", "score", "objective"))
     return {
-        **unknown,
         "round": search.round.number,
+        "removed_edge": None,
+        "removed_edges": [],
+        "added_edges": [],
         "edges_left": len(cell["edges"]),
+        "score": None,
+        "objective": None,
         "cell": cell,
         "candidates": candidates,
         "open": "nothing survived" if search.error else "under way",
@@ -234,8 +236,7 @@ def _facts(folder: Path, search: ShrinkSearch, tuner: dict[str, Any]) -> list[ET
     Raises:
         ValueError: a file of the folder is damaged.
     """
-    of_search = {name: getattr(search, name) for name in shrink.SETTINGS}
-    of_search.update(saved_search.read_about(folder), **tuner)
+    of_search = {**search.settings, **saved_search.read_about(folder), **tuner}
     of_command = saved_search.read_settings(folder)
     versions = of_search.pop("versions", {})
     argv = of_command.pop("argv", [])
@@ -256,12 +257,11 @@ def _facts(folder: Path, search: ShrinkSearch, tuner: dict[str, Any]) -> list[ET
     return [element("section", element("h3", n), *each) for n, each in found.items() if each]
 
 
-def _drawing(cells: Sequence[Cell], records: Records) -> dict[str, Any]:
+def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
     """Places the nodes and edges of each round's cell, with what it has lost and won.
 
     Args:
         cells: of the rounds, numbered as the complete DAG.
-        records: of the same rounds.
 
     Returns:
         `box`, the least and the greatest x and y of all rounds, where neighbouring columns, and
@@ -273,8 +273,8 @@ def _drawing(cells: Sequence[Cell], records: Records) -> dict[str, Any]:
     """
     before: Cell | None = None
     rounds = []
-    for cell, record in zip(cells, records, strict=True):
-        rounds.append(_round(cell, before or cell, record))
+    for cell in cells:
+        rounds.append(_round(cell, before or cell))
         before = cell
     points = [(p["x"], p["y"]) for each in rounds for p in each["nodes"]]
     for each in rounds:
@@ -288,13 +288,10 @@ def _drawing(cells: Sequence[Cell], records: Records) -> dict[str, Any]:
     return {"box": [min(xs), min(ys), max(xs), max(ys)], "colours": fills, "rounds": rounds}
 
 
-def _round(cell: Cell, before: Cell, record: Record) -> dict[str, Any]:
+def _round(cell: Cell, before: Cell) -> dict[str, Any]:
     kinds: dict[Edge, str] = dict.fromkeys(cell.live_edges, "kept")
-    removed = {
-        tuple(edge) for edge in record.get("removed_edges", [record["removed_edge"]]) if edge
-    }
     for edge in set(before.live_edges) - set(cell.live_edges):
-        kinds[edge] = "removed" if edge in removed else "dead"
+        kinds[edge] = "removed" if edge[0] in cell.reachable else "dead"
     for edge in set(cell.live_edges) - set(before.live_edges):
         kinds[edge] = "added"
     # With the edges that it has lost: these are drawn as well, and lead to the right like others.

@@ -236,7 +236,7 @@ def plot_trajectory(
     figure = _Picture(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    shrinks = not any(record.get("added_edges") for record in records)
+    shrinks = not any(record["added_edges"] for record in records)
     place = "edges_left" if shrinks else "round"
     losers = [
         {**candidate, "round": record["round"]}
@@ -300,7 +300,7 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
         caption="MACs: multiply-accumulates for one image or token (1 MAC = 2 FLOPs)",
         caption_justify="left",
     )
-    edits = ["removed", "added"] if any("added_edges" in each for each in records) else ["removed"]
+    edits = ["removed", "added"] if any(each["added_edges"] for each in records) else ["removed"]
     quantities = [SCORE, Quantity("objective", objective), *known_costs(records)]
     headings = [each.unit or each.label for each in quantities]
     for heading in ("round", *edits, "edges", *headings, "trained"):

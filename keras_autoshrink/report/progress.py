@@ -115,14 +115,12 @@ class SearchProgress:
         finished = search.trajectory()
         for record in finished[self._rounds :]:
             removed, added = described(record)
-            change = "complete cell"
+            change = f"without {removed}" if record["round"] else "complete cell"
             over = sum("over_limit" in candidate for candidate in record["candidates"])
             if all(candidate["status"] == "failed" for candidate in record["candidates"]):
                 change = "all candidates failed, nothing changed"
-            elif record["round"] and "added_edges" in record:
+            elif record["added_edges"]:
                 change = f"edges removed: {removed}, added: {added}"
-            elif record["round"]:
-                change = f"without edge {removed}"
             self._console.print(
                 f"Round {record['round']} done: {change}, edges left: {record['edges_left']}, "
                 + ("no score" if record["score"] is None else f"score {record['score']:.4f}")
