@@ -219,7 +219,7 @@ def test_hostile_names_are_only_text_and_fit_the_screen(page, tmp_path, width):
     assert HOSTILE in str(search.trajectory())
     folder = tmp_path / HOSTILE.replace("/", "_")
     command = {"argv": ["autoshrink", "search", HOSTILE, "y" * 300], HOSTILE: HOSTILE}
-    show(page, kas.write_report(save(search, folder, settings=command)), width)
+    show(page, kas.write_report(save(search, folder, HOSTILE, settings=command)), width)
     assert page.evaluate("typeof stolen") == "undefined"
     assert page.text("h1") == folder.name
     assert page.text("pre").startswith("autoshrink search '</script>")

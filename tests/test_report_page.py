@@ -1,6 +1,7 @@
 """The report of a search as an HTML page: what is in it. `test_report_browser.py` looks at it."""
 
 import dataclasses
+import html
 import html.parser
 import itertools
 import json
@@ -111,7 +112,14 @@ def test_nothing_in_it_comes_from_elsewhere(finished):
     policy = next(a["content"] for t, a in page.attributes if t == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
-    assert page.source.count("<script") == 2  # the page's own
+    assert sum(tag in ("script", "img") for tag, _ in page.attributes) == 2  # the page's own
+
+
+def test_the_name_of_a_metric_is_only_text(tmp_path):
+    page = report(run(paper(keep_fraction=0.95)), tmp_path, metric=HOSTILE)
+    assert sum(tag in ("script", "img") for tag, _ in page.attributes) == 2  # the page's own
+    assert f"{HOSTILE} 0." in page.data["points"][0][1]
+    assert f"{HOSTILE} over the rounds" in map(html.unescape, page.charts)
 
 
 def test_each_chart_says_what_its_colours_mean(finished):
