@@ -19,7 +19,6 @@ from keras_autoshrink.cell import (
     Cell,
     declare_operation,
 )
-from keras_autoshrink.report import plots
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
@@ -246,6 +245,8 @@ def write_results(folder: Path, objective: str) -> list[Path]:
     Returns:
         The files.
     """
+    from keras_autoshrink.report import plots  # takes longer to load than the rest of a command
+
     records = read_search(folder).trajectory()
     cell = read_cell(folder)
     written = [
