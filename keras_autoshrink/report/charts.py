@@ -101,31 +101,21 @@ def curves(
     chosen = [(best["round"], best)] if best else []
     charts = []
     for each in quantities:
-
-        def points(found: Iterable[Numbered], each: Quantity = each) -> list[Point]:
-            values = [(n, record, each.of(record)) for n, record in found]
-            return [Point(n, y, texts.number(n, r)) for n, r, y in values if y is not None]
-
         series = [
-            Series("others", points(others)),
-            Series("line", points(adopted)),
-            Series("chosen", points(chosen)),
+            Series("others", _over_rounds(others, each, texts)),
+            Series("line", _over_rounds(adopted, each, texts)),
+            Series("chosen", _over_rounds(chosen, each, texts)),
         ]
         title = f"{each.title} over the rounds"
         charts.append(_figure(title, each.name, series, Axis("round", "rounds"), _axis(each)))
     on = {id(candidate) for candidate in front((c for _, c in known), quantities)}
-
-    def against(found: Iterable[Numbered]) -> list[Point]:
-        pairs = [(n, r, quantities.deciding.of(r), quantities.objective.of(r)) for n, r in found]
-        made = [(x, y, n, r) for n, r, x, y in pairs if x is not None and y is not None]
-        # In the order of the front, which is drawn by steps.
-        made.sort(key=lambda each: (each[0], each[1] if quantities.less else -each[1]))
-        return [Point(x, y, texts.number(n, r)) for x, y, n, r in made]
-
+    beside = [(n, c) for n, c in known if id(c) not in on]
     series = [
-        Series("others", against([(n, c) for n, c in known if id(c) not in on])),
-        Series("front", against([(n, c) for n, c in known if id(c) in on])),
-        Series("chosen", against(chosen)),
+        Series("others", _against_cost(beside, quantities, texts)),
+        Series(
+            "front", _against_cost([(n, c) for n, c in known if id(c) in on], quantities, texts)
+        ),
+        Series("chosen", _against_cost(chosen, quantities, texts)),
     ]
     title = f"{quantities.objective.title} against {quantities.deciding.label}"
     x, y = _axis(quantities.deciding), _axis(quantities.objective)
@@ -166,6 +156,19 @@ def front(candidates: Iterable[Record], quantities: Quantities) -> list[Record]:
         if (cost, objective) == (at, reached):
             found.append(candidate)
     return found
+
+
+def _over_rounds(found: Iterable[Numbered], quantity: Quantity, texts: Texts) -> list[Point]:
+    values = [(n, record, quantity.of(record)) for n, record in found]
+    return [Point(n, y, texts.number(n, r)) for n, r, y in values if y is not None]
+
+
+def _against_cost(found: Iterable[Numbered], quantities: Quantities, texts: Texts) -> list[Point]:
+    pairs = [(n, r, quantities.deciding.of(r), quantities.objective.of(r)) for n, r in found]
+    made = [(x, y, n, r) for n, r, x, y in pairs if x is not None and y is not None]
+    # In the order of the front, which is drawn by steps.
+    made.sort(key=lambda each: (each[0], each[1] if quantities.less else -each[1]))
+    return [Point(x, y, texts.number(n, r)) for x, y, n, r in made]
 
 
 def _axis(quantity: Quantity) -> Axis:

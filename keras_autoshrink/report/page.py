@@ -236,12 +236,12 @@ def _facts(folder: Path, search: ShrinkSearch, tuner: dict[str, Any]) -> list[ET
     Raises:
         ValueError: a file of the folder is damaged.
     """
-    of_search = {**search.settings, **saved_search.read_about(folder), **tuner}
-    of_command = saved_search.read_settings(folder)
-    versions = of_search.pop("versions", {})
-    argv = of_command.pop("argv", [])
+    settings = {**search.settings, **saved_search.read_about(folder), **tuner}
+    options = saved_search.read_settings(folder)
+    versions = settings.pop("versions", {})
+    argv = options.pop("argv", [])
     names = ("seed", "split_seed")
-    seeds = {n: each[n] for each in (of_search, of_command) for n in names if n in each}
+    seeds = {n: each[n] for each in (settings, options) for n in names if n in each}
     measured = saved_search.describe_costs(saved_search.read_costs(folder))
     words: list[Content] = []
     for argument in argv:  # a line is not to end within one
@@ -251,8 +251,8 @@ def _facts(folder: Path, search: ShrinkSearch, tuner: dict[str, Any]) -> list[ET
         "What was measured": [element("p", line) for line in measured],
         "Seeds": [settings_list(seeds), element("p", _SEEDS)],
         "Versions": [settings_list(versions)] if versions else [],
-        "Settings of the command": [settings_list(of_command)] if of_command else [],
-        "Settings of the search": [settings_list(of_search)],
+        "Settings of the command": [settings_list(options)] if options else [],
+        "Settings of the search": [settings_list(settings)],
     }
     return [element("section", element("h3", n), *each) for n, each in found.items() if each]
 
