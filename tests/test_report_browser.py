@@ -8,7 +8,7 @@ from computed_searches import HOSTILE, bayesian, outcome, paper, run, save, some
 from test_report_page import contrast
 
 import keras_autoshrink as kas
-from keras_autoshrink.cell import Cell, declare_operation
+from keras_autoshrink.cell import Cell
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="there is no Chromium")
 
@@ -213,7 +213,7 @@ def test_a_finger_opens_a_tip_and_closes_it(page, finished):
 
 @pytest.mark.parametrize("width", [390, 1200])
 def test_hostile_names_are_only_text_and_fit_the_screen(page, tmp_path, width):
-    declare_operation("a" * 60)
+    kas.register_operation("a" * 60)(lambda x, filters, name: x)
     search = paper(Cell.dense(("input", "a" * 60, "conv1x1", "conv1x1", "a" * 60)))
     run(search, lambda cell: some_fail(cell) if len(cell.edges) < 10 else outcome(cell))
     assert HOSTILE in str(search.trajectory())
