@@ -1,4 +1,4 @@
-"""What a search's HTML page says of how it was run."""
+"""The report of a search as one HTML page, which needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -11,143 +11,42 @@ import os
 import shlex
 import string
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_autoshrink import __version__, files
 from keras_autoshrink.cell import Cell, Edge
-from keras_autoshrink.report import plots, saved_search
+from keras_autoshrink.report import saved_search
 from keras_autoshrink.report.charts import Texts, curves, front, trained
-from keras_autoshrink.report.plots import bend, control, layered
-from keras_autoshrink.report.tables import (
+from keras_autoshrink.report.plots import bend, colours, control, layered
+from keras_autoshrink.report.quantities import (
     SCORE,
-    Content,
     Quantities,
+    Record,
+    Records,
+    of_search,
+)
+from keras_autoshrink.report.tables import (
+    Content,
     candidates_table,
     edits,
     element,
-    of_search,
     render,
     rounds_table,
     settings_list,
 )
-from keras_autoshrink.search import shrink
 from keras_autoshrink.search.records import Outcome, best_record, candidate_record
 from keras_autoshrink.search.shrink import ShrinkSearch
 
-
-def sections(folder: Path, search: ShrinkSearch) -> list[ET.Element]:
-    """The command, the seeds, the versions and the settings of the search in a folder.
-
-    Raises:
-        ValueError: a file of the folder is damaged.
-    """
-    path = folder / "tuner0.json"
-    # Another tuner than ours, or an older version, has not noted all of them.
-    tuner = {name: getattr(search, name) for name in shrink.SETTINGS}
-    tuner.update(files.read_json(path) if path.is_file() else {})
-    command = saved_search.read_settings(folder)
-    versions = tuner.pop("versions", {})
-    argv = command.pop("argv", [])
-    seeds: dict[str, Any] = {
-        n: s[n] for s in (tuner, command) for n in ("seed", "split_seed") if n in s
-    }
-    found = [_section("Seeds", settings_list(seeds), element("p", _SEEDS))]
-    if argv:
-        found.insert(0, _section("Command", element("pre", element("code", shlex.join(argv)))))
-    if versions:
-        found.append(_section("Versions", settings_list(versions)))
-    for heading, settings in (("of the command", command), ("of the search", tuner)):
-        if settings:
-            found.append(_section(f"Settings {heading}", settings_list(settings)))
-    return found
-
+NAME = "report.html"
 
 _SEEDS = (
     "All random choices come from the seed; the initial weights and the order of the data of a "
     "candidate, from the seed and its cell."
 )
-
-
-def _section(heading: str, *content: ET.Element) -> ET.Element:
-    return element("section", element("h3", heading), *content)
-
-
-# The page's nodes are wider than they are high; an edge may pass halfway between two of them.
+# How far an edge keeps from nodes, which are wider than high: it may pass halfway between two.
 _ROOM = 0.48
-
-
-def drawing(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The cells of the rounds, each beside what it has lost and won.
-
-    Args:
-        cells: of the rounds, numbered as the complete DAG.
-        records: of the same rounds.
-
-    Returns:
-        `box`, the least and the greatest x and y of all rounds, where neighbouring columns, and
-        neighbours in a column, are 1 apart; `colours`, of each op; and `rounds`, of each `nodes`
-        and `edges`. A node has an `id`, an `op`, an `x`, a `y` and a `kind`: "input", "leaf",
-        "node", or "gone" of one that the round has cut off. An edge has its `ends`, the control
-        `x` and `y` of a quadratic curve between them, and a `kind`: "kept", "added", "removed", or
-        "dead" of one that was cut off by that.
-    """
-    before: Cell | None = None
-    rounds = []
-    for cell, record in zip(cells, records, strict=True):
-        rounds.append(_round(cell, before or cell, record))
-        before = cell
-    points = [(p["x"], p["y"]) for each in rounds for p in each["nodes"]]
-    for each in rounds:
-        place = {node["id"]: (node["x"], node["y"]) for node in each["nodes"]}
-        for edge in each["edges"]:
-            # The middle of the curve, its farthest from the line between its ends.
-            (x, y), (x_end, y_end) = (place[node] for node in edge["ends"])
-            points.append(((x + x_end + 2 * edge["x"]) / 4, (y + y_end + 2 * edge["y"]) / 4))
-    xs, ys = zip(*points, strict=True)
-    colours = plots.colours(op for cell in cells for op in cell.ops)
-    return {"box": [min(xs), min(ys), max(xs), max(ys)], "colours": colours, "rounds": rounds}
-
-
-def _round(cell: Cell, before: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
-    kinds: dict[Edge, str] = dict.fromkeys(cell.live_edges, "kept")
-    removed = {
-        tuple(edge) for edge in record.get("removed_edges", [record["removed_edge"]]) if edge
-    }
-    for edge in set(before.live_edges) - set(cell.live_edges):
-        kinds[edge] = "removed" if edge in removed else "dead"
-    for edge in set(cell.live_edges) - set(before.live_edges):
-        kinds[edge] = "added"
-    # With the edges that it has lost: these are drawn as well, and lead to the right like others.
-    both = Cell(cell.ops, tuple(kinds))
-    place = layered(both.to_networkx().subgraph(both.reachable))
-    middle = max(x for x, _ in place.values()) / 2
-    place = {node: (x - middle, y) for node, (x, y) in place.items()}
-    edges = []
-    for (i, j), kind in sorted(kinds.items()):
-        others = [point for node, point in place.items() if node not in (i, j)]
-        x, y = control(place[i], place[j], bend(place[i], place[j], others, _ROOM))
-        edges.append({"ends": [i, j], "x": round(x, 3), "y": round(y, 3), "kind": kind})
-    nodes = [
-        {"id": node, "op": cell.ops[node], "x": x, "y": y, "kind": _kind(cell, node)}
-        for node, (x, y) in sorted(place.items())
-    ]
-    return {"nodes": nodes, "edges": edges}
-
-
-def _kind(cell: Cell, node: int) -> str:
-    if node not in cell.reachable:
-        return "gone"
-    if node in cell.leaves:
-        return "leaf"
-    return "input" if node == 0 else "node"
-
-
-Record = dict[str, Any]
-Records = Sequence[Record]
-
-NAME = "report.html"
 
 
 def write_report(
@@ -162,8 +61,7 @@ def write_report(
         path: where to write; an older file is replaced. By default `report.html` in the folder
             of the search.
         objective: what to call the metric behind the score; by default its own name, without
-            ``val_``, and "objective" where a score has not said it. Whether less or more of it is
-            better is what the search has noted, else what the name says, else the scores.
+            ``val_``, and "objective" where a score has not said it.
 
     Returns:
         Where it was written.
@@ -194,7 +92,9 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     best = best_record(records)
     open_round = _open_round(search, records)
     stops = [*records, *([open_round] if open_round else [])]
-    quantities = of_search(stops, objective, _score(folder), saved_search.direction(folder))
+    tuner = saved_search.read_tuner_settings(folder)
+    direction = saved_search.read_about(folder).get("direction")
+    quantities = of_search(stops, objective, tuner.get("score"), direction)
     known = [candidate for _, candidate in trained(stops)]
     on_front = {id(candidate) for candidate in front(known, quantities)}
     cells = [Cell.from_json(record["cell"]) for record in stops]
@@ -207,7 +107,7 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     texts = Texts(quantities)
     charts = curves(records, stops, best, quantities, texts)
     data = {
-        **drawing(cells, stops),
+        **_drawing(cells),
         "numbers": [record["round"] for record in stops],
         "points": texts.to_json(),
     }
@@ -232,22 +132,9 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
         charts=render(*charts),
         drawn="" if charts else "hidden",
         trajectory=render(rounds_table(records, best, quantities)),
-        facts=render(*_costs(folder), *sections(folder, search)),
+        facts=render(*_facts(folder, search, tuner)),
         version=html.escape(__version__),
     )
-
-
-def _score(folder: Path) -> Any:
-    """The score of a search as its settings describe it; None where they do not."""
-    path = folder / "tuner0.json"
-    return files.read_json(path).get("score") if path.is_file() else None
-
-
-def _costs(folder: Path) -> list[ET.Element]:
-    """By what latencies were measured, and how surely; nothing of a search without any."""
-    lines = saved_search.describe_costs(saved_search.read_costs(folder))
-    heading = element("h3", "What was measured")
-    return [element("section", heading, *(element("p", each) for each in lines))] if lines else []
 
 
 def _hash(text: str) -> str:
@@ -255,7 +142,7 @@ def _hash(text: str) -> str:
 
 
 def _open_round(search: ShrinkSearch, records: Records) -> Record | None:
-    """The round that has no record: it is under way, or nothing in it survived."""
+    """Returns the round without a record: it is under way, or nothing in it survived."""
     if len(records) > search.round.number:
         return None
     candidates = []
@@ -264,11 +151,14 @@ def _open_round(search: ShrinkSearch, records: Records) -> Record | None:
         record = candidate_record(candidate, outcome or Outcome(0.0))
         candidates.append(record if outcome else {**record, "score": None, "status": "pending"})
     cell = records[-1]["cell"] if records else search.cell.to_json()
-    unknown = dict.fromkeys(("removed_edge", "score", "objective", "macs", "params"))
     return {
-        **unknown,
         "round": search.round.number,
+        "removed_edge": None,
+        "removed_edges": [],
+        "added_edges": [],
         "edges_left": len(cell["edges"]),
+        "score": None,
+        "objective": None,
         "cell": cell,
         "candidates": candidates,
         "open": "nothing survived" if search.error else "under way",
@@ -287,7 +177,7 @@ def _state(search: ShrinkSearch) -> ET.Element:
 def _figures(
     records: Records, best: Record | None, quantities: Quantities, trained: bool
 ) -> ET.Element:
-    """What the chosen cell comes to, beside the complete one."""
+    """Shows what the chosen cell comes to, beside the complete one."""
     if best is None:
         what = "round has adopted a network" if trained else "network has a score"
         return element("p", f"No {what} yet.")
@@ -295,8 +185,8 @@ def _figures(
     found = [("edges", str(best["edges_left"]), f"of {whole['edges_left']}")]
     for each in (quantities.objective, *quantities.costs, SCORE):
         if each.of(best) is not None:
-            beside = "unknown" if each.of(whole) is None else each.said(whole)
-            found.append((each.heading, each.said(best), f"complete: {beside}"))
+            beside = "unknown" if each.of(whole) is None else each.text(whole)
+            found.append((each.heading, each.text(best), f"complete: {beside}"))
     tiles = [
         element("div", element("dt", name), element("dd", value), element("dd", beside))
         for name, value, beside in found
@@ -333,3 +223,97 @@ def _round_section(
         class_="round",
         **{"aria-labelledby": f"{anchor}-heading"},
     )
+
+
+def _facts(folder: Path, search: ShrinkSearch, tuner: dict[str, Any]) -> list[ET.Element]:
+    """Says how the search in a folder was run: command, seeds, versions, settings, measurements.
+
+    Args:
+        folder: of the search.
+        search: in it.
+        tuner: the settings of its tuner.
+
+    Raises:
+        ValueError: a file of the folder is damaged.
+    """
+    settings = {**search.settings, **saved_search.read_about(folder), **tuner}
+    options = saved_search.read_settings(folder)
+    versions = settings.pop("versions", {})
+    argv = options.pop("argv", [])
+    names = ("seed", "split_seed")
+    seeds = {n: each[n] for each in (settings, options) for n in names if n in each}
+    measured = saved_search.describe_costs(saved_search.read_costs(folder))
+    words: list[Content] = []
+    for argument in argv:  # a line is not to end within one
+        words += [" "] * bool(words) + [element("span", shlex.quote(argument), class_="argument")]
+    found = {
+        "Command": [element("pre", element("code", *words))] if argv else [],
+        "What was measured": [element("p", line) for line in measured],
+        "Seeds": [settings_list(seeds), element("p", _SEEDS)],
+        "Versions": [settings_list(versions)] if versions else [],
+        "Settings of the command": [settings_list(options)] if options else [],
+        "Settings of the search": [settings_list(settings)],
+    }
+    return [element("section", element("h3", n), *each) for n, each in found.items() if each]
+
+
+def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Places the nodes and edges of each round's cell, with what it has lost and won.
+
+    Args:
+        cells: of the rounds, numbered as the complete DAG.
+
+    Returns:
+        `box`, the least and the greatest x and y of all rounds, where neighbouring columns, and
+        neighbours in a column, are 1 apart; `colours`, of each op; and `rounds`, of each `nodes`
+        and `edges`. A node has an `id`, an `op`, an `x`, a `y` and a `kind`: "input", "leaf",
+        "node", or "gone" of one that the round has cut off. An edge has its `ends`, the control
+        `x` and `y` of a quadratic curve between them, and a `kind`: "kept", "added", "removed", or
+        "dead" of one that was cut off by that.
+    """
+    before: Cell | None = None
+    rounds = []
+    for cell in cells:
+        rounds.append(_round(cell, before or cell))
+        before = cell
+    points = [(p["x"], p["y"]) for each in rounds for p in each["nodes"]]
+    for each in rounds:
+        place = {node["id"]: (node["x"], node["y"]) for node in each["nodes"]}
+        for edge in each["edges"]:
+            # The middle of the curve, its farthest from the line between its ends.
+            (x, y), (x_end, y_end) = (place[node] for node in edge["ends"])
+            points.append(((x + x_end + 2 * edge["x"]) / 4, (y + y_end + 2 * edge["y"]) / 4))
+    xs, ys = zip(*points, strict=True)
+    fills = colours(op for cell in cells for op in cell.ops)
+    return {"box": [min(xs), min(ys), max(xs), max(ys)], "colours": fills, "rounds": rounds}
+
+
+def _round(cell: Cell, before: Cell) -> dict[str, Any]:
+    kinds: dict[Edge, str] = dict.fromkeys(cell.live_edges, "kept")
+    for edge in set(before.live_edges) - set(cell.live_edges):
+        kinds[edge] = "removed" if edge[0] in cell.reachable else "dead"
+    for edge in set(cell.live_edges) - set(before.live_edges):
+        kinds[edge] = "added"
+    # With the edges that it has lost: these are drawn as well, and lead to the right like others.
+    both = Cell(cell.ops, tuple(kinds))
+    place = layered(both.to_networkx().subgraph(both.reachable))
+    middle = max(x for x, _ in place.values()) / 2
+    place = {node: (x - middle, y) for node, (x, y) in place.items()}
+    edges = []
+    for (i, j), kind in sorted(kinds.items()):
+        others = [point for node, point in place.items() if node not in (i, j)]
+        x, y = control(place[i], place[j], bend(place[i], place[j], others, _ROOM))
+        edges.append({"ends": [i, j], "x": round(x, 3), "y": round(y, 3), "kind": kind})
+    nodes = [
+        {"id": node, "op": cell.ops[node], "x": x, "y": y, "kind": _kind(cell, node)}
+        for node, (x, y) in sorted(place.items())
+    ]
+    return {"nodes": nodes, "edges": edges}
+
+
+def _kind(cell: Cell, node: int) -> str:
+    if node not in cell.reachable:
+        return "gone"
+    if node in cell.leaves:
+        return "leaf"
+    return "input" if node == 0 else "node"

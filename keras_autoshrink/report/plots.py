@@ -12,14 +12,19 @@ import networkx as nx
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from rich import box
 from rich.table import Table
 
 from keras_autoshrink import files
 from keras_autoshrink.cell import INPUT, Cell
+from keras_autoshrink.report.quantities import SCORE, Quantity, Records, known_costs
 from keras_autoshrink.search.records import best_record, described
 
 Point = tuple[float, float]
+
+_OUTPUT = "output"
+_NODE_SIZE = 3000  # points squared: room for the name of an op
 
 
 def layered(graph: nx.DiGraph) -> dict[Any, Point]:
@@ -43,7 +48,7 @@ def layered(graph: nx.DiGraph) -> dict[Any, Point]:
 
 
 def bend(source: Point, target: Point, others: Sequence[Point], room: float = 0.4) -> float:
-    """The flattest curve from source to target that keeps clear of the other nodes.
+    """Finds the flattest curve from source to target that keeps clear of the other nodes.
 
     Args:
         source: where it begins.
@@ -69,7 +74,7 @@ def bend(source: Point, target: Point, others: Sequence[Point], room: float = 0.
 
 
 def control(source: Point, target: Point, rad: float) -> Point:
-    """The control point of matplotlib's connection style `arc3`, a quadratic Bezier curve."""
+    """Returns the control point of matplotlib's `arc3`, a quadratic Bezier curve."""
     (x, y), (x_end, y_end) = source, target
     return (x + x_end) / 2 + rad * (y_end - y), (y + y_end) / 2 - rad * (x_end - x)
 
@@ -84,7 +89,7 @@ _OTHERS = ("#CC79A7", "#D55E00", "#0072B2", "#009E73", "#F0E442")
 
 
 def colours(ops: Iterable[str]) -> dict[str, str]:
-    """The colour of each op, as `#RRGGBB`; the input has none.
+    """Returns the colour of each op, as `#RRGGBB`; the input has none.
 
     Args:
         ops: of a cell, in any order. Ops of ours have the same colours whatever stands beside
@@ -99,14 +104,6 @@ def colours(ops: Iterable[str]) -> dict[str, str]:
     left = [colour for colour in _OTHERS if colour not in found.values()]
     others = (op for op in names if op not in found)
     return {**found, **dict(zip(others, itertools.cycle(left), strict=False))}
-
-
-Records = Sequence[dict[str, Any]]
-
-_OUTPUT = "output"
-# Of records that have them: what to call them in a table.
-_COSTS = {"latency_ms": "ms", "measured_cost": "cost"}
-_NODE_SIZE = 3000  # points squared: room for the name of an op
 
 
 class _Searched(Protocol):
@@ -200,7 +197,7 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
 def plot_trajectory(
     search: _Searched | Records, path: str | Path | None = None, objective: str | None = None
 ) -> Figure:
-    """Draws score, objective and MACs of a search, the chosen cell marked.
+    """Draws score, objective and costs of a search, the chosen cell marked.
 
     Over the edges left, from many to few; over the rounds, if edges came back in any of them.
 
@@ -224,7 +221,7 @@ def plot_trajectory(
         >>> search.tell(cell, Outcome(0.8, 0.9, {"macs": 10_000_000}))
         >>> figure = plot_trajectory(search.trajectory(), "search.png", objective="accuracy")
         >>> [axes.get_ylabel() for axes in figure.axes]
-        ['score', 'accuracy', 'multiply-accumulates']
+        ['score', 'accuracy', 'MACs']
     """
     records = search if isinstance(search, Sequence) else search.trajectory()
     if objective is None:
@@ -233,12 +230,13 @@ def plot_trajectory(
     if best is None:
         raise ValueError("search: no round has finished yet with a network that was trained")
     records = [record for record in records if record["score"] is not None]
-    panels = [("score", "score"), ("objective", objective), ("macs", "multiply-accumulates")]
-    panels = [panel for panel in panels if best[panel[0]] is not None]
+    costs = known_costs(records)
+    panels = [SCORE, Quantity("objective", objective), *costs]
+    panels = [panel for panel in panels if best.get(panel.name) is not None]
     figure = _Picture(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    shrinks = not any(record.get("added_edges") for record in records)
+    shrinks = not any(record["added_edges"] for record in records)
     place = "edges_left" if shrinks else "round"
     losers = [
         {**candidate, "round": record["round"]}
@@ -246,17 +244,17 @@ def plot_trajectory(
         for candidate in record["candidates"]
         if candidate["status"] == "rejected"
     ]
-    for axes, (name, label) in zip(all_axes, panels, strict=True):
+    for axes, panel in zip(all_axes, panels, strict=True):
         axes.scatter(
             [loser[place] for loser in losers],
-            [loser[name] for loser in losers],
+            [loser.get(panel.name) for loser in losers],
             s=14,
             color="#BBBBBB",
             label="rejected candidates",
         )
         axes.plot(
             [record[place] for record in records],
-            [record[name] for record in records],
+            [record.get(panel.name) for record in records],
             marker="o",
             markersize=4,
             color="#0072B2",
@@ -264,21 +262,25 @@ def plot_trajectory(
         )
         axes.plot(
             best[place],
-            best[name],
+            best[panel.name],
             marker="*",
             markersize=16,
             linestyle="none",
             color="#D55E00",
             label=f"chosen: round {best['round']}",
         )
-        axes.set_ylabel(label)
+        axes.set_ylabel(panel.heading)
         axes.grid(alpha=0.3)
-    if best["macs"] is not None:
-        all_axes[-1].set_yscale("log")
+        if panel in costs:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(EngFormatter(sep="") if panel.form == "," else "{x:.4g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     all_axes[-1].set_xlabel("edges left" if shrinks else "round")
     all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
     if shrinks:
         all_axes[-1].invert_xaxis()
+    figure.align_ylabels()
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     if path is not None:
         figure.write(path)
@@ -286,10 +288,9 @@ def plot_trajectory(
 
 
 def trajectory_table(records: Records, objective: str = "objective") -> Table:
-    """The rounds of a search as a rich table, the chosen one marked.
+    """Makes a rich table of the rounds of a search, the chosen one marked.
 
-    "trained" says how many of a round's candidates were new networks, and within the limits; "ms"
-    is the latency, where it was measured.
+    "trained" says how many of a round's candidates were new networks, and within the limits.
     """
     best = best_record(records)
     table = Table(
@@ -299,11 +300,10 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
         caption="MACs: multiply-accumulates for one image or token (1 MAC = 2 FLOPs)",
         caption_justify="left",
     )
-    edits = ["removed", "added"] if any("added_edges" in record for record in records) else []
-    edits = edits or ["removed"]
-    costs = [name for name in _COSTS if any(name in record for record in records)]
-    headings = ("MACs", *(_COSTS[name] for name in costs), "params", "trained")
-    for heading in ("round", *edits, "edges", "score", objective, *headings):
+    edits = ["removed", "added"] if any(each["added_edges"] for each in records) else ["removed"]
+    quantities = [SCORE, Quantity("objective", objective), *known_costs(records)]
+    headings = [each.unit or each.label for each in quantities]
+    for heading in ("round", *edits, "edges", *headings, "trained"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for record in records:
@@ -317,11 +317,7 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
             str(record["round"]),
             *described(record)[: len(edits)],
             str(record["edges_left"]),
-            "-" if record["score"] is None else f"{record['score']:.4f}",
-            "-" if record["objective"] is None else f"{record['objective']:.4f}",
-            "-" if record["macs"] is None else f"{record['macs']:,}",
-            *(f"{record[name]:.4g}" if name in record else "-" for name in costs),
-            "-" if record["params"] is None else f"{record['params']:,}",
+            *(each.text(record) for each in quantities),
             f"{trained} of {len(candidates)}",
             ", ".join(notes),
         )

@@ -1,4 +1,4 @@
-"""What a search says while it runs."""
+"""The lines that a search prints while it runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.status import Status
 
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.report.quantities import known_costs
 from keras_autoshrink.search.records import described
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 
 class SearchProgress:
-    """Shows round, candidate i of k and its edges, best score and time left.
+    """The display of round, candidate i of k and its edges, best score and time left.
 
     On a terminal one line that changes, and a line that stays for each round; elsewhere a
     plain line for each candidate.
@@ -51,7 +52,7 @@ class SearchProgress:
             )
 
     def begin(self, search: ShrinkSearch) -> None:
-        """Says where the search starts or goes on."""
+        """Prints where the search starts or goes on."""
         self._rounds = len(search.trajectory())
         if search.error and any(outcome.error for outcome in search.outcomes.values()):
             self._console.print(f"Trying again: {search.error}.", markup=False)
@@ -78,7 +79,7 @@ class SearchProgress:
         self._console.print(line, markup=False)
 
     def trial_begin(self, search: ShrinkSearch, cell: Cell) -> None:
-        """Says which candidate trains now; several may do so at a time."""
+        """Shows which candidate trains now; several may do so at a time."""
         self._rounds_end(search)  # those in which nothing was trained
         networks = [c.cell.key for c in search.round.candidates if not c.reused]
         if cell.key not in networks:
@@ -90,11 +91,11 @@ class SearchProgress:
         self._update(search)
 
     def trial_end(self, search: ShrinkSearch, cell: Cell, score: float | None, error: str) -> None:
-        """Says what came of the candidate, and of the round if it was the last one.
+        """Prints what came of the candidate, and of the round if it was the last one.
 
         Args:
-            search: after it has been told.
-            cell: of the candidate; of one that is not in training nothing is said.
+            search: with the candidate's outcome.
+            cell: of the candidate; nothing is printed of one that is not in training.
             score: of the candidate, None if it failed.
             error: why it failed, if it did.
         """
@@ -105,41 +106,38 @@ class SearchProgress:
         if score is None:
             self._console.print(f"{label}: failed: {error}", markup=False)
         elif not self._console.is_terminal:
-            self._console.print(f"{label}: score {score:.4f}, {self._outlook(search)}")
+            self._console.print(f"{label}: score {score:.4f}, {self._remaining(search)}")
         self._rounds_end(search)
         self._update(search)
 
     def _rounds_end(self, search: ShrinkSearch) -> None:
-        """Says what came of the rounds that have ended."""
+        """Prints what came of the rounds that have ended."""
         finished = search.trajectory()
         for record in finished[self._rounds :]:
             removed, added = described(record)
-            change = "complete cell"
+            change = f"without {removed}" if record["round"] else "complete cell"
             over = sum("over_limit" in candidate for candidate in record["candidates"])
             if all(candidate["status"] == "failed" for candidate in record["candidates"]):
                 change = "all candidates failed, nothing changed"
-            elif record["round"] and "added_edges" in record:
+            elif record["added_edges"]:
                 change = f"edges removed: {removed}, added: {added}"
-            elif record["round"]:
-                change = f"without edge {removed}"
             self._console.print(
                 f"Round {record['round']} done: {change}, edges left: {record['edges_left']}, "
                 + ("no score" if record["score"] is None else f"score {record['score']:.4f}")
-                + ("" if record["macs"] is None else f", {record['macs']:,} MACs")
-                + (f", {record['latency_ms']:.4g} ms" if "latency_ms" in record else "")
+                + "".join(f", {cost.phrase(record)}" for cost in known_costs([record]))
                 + (f"; {over} of {len(record['candidates'])} over the limit" if over else "")
             )
         self._rounds = len(finished)
 
     def _update(self, search: ShrinkSearch) -> None:
-        """The line that changes."""
+        """Rewrites the line that changes."""
         if self._console.is_terminal and self._labels:
             label = list(self._labels.values())[-1]
             others = f" and {len(self._labels) - 1} more" if len(self._labels) > 1 else ""
-            self._status.update(f"{label}{others}, {self._outlook(search)}")
+            self._status.update(f"{label}{others}, {self._remaining(search)}")
 
     def end(self, search: ShrinkSearch) -> None:
-        """Says which cell is best."""
+        """Prints which cell is best."""
         self._rounds_end(search)
         best = search.best()
         if best and not search.error:
@@ -148,8 +146,8 @@ class SearchProgress:
                 f"score {best['score']:.4f}"
             )
 
-    def _outlook(self, search: ShrinkSearch) -> str:
-        """The best score so far and the time left."""
+    def _remaining(self, search: ShrinkSearch) -> str:
+        """Says what the best score is so far, and the time left."""
         said = [] if search.best_score is None else [f"best {search.best_score:.4f}"]
         if self._trained:
             seconds = (time.monotonic() - self._started) / self._trained * search.max_remaining()

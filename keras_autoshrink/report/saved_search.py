@@ -1,4 +1,4 @@
-"""What searches and trainings leave on the disk, but for KerasTuner's own files."""
+"""The files that searches and trainings leave on the disk, read and written without Keras."""
 
 from __future__ import annotations
 
@@ -19,18 +19,15 @@ from keras_autoshrink.cell import (
     Cell,
     declare_operation,
 )
-from keras_autoshrink.report import plots
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
 PUBLISHED = {"shrinkcnn": SHRINKCNN_CELL, "shrinkrnn": SHRINKRNN_CELL}
 
 COSTS = "costs.json"  # what networks cost that had to be built for it, by `Cell.key`
-_SETTINGS = "settings.json"
+_SETTINGS = "settings.json"  # of a command that searches
 _STATE = "oracle.json"
-
-# The metrics of the scores of ours, for searches that have not noted them.
-_METRICS = {"AccuracyScore": "accuracy", "PerplexityScore": "perplexity"}
+_TUNER = "tuner0.json"  # the settings of `AutoShrink`, written once
 
 
 class Searched(Protocol):
@@ -42,61 +39,63 @@ class Searched(Protocol):
 def open_search(
     search: Searched | str | os.PathLike[str], objective: str | None
 ) -> tuple[Path, ShrinkSearch, str]:
-    """A search that somebody asks to see: its folder, its state, and the name of its metric.
+    """Reads a search that somebody asks to see.
 
     Args:
         search: a tuner, or the folder.
-        objective: what to call the metric behind the score; None for its own name, see
-            `metric_name`.
+        objective: what to call the metric behind the score; None for its own name, without
+            "val_", as all that a search goes by is of validation data.
+
+    Returns:
+        Its folder, its state, and the name of its metric; "objective" where the score itself
+        stands for a metric.
 
     Raises:
-        ValueError: as of `read_search`.
+        ValueError: there is no search, or its file is damaged.
     """
     project = search if isinstance(search, (str, os.PathLike)) else search.project_dir
     folder = Path(project)
     found = read_search(folder)
     if objective is None:
-        objective = metric_name(folder, found.cell)
+        metric = read_about(folder).get("metric", "score")
+        objective = "objective" if metric == "score" else str(metric).removeprefix("val_")
     return folder, found, objective
 
 
-def metric_name(folder: Path, cell: Cell) -> str:
-    """What the metric behind the score of a search is called; "objective" if nobody has said.
-
-    Its name is Keras's, but for the "val_": all that a search goes by is of validation data.
-
-    Args:
-        folder: the search's.
-        cell: the one that it began with.
-    """
-    noted = read_about(folder).get("metric")
-    if not isinstance(noted, str):
-        noted = _unnoted_metric(folder, cell)
-    # The score itself stands where there is no other metric.
-    return "objective" if noted in (None, "score") else noted.removeprefix("val_")
-
-
-def direction(folder: Path) -> str | None:
-    """Whether less of the metric behind the score of a search is better, "min", or more, "max".
-
-    None where the search has not said it.
-    """
-    noted = read_about(folder).get("direction")
-    return noted if noted in ("min", "max") else None
-
-
 def read_about(folder: Path) -> dict[str, Any]:
-    """What `search_state.about` noted of the search in a folder; nothing if an older version did.
+    """Reads what a search notes of itself beside its state.
+
+    Returns:
+        Among others `metric`, the name of the metric behind the score, and `direction`: "min"
+        where less of it is better, else "max".
 
     Raises:
         ValueError: there is no search, or its file is damaged.
     """
-    about = _state(folder).get("about")
-    return about if isinstance(about, dict) else {}
+    about = _state(folder).get("about", {})
+    if not isinstance(about, dict):
+        raise ValueError(f"{folder / _STATE}: damaged: about={about!r}")
+    return about
+
+
+def read_tuner_settings(folder: Path) -> dict[str, Any]:
+    """Reads the settings of the `AutoShrink` of a search; none if another tuner ran it.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / _TUNER
+    return files.read_json(path) if path.is_file() else {}
+
+
+def begun(folder: Path) -> float:
+    """Returns when the search in a folder began, in seconds since 1970."""
+    first = folder / _TUNER
+    return (first if first.is_file() else folder / _STATE).stat().st_mtime
 
 
 def read_search(folder: Path) -> ShrinkSearch:
-    """The state of the search in a folder, finished or not.
+    """Reads the state of the search in a folder, finished or not.
 
     Raises:
         ValueError: there is none, or its file is damaged.
@@ -114,7 +113,7 @@ def read_search(folder: Path) -> ShrinkSearch:
 
 
 def read_cell(path: Path) -> Cell:
-    """The cell in a file, the best one of a search's folder, pruned, or a published one.
+    """Reads the cell in a file, the best one of a search's folder, pruned, or a published one.
 
     Raises:
         ValueError: there is neither.
@@ -133,12 +132,12 @@ def read_cell(path: Path) -> Cell:
 
 
 def task_of(cell: Cell) -> str:
-    """`"text"` for a recurrent cell, else `"images"`."""
+    """Returns `"text"` for a recurrent cell, else `"images"`."""
     return "text" if set(cell.ops[1:]) <= set(RNN_OPERATIONS) else "images"
 
 
 def settings_of(cell: str) -> dict[str, Any]:
-    """The settings of the search that a cell comes from, if it lies in one's folder.
+    """Reads the settings of the search that a cell comes from, if it lies in one's folder.
 
     Args:
         cell: as on the command line, see `read_cell`.
@@ -148,7 +147,7 @@ def settings_of(cell: str) -> dict[str, Any]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings that `write_settings` noted in a folder; none if it did not.
+    """Reads the settings that `write_settings` noted in a folder; none if it did not.
 
     Raises:
         ValueError: the file is damaged.
@@ -163,7 +162,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_facts(model: Path) -> dict[str, Any]:
-    """What `write_facts` noted beside a model file; nothing if it did not.
+    """Reads what `write_facts` noted beside a model file; nothing if it did not.
 
     Raises:
         ValueError: the file is damaged.
@@ -173,7 +172,7 @@ def read_facts(model: Path) -> dict[str, Any]:
 
 
 def write_facts(model: Path, facts: dict[str, Any]) -> None:
-    """Notes beside a model file what its user has to know."""
+    """Writes beside a model file what its user has to know."""
     files.write_text(_facts_path(model), json.dumps(facts, indent=1) + "\n")
 
 
@@ -246,6 +245,8 @@ def write_results(folder: Path, objective: str) -> list[Path]:
     Returns:
         The files.
     """
+    from keras_autoshrink.report import plots  # takes longer to load than the rest of a command
+
     records = read_search(folder).trajectory()
     cell = read_cell(folder)
     written = [
@@ -263,15 +264,6 @@ def _state(folder: Path) -> dict[str, Any]:
         return files.read_json(folder / _STATE)
     except OSError:
         raise ValueError(f"{folder}: holds no search (no {_STATE})") from None
-
-
-def _unnoted_metric(folder: Path, cell: Cell) -> str | None:
-    """The metric of a search by an older version, which noted its score at most."""
-    try:
-        score = files.read_json(folder / "tuner0.json").get("score")
-    except (OSError, ValueError):
-        return "perplexity" if task_of(cell) == "text" else "accuracy"
-    return _METRICS.get(score[0]) if isinstance(score, list) and score else None
 
 
 def _facts_path(model: Path) -> Path:

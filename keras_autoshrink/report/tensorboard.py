@@ -8,10 +8,10 @@ import io
 import os
 import struct
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+# Those of TensorBoard's modules that load no TensorFlow.
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
@@ -26,12 +26,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from keras_autoshrink import files
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.report import plots, saved_search
+from keras_autoshrink.report.quantities import Record, Records
 from keras_autoshrink.score import RECORDED_COSTS
-
-# Of TensorBoard's modules those that load no TensorFlow.
-
-
-Record = Mapping[str, Any]
 
 NAME = "tensorboard"
 # TensorBoard reads what has "tfevents" in its name; the end tells ours from a training's logs.
@@ -78,7 +74,7 @@ def write_tensorboard(
     folder, found, objective = saved_search.open_search(search, objective)
     records = found.trajectory()
     check(folder, records)
-    begun = _begun(folder)
+    begun = saved_search.begun(folder)
     written = set()
     for path, step, seconds, values in _logs(records, objective):
         path = folder / NAME / path
@@ -90,7 +86,7 @@ def write_tensorboard(
     return folder / NAME
 
 
-def check(folder: Path, records: Sequence[Record]) -> None:
+def check(folder: Path, records: Records) -> None:
     """Raises the ValueError that says that there is nothing to write yet, if so."""
     if not records:
         raise ValueError(f"{folder}: the search in it has not finished a round yet")
@@ -105,14 +101,13 @@ def _tidy(folder: Path, written: Container[Path], begun: float) -> None:
         with contextlib.suppress(FileNotFoundError):  # who writes there, too, tidies
             if path not in written and path.stat().st_mtime < begun:
                 path.unlink()
-    for pattern in (".unfinished.????????", "unfinished.[0-9]*"):  # the latter by older versions
-        files.remove_abandoned(folder.rglob(pattern), time.time())
+    files.remove_abandoned(folder.rglob(".unfinished.????????"), time.time())
 
 
 def _logs(
     records: Iterable[Record], objective: str
 ) -> Iterator[tuple[Path, int, float, list[Summary.Value]]]:
-    """What to write: each file's path in the folder, its step, the seconds until then, values."""
+    """Lists the files: path in the folder, step, seconds from the beginning to it, and values."""
     seconds = 0.0
     for record in records:
         step = record["round"]
@@ -131,7 +126,7 @@ def _logs(
 
 
 def _scalars(kind: str, record: Record, objective: str) -> list[Summary.Value]:
-    """What is known of a cell, with its tags; TensorBoard has scalars as float32."""
+    """Returns what is known of a cell, with its tags; TensorBoard has scalars as float32."""
     # Two curves with one tag would be one.
     own_tag = objective not in (*_METRICS, "edges")
     tags = {name: objective if name == "objective" and own_tag else name for name in _METRICS}
@@ -143,7 +138,7 @@ def _scalars(kind: str, record: Record, objective: str) -> list[Summary.Value]:
 
 
 def _trial(candidate: Record, number: int, objective: str) -> list[Summary.Value]:
-    """A candidate as a session of hparams that has ended."""
+    """Returns a candidate as a session of hparams that has ended."""
     cell = Cell.from_json(candidate["cell"])
     start = SessionStartInfo()
     numbers = {
@@ -180,7 +175,7 @@ def _picture(cell: Cell) -> Summary.Value:
 
 
 def _events(wall_time: float, step: int, values: list[Summary.Value]) -> bytes:
-    """An event file of some values of one step."""
+    """Returns an event file of some values of one step."""
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)
     for event in (
@@ -189,9 +184,3 @@ def _events(wall_time: float, step: int, values: list[Summary.Value]) -> bytes:
     ):
         writer.write(event.SerializeToString())
     return buffer.getvalue()
-
-
-def _begun(folder: Path) -> float:
-    """When a search began, in seconds since 1970: its first file never changes."""
-    first = folder / "tuner0.json"
-    return (first if first.is_file() else folder / "oracle.json").stat().st_mtime

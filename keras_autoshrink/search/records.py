@@ -205,8 +205,12 @@ def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def described(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Writes the edges that a round removed and added, as "0-1, 1-2"; "-" for none."""
-    edits = (record["removed_edges"], record["added_edges"])
+    """Writes the edges that a round removed and added, as "0-1, 1-2"; "-" for none.
+
+    Where one edge is all that was removed, what was cut off by that goes without saying.
+    """
+    removed_edges = [record["removed_edge"]] if record["removed_edge"] else record["removed_edges"]
+    edits = (removed_edges, record["added_edges"])
     removed, added = (", ".join(f"{i}-{j}" for i, j in edges) or "-" for edges in edits)
     return removed, added
 

@@ -14,19 +14,20 @@ import urllib.request
 import numpy as np
 import PIL.Image
 import pytest
+from computed_searches import bayesian, noise, outcome, paper, run, save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
-from test_shrink import dense, outcome, run
 
 import keras_autoshrink as kas
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.search import shrink
+from keras_autoshrink.score import RECORDED_COSTS
 from keras_autoshrink.search.records import Outcome
 
 ALL = {"scalars": 0, "images": 0, "tensors": 0}
-SCALARS = {"score": "score", "objective": "accuracy", "macs": "macs", "params": "params"}
-SCALARS |= {"latency_ms": "latency_ms", "measured_cost": "measured_cost"}
+# The tags of what records have.
+SCALARS = {name: name for name in ("score", *(cost.name for cost in RECORDED_COSTS))}
+SCALARS["objective"] = "accuracy"
 
 
 def evaluator():
@@ -35,35 +36,22 @@ def evaluator():
 
     def evaluate(cell):
         trial_id = f"{next(numbers):04}"
-        found = outcome(cell)
-        if len(cell.edges) < 28 and found.objective < 0.2:
+        if len(cell.edges) < 28 and noise(cell) < 0.2:
             return Outcome(None, seconds=2.0, trial_id=trial_id, error="ValueError: bad")
-        if len(cell.edges) < 28 and found.objective < 0.4:
-            return Outcome(None, macs=99, trial_id=trial_id, over_limit="99 MACs, at most 98")
-        params = None if trial_id == "0000" else 3 * found.macs
-        return dataclasses.replace(
-            found, params=params, seconds=2.0, trial_id=trial_id, latency_ms=found.macs / 7
-        )
+        if len(cell.edges) < 28 and noise(cell) < 0.4:
+            over = "99 MACs, at most 98"
+            return Outcome(None, costs={"macs": 99}, trial_id=trial_id, over_limit=over)
+        params = {} if trial_id == "0000" else {"params": 1_000}
+        found = outcome(cell, latency_ms=len(cell.edges) / 7, **params)
+        return dataclasses.replace(found, trial_id=trial_id)
 
     return evaluate
-
-
-def searched(**settings):
-    search = dense(**{"num_candidates": 4, "keep_fraction": 0.6, **settings})
-    run(search, evaluator())
-    return search
 
 
 def evaluated(search):
     """The trials that a network was trained in."""
     found = [c for r in search.trajectory() for c in r["candidates"] if "over_limit" not in c]
     return sorted({candidate["trial_id"] for candidate in found})
-
-
-def save(search, folder):
-    folder.mkdir(exist_ok=True)
-    (folder / "oracle.json").write_text(json.dumps({"search": shrink.to_json(search)}))
-    return folder
 
 
 def read(folder):
@@ -85,26 +73,31 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("strategy", ["bayesian", "paper"])
-def test_the_curves_are_the_trajectory(strategy, tmp_path):
-    more = {"max_candidates": 21} if strategy == "bayesian" else {}
-    records = (search := searched(strategy=strategy, **more)).trajectory()
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A search, and the folder of its event files."""
+    search, folder = run(bayesian(), evaluator()), tmp_path_factory.mktemp("search")
+    assert kas.write_tensorboard(save(search, folder)) == folder / "tensorboard"
+    return search, folder / "tensorboard"
+
+
+def test_the_curves_are_the_trajectory(finished):
+    search, folder = finished
+    records = search.trajectory()
     assert len(records) > 4
-    folder = kas.write_tensorboard(save(search, tmp_path / "s"))
-    assert folder == tmp_path / "s" / "tensorboard"
     log = read(folder)
     expected = {f"search/{tag}": known(records, name) for name, tag in SCALARS.items()}
     expected["search/edges"] = known(records, "edges_left")
     assert curves(log) == {tag: curve for tag, curve in expected.items() if curve}
     assert len(expected["search/params"]) == len(records) - 1
     times = [each.wall_time for each in log.Scalars("search/edges")]
-    begun = (tmp_path / "s" / "oracle.json").stat().st_mtime
+    begun = (folder.parent / "oracle.json").stat().st_mtime
     assert times == pytest.approx(begun + np.cumsum([record["seconds"] for record in records]))
 
 
-def test_each_round_has_a_picture(tmp_path):
-    records = (search := searched()).trajectory()
-    images = read(kas.write_tensorboard(save(search, tmp_path))).Images("search/cell")
+def test_each_round_has_a_picture(finished):
+    records = finished[0].trajectory()
+    images = read(finished[1]).Images("search/cell")
     assert [image.step for image in images] == [record["round"] for record in records]
     for image in images:
         with PIL.Image.open(io.BytesIO(image.encoded_image_string)) as picture:
@@ -115,9 +108,8 @@ def test_each_round_has_a_picture(tmp_path):
     assert len(drawn) == len({json.dumps(record["cell"]) for record in records})
 
 
-def test_each_trial_is_a_session_of_hparams(tmp_path):
-    search = searched(strategy="bayesian", max_candidates=21)
-    folder = kas.write_tensorboard(save(search, tmp_path))
+def test_each_trial_is_a_session_of_hparams(finished):
+    search, folder = finished
     trials = {
         candidate["trial_id"]: {**candidate, "round": record["round"]}
         for record in search.trajectory()
@@ -146,61 +138,58 @@ def test_each_trial_is_a_session_of_hparams(tmp_path):
         assert curves(log) == {tag: value for tag, value in expected.items() if value}
 
 
-def test_to_write_it_again_leaves_no_duplicates(tmp_path):
-    folder = kas.write_tensorboard(save(searched(), tmp_path))
-    before = contents(folder)
-    training = folder / "train" / "events.out.tfevents.1700000000.host.1.0.v2"
-    training.parent.mkdir()
-    training.write_bytes(b"another's")
-    kas.write_tensorboard(tmp_path)
-    assert contents(folder) == {**before, training: b"another's"}
-    shorter = searched(keep_fraction=0.9)
-    kas.write_tensorboard(save(shorter, tmp_path), "val_accuracy")
-    steps = [step for step, _ in curves(read(folder))["search/val_accuracy"]]
-    assert steps == [record["round"] for record in shorter.trajectory()]
-    assert training.read_bytes() == b"another's"
-
-
-def test_what_a_search_writes_meanwhile_stays(tmp_path):
-    save(searched(), tmp_path)
-    (tmp_path / "tuner0.json").write_text("{}")
-    folder = kas.write_tensorboard(tmp_path)
-    newer = folder / "events.out.tfevents.000099.autoshrink"
-    older = folder / "trials" / "0000" / "events.out.tfevents.000098.autoshrink"
-    for path, begun in ((newer, 1), (older, -1)):
-        path.write_bytes(b"a round that is not in what was read")
-        when = (tmp_path / "tuner0.json").stat().st_mtime + begun
-        os.utime(path, (when, when))
-    kas.write_tensorboard(tmp_path)
-    assert newer.exists()
-    assert not older.exists()
-
-
-def test_what_kills_have_left_is_tidied_away(tmp_path):
-    folder = kas.write_tensorboard(save(searched(), tmp_path))
-    before = contents(folder)
-    names = (".unfinished.0123abcd", "trials/0000/.unfinished.89abcdef", "trials/0001/unfinished.7")
-    for name in names:
-        (folder / name).write_bytes(b"half a file")
-        os.utime(folder / name, (1e9, 1e9))
-    writing = folder / ".unfinished.00000000"
-    writing.write_bytes(b"half a file, so far")
-    kas.write_tensorboard(tmp_path)
-    assert contents(folder) == {**before, writing: b"half a file, so far"}
-
-
-def test_trials_need_no_ids(tmp_path):
-    search = dense(num_candidates=2, keep_fraction=0.9)
-    run(search)
-    folder = kas.write_tensorboard(save(search, tmp_path))
+def test_to_write_it_again_replaces_what_is_its_own(tmp_path):
+    search = run(paper(num_candidates=2, keep_fraction=0.9))
+    folder = kas.write_tensorboard(save(search, tmp_path, tuner0={}))
+    # Trials need no ids.
     trials = {path.name for path in (folder / "trials").iterdir()}
     rounds = search.trajectory()
     assert trials == {f"{r['round']}-{i}" for r in rounds for i in range(len(r["candidates"]))}
+    begun = (tmp_path / "tuner0.json").stat().st_mtime
+    kept = {
+        "train/events.out.tfevents.1700000000.host.1.0.v2": 0,  # a training's
+        ".unfinished.00000000": time.time(),  # another process is writing it
+        "events.out.tfevents.000099.autoshrink": begun + 1,  # of a round after what was read
+    }
+    left = {
+        "trials/0-0/events.out.tfevents.000098.autoshrink": begun - 1,  # of an older search
+        "trials/0-0/.unfinished.89abcdef": 1e9,  # of a kill
+        ".unfinished.0123abcd": 1e9,
+    }
+    for name, modified in {**kept, **left}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"another's")
+        os.utime(folder / name, (modified, modified))
+    written = {path: content for path, content in contents(folder).items() if path.suffix != ".v2"}
+    kas.write_tensorboard(tmp_path)
+    after = contents(folder)
+    assert {path for path, content in after.items() if content == b"another's"} == {
+        folder / name for name in kept
+    }
+    assert {p: c for p, c in after.items() if c != b"another's"} == {
+        p: c for p, c in written.items() if c != b"another's"
+    }
+
+
+def test_the_rounds_of_a_shorter_search_replace_a_longer_ones(tmp_path):
+    kas.write_tensorboard(save(run(paper(num_candidates=2, keep_fraction=0.9)), tmp_path))
+    shorter = run(paper(num_candidates=2, keep_fraction=0.95))
+    time.sleep(0.05)  # its state is newer than those files
+    folder = kas.write_tensorboard(save(shorter, tmp_path), "val_accuracy")
+    steps = [step for step, _ in curves(read(folder))["search/val_accuracy"]]
+    assert steps == [record["round"] for record in shorter.trajectory()]
+
+
+def test_a_metric_with_the_name_of_another_curve_gives_way(tmp_path):
+    search = run(paper(keep_fraction=0.95))
+    log = read(kas.write_tensorboard(save(search, tmp_path, metric="edges")))
+    assert curves(log)["search/edges"] == known(search.trajectory(), "edges_left")
+    assert curves(log)["search/objective"] == known(search.trajectory(), "objective")
 
 
 def test_a_search_without_a_round_has_none(tmp_path):
     with pytest.raises(ValueError, match="has not finished a round yet"):
-        kas.write_tensorboard(save(dense(), tmp_path))
+        kas.write_tensorboard(save(paper(), tmp_path))
     assert not (tmp_path / "tensorboard").exists()
 
 
@@ -233,32 +222,26 @@ def asked(url, until, **body):
         time.sleep(0.5)
 
 
-def test_tensorboard_shows_it_and_finds_new_rounds(served, tmp_path):
-    search, evaluate = dense(num_candidates=3, keep_fraction=0.8), evaluator()
+def test_tensorboard_shows_it_and_finds_new_rounds(tmp_path, served):
+    search, evaluate = paper(num_candidates=3, keep_fraction=0.8), evaluator()
     while len(search.trajectory()) < 3:
         search.tell((cell := search.pending()[0].cell), evaluate(cell))
-    for folder in ("one", "two"):
-        kas.write_tensorboard(save(search, tmp_path / folder))
-    first = evaluated(search)
-    tags = asked(
-        f"{served}data/plugin/scalars/tags",
-        lambda found: {"one/tensorboard", "two/tensorboard"} <= set(found),
-    )
-    assert {"search/score", "search/macs", "search/edges"} < set(tags["one/tensorboard"])
-    run(search, evaluate)
     kas.write_tensorboard(save(search, tmp_path / "one"))
-    records = search.trajectory()
+    tags = asked(f"{served}data/plugin/scalars/tags", lambda found: "one/tensorboard" in found)
+    assert {"search/score", "search/macs", "search/edges"} < set(tags["one/tensorboard"])
+    kas.write_tensorboard(save(run(search, evaluate), tmp_path / "one"))
+    expected = known(search.trajectory(), "score")
     curve = asked(
         f"{served}data/plugin/scalars/scalars?run=one/tensorboard&tag=search/score",
-        lambda found: len(found) >= len(known(records, "score")),
+        lambda found: len(found) >= len(expected),
     )
-    assert [(step, pytest.approx(value)) for _, step, value in curve] == known(records, "score")
+    assert [(step, pytest.approx(value)) for _, step, value in curve] == expected
     sessions = asked(
         f"{served}data/plugin/hparams/session_groups",
-        lambda found: len(found["sessionGroups"]) >= len(evaluated(search) + first),
+        lambda found: len(found["sessionGroups"]) >= len(evaluated(search)),
         startIndex=0,
         sliceSize=1000,
         allowedStatuses=["STATUS_SUCCESS", "STATUS_FAILURE"],
     )["sessionGroups"]
-    names = [group["name"] for group in sessions if group["name"].startswith("one/")]
-    assert sorted(names) == [f"one/tensorboard/trials/{name}" for name in evaluated(search)]
+    names = sorted(group["name"] for group in sessions)
+    assert names == [f"one/tensorboard/trials/{name}" for name in evaluated(search)]
