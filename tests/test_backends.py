@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_autoshrink.backend import jit_compile
 from keras_autoshrink.cell import SHRINKRNN_CELL
-from keras_autoshrink.networks.cnn import jit_compile
 from keras_autoshrink.networks.language_model import ShrinkRNN, carrying, reset_state, step_model
 from keras_autoshrink.networks.perplexity import PerplexityEvaluation
 from keras_autoshrink.training.averaged_sgd import AveragedSGD

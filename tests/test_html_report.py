@@ -17,8 +17,8 @@ from test_shrink import dense, outcome, papers, run
 
 import keras_autoshrink as kas
 from keras_autoshrink import run_record
-from keras_autoshrink.cell import Cell, declare_operation
-from keras_autoshrink.report import plots
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.networks import operations
 from keras_autoshrink.report.charts import Point, Series, front, limits
 from keras_autoshrink.report.tables import of_search
 from keras_autoshrink.search import shrink
@@ -335,11 +335,10 @@ def test_each_text_is_once_in_a_large_page(tmp_path):
 
 
 def test_an_op_has_one_colour_everywhere(tmp_path):
-    declare_operation("zeta")
     search = papers(Cell.dense(("input", "tanh", "zeta", "identity", "sigmoid", "relu")))
     run(search)
     *_, data = read(kas.write_report(saved(search, tmp_path)))
-    assert data["colours"] == plots.colours(search.cell.ops)
+    assert data["colours"] == operations.colours(search.cell.ops)
     figure = kas.plot_cell(search.cell)
     colours = list(map(to_hex, figure.axes[0].collections[0].get_facecolors()))
     assert colours[1:6] == [data["colours"][op].lower() for op in search.cell.ops[1:]]
@@ -730,7 +729,6 @@ def test_pointing_at_a_dot_shows_its_values(page, tmp_path):
 def test_hostile_names_are_only_text_and_the_page_is_no_wider_than_the_screen(
     page, tmp_path, width
 ):
-    declare_operation("a" * 60)
     search = papers(Cell.dense(("input", "a" * 60, "conv1x1", "conv1x1", "a" * 60)))
     run(search, lambda cell: some_fail(cell) if len(cell.edges) < 10 else outcome(cell))
     assert HOSTILE in str(search.trajectory())

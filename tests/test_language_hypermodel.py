@@ -11,7 +11,7 @@ import pytest
 from searches import interrupting, timeless
 
 import keras_autoshrink as kas
-from keras_autoshrink.cell import RNN_OPERATIONS
+from keras_autoshrink.networks.operations import RNN_OPERATIONS
 from keras_autoshrink.networks.perplexity import PerplexityEvaluation
 
 VOCABULARY, UNITS, BATCH, STEPS = 30, 8, 4, 5
