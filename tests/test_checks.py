@@ -30,7 +30,7 @@ def test_good_values_come_back_as_pythons_own():
 )
 def test_bad_values_are_named(check, values, expected):
     for value in values:
-        with pytest.raises(ValueError, match="^n=") as caught:
+        with pytest.raises(ValueError, match=r"^n=") as caught:
             check(value)
         assert str(caught.value) == f"n={value!r}: expected {expected}"
 

@@ -18,7 +18,7 @@ from test_shrink import dense, outcome, papers, run
 import keras_autoshrink as kas
 from keras_autoshrink import run_record
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.networks import operations
+from keras_autoshrink.report import plots
 from keras_autoshrink.report.charts import Point, Series, front, limits
 from keras_autoshrink.report.tables import of_search
 from keras_autoshrink.search import shrink
@@ -338,7 +338,7 @@ def test_an_op_has_one_colour_everywhere(tmp_path):
     search = papers(Cell.dense(("input", "tanh", "zeta", "identity", "sigmoid", "relu")))
     run(search)
     *_, data = read(kas.write_report(saved(search, tmp_path)))
-    assert data["colours"] == operations.colours(search.cell.ops)
+    assert data["colours"] == plots.colours(search.cell.ops)
     figure = kas.plot_cell(search.cell)
     colours = list(map(to_hex, figure.axes[0].collections[0].get_facecolors()))
     assert colours[1:6] == [data["colours"][op].lower() for op in search.cell.ops[1:]]

@@ -17,8 +17,7 @@ from typing import Any
 
 from keras_autoshrink import __version__, files
 from keras_autoshrink.cell import Cell, Edge
-from keras_autoshrink.networks import operations
-from keras_autoshrink.report import saved_search
+from keras_autoshrink.report import plots, saved_search
 from keras_autoshrink.report.charts import Texts, curves, front, trained
 from keras_autoshrink.report.plots import bend, control, layered
 from keras_autoshrink.report.tables import (
@@ -107,7 +106,7 @@ def drawing(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> dict
             (x, y), (x_end, y_end) = (place[node] for node in edge["ends"])
             points.append(((x + x_end + 2 * edge["x"]) / 4, (y + y_end + 2 * edge["y"]) / 4))
     xs, ys = zip(*points, strict=True)
-    colours = operations.colours(op for cell in cells for op in cell.ops)
+    colours = plots.colours(op for cell in cells for op in cell.ops)
     return {"box": [min(xs), min(ys), max(xs), max(ys)], "colours": colours, "rounds": rounds}
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from keras_autoshrink import files
 from keras_autoshrink.cell import INPUT, Cell
-from keras_autoshrink.networks.operations import colours
+from keras_autoshrink.networks.operations import colours as colours
 from keras_autoshrink.search.records import best_record, described
 
 Point = tuple[float, float]
