@@ -165,28 +165,6 @@ def test_published_networks(build: Any, macs: float) -> None:
     assert count_macs(build(weights=None), (224, 224, 3)) == pytest.approx(macs, rel=0.01)
 
 
-class Foreign(layers.Layer):
-    """A layer of somebody else's that calls its weights states."""
-
-    def __init__(self, trained: tuple[bool, ...]) -> None:
-        super().__init__()
-        self.trained = trained
-
-    def build(self, input_shape: Any) -> None:
-        self.kernel = self.add_weight(shape=(input_shape[-1], 3))
-        self.states = [self.add_weight(shape=(7,), trainable=trained) for trained in self.trained]
-
-    def call(self, x: Any) -> Any:
-        return ops.matmul(x, self.kernel)
-
-
-def test_count_params_of_a_layer_whose_states_are_trained() -> None:
-    model = model_of(Foreign((True, True)), (5,))
-    assert count_params(model) == model.count_params() == 5 * 3 + 2 * 7
-    model = model_of(Foreign((True, False)), (5,))
-    assert count_params(model) == model.count_params() == 5 * 3 + 2 * 7
-
-
 def test_count_params_of_a_stateful_layer() -> None:
     counts = []
     for stateful in (False, True):

@@ -176,18 +176,6 @@ def test_two_windows_are_one_stream(kind):
     np.testing.assert_array_equal(outputs(windows, tokens[:, :5]), first)
 
 
-def test_streams_of_a_batch_are_independent():
-    model, tokens = small(), text(steps=8)
-    windows = carrying(model, batch_size=3, steps=4)
-    batch = [outputs(windows, tokens[:, start : start + 4]) for start in (0, 4)]
-    alone = carrying(model, batch_size=1, steps=4)
-    for stream in range(3):
-        reset_state(alone)
-        for start, expected in zip((0, 4), batch, strict=True):
-            one = outputs(alone, tokens[stream : stream + 1, start : start + 4])
-            assert_close(one[0], expected[stream])
-
-
 def test_two_carrying_models_of_one_model_have_a_state_each():
     model, tokens = small(), text()
     training, scoring = carrying(model, 3), carrying(model, 3)

@@ -225,16 +225,6 @@ def test_dropout_in_a_graph_is_the_same():
     assert_close(outputs, reference(c.cell, c.weights, c.x, c.h, **masks))
 
 
-def test_masks_drop_their_share_and_differ_between_sequences():
-    rates = {"dropout": 0.25, "recurrent_dropout": 0.5}
-    masks = masks_of(case(CHAIN, batch=50, features=40, units=40, rates=rates))
-    for name, rate in (("x_mask", 0.25), ("h_mask", 0.5)):
-        assert masks[name].shape == (50, 40)
-        assert np.unique(masks[name]) == pytest.approx([0, 1 / (1 - rate)])
-        assert (masks[name] == 0).mean() == pytest.approx(rate, abs=0.05)
-        assert len(np.unique(masks[name], axis=0)) == 50
-
-
 def test_masks_differ_between_calls_and_between_sequences():
     c = case(SHRINKRNN_CELL, rates=BOTH)
     c.x[:], c.h[:] = c.x[:1], c.h[:1]
