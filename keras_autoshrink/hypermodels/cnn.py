@@ -104,7 +104,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         # One of each in turn, shuffled; what falls on node 0 gives way to the input.
         pool = [operations[node % len(operations)] for node in range(num_nodes)]
         generator = random.Random(f"operations/{seed}")
-        pool.sort(key=lambda _: generator.random())  # see ShrinkSearch for why not shuffle()
+        # Not by shuffle(), whose order Python does not promise to keep from version to version.
+        pool.sort(key=lambda _: generator.random())
         self.cell = Cell.dense((INPUT, *pool[1:]))
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
