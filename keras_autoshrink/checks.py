@@ -1,4 +1,4 @@
-"""Checks of arguments, whose errors name the argument and its value in one line."""
+"""Checks of arguments; what is wrong is named in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-MOST_NAMED = 5  # in one line; of the others, their number is enough
+MOST_NAMED = 5  # in one line; of what is more, the number is enough
 
 
 def is_count(value: object) -> bool:
@@ -17,10 +17,10 @@ def is_count(value: object) -> bool:
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """Returns a whole number, of Python or NumPy, as an int.
+    """The value, of Python or NumPy, as an int.
 
     Raises:
-        ValueError: the value is no whole number of `least` or more.
+        ValueError: it is no whole number of `least` or more.
     """
     try:
         number = operator.index(value)
@@ -32,10 +32,10 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def share(name: str, value: float) -> float:
-    """Returns a share of a whole.
+    """The value.
 
     Raises:
-        ValueError: the value is not 0 or more and less than 1.
+        ValueError: it is not 0 or more and less than 1.
     """
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value!r}: expected 0 or more and less than 1")
@@ -43,10 +43,10 @@ def share(name: str, value: float) -> float:
 
 
 def positive(name: str, value: float) -> float:
-    """Returns a positive number as a float.
+    """The value as a float.
 
     Raises:
-        ValueError: the value is not a finite number greater than 0.
+        ValueError: it is not a finite number greater than 0.
     """
     try:
         if 0 < value < math.inf:
@@ -57,12 +57,12 @@ def positive(name: str, value: float) -> float:
 
 
 def enumerated(names: Sequence[str]) -> str:
-    """Lists the first of some names, and how many more there are: `a, b, c, d, e and 3 more`."""
+    """The first of some names, and how many more there are: `a, b, c, d, e and 3 more`."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def tensorflow_reason(error: Exception) -> str:
-    """Returns the first line of an error of TensorFlow's, without the op that it names first."""
+    """The first line of an error of TensorFlow's, without what that puts in front of it."""
     line = str(getattr(error, "message", error)).partition("\n")[0].rpartition("}} ")[2]
     return re.sub(r"^Error in .* with iterator: \S+: ", "", line) or type(error).__name__
