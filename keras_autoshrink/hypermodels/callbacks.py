@@ -8,29 +8,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 import keras
 import keras_tuner
 
-from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.networks.language_model import is_language_model
 from keras_autoshrink.score import Score, cost_of
 
 # A worker that has not come back so long after the limit, in seconds, never will.
-_HOPELESS = 10.0
-
-
-def out_of_time(limit: float) -> keras_tuner.errors.FailedTrialError:
-    """What a trial fails with that has taken longer than so many seconds."""
-    return keras_tuner.errors.FailedTrialError(f"took longer than max_seconds_per_trial={limit:g}")
+_HANGS = 10.0
 
 
 class Deadline(keras.callbacks.Callback):
     """Ends a trial that takes too long, after the batch under way.
-
-    Of trials that share a program, `trainee.Trainee` looks at the clock after each epoch.
 
     Args:
         seconds: from now on.
@@ -54,19 +45,21 @@ class Deadline(keras.callbacks.Callback):
 
     def _check(self) -> None:
         if time.monotonic() > self.end:
-            raise out_of_time(self.seconds)
+            raise keras_tuner.errors.FailedTrialError(
+                f"took longer than max_seconds_per_trial={self.seconds:g}"
+            )
 
 
 @contextlib.contextmanager
 def killed_after(seconds: float) -> Iterator[None]:
     """Kills this process if what is done within hangs, where no callback is asked any more.
 
-    Only for a worker, which is started again and told what to do next.
+    Only for a worker, which is started again and gets another trial.
 
     Args:
         seconds: the limit; the process is granted a little more.
     """
-    timer = threading.Timer(seconds + _HOPELESS, os.kill, (os.getpid(), signal.SIGKILL))
+    timer = threading.Timer(seconds + _HANGS, os.kill, (os.getpid(), signal.SIGKILL))
     timer.daemon = True
     timer.start()
     try:
@@ -76,7 +69,7 @@ def killed_after(seconds: float) -> Iterator[None]:
 
 
 class Interrupts:
-    """Sees to it that Ctrl-C ends a search.
+    """A handler of Ctrl-C that no destructor can swallow.
 
     Python drops a KeyboardInterrupt that happens to be raised in a destructor or the callback
     of a weak reference, of which TensorFlow has many. Here it is remembered. A handler that
@@ -144,7 +137,7 @@ class DataEnd(keras.callbacks.Callback):
         self._validated = 0
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Counts, likewise."""
+        """Counts; `batch` counts from 0, with several steps in one execution that of the last."""
         self._validated = batch + 1
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
@@ -171,72 +164,59 @@ class DataEnd(keras.callbacks.Callback):
         )
 
 
-def add_score(logs: dict[str, float], score: Score, costs: dict[str, float], epoch: int) -> None:
-    """Adds the score and the costs to the logs of an epoch.
+class ScoreCallback(DataEnd):
+    """Puts the score and the costs into the logs of each epoch that had all its data.
 
     Args:
-        logs: of the epoch; changed.
         score: callable `score(logs, macs)`.
-        costs: of the network, for one image or one token; see `score.cost_of`.
-        epoch: counted from 0.
+        measured: what was measured of the network's costs, by `Cost.name`.
+        count: counts the others, for one image or one token.
 
     Raises:
-        keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs.
+        keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs, or the
+            data ended.
         keras_tuner.errors.FailedTrialError: the score, a loss or the metric behind the score is
             not a finite number.
     """
-    try:
-        value = score(logs, cost_of(score, costs))
-    except KeyError as error:
-        # Fatal: it would be the same for every candidate.
-        raise keras_tuner.errors.FatalValueError(
-            f"the score needs the metric {error}, but training reports "
-            f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
-            "metric to compile(); it is needed at every epoch"
-        ) from error
-    objective = getattr(score, "objective", None)
-    watched = ["loss", "val_loss", *([objective] if isinstance(objective, str) else [])]
-    diverged = [name for name in watched if not math.isfinite(logs.get(name, 0))]
-    if diverged:
-        raise keras_tuner.errors.FailedTrialError(
-            f"the {diverged[0]} of epoch {epoch + 1} is {logs[diverged[0]]}"
-        )
-    if not math.isfinite(value):
-        raise keras_tuner.errors.FailedTrialError(f"the score of epoch {epoch + 1} is {value}")
-    logs.update(score=float(value), **costs)
 
-
-class ScoreCallback(DataEnd):
-    """Puts `score`, `macs` and `params` into the logs of each epoch that had all its data.
-
-    Args:
-        score: callable `score(logs, macs)`.
-        measured: what the network costs besides, if anything; goes into the logs too.
-
-    Raises:
-        keras_tuner.errors.FatalValueError: as of `add_score`, or the data ended.
-        keras_tuner.errors.FailedTrialError: as of `add_score`.
-    """
-
-    def __init__(self, score: Score, measured: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        score: Score,
+        measured: Mapping[str, float],
+        count: Callable[[keras.Model], Mapping[str, float]],
+    ) -> None:
         super().__init__()
         self.score = score
         self.measured = measured
+        self._count = count
         self.costs: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Counts what the network costs, for one image or one token."""
-        one = (1,) if is_language_model(self.model) else None
-        self.costs = {
-            "macs": count_macs(self.model, input_shape=one),
-            "params": count_params(self.model),
-            **self.measured,
-        }
+        self.costs = {**self.measured, **self._count(self.model)}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Adds to `logs`, which the callbacks after this one and the history see."""
         super().on_epoch_end(epoch, logs)
-        add_score(logs, self.score, self.costs, epoch)
+        try:
+            value = self.score(logs, cost_of(self.score, self.costs))
+        except KeyError as error:
+            # Fatal: it would be the same for every candidate.
+            raise keras_tuner.errors.FatalValueError(
+                f"the score needs the metric {error}, but training reports "
+                f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
+                "metric to compile(); it is needed at every epoch"
+            ) from error
+        objective = getattr(self.score, "objective", None)
+        watched = ["loss", "val_loss", *([objective] if isinstance(objective, str) else [])]
+        diverged = [name for name in watched if not math.isfinite(logs.get(name, 0))]
+        if diverged:
+            raise keras_tuner.errors.FailedTrialError(
+                f"the {diverged[0]} of epoch {epoch + 1} is {logs[diverged[0]]}"
+            )
+        if not math.isfinite(value):
+            raise keras_tuner.errors.FailedTrialError(f"the score of epoch {epoch + 1} is {value}")
+        logs.update(score=float(value), **self.costs)
 
 
 # Until so many steps have been done, BatchNorm's moving statistics are those of a network that is

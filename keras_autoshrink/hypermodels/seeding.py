@@ -13,7 +13,7 @@ from keras_autoshrink.cell import Cell
 
 
 def training_seed(seed: int, cell: Cell) -> int:
-    """The seed to train a cell with: it depends on the search's seed and the network alone.
+    """Returns the seed to train a cell with, which follows from the search's seed and the network.
 
     So neither the order of trials, nor a resume, nor parallel workers change a result.
 
@@ -25,7 +25,7 @@ def training_seed(seed: int, cell: Cell) -> int:
 
 
 def draw_seed(generator: Any = random) -> int:
-    """A seed of the order of images.
+    """Draws a seed of the order of images.
 
     Args:
         generator: a `random.Random`; by default Python's own.
@@ -34,7 +34,7 @@ def draw_seed(generator: Any = random) -> int:
 
 
 def order_of_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The places 0 to count - 1 in the order of an epoch, shape (count,), int32."""
+    """Returns the places 0 to count - 1 in the order of an epoch, shape (count,), int32."""
     return np.random.default_rng((seed, epoch)).permutation(count).astype(np.int32)
 
 
@@ -46,7 +46,8 @@ class ShuffledBatches(keras.utils.PyDataset):
     Args:
         x: array of shape (n, ...).
         y: array of shape (n, ...).
-        batch_size: of all batches but the last, which has what is left over.
+        batch_size: of all batches. What is left over of an epoch makes a batch with those that the
+            epoch began with: a smaller one would be traced again.
         seed: of the order.
     """
 
@@ -55,17 +56,17 @@ class ShuffledBatches(keras.utils.PyDataset):
         # As Keras takes arrays of floats.
         floats = x.dtype.kind == "f"
         self.x, self.y = x.astype(keras.config.floatx(), copy=False) if floats else x, y
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, len(x))
         self.seed = seed
-        self._order = order_of_epoch(seed, 0, len(x))
+        self.begin(0)
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Returns the number of batches of an epoch."""
         return -(-len(self.x) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One batch of the epoch under way."""
-        places = self._order[index * self.batch_size :][: self.batch_size]
+        """Returns one batch of the epoch under way."""
+        places = self._places[index * self.batch_size :][: self.batch_size]
         return self.x[places], self.y[places]
 
     def begin(self, epoch: int) -> None:
@@ -74,4 +75,5 @@ class ShuffledBatches(keras.utils.PyDataset):
         By a callback: what Keras itself tells a data set of epochs, it also tells it when it
         only looks at the first batch.
         """
-        self._order = order_of_epoch(self.seed, epoch, len(self.x))
+        order = order_of_epoch(self.seed, epoch, len(self.x))
+        self._places = np.resize(order, len(self) * self.batch_size)

@@ -14,7 +14,6 @@ from keras_autoshrink import files
 from keras_autoshrink.cell import SHRINKCNN_CELL, SHRINKRNN_CELL, Cell
 from keras_autoshrink.networks.operations import is_activation
 from keras_autoshrink.report import plots
-from keras_autoshrink.search import shrink
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
@@ -100,7 +99,7 @@ def read_search(folder: Path) -> ShrinkSearch:
     if state is None:
         raise ValueError(f"{folder}: holds a search that has not begun, or another tuner's")
     try:
-        return shrink.from_json(state)
+        return ShrinkSearch.from_json(state)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / _STATE}: damaged: {error}") from error
 

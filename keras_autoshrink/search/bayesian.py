@@ -1,4 +1,4 @@
-"""Which cells to train next, by what the scores of others let expect: Bayesian optimisation.
+"""Bayesian optimisation over the parts of a cell: those likely to score best are trained next.
 
 Expected improvement (Jones et al., "Efficient global optimization of expensive black-box
 functions", 1998); several at a time as if those chosen before had turned out as expected
@@ -12,16 +12,82 @@ import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search.parts import Masks, Parts, distinct, without
-from keras_autoshrink.search.records import CostLimits, Outcome
-from keras_autoshrink.search.surrogate import Array, Outlook, Surrogate
+from keras_autoshrink.search.records import CostLimits, Outcome, of_cells, over_in_a_row
+from keras_autoshrink.search.strategies import State, Strategy
+from keras_autoshrink.search.surrogate import Array, Posterior, Surrogate
 
+# With fewer scores than this there is nothing to learn from: cells are drawn. Chosen, not tuned: 2
+# leaves a regret as good in benchmarks/quality_cifar10.json, 80 searches of k=5.
+_LEAST_SCORES = 6
+# The same of costs.
+_LEAST_COSTS = 6
+# When so many networks have failed, and none has not, it is the fault of what trains them. If each
+# second one failed by itself, it would come to this once in 1,000 times. A round of the default
+# size is as many; KerasTuner gives up after 3, which a few large networks that do not fit into
+# memory can come to.
+FAILURES_IN_A_ROW = 10
+# When so many networks one after the other were over the limits, the search gives up: by then it
+# has gone to the smallest ones.
+OVER_IN_A_ROW = 30
 # Chosen, not tuned: in benchmarks/quality_cifar10.json, 80 searches of k=5, one climb in place of
 # ten leaves a regret that cannot be told from this one's. (In larger cells more is to be climbed.)
 _POOL = 1000  # parts drawn to choose from
 _CLIMBS = 10  # how many of the best parts are varied, and how often
+# How often to go on from the cheapest parts to their neighbours, and from how many.
+_DESCENTS = 40
+_CHEAPEST = 10
+
+
+class Bayesian(Strategy):
+    """Bayesian optimisation: each round tries parts of the complete DAG that should score best.
+
+    All scores so far say which; an edge may come back. A round of which nothing survives adopts
+    nothing. The search ends when `max_candidates` networks have been trained (by default as many
+    as the paper's walk trains at most), when no network has a score, or when too many in a row
+    failed or were over the limits.
+    """
+
+    name = "bayesian"
+
+    def propose(self, state: State) -> list[Cell]:
+        """Returns distinct parts, none of them trained yet, that are worth training."""
+        outcomes = of_cells(state.rounds, state.outcomes)
+        if over_in_a_row(state.rounds, state.outcomes) >= OVER_IN_A_ROW:
+            return []
+        count = min(self.num_candidates, self.max_remaining(state))
+        parts = Parts(state.cell, self.edges_to_keep(state.cell))
+        scores = {cell: o.score for cell, o in outcomes.items() if o.score is not None}
+        failed = [cell for cell, outcome in outcomes.items() if outcome.error is not None]
+        over = [cell for cell, outcome in outcomes.items() if outcome.over_limit is not None]
+        # In matrices as small as these BLAS's threads mostly wait for each other: on two busy cores
+        # a round of 8 nodes took them ten times as long as it takes one.
+        with threadpool_limits(1, user_api="blas"):
+            affordable = Affordable(parts, self.limits, outcomes) if self.limits else None
+            if len(scores) < _LEAST_SCORES:
+                return first_parts(parts, list(outcomes), count, state.round_seed, affordable)
+            return best_parts(parts, scores, failed, count, state.round_seed, over, affordable)
+
+    def is_over(self, state: State) -> bool:
+        """Tells whether as many networks have been trained as may be."""
+        return self.max_remaining(state) <= 0
+
+    def gives_up(self, state: State) -> bool:
+        """Tells whether what trains the networks is at fault."""
+        errors = state.errors_in_a_row()
+        if errors and all(outcome.score is None for outcome in state.outcomes.values()):
+            return True
+        return self.max_remaining(state) > 0 and len(errors) >= FAILURES_IN_A_ROW
+
+    def max_remaining(self, state: State) -> int:
+        """Returns how many networks may still be trained."""
+        budget = self.max_candidates
+        if budget is None:
+            budget = 1 + self.trained_below(state.cell, len(state.cell.edges) + 1)
+        return budget - sum(o.over_limit is None for o in state.outcomes.values())
 
 
 def first_parts(
@@ -31,7 +97,7 @@ def first_parts(
     seed: str,
     affordable: Affordable | None = None,
 ) -> list[Cell]:
-    """Parts to learn from before there is much to go by: distinct networks, not trained yet.
+    """Draws distinct parts to learn from before there is much to go by, none trained yet.
 
     Args:
         parts: to choose from.
@@ -56,7 +122,7 @@ def best_parts(
     over: Sequence[Cell] = (),
     affordable: Affordable | None = None,
 ) -> list[Cell]:
-    """The parts that are expected to improve most on those that have been trained.
+    """Chooses the parts that are expected to improve most on those that have been trained.
 
     Args:
         parts: to choose from.
@@ -73,9 +139,9 @@ def best_parts(
     means = surrogate.predict(parts.features(known))[0]
     best = float(means.max())
 
-    def improvement(outlook: Outlook) -> Array:
+    def improvement(posterior: Posterior) -> Array:
         # Rounded, so that the last bits, in which machines differ, decide nothing.
-        found = expected_improvement(*outlook.moments(), best)
+        found = expected_improvement(*posterior.moments(), best)
         return np.asarray(np.round(found / (found.max() + 1e-300), 9))
 
     taken = np.concatenate([known, parts.masks(over)])
@@ -91,22 +157,22 @@ def best_parts(
         pool = without(distinct(np.concatenate([pool, near])), taken)
         if not len(pool) or len(pool) == size:
             break
-        found = improvement(Outlook(surrogate, parts.features(pool)))
+        found = improvement(Posterior(surrogate, parts.features(pool)))
         likely = pool[np.argsort(-found, kind="stable")[:_CLIMBS]]
     if not len(pool):
         return []
-    outlook = Outlook(surrogate, parts.features(pool))
+    posterior = Posterior(surrogate, parts.features(pool))
     chosen: list[int] = []
     for _ in range(min(count, len(pool))):
-        found = improvement(outlook)
+        found = improvement(posterior)
         found[chosen] = -1
         chosen.append(int(found.argmax()))
-        outlook.assume(chosen[-1])
+        posterior.assume(chosen[-1])
     return [parts.part(pool[index]) for index in chosen]
 
 
 def expected_improvement(means: Array, deviations: Array, best: float) -> Array:
-    """How far normal values will exceed `best`, at least 0, in the mean; all of shape (m,)."""
+    """Returns how far normal values exceed `best` in the mean, at least 0; all of shape (m,)."""
     ratio = (means - best) / deviations
     # Not 1 + erf, of which far below `best` nothing is left but rounding.
     below = 0.5 * np.array([math.erfc(-each / math.sqrt(2)) for each in ratio])
@@ -114,15 +180,8 @@ def expected_improvement(means: Array, deviations: Array, best: float) -> Array:
     return np.asarray(deviations * (ratio * below + density))
 
 
-# With fewer known costs than this there is nothing to learn from.
-_LEAST_COSTS = 6
-# How often to go on from the cheapest parts to their neighbours, and from how many.
-_DESCENTS = 40
-_CHEAPEST = 10
-
-
 class Affordable:
-    """What the limits say of parts of a cell before anything is built of them.
+    """The parts of a cell that are expected to be within the limits, before they are built.
 
     Costs are learnt from the parts that have been built, and until there are enough of these
     nothing is known. (That a part of a part costs less is not used, for it is not so: a node whose
@@ -145,11 +204,11 @@ class Affordable:
                 self._surrogates.append(Surrogate(features, excess))
 
     def among(self, masks: Masks) -> Masks:
-        """Those parts that are not expected to be over a limit."""
-        return masks[self._expected(masks) <= 0]
+        """Returns those parts that are not expected to be over a limit."""
+        return masks[self._excess(masks) <= 0]
 
     def near(self, masks: Masks, taken: Masks, count: int) -> Masks:
-        """Parts within the limits, among some or on the way from these to cheaper ones.
+        """Returns parts within the limits, among some or on the way from these to cheaper ones.
 
         Args:
             masks: canonical, shape (m, edges).
@@ -163,7 +222,7 @@ class Affordable:
         for _ in range(_DESCENTS):
             if len(self.among(pool)) >= count or not len(pool):
                 break
-            cheapest = pool[np.argsort(self._expected(pool), kind="stable")[:_CHEAPEST]]
+            cheapest = pool[np.argsort(self._excess(pool), kind="stable")[:_CHEAPEST]]
             wider = np.concatenate([pool, self._parts.neighbours(cheapest)])
             wider = without(distinct(wider), taken)
             if len(wider) == len(pool):
@@ -172,9 +231,9 @@ class Affordable:
         found = self.among(pool)
         if len(found) or not len(pool):
             return found
-        return pool[np.argsort(self._expected(pool), kind="stable")[:count]]
+        return pool[np.argsort(self._excess(pool), kind="stable")[:count]]
 
-    def _expected(self, masks: Masks) -> Array:
+    def _excess(self, masks: Masks) -> Array:
         """How far over a limit each is at least, in logarithms: to build a network costs little."""
         found = np.full(len(masks), -np.inf)
         if len(masks):

@@ -1,4 +1,4 @@
-"""What came of a search's networks, the record of its rounds, and what a network may cost."""
+"""What a search leaves behind: the outcome of each network, and a record of each round."""
 
 from __future__ import annotations
 
@@ -38,9 +38,6 @@ class CostLimits:
         return None
 
 
-_EDITS = ("removed_edges", "added_edges")
-
-
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What came of one network: a score, or the reason why there is none.
@@ -55,6 +52,10 @@ class Outcome:
         trial_id: where the caller keeps what belongs to it.
         error: why it failed; None where it did not.
         over_limit: what of it was over a limit, so that it was not trained; None if nothing was.
+
+    Raises:
+        ValueError: none or several of `score`, `error` and `over_limit` are given, or the score
+            is not finite.
     """
 
     score: float | None
@@ -74,34 +75,46 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A cell of a round: the round's cell without `removed_edge` (None for the complete DAG).
+    """A cell of a round, and how it differs from the cell that the round started from.
 
-    The cell is pruned of dead edges, but its nodes keep the numbers of the complete DAG.
-    `reused`: one before it is the same network, whose outcome is this one's.
-
-    One that may differ by several edges has all of them in `removed_edges` and `added_edges`,
-    and a `removed_edge` only if that is all there is.
+    Attributes:
+        cell: pruned of dead edges, its nodes numbered as those of the complete DAG.
+        reused: whether the same network was a candidate before, whose outcome is this one's.
+        removed_edges: that the cell lacks.
+        added_edges: that it has besides.
     """
 
-    removed_edge: Edge | None
     cell: Cell
-    reused: bool
-    removed_edges: tuple[Edge, ...] | None = None
-    added_edges: tuple[Edge, ...] | None = None
+    reused: bool = False
+    removed_edges: tuple[Edge, ...] = ()
+    added_edges: tuple[Edge, ...] = ()
+
+    @classmethod
+    def of(cls, current: Cell, cell: Cell, reused: bool) -> Candidate:
+        """Makes a candidate of a round that starts from `current`."""
+        removed = tuple(edge for edge in current.edges if edge not in cell.edges)
+        added = tuple(edge for edge in cell.edges if edge not in current.edges)
+        return cls(cell, reused, removed, added)
+
+    @property
+    def removed_edge(self) -> Edge | None:
+        """The one edge whose removal makes the cell, dead edges aside; None if it takes more."""
+        drawn = [edge for edge in self.removed_edges if edge[0] in self.cell.reachable]
+        return drawn[0] if len(drawn) == 1 and not self.added_edges else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """One step of the search: its number (0 for the baseline) and its candidates, as drawn."""
+    """One step of the search: its number (0 for the complete DAG) and its candidates, as drawn."""
 
     number: int
     candidates: tuple[Candidate, ...]
 
 
 def winner(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
-    """The index of a round's best candidate, None if all failed.
+    """Finds the index of a round's best candidate, None if none has a score.
 
-    Of equal scores the one of fewer MACs, then of the smaller edge.
+    Of equal scores the one of fewer MACs wins, then of the smaller edge.
     """
     ranks = [
         (-outcome.score, outcome.costs.get("macs", 0), candidate.removed_edge or (), index)
@@ -112,7 +125,7 @@ def winner(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
 
 
 def cheapest(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
-    """The index of the cheapest candidate of a round that is over the limits as a whole.
+    """Finds the index of the cheapest candidate of a round that is over the limits as a whole.
 
     That of the least latency, where that was measured, then of the fewest MACs, then of the
     smaller edge.
@@ -125,40 +138,37 @@ def cheapest(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
         return None
     return min(
         range(len(found)),
-        key=lambda i: (cost_rank(found[i]), finished.candidates[i].removed_edge or (), i),
+        key=lambda i: (_cost_rank(found[i]), finished.candidates[i].removed_edge or (), i),
     )
 
 
 def all_over(outcomes: Iterable[Outcome]) -> str:
     """Says of networks that are all over the limits which comes closest."""
-    closest = min(outcomes, key=cost_rank)
+    closest = min(outcomes, key=_cost_rank)
     return (
         f"no network was within the limits; the smallest had {closest.over_limit}; raise "
         "the limit, or search smaller networks, of fewer filters or nodes"
     )
 
 
-def cost_rank(outcome: Outcome) -> tuple[float, float]:
-    """Sorts networks that are over the limits; those whose MACs are come last."""
-    return (
-        outcome.costs.get("latency_ms", math.inf),
-        outcome.costs.get("macs", math.inf),
-    )
+def _cost_rank(outcome: Outcome) -> tuple[float, float]:
+    """Sorts networks that are over the limits; those over the MACs alone come last."""
+    return outcome.costs.get("latency_ms", math.inf), outcome.costs.get("macs", math.inf)
 
 
 def errors(rounds: Sequence[Round], outcomes: Mapping[str, Outcome]) -> list[str]:
-    """What the failures of some rounds failed with, in their order."""
+    """Collects what the failures of some rounds failed with, in their order."""
     found = [outcomes[candidate.cell.key].error for each in rounds for candidate in each.candidates]
     return [error for error in found if error is not None]
 
 
 def of_cells(rounds: Sequence[Round], outcomes: Mapping[str, Outcome]) -> dict[Cell, Outcome]:
-    """The outcomes of the cells of some rounds, as they are numbered there."""
+    """Maps the cells of some rounds, as they are numbered there, to their outcomes."""
     return {c.cell: outcomes[c.cell.key] for each in rounds for c in each.candidates}
 
 
 def over_in_a_row(rounds: Sequence[Round], outcomes: Mapping[str, Outcome]) -> int:
-    """Number of networks in the last of some rounds, as far as they are over the limits as a whole.
+    """Counts the networks of the last rounds, as far as these are over the limits as a whole.
 
     By whole rounds, in which networks come in no certain order.
     """
@@ -171,82 +181,42 @@ def over_in_a_row(rounds: Sequence[Round], outcomes: Mapping[str, Outcome]) -> i
     return count
 
 
-def round_record(
-    finished: Round,
-    adopted: int | None,
-    outcomes: Mapping[str, Outcome],
-    before: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """A finished round as plain values; a list of them makes a `pandas.DataFrame`.
-
-    Args:
-        finished: the round.
-        adopted: the index of the candidate that the search went on from; None if none had a score.
-        outcomes: of each network by its `Cell.key`.
-        before: the record of the round before; None of round 0.
-
-    Returns:
-        A dict, as `AutoShrink.trajectory` describes it. A candidate that was over a limit and has
-        not been trained has the status "over limit", unless it was adopted since all of a round
-        were.
-    """
-    candidates = [
-        candidate_record(candidate, outcomes[candidate.cell.key])
-        for candidate in finished.candidates
-    ]
-    if adopted is None:
-        assert before is not None  # without a score no search goes on
-        winner = {**before, "removed_edge": None, **{name: [] for name in _EDITS}}
-    else:
-        winner = candidates[adopted]
-        winner["status"] = "adopted"
-    costs = [cost.name for cost in RECORDED_COSTS]
-    names = ("removed_edge", *_EDITS, "edges_left", "score", "objective", *costs, "over_limit")
-    return {
-        "round": finished.number,
-        **{name: winner[name] for name in names if name in winner},
-        "seconds": sum(candidate["seconds"] for candidate in candidates),
-        "cell": winner["cell"],
-        "candidates": candidates,
-    }
-
-
-def records(
+def trajectory(
     rounds: Sequence[Round], adopted: Sequence[int | None], outcomes: Mapping[str, Outcome]
 ) -> list[dict[str, Any]]:
-    """The records of those first rounds that have finished; see `round_record`."""
-    found: list[dict[str, Any]] = []
+    """Records the first rounds of a search as plain values; `AutoShrink.trajectory` says which.
+
+    Args:
+        rounds: of the search.
+        adopted: the index of the winner of each finished round, None if nothing survived.
+        outcomes: of each network by its `Cell.key`.
+    """
+    records: list[dict[str, Any]] = []
     for finished, index in zip(rounds, adopted, strict=False):
-        found.append(round_record(finished, index, outcomes, found[-1] if found else None))
-    return found
+        before = records[-1] if records else None
+        records.append(_round_record(finished, index, outcomes, before))
+    return records
 
 
 def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The best-scoring record of a trajectory, ties to fewer edges; None if none has a score."""
+    """Finds the best-scoring record of a trajectory, ties to fewer edges; None without a score."""
     scored = [record for record in records if record["score"] is not None]
     return max(scored, key=lambda each: (each["score"], -each["edges_left"]), default=None)
 
 
 def described(record: Mapping[str, Any]) -> tuple[str, str]:
-    """The edges that a record's cell has lost and won in its round, as "0-1, 1-2"; "-" for none."""
-    removed = [record["removed_edge"]] if record["removed_edge"] else []
-    removed, added = record.get("removed_edges", removed), record.get("added_edges", [])
-    texts = [", ".join(f"{i}-{j}" for i, j in edges) for edges in (removed, added)]
-    return texts[0] or "-", texts[1] or "-"
-
-
-def _status(outcome: Outcome) -> str:
-    if outcome.over_limit is not None:
-        return "over limit"
-    return "failed" if outcome.score is None else "rejected"
+    """Writes the edges that a round removed and added, as "0-1, 1-2"; "-" for none."""
+    edits = (record["removed_edges"], record["added_edges"])
+    removed, added = (", ".join(f"{i}-{j}" for i, j in edges) or "-" for edges in edits)
+    return removed, added
 
 
 def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
-    """A candidate as plain values; see `round_record`. Nothing has been adopted yet."""
-    edits = {name: getattr(candidate, name) for name in _EDITS}
+    """Records a candidate as plain values; nothing has been adopted yet."""
     return {
         "removed_edge": list(candidate.removed_edge) if candidate.removed_edge else None,
-        **{name: [list(e) for e in edges] for name, edges in edits.items() if edges is not None},
+        "removed_edges": [list(edge) for edge in candidate.removed_edges],
+        "added_edges": [list(edge) for edge in candidate.added_edges],
         "edges_left": len(candidate.cell.edges),
         "score": outcome.score,
         "objective": outcome.objective,
@@ -262,3 +232,42 @@ def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
         "error": outcome.error,
         **({} if outcome.over_limit is None else {"over_limit": outcome.over_limit}),
     }
+
+
+# What the record of a round takes from that of the candidate that it adopted.
+_OF_THE_ADOPTED = (
+    *("removed_edge", "removed_edges", "added_edges", "edges_left", "score", "objective"),
+    *(cost.name for cost in RECORDED_COSTS),
+    "over_limit",
+)
+
+
+def _round_record(
+    finished: Round,
+    adopted: int | None,
+    outcomes: Mapping[str, Outcome],
+    before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    candidates = [
+        candidate_record(candidate, outcomes[candidate.cell.key])
+        for candidate in finished.candidates
+    ]
+    if adopted is None:
+        assert before is not None  # without a score no search goes on
+        chosen = {**before, "removed_edge": None, "removed_edges": [], "added_edges": []}
+    else:
+        chosen = candidates[adopted]
+        chosen["status"] = "adopted"
+    return {
+        "round": finished.number,
+        **{name: chosen[name] for name in _OF_THE_ADOPTED if name in chosen},
+        "seconds": sum(candidate["seconds"] for candidate in candidates),
+        "cell": chosen["cell"],
+        "candidates": candidates,
+    }
+
+
+def _status(outcome: Outcome) -> str:
+    if outcome.over_limit is not None:
+        return "over limit"
+    return "failed" if outcome.score is None else "rejected"

@@ -1,51 +1,47 @@
-"""The AutoShrink algorithm: rounds of cells to train, and which of them to go on from.
+"""The books of a search: rounds of candidates, their outcomes, and which cell it goes on from.
 
-Zhang et al., arXiv 1911.09251, figure 2. No Keras, no KerasTuner, no files.
-The same search serves convolutional and recurrent cells: the caller trains and scores them.
+Zhang et al., arXiv 1911.09251, figure 2. No Keras, no KerasTuner, no files. The same search serves
+convolutional and recurrent cells: the caller trains and scores them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
-from keras_autoshrink.search import records, strategies
+from keras_autoshrink.search import make_strategy, records
 from keras_autoshrink.search.records import Candidate, CostLimits, Outcome, Round
+
+# What says which search this is; the rest follows from the outcomes.
+SETTINGS = ("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates")
+
+_FORMAT = "keras_autoshrink.search"
+_VERSION = 2
 
 
 class ShrinkSearch:
     """The state of one search.
 
-    Round 0 is the complete DAG alone. Each later round proposes `num_candidates` parts of it,
-    those that are likely to score best by all scores so far (see `acquisition`); an edge may
-    come back. A round of which nothing survives adopts nothing. The search ends when
-    `max_candidates` networks have been trained, when there is no score at all, or when too many
-    failed in a row (`strategies.FAILURES_IN_A_ROW`), or were over the limits (`OVER_IN_A_ROW`).
+    Round 0 is the complete DAG alone. Once all candidates of a round have an outcome, the search
+    goes on from the best (ties: fewer MACs, then the smaller edge), and its strategy proposes the
+    next round. Networks equal up to a renumbering of nodes are trained once.
 
-    With `strategy="paper"` a round draws `num_candidates` edges of the current cell and proposes
-    the cells that lack one each; once all have an outcome, the search goes on from the best
-    (ties: fewer MACs, then the smaller edge). It ends when the cell has no more than
-    `max(1, round(keep_fraction * initial edges))` edges, or when a whole round failed. Of a round
-    that is over the limits it goes on from the cheapest.
-
-    All state is the settings and the outcome of each network (see `search_state`); the rounds
-    follow from these. So outcomes may arrive in any order, and a search that is resumed goes on
-    as if it had never stopped; `proposals` save the time to find these again.
+    All state is the settings, what each round proposed and the outcome of each network. Outcomes
+    may arrive in any order, and a search that is resumed goes on as if it had never stopped.
 
     Args:
         cell: where to start, usually `Cell.dense(ops)`.
-        num_candidates: k, how many cells are tried in a round, at least 1.
-        keep_fraction: the share of the initial edges at which "paper" stops, 0 to 1; "bayesian"
-            proposes no smaller cell.
+        strategy: name of one of `search.STRATEGIES`.
         seed: an integer; every draw comes from it.
-        strategy: "bayesian" or "paper"; see `strategies` for why the first is the default.
-        max_candidates: how many networks to train, of "bayesian" alone; by default as many as
-            "paper" would train at most.
-        proposals: of a "bayesian" search that is resumed, what it had as `proposals`.
-        limits: of what networks may cost, for "bayesian" to propose none that it knows to be over.
+        num_candidates: k, how many cells are tried in a round, 1 or more.
+        keep_fraction: the share of the initial edges, 0 to 1, that a cell has at least; "paper"
+            stops there.
+        max_candidates: how many networks to train; None for as many as the strategy needs.
+        limits: the most that networks may cost.
+        proposals: the edges of the cells of rounds 1, 2 and so on, of a search that is resumed.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -63,46 +59,73 @@ class ShrinkSearch:
         self,
         cell: Cell,
         *,
+        strategy: str = "bayesian",
+        seed: int = 0,
         num_candidates: int = 10,
         keep_fraction: float = 0.01,
-        seed: int = 0,
-        strategy: str = "bayesian",
         max_candidates: int | None = None,
-        proposals: Sequence[Sequence[Iterable[Edge]]] = (),
         limits: CostLimits | None = None,
+        proposals: Sequence[Sequence[Iterable[Edge]]] = (),
     ) -> None:
-        strategies.check_settings(num_candidates, keep_fraction, seed, strategy, max_candidates)
+        self.settings = check_settings(
+            strategy=strategy,
+            seed=seed,
+            num_candidates=num_candidates,
+            keep_fraction=keep_fraction,
+            max_candidates=max_candidates,
+        )
+        arguments = {n: v for n, v in self.settings.items() if n not in ("strategy", "seed")}
+        self._strategy = make_strategy(strategy, **arguments, limits=limits or CostLimits())
         self.cell = dataclasses.replace(cell, edges=cell.live_edges)
-        self.num_candidates = operator.index(num_candidates)
-        self.keep_fraction = float(keep_fraction)
-        self.seed = operator.index(seed)
-        self.strategy = strategy
-        self.max_candidates = None if max_candidates is None else operator.index(max_candidates)
-        self._known = {
-            number: [strategies.part(self.cell, edges) for edges in each]
-            for number, each in enumerate(proposals, 1)
-        }
-        self._limits, self._dry = limits, False  # dry: nothing is left within these
+        self._known = [[_part(self.cell, edges) for edges in each] for each in proposals]
+        self._exhausted = False  # the strategy had nothing left to propose
         self._outcomes: dict[str, Outcome] = {}
         # Of each finished round the index of the winner, None if nothing survived.
         self._adopted: list[int | None] = []
         self._current = self.cell  # the last winner
         self._first_failed = 0  # the round after the winner's
-        first = Candidate(None, self.cell, False)
-        if strategy != "paper":
-            first = strategies.edited(self.cell, self.cell, False)
-        self._rounds: list[Round] = [Round(0, (first,))]
+        self._rounds: list[Round] = [Round(0, (Candidate(self.cell),))]
         self._seen = {self.cell.key}
 
     @property
-    def edges_to_keep(self) -> int:
-        """The search stops once the cell has no more edges than this."""
-        return max(1, round(self.keep_fraction * len(self.cell.edges)))
+    def strategy(self) -> str:
+        """The name of the strategy."""
+        return self._strategy.name
+
+    @property
+    def seed(self) -> int:
+        """What every draw comes from."""
+        return int(self.settings["seed"])
+
+    @property
+    def current(self) -> Cell:
+        """The cell that the search goes on from."""
+        return self._current
+
+    @property
+    def rounds(self) -> Sequence[Round]:
+        """All rounds so far, the one under way included."""
+        return self._rounds
+
+    @property
+    def adopted(self) -> Sequence[int | None]:
+        """The index of the winner of each finished round, None if nothing survived."""
+        return self._adopted
+
+    @property
+    def round_seed(self) -> str:
+        """The seed of the next round alone, so that resuming needs no generator's state."""
+        return f"{self.seed}/{len(self._rounds)}"
 
     @property
     def round(self) -> Round:
         """The round under way, or the last one."""
         return self._rounds[-1]
+
+    @property
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """What came of each network so far, by its `Cell.key`, in the order of arrival."""
+        return self._outcomes
 
     @property
     def done(self) -> bool:
@@ -118,16 +141,42 @@ class ShrinkSearch:
             return records.all_over(self._outcomes.values()) if self.best_score is None else None
         first, last = self._first_failed, self.round.number
         which = f"round {last}" if first == last else f"rounds {first} to {last}"
-        errors = self._last_errors()
+        errors = self.errors_in_a_row()
         return f"all candidates of {which} failed ({len(errors)}); the last one with: {errors[-1]}"
 
+    @property
+    def best_score(self) -> float | None:
+        """The best score of all networks so far, the round under way included."""
+        scores = [o.score for o in self._outcomes.values() if o.score is not None]
+        return max(scores, default=None)
+
+    def best(self) -> dict[str, Any] | None:
+        """Returns the best record of the trajectory, ties to fewer edges; None without a score."""
+        return records.best_record(self.trajectory())
+
+    def trajectory(self) -> list[dict[str, Any]]:
+        """Returns a record of each finished round, as `AutoShrink.trajectory` describes it."""
+        return records.trajectory(self._rounds, self._adopted, self._outcomes)
+
     def pending(self) -> list[Candidate]:
-        """The distinct networks of the round under way that have no outcome yet."""
+        """Returns the distinct networks of the round under way that have no outcome yet."""
         return [
             candidate
             for candidate in self.round.candidates
             if not candidate.reused and candidate.cell.key not in self._outcomes
         ]
+
+    def is_pending(self, cell: Cell) -> bool:
+        """Tells whether a cell is one of the networks that have no outcome yet."""
+        return any(candidate.cell.key == cell.key for candidate in self.pending())
+
+    def max_remaining(self) -> int:
+        """Returns how many networks are left to train at most."""
+        return 0 if self.done else self._strategy.max_remaining(self)
+
+    def errors_in_a_row(self) -> list[str]:
+        """Returns the errors of all candidates that failed since the last winner."""
+        return records.errors(self._rounds[self._first_failed :], self._outcomes)
 
     def tell(self, cell: Cell, outcome: Outcome) -> None:
         """Takes the outcome of a pending cell, in any order; the last one ends the round.
@@ -135,7 +184,7 @@ class ShrinkSearch:
         Raises:
             ValueError: no pending candidate is this network.
         """
-        if all(candidate.cell.key != cell.key for candidate in self.pending()):
+        if not self.is_pending(cell):
             raise ValueError(f"cell {cell.key}: not a pending candidate of this search")
         self._outcomes[cell.key] = outcome
         self._advance()
@@ -151,203 +200,138 @@ class ShrinkSearch:
         fresh = [c.cell.key for c in self.round.candidates if not c.reused]
         return [self._outcomes.pop(k).trial_id for k in fresh if self._outcomes[k].error]
 
-    def max_remaining(self) -> int:
-        """How many networks are left to train at most; duplicates and pruning make it fewer."""
-        if self.done:
-            return 0
-        if self.strategy != "paper":
-            return self._budget - self._trained
-        edges = len(self._current.edges) if self._adopted else len(self.cell.edges) + 1
-        return len(self.pending()) + self._trained_by_paper(edges)
+    def replay(
+        self,
+        outcomes: Mapping[str, Outcome],
+        examine: Callable[[list[Cell]], Mapping[Cell, Outcome | None]] = lambda cells: {},
+    ) -> tuple[list[Cell], dict[str, Outcome]]:
+        """Takes the outcomes that are known of a search which begins again, round by round.
 
-    def trajectory(self) -> list[dict[str, Any]]:
-        """One record of plain values for each finished round. See `trajectory.round_record`."""
-        return records.records(self._rounds, self._adopted, self._outcomes)
+        Args:
+            outcomes: by `Cell.key`.
+            examine: finds outcomes again of networks that need not have been trained for one; asked
+                where the others do not suffice.
 
-    @property
-    def outcomes(self) -> Mapping[str, Outcome]:
-        """What came of each network so far, by its `Cell.key`, in the order of being told."""
-        return self._outcomes
+        Returns:
+            The networks with one of the outcomes, in the order of their rounds, and the outcomes of
+            networks that this search did not propose.
+        """
+        left = dict(outcomes)
+        taken: list[Cell] = []
+        while left:
+            pending = [c.cell for c in self.pending()]
+            known = [cell for cell in pending if cell.key in left]
+            for cell in known:
+                self.tell(cell, left.pop(cell.key))
+            taken += known
+            if not known:
+                found = {c: o for c, o in examine(pending).items() if o is not None}
+                for cell, outcome in found.items():
+                    self.tell(cell, outcome)
+                if not found:
+                    break
+        return taken, left
 
-    @property
-    def proposals(self) -> list[list[tuple[Edge, ...]]]:
-        """The edges of the cells that rounds 1, 2 and so on propose, as they are numbered."""
-        found = [[c.cell.edges for c in each.candidates] for each in self._rounds[1:]]
-        return [*found, []] if self._dry else found  # who reads a state knows no limits
+    def to_json(self) -> dict[str, Any]:
+        """Returns the whole state as plain values, for `json.dump`."""
+        proposals = [[c.cell.edges for c in each.candidates] for each in self._rounds[1:]]
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "cell": self.cell.to_json(),
+            **self.settings,
+            "proposals": [*proposals, *([[]] if self._exhausted else [])],
+            "outcomes": {key: dataclasses.asdict(each) for key, each in self._outcomes.items()},
+        }
 
-    @property
-    def best_score(self) -> float | None:
-        """The best score of all networks so far, the round under way included."""
-        scores = [o.score for o in self._outcomes.values() if o.score is not None]
-        return max(scores, default=None)
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ShrinkSearch:
+        """Makes the search that `to_json` wrote as `data`.
 
-    def best(self) -> dict[str, Any] | None:
-        """The best record of the trajectory, ties to fewer edges; None while none has a score."""
-        return records.best_record(self.trajectory())
+        Raises:
+            ValueError: not a search, one of another version, or one with outcomes that do not
+                belong to it.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
+            raise ValueError(f"not a search: expected a JSON object with format {_FORMAT!r}")
+        if data.get("version") != _VERSION:
+            raise ValueError(
+                f"search of version {data.get('version')!r}: this library reads version {_VERSION}"
+            )
+        try:
+            settings = {name: data[name] for name in SETTINGS}
+            cell = Cell.from_json(data["cell"])
+            search = cls(cell, **settings, proposals=data["proposals"])
+            outcomes = {key: Outcome(**values) for key, values in data["outcomes"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"damaged search: {error!r}") from error
+        _, strange = search.replay(outcomes)
+        if strange:
+            raise ValueError(f"damaged search: outcome of {next(iter(strange))}, never proposed")
+        return search
 
     def _advance(self) -> None:
         """Closes the round under way if it is complete, and such after it as are known already."""
         while not self.pending() and len(self._adopted) < len(self._rounds):
             winner = records.winner(self.round, self._outcomes)
-            if winner is None and (self.strategy == "paper" or not self._adopted):
+            if winner is None and (self._strategy.goes_on_over_limits or not self._adopted):
                 winner = records.cheapest(self.round, self._outcomes)
             if winner is not None:
                 self._current = self.round.candidates[winner].cell
                 self._first_failed = len(self._rounds)
-            elif self._hopeless():
+            elif self._strategy.gives_up(self):
                 return
             self._adopted.append(winner)
-            if candidates := tuple(self._draw(self._current)):
+            if candidates := self._next_round():
                 self._rounds.append(Round(len(self._rounds), candidates))
 
-    def _hopeless(self) -> bool:
-        """Whether to give up, now that nothing of the round under way has survived."""
-        errors = self._last_errors()
-        if self.strategy == "paper" or (errors and self.best_score is None):
-            return True
-        return self._trained < self._budget and len(errors) >= strategies.FAILURES_IN_A_ROW
-
-    def _last_errors(self) -> list[str]:
-        return records.errors(self._rounds[self._first_failed :], self._outcomes)
-
-    def _draw(self, cell: Cell) -> Iterator[Candidate]:
+    def _next_round(self) -> tuple[Candidate, ...]:
         """The candidates of the next round; none if the search is over."""
-        # A draw of its own for each round, so that resuming needs no generator's state.
-        seed = f"{self.seed}/{len(self._rounds)}"
-        if self.strategy == "paper":
-            count = self.num_candidates if len(cell.edges) > self.edges_to_keep else 0
-            for edge, smaller in strategies.without_one_edge(cell, count, seed):
-                yield Candidate(edge, smaller, smaller.key in self._seen)
-                self._seen.add(smaller.key)
-            return
-        count = min(self.num_candidates, self._budget - self._trained)
-        parts = self._known.get(len(self._rounds), [])
-        self._dry = len(self._rounds) in self._known and not parts
-        if count and not parts and not self._dry:
-            known = records.of_cells(self._rounds, self._outcomes)
-            if records.over_in_a_row(self._rounds, self._outcomes) < strategies.OVER_IN_A_ROW:
-                least = self.edges_to_keep
-                parts = strategies.promising(self.cell, known, least, count, seed, self._limits)
-            self._dry = bool(self._limits) and not parts
-        for part in parts:
-            yield strategies.edited(cell, part, part.key in self._seen)
-            self._seen.add(part.key)
-
-    @property
-    def _trained(self) -> int:
-        return sum(outcome.over_limit is None for outcome in self._outcomes.values())
-
-    @property
-    def _budget(self) -> int:
-        """How many networks may be trained."""
-        if self.max_candidates is not None:
-            return self.max_candidates
-        return 1 + self._trained_by_paper(len(self.cell.edges) + 1)
-
-    def _trained_by_paper(self, edges: int) -> int:
-        return strategies.trained_below(edges, self.edges_to_keep, self.num_candidates)
+        number = len(self._rounds)
+        if self._strategy.is_over(self):
+            return ()
+        if number <= len(self._known):
+            cells = self._known[number - 1]
+        else:
+            cells = self._strategy.propose(self)
+        self._exhausted = not cells
+        candidates = []
+        for cell in cells:
+            candidates.append(Candidate.of(self._current, cell, cell.key in self._seen))
+            self._seen.add(cell.key)
+        return tuple(candidates)
 
 
-SETTINGS = ("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates")
-
-_FORMAT = "keras_autoshrink.search"
-_VERSION = 1
-# Of a search by the paper, which is written as it was before there were others.
-_UNSAID = {"strategy": "paper", "max_candidates": None}
-
-
-def to_json(search: ShrinkSearch) -> dict[str, Any]:
-    """The whole state as plain values, for `json.dump`."""
-    said = [name for name in SETTINGS if search.strategy != "paper" or name not in _UNSAID]
-    return {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "cell": search.cell.to_json(),
-        **{name: getattr(search, name) for name in said},
-        **({} if search.strategy == "paper" else {"proposals": search.proposals}),
-        "outcomes": {key: dataclasses.asdict(outcome) for key, outcome in search.outcomes.items()},
-    }
-
-
-def about(metric: str, objective: Any, max_seconds: float | None) -> dict[str, Any]:
-    """What reports say of a search beside its settings; one that goes on asks for none of it.
+def check_settings(*, strategy: str, seed: int, **arguments: Any) -> dict[str, Any]:
+    """Checks the settings of a search.
 
     Args:
-        metric: name of the metric behind the score.
-        objective: KerasTuner's, whose name and direction are those of the score.
-        max_seconds: that a candidate may take.
+        strategy: name of one of `search.STRATEGIES`.
+        seed: an integer.
+        **arguments: of the strategy.
 
     Returns:
-        `metric`; its `direction`, "min" or "max", None if nobody has said; and
-        `max_seconds_per_trial`.
-    """
-    direction = objective.direction if metric == objective.name else None
-    return {"metric": metric, "direction": direction, "max_seconds_per_trial": max_seconds}
-
-
-def from_json(data: Mapping[str, Any]) -> ShrinkSearch:
-    """The search that `to_json` wrote.
+        The `SETTINGS`, as Python's own numbers.
 
     Raises:
-        ValueError: not a search, one of another version, or one with outcomes that do not
-            belong to it.
+        TypeError, ValueError: one of them is not as `ShrinkSearch` describes it; the message names
+            it.
     """
-    if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
-        raise ValueError(f"not a search: expected a JSON object with format {_FORMAT!r}")
-    if data.get("version") != _VERSION:
-        raise ValueError(
-            f"search of version {data.get('version')!r}: this library reads version {_VERSION}"
-        )
     try:
-        said = with_unsaid(data)
-        search = ShrinkSearch(
-            Cell.from_json(said["cell"]),
-            **{name: said[name] for name in SETTINGS},
-            proposals=data.get("proposals", ()),  # older ones have none: they are found again
-        )
-        outcomes = {key: Outcome(**values) for key, values in data["outcomes"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"damaged search: {error!r}") from error
-    _, strange = replay(search, outcomes)
-    if strange:
-        raise ValueError(f"damaged search: outcome of {next(iter(strange))}, never proposed")
-    return search
+        settings = {"strategy": strategy, "seed": operator.index(seed)}
+    except TypeError:
+        raise TypeError(f"seed={seed!r}: give an integer") from None
+    found = make_strategy(strategy, **arguments)
+    return {name: settings.get(name, getattr(found, name, None)) for name in SETTINGS}
 
 
-def with_unsaid(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What `to_json` wrote, and those `SETTINGS` which go without saying."""
-    return {**_UNSAID, **data}
+def _part(whole: Cell, edges: Iterable[Edge]) -> Cell:
+    """The part of a cell that has some of its edges.
 
-
-def replay(
-    search: ShrinkSearch,
-    outcomes: Mapping[str, Outcome],
-    examine: Callable[[list[Cell]], Mapping[Cell, Outcome | None]] = lambda cells: {},
-) -> tuple[list[Cell], dict[str, Outcome]]:
-    """Tells a search that begins the outcomes of its networks, round by round.
-
-    Args:
-        search: to be told.
-        outcomes: by `Cell.key`.
-        examine: finds outcomes again of networks that need not have been trained for one; asked
-            where the others' do not suffice.
-
-    Returns:
-        The networks with one of the outcomes, as they were told, and the outcomes of such as the
-        search did not propose.
+    Raises:
+        ValueError: it has other edges, or none from the input.
     """
-    left = dict(outcomes)
-    told: list[Cell] = []
-    while left:
-        pending = [c.cell for c in search.pending()]
-        known = [cell for cell in pending if cell.key in left]
-        for cell in known:
-            search.tell(cell, left.pop(cell.key))
-        told += known
-        if not known:
-            found = {c: o for c, o in examine(pending).items() if o is not None}
-            for cell, outcome in found.items():
-                search.tell(cell, outcome)
-            if not found:
-                break
-    return told, left
+    found = Cell(whole.ops, tuple(edges))
+    if strange := set(found.edges) - set(whole.edges):
+        raise ValueError(f"proposals: edge {min(strange)} is none of the complete cell's")
+    return found

@@ -86,10 +86,10 @@ class Surrogate:
         Returns:
             Means and standard deviations, without the noise, each of shape (m,).
         """
-        return Outlook(self, features).moments()
+        return Posterior(self, features).moments()
 
 
-class Outlook:
+class Posterior:
     """What is expected of some features, and what it will be once some of them are known.
 
     Args:

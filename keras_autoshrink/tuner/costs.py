@@ -1,4 +1,9 @@
-"""The time that candidates take as `.tflite` files with LiteRT on this machine's CPU."""
+"""What the candidates of a search cost, counted and measured before they are trained.
+
+What takes a network to be built is kept in the search's folder, by `Cell.key`: a search that
+goes on sees the numbers that it saw before, and no network is measured twice. Latencies are the
+time that candidates take as `.tflite` files with LiteRT on this machine's CPU.
+"""
 
 from __future__ import annotations
 
@@ -85,18 +90,14 @@ def time_files(paths: Mapping[Key, Path]) -> dict[Key, Timed | Exception]:
     return found
 
 
-# What a score and a trajectory are told of what was measured.
-_MEASURED = ("latency_ms", "measured_cost")
-
-
 class CandidateCosts:
     """Counts and measures candidates, and says which of them are over the limits.
 
     Args:
         hypermodel: of the search: a HyperModel, or a function `build(hp)`.
         score: of the search; its attribute `cost` says what to measure.
-        max_macs: as of `CostLimits`.
-        max_latency_ms: likewise.
+        max_macs: the most multiply-accumulates for one image or token; None for any number.
+        max_latency_ms: the most milliseconds that LiteRT may take; None for any number.
 
     Attributes:
         limits: of the search.
@@ -142,10 +143,10 @@ class CandidateCosts:
         return self._times or self._count is not None
 
     def measured(self, cell: Cell) -> dict[str, float]:
-        """What was measured of a candidate: `latency_ms`, `measured_cost` by the score's callable.
+        """Returns what was measured of a candidate, by `Cost.name`; the rest is counted.
 
         Raises:
-            ValueError: it was not, or not in this folder.
+            ValueError: it has not been measured, or not in this folder.
         """
         if not self.measures:
             return {}
@@ -153,8 +154,7 @@ class CandidateCosts:
             self._known = None  # another process may have written it since
         if cell.key not in self._costs:
             raise ValueError(f"{self._path}: has no costs of this candidate; the chief writes them")
-        found = self._costs[cell.key]
-        return {name: found[name] for name in _MEASURED if name in found}
+        return _recorded(self._costs[cell.key])
 
     def examine(
         self,
@@ -185,8 +185,8 @@ class CandidateCosts:
                 costs[cell] = found = dict(self._costs.get(cell.key, {}))
                 build = functools.cache(lambda cell=cell: self._build(hyperparameters(cell)))
                 try:
-                    if "macs" not in found:
-                        found.update(_counted(build()))
+                    if not _COUNTERS.keys() <= found.keys():
+                        found.update(count_costs(build()))
                         new = True
                     if self.limits.over(found):
                         continue  # whatever else it costs
@@ -211,7 +211,7 @@ class CandidateCosts:
         return {cell: self._outcome(costs[cell], errors.get(cell)) for cell in cells}
 
     def said(self) -> list[str]:
-        """How latencies were measured, and how far they scattered: lines to print."""
+        """Returns how latencies were measured, and how far they scattered, in lines."""
         return saved_search.describe_costs(self._costs)
 
     def _outcome(self, costs: Mapping[str, Any], error: Exception | None) -> Outcome | None:
@@ -221,8 +221,7 @@ class CandidateCosts:
         over = self.limits.over(costs)
         if over is None:
             return None
-        known = {c.name: costs[c.name] for c in RECORDED_COSTS if c.name in costs}
-        return Outcome(None, over_limit=over, costs=known)
+        return Outcome(None, over_limit=over, costs=_recorded(costs))
 
     @property
     def _path(self) -> Path:
@@ -240,13 +239,25 @@ class CandidateCosts:
         files.write_text(self._path, json.dumps(self._costs, indent=1) + "\n")
 
 
-def _counted(model: keras.Model) -> dict[str, int]:
-    one = (1,) if is_language_model(model) else None
-    return {"macs": count_macs(model, input_shape=one), "params": count_params(model)}
+def _macs(model: keras.Model) -> int:
+    return count_macs(model, input_shape=(1,) if is_language_model(model) else None)
+
+
+# What is counted in a network, for one image or one token, by `Cost.name`; others are measured.
+_COUNTERS: dict[str, Callable[[keras.Model], float]] = {"macs": _macs, "params": count_params}
+
+
+def count_costs(model: keras.Model) -> dict[str, float]:
+    """Counts what can be counted of the costs of a network, by `Cost.name`."""
+    return {name: count(model) for name, count in _COUNTERS.items()}
+
+
+def _recorded(costs: Mapping[str, Any]) -> dict[str, float]:
+    return {cost.name: costs[cost.name] for cost in RECORDED_COSTS if cost.name in costs}
 
 
 def _checked(count: Callable[[Any], Any], model: keras.Model) -> float:
-    """What a callable says that a model costs.
+    """Returns what a callable says that a model costs.
 
     Raises:
         ValueError: that is no finite number greater than 0.

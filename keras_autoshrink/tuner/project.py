@@ -26,16 +26,12 @@ from keras_autoshrink.hypermodels.search_space import CellSpace
 
 # Their differences name what differs in them.
 _DETAILED = ("score", "hypermodel", "hyperparameters", "training")
-# Of a score: it goes without saying if it is this one, as it did before there were others; of a
-# callable all is told that a function's description tells.
-_COST = "cost"
-_UNSAID = (_COST, "macs")
-# Not noted where there is none.
-_LIMITS = ("max_macs", "max_latency_ms")
+
+_log = logging.getLogger(__name__)
 
 
-def of_hypermodel(hypermodel: Any) -> Any:
-    """What tells one search space from another, as plain values.
+def describe_hypermodel(hypermodel: Any) -> Any:
+    """Describes a search space by plain values that tell it from another.
 
     Builds the network of all edges, so that what cannot be built raises here.
 
@@ -55,11 +51,11 @@ def of_hypermodel(hypermodel: Any) -> Any:
 
 
 def describe(value: Any) -> Any:
-    """A value as JSON gives it back, equal for what a script makes anew at each run.
+    """Describes a value as JSON gives it back, equal for what a script makes anew at each run.
 
     A function is its name with the values that it closes over, a partial its function with
-    the arguments, another object its class with its attributes. What these hold is told by its
-    value if that is plain and by its kind if not: a model or a data set prints otherwise at
+    the arguments, another object its class with its attributes. What these hold is described by
+    its value if that is plain and by its kind if not: a model or a data set prints otherwise at
     every run, and may hold itself.
     """
     if isinstance(value, functools.partial):
@@ -69,15 +65,15 @@ def describe(value: Any) -> Any:
         cells = getattr(value, "__closure__", None) or ()
         return [value.__qualname__, *(_plain(cell.cell_contents) for cell in cells)]
     if hasattr(value, "__dict__"):
-        held = {name: item for name, item in vars(value).items() if (name, item) != _UNSAID}
-        if callable(held.get(_COST)):
-            held[_COST] = describe(held[_COST])
+        held = dict(vars(value))
+        if callable(held.get("cost")):  # a score's own
+            held["cost"] = describe(held["cost"])
         return [type(value).__qualname__, _plain(held)]
     return _plain(value)
 
 
 def _plain(value: Any) -> Any:
-    """The value if JSON knows it; what is in it and is not plain becomes the name of its kind."""
+    """Returns a value that JSON knows; what is not plain becomes the name of its kind."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, numbers.Real):  # NumPy's
@@ -90,7 +86,7 @@ def _plain(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python, of this package, of KerasTuner, and of Keras and its backend."""
+    """Returns the versions of Python, of this package, of KerasTuner, and of Keras's backend."""
     found = {"python": platform.python_version(), "keras_autoshrink": keras_autoshrink.__version__}
     backend = keras.backend.backend()
     for name in ("numpy", "keras", "keras_tuner", backend):
@@ -119,10 +115,7 @@ def check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], folder: str) 
     Raises:
         ValueError: they differ.
     """
-    if "num_candidates" in theirs:  # a search of ours; one that does not say is the paper's
-        unlimited = dict.fromkeys(_LIMITS)
-        theirs, ours = {**unlimited, "strategy": "paper", **theirs}, {**unlimited, **ours}
-    # A folder of another tuner, or of an older version, has not all of them.
+    # A folder of another tuner has not all of them, nor has a search that has not begun.
     for name in [n for n in ours if n in theirs]:
         if ours[name] != theirs[name]:
             differs = difference(theirs[name], ours[name], "" if name in _DETAILED else name)
@@ -131,9 +124,6 @@ def check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], folder: str) 
                 "another project_name (--project-name), or overwrite=True (--overwrite) to "
                 "delete it"
             )
-
-
-_log = logging.getLogger(__name__)
 
 
 def check_place(directory: str | os.PathLike[str] | None, project_name: str | None) -> None:
@@ -162,7 +152,7 @@ def check_place(directory: str | os.PathLike[str] | None, project_name: str | No
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes from searching in the same folder.
 
     Raises:
@@ -195,7 +185,7 @@ def prepare(settings_path: str, settings: dict[str, Any], overwrite: bool) -> No
     """
     path = Path(settings_path)
     if overwrite and path.parent.is_dir():
-        with alone(path.parent):
+        with locked(path.parent):
             return
     if not path.exists() and _holds_search(path.parent):
         # Without it KerasTuner would begin anew over what is there.

@@ -1,4 +1,9 @@
-"""Which trials are out with a worker, and which of them another worker may take over."""
+"""One search on many workers, over KerasTuner's own chief and worker service.
+
+A script becomes the chief or a worker by the environment variables KERASTUNER_TUNER_ID,
+KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT. What that service loses on the way (the exact
+values of floats, tracebacks) travels here as JSON beside the hyperparameters of a trial.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,30 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.hypermodels.search_space import CellSpace
+
+# Names of values that are no hyperparameters but messages from one side to the other.
+_VALUES = "keras_autoshrink/values"
+_REPORT = "keras_autoshrink/report"
+
+# A worker asks this often, in seconds: the round ends for it at most so much later.
+POLL = 0.5
+
+# How long the chief stays for workers that do not ask any more, in seconds. One that comes later
+# learns from the files that the search is over.
+_STAY = 3.0
+
+
+def role() -> str:
+    """Returns `"chief"` or `"worker"` by the environment, or `"alone"`."""
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return "alone"
+    return "chief" if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") else "worker"
+
+
+def address() -> str:
+    """Returns where the chief listens, as host:port."""
+    return f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
+
 
 # A worker that stops a trial at its limit says so; this long it is waited for, in seconds.
 _GRACE = 5.0
@@ -46,17 +75,17 @@ class Attempts:
         self._taken: dict[str, int] = {}
 
     def begin(self, trial_id: str) -> None:
-        """A worker has been given the trial."""
+        """Notes that a worker has been given a trial."""
         self._since[trial_id] = self._clock()
         self._unheard.discard(trial_id)
 
     def restore(self, trial_ids: Iterable[str]) -> None:
-        """These were out when an earlier process ended; their workers may live on."""
+        """Notes trials that were out when an earlier process ended; their workers may live on."""
         self._unheard = set(trial_ids)
         self._since = dict.fromkeys(self._unheard, self._clock())
 
     def begin_again(self, trial_id: str) -> bool:
-        """The trial's worker asks for one: it died, and was started again.
+        """Notes that a trial's worker asks for one: it died, and was started again.
 
         Returns:
             Whether it gets the trial again; not if the trial has cost too many workers.
@@ -68,26 +97,26 @@ class Attempts:
         return self._deaths.get(trial_id, 0) < _MOST_WORKERS
 
     def end(self, trial_id: str) -> None:
-        """The trial has ended."""
+        """Forgets a trial that has ended."""
         self._since.pop(trial_id, None)
         self._unheard.discard(trial_id)
 
     def is_out(self, trial_id: str) -> bool:
-        """Whether a worker has the trial, and its answer counts."""
+        """Tells whether a worker has a trial, and its answer counts."""
         return trial_id in self._since
 
     def unheard(self, trial_id: str) -> bool:
-        """Whether the trial is out since before this process, and its worker silent."""
+        """Tells whether a trial is out since before this process, and its worker silent."""
         return trial_id in self._unheard
 
     def overdue(self, trial_id: str) -> bool:
-        """Whether the trial has been out for longer than a trial may."""
+        """Tells whether a trial has been out for longer than a trial may."""
         if self.max_seconds is None or not self.is_out(trial_id):
             return False
         return self._clock() - self._since[trial_id] > self.max_seconds + _GRACE
 
     def take_from(self, network: str) -> bool:
-        """A worker was too late with this network.
+        """Notes that a worker was too late with a network.
 
         Returns:
             Whether another one is to try; not if that has been so with three of them.
@@ -96,52 +125,28 @@ class Attempts:
         return self._taken[network] < _MOST_WORKERS
 
 
-# Names of values that are no hyperparameters but letters from one side to the other.
-_VALUES = "keras_autoshrink/values"
-_REPORT = "keras_autoshrink/report"
-
-# A worker asks this often, in seconds: the round ends for it at most so much later.
-POLL = 0.5
-
-# How long the chief stays for workers that do not ask any more, in seconds. One that comes later
-# learns from the files that the search is over.
-_FAREWELL = 3.0
-
-
-def role() -> str:
-    """`"chief"` or `"worker"` by the environment, or `"alone"`."""
-    if "KERASTUNER_ORACLE_IP" not in os.environ:
-        return "alone"
-    return "chief" if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") else "worker"
-
-
-def address() -> str:
-    """Where the chief listens, as host:port."""
-    return f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
-
-
-class Farewell:
-    """When a chief may go: once all its workers know that the search is over, or seem dead.
+class Shutdown:
+    """The end of a chief: once all its workers know that the search is over, or seem dead.
 
     Args:
-        oracle: the chief's; it counts the workers that have not been told.
+        oracle: the chief's; it counts the workers that do not know yet.
 
     Attributes:
-        finished: an event, set when no worker is left to be told.
+        finished: an event, set when every worker knows.
     """
 
     def __init__(self, oracle: keras_tuner.Oracle) -> None:
         self._oracle = oracle
         self.finished = threading.Event()
-        self._timer = threading.Timer(_FAREWELL, self.finished.set)  # not started yet
+        self._timer = threading.Timer(_STAY, self.finished.set)  # not started yet
 
     def begin(self) -> None:
-        """The search is over; to be called again whenever a worker has been told, or answers."""
+        """Begins to wait for the workers, anew whenever one of them has asked or answered."""
         if not self._oracle.tuner_ids and not self._oracle.ongoing_trials:
             self.finished.set()
             return
         self._timer.cancel()
-        self._timer = threading.Timer(_FAREWELL, self.finished.set)
+        self._timer = threading.Timer(_STAY, self.finished.set)
         self._timer.daemon = True
         self._timer.start()
 
@@ -153,7 +158,7 @@ class Farewell:
         self._oracle.ongoing_trials.clear()
 
 
-def serve(run: Callable[[], None], farewell: Farewell) -> None:
+def serve(run: Callable[[], None], shutdown: Shutdown) -> None:
     """Runs KerasTuner's server until the search has finished.
 
     Its loop looks every 20 seconds whether it may end. In a thread of its own nobody has to
@@ -161,10 +166,10 @@ def serve(run: Callable[[], None], farewell: Farewell) -> None:
 
     Args:
         run: serves, and returns some time after the end; what it raises is raised here.
-        farewell: of the oracle that is served.
+        shutdown: of the oracle that is served.
     """
     errors: list[BaseException] = []
-    farewell.finished.clear()
+    shutdown.finished.clear()
 
     def target() -> None:
         try:
@@ -174,15 +179,15 @@ def serve(run: Callable[[], None], farewell: Farewell) -> None:
 
     thread = threading.Thread(target=target, name="search service", daemon=True)
     thread.start()
-    while thread.is_alive() and not farewell.finished.wait(POLL):
+    while thread.is_alive() and not shutdown.finished.wait(POLL):
         pass
     if errors:
         raise ValueError(f"cannot serve at {address()}: {errors[0]}") from errors[0]
-    farewell.end()
+    shutdown.end()
 
 
-def with_exact_values(trial: Trial, token: str) -> Trial:
-    """A copy of a trial that brings its values to a worker as they are.
+def pack_values(trial: Trial, token: str) -> Trial:
+    """Copies a trial so that it brings its values to a worker as they are.
 
     The service makes float32 of them.
 
@@ -191,22 +196,22 @@ def with_exact_values(trial: Trial, token: str) -> Trial:
         token: of the search, to come back with the report.
     """
     hyperparameters = trial.hyperparameters.copy()
-    letter = {"values": trial.hyperparameters.values, "token": token}
-    hyperparameters.values[_VALUES] = json.dumps(letter)
+    message = {"values": trial.hyperparameters.values, "token": token}
+    hyperparameters.values[_VALUES] = json.dumps(message)
     return Trial(hyperparameters, trial.trial_id, trial.status)
 
 
-def take_letter(trial: Trial) -> dict[str, Any]:
-    """What `with_exact_values` gave a trial; removes it from the trial's values.
+def unpack_values(trial: Trial) -> dict[str, Any]:
+    """Takes from a trial's values what `pack_values` put there.
 
     Returns:
-        `values` and `token`; empty if there is no letter.
+        `values` and `token`; empty if there is nothing.
     """
     return json.loads(trial.hyperparameters.values.pop(_VALUES, "{}"))
 
 
-def with_report(trial: Trial, report: dict[str, Any]) -> Trial:
-    """A copy of a trial that brings a worker's report to the chief.
+def pack_report(trial: Trial, report: dict[str, Any]) -> Trial:
+    """Copies a trial so that it brings a worker's report to the chief.
 
     Args:
         trial: that has ended.
@@ -219,8 +224,8 @@ def with_report(trial: Trial, report: dict[str, Any]) -> Trial:
     return Trial(hyperparameters, trial.trial_id, trial.status)
 
 
-def take_report(trial: Trial) -> dict[str, Any]:
-    """What `with_report` gave a trial; the trial gets its values and its message back.
+def unpack_report(trial: Trial) -> dict[str, Any]:
+    """Takes from a trial what `pack_report` gave it, and puts its values and message back.
 
     Returns:
         `token`, and `metrics` and `step` if there are any; empty if there is no report.
@@ -248,7 +253,8 @@ class WorkerOracle:
     Args:
         client: KerasTuner's `OracleClient`.
         seed: of the search.
-        is_over: whether the search has ended, by its files; told whether a chief has answered.
+        is_over: tells whether the search has ended, by its files; it is given whether a chief has
+            ever answered.
     """
 
     def __init__(self, client: Any, seed: int, is_over: Callable[[bool], bool]) -> None:
@@ -270,7 +276,7 @@ class WorkerOracle:
 
     @property
     def search(self) -> Any:
-        """Not here.
+        """Refuses: the chief has the search.
 
         Raises:
             RuntimeError: always.
@@ -278,7 +284,7 @@ class WorkerOracle:
         raise RuntimeError("a worker knows its own trial alone; ask the chief, or a new tuner")
 
     def cell_of(self, trial: Trial) -> Cell:
-        """The cell that a trial trains, numbered as the complete DAG."""
+        """Returns the cell that a trial trains, numbered as the complete DAG."""
         values = trial.hyperparameters.values
         return CellSpace(trial.hyperparameters.space).sub_cell(values)
 
@@ -291,17 +297,17 @@ class WorkerOracle:
         trial = self._call("create_trial", tuner_id)
         if trial is None:
             return Trial(keras_tuner.HyperParameters(), status=TrialStatus.STOPPED)
-        letter = take_letter(trial)
-        if letter and trial.status == TrialStatus.RUNNING:
-            if self._token not in (None, letter["token"]):
+        message = unpack_values(trial)
+        if message and trial.status == TrialStatus.RUNNING:
+            if self._token not in (None, message["token"]):
                 raise RuntimeError("the chief has begun another search; start this worker again")
-            self._token = letter["token"]
-            trial.hyperparameters.values.update(letter["values"])
+            self._token = message["token"]
+            trial.hyperparameters.values.update(message["values"])
         self._trial = trial
         return trial
 
     def get_trial(self, trial_id: str) -> Trial:
-        """The trial under way, as it was handed out."""
+        """Returns the trial under way, as it was handed out."""
         return self._trial
 
     def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
@@ -310,9 +316,9 @@ class WorkerOracle:
         return self.get_trial(trial_id)
 
     def end_trial(self, trial: Trial) -> None:
-        """Tells the chief what came of the trial."""
+        """Reports to the chief what came of the trial."""
         report = {**self._reports.pop(trial.trial_id, {}), "token": self._token}
-        self._call("end_trial", with_report(trial, report))
+        self._call("end_trial", pack_report(trial, report))
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Calls the chief until it answers; it takes a repeated call for the same one.
@@ -346,11 +352,11 @@ class _Details(
     ),
     grpc.ClientCallDetails,
 ):
-    """How a call is made, in the terms of gRPC."""
+    """The details of a call, in the terms of gRPC."""
 
 
 class _AtOnce(grpc.UnaryUnaryClientInterceptor):
-    """Has a call fail where there is no chief; KerasTuner's would wait for one for an hour."""
+    """An interceptor by which a call fails at once without a chief; else it waits for an hour."""
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         """Makes the call."""
