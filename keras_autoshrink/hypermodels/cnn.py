@@ -135,8 +135,6 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             keras.optimizers.Adam(self.learning_rate),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
-        # Otherwise TensorFlow would trace the first step a second time.
-        model.optimizer.build(model.trainable_variables)
         return model
 
     def fit(

@@ -116,8 +116,6 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=jit_compile(),
         )
-        # Otherwise TensorFlow would trace the first step a second time.
-        model.optimizer.build(model.trainable_variables)
         return model
 
     def fit(
