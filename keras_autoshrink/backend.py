@@ -1,4 +1,4 @@
-"""What depends on Keras's backend: whether TensorFlow is there, and what it never lets go of."""
+"""What depends on Keras's backend: TensorFlow's presence, compilation, and memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 
 def check_tensorflow(what: str, *packages: str) -> None:
-    """Raises where TensorFlow is not installed, before anything imports it.
+    """Checks that TensorFlow is installed, without importing it.
 
     Args:
-        what: needs it, whatever Keras's backend.
-        *packages: that it needs besides, by the names that pip knows.
+        what: what needs it, whatever Keras's backend; the message begins with it.
+        *packages: what it needs besides, by the names that pip knows.
 
     Raises:
         ValueError: some of them are missing; the message names them.
@@ -29,15 +29,15 @@ def check_tensorflow(what: str, *packages: str) -> None:
 
 
 def check_tensorflow_backend(what: str) -> None:
-    """Raises where Keras computes by another backend than TensorFlow.
+    """Checks that Keras computes by TensorFlow.
 
     Args:
-        what: takes that one.
+        what: what needs that; the message begins with it.
 
     Raises:
-        ValueError: Keras has another one.
+        ValueError: Keras has another backend.
     """
-    import keras  # not at once: the command line reads its options before it
+    import keras  # not at the top: the command line reads its options before it loads Keras
 
     backend = keras.backend.backend()
     if backend != "tensorflow":
@@ -47,13 +47,21 @@ def check_tensorflow_backend(what: str) -> None:
         )
 
 
+def jit_compile() -> bool | str:
+    """Chooses what to give `keras.Model.compile` as `jit_compile`."""
+    import keras
+
+    # XLA compiles longer than a small network trains, and runs it slower on CPUs.
+    return False if keras.backend.backend() == "tensorflow" else "auto"
+
+
 @contextlib.contextmanager
 def graphs_released() -> Iterator[None]:
-    """Lets go of the graphs that were traced inside, when Python next collects garbage.
+    """Releases the graphs that are traced inside, so that Python's garbage collection frees them.
 
-    Models that were made inside work on: tracing them again registers what they need. Only the
-    gradient of a function that was traced inside can no longer be derived outside, if the
-    function has a custom gradient.
+    TensorFlow never forgets a custom gradient, and each holds on to its graph. Models that were
+    made inside go on working: tracing them again registers what they need. Only a function with a
+    custom gradient that was traced inside cannot be derived outside any more.
 
     On other backends, and should TensorFlow's registry look different, nothing happens.
     """
@@ -69,7 +77,7 @@ def graphs_released() -> Iterator[None]:
 
 
 def _registered_gradients() -> dict[str, Any]:
-    """TensorFlow's registry itself, where it is loaded; there is no public way to it."""
+    """Returns TensorFlow's registry of gradients, if it is loaded; there is no public way."""
     ops = sys.modules.get("tensorflow.python.framework.ops")
     gradients = getattr(getattr(ops, "gradient_registry", None), "_registry", None)
     return gradients if isinstance(gradients, dict) else {}

@@ -427,11 +427,9 @@ def test_show_checks_before_it_writes(tmp_path, capsys):
 
 
 def named_search(op):
-    from keras_autoshrink.cell import declare_operation
     from keras_autoshrink.search.records import Outcome
     from keras_autoshrink.search.shrink import ShrinkSearch
 
-    declare_operation(op)
     search = ShrinkSearch(kas.Cell(("input", op), ((0, 1),)))
     search.tell(search.cell, Outcome(1.0))
     return search

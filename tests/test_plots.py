@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from keras_autoshrink import SHRINKCNN_CELL, Cell, plot_cell, plot_trajectory
-from keras_autoshrink.report.plots import colours, trajectory_table
+from keras_autoshrink.networks.operations import colours
+from keras_autoshrink.report.plots import trajectory_table
 from keras_autoshrink.search.records import Outcome
 
 

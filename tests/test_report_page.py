@@ -14,6 +14,7 @@ from computed_searches import HOSTILE, OPS, bayesian, outcome, paper, run, save,
 
 import keras_autoshrink as kas
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.networks.operations import colours
 from keras_autoshrink.report import plots
 from keras_autoshrink.report.charts import Point, Series, front, limits
 from keras_autoshrink.report.progress import SearchProgress
@@ -98,7 +99,7 @@ def test_the_drawing_has_all_edges_that_a_round_has_kept_removed_and_added(finis
         assert removed == {e for e in before - here if any(e[0] in pair for pair in (*here, (0,)))}
         if record["removed_edge"]:
             assert removed == {(*record["removed_edge"],)}
-    assert page.data["colours"] == plots.colours(OPS)
+    assert page.data["colours"] == colours(OPS)
 
 
 def test_nothing_in_it_comes_from_elsewhere(finished):

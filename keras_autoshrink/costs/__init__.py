@@ -73,7 +73,7 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
 def count_params(model: keras.Model, batchnorm: bool = True) -> int:
     """Counts the parameters of a model: every number in its weights, trainable or not.
 
-    What a recurrent layer carries from one batch to the next is none.
+    The state that a recurrent layer carries from one batch to the next is no parameter.
 
     Args:
         model: A built Keras 3 model (or layer).

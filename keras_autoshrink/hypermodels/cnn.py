@@ -1,4 +1,4 @@
-"""HyperModels to search: how a cell becomes a small network, and how that is trained."""
+"""The HyperModel of the search for a convolutional cell."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import keras
 import keras_tuner
 import numpy as np
 
-from keras_autoshrink.cell import CNN_OPERATIONS, INPUT, Cell
+from keras_autoshrink.cell import INPUT, Cell
+from keras_autoshrink.checks import positive, whole
 from keras_autoshrink.data.checks import as_array, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, ProxyStopping
 from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches, draw_seed
 from keras_autoshrink.networks.cnn import ShrinkCNN
+from keras_autoshrink.networks.operations import CNN_OPERATIONS, get_layers
 from keras_autoshrink.training.classifier import compile_classifier
 
 # The proxy trains for some hundred steps: slower statistics would not settle.
@@ -44,10 +46,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         stage_repeats: number of cells of each stage.
         stem_filters: filters of the stem.
         stem_stride: stride of the stem.
-        operations: the ops that nodes draw from, in equal numbers, as far as possible.
+        operations: the ops that nodes draw from, in numbers as equal as possible.
         activation: name of the activation.
         learning_rate: of Adam.
-        batch_size: images in a step, where `AutoShrink.search` is given arrays and no other.
+        batch_size: images in a step, where `AutoShrink.search` is given arrays and no
+            `batch_size`.
         seed: integer, 0 included; decides which node has which op.
 
     Raises:
@@ -80,20 +83,16 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         seed: int = 0,
     ) -> None:
         super().__init__(name="cnn_cell")
-        for argument, value, least in (
-            ("num_nodes", num_nodes, 2),
-            ("batch_size", batch_size, 1),
-            ("classes", classes, 2),
-        ):
-            if value < least:
-                raise ValueError(f"{argument}={value}: expected {least} or more")
-        if not 0 < learning_rate < float("inf"):
-            raise ValueError(f"learning_rate={learning_rate}: expected a number greater than 0")
-        if not operations:
-            raise ValueError("operations=(): expected at least one op")
+        num_nodes = whole("num_nodes", num_nodes, 2)
+        self.learning_rate = positive("learning_rate", learning_rate)
+        self.batch_size = whole("batch_size", batch_size, 1)
+        if not operations or isinstance(operations, str):
+            raise ValueError(f"operations={operations!r}: expected ops, such as ('conv1x1',)")
+        for name in operations:
+            get_layers(name)
         self.architecture: dict[str, Any] = {
             "input_shape": tuple(input_shape),
-            "classes": classes,
+            "classes": whole("classes", classes, 2),
             "filters": filters,
             "stage_scales": tuple(stage_scales),
             "stage_strides": tuple(stage_strides),
@@ -102,12 +101,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "stem_stride": stem_stride,
             "activation": activation,
         }
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
         # One of each in turn, shuffled; what falls on node 0 gives way to the input.
         pool = [operations[node % len(operations)] for node in range(num_nodes)]
         generator = random.Random(f"operations/{seed}")
-        pool.sort(key=lambda _: generator.random())  # see ShrinkSearch for why not shuffle()
+        # Not by shuffle(), whose order Python does not promise to keep from version to version.
+        pool.sort(key=lambda _: generator.random())
         self.cell = Cell.dense((INPUT, *pool[1:]))
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
@@ -115,7 +113,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         declare_cell(hp, self.cell)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The compiled network of the cell that `hp` holds.
+        """Builds and compiles the network of the cell that `hp` holds.
 
         Returns:
             A model from images (batch, height, width, channels) to logits (batch, classes).
@@ -142,17 +140,27 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     def fit(
         self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> Any:
-        """Trains a candidate with early stopping; arguments as in `keras.Model.fit`.
+        """Trains a candidate, with early stopping.
 
-        The order of arrays is drawn from Python's own generator, one for each epoch, unless
-        `shuffle` says otherwise.
+        Arrays are shuffled anew for each epoch, in an order that follows from Python's own random
+        generator, which the tuner seeds for each candidate.
+
+        Args:
+            hp: the candidate's hyperparameters.
+            model: as `build` makes it.
+            *args: as for `keras.Model.fit`.
+            **kwargs: as for `keras.Model.fit`.
 
         Returns:
             The `keras.callbacks.History` of the training.
         """
         given = inspect.signature(keras.Model.fit).bind_partial(model, *args, **kwargs).arguments
         del given["self"]
-        callbacks = [*(given.pop("callbacks", None) or ()), *self.stopping_rules()]
+        callbacks = [
+            *(given.pop("callbacks", None) or ()),
+            keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
+            ProxyStopping(self.architecture["classes"]),
+        ]
         data = given.get("x")
         if hasattr(data, "shape"):
             given["batch_size"] = given.get("batch_size") or self.batch_size
@@ -174,19 +182,15 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             warnings.filterwarnings("ignore", OUT_OF_DATA)  # where it matters, it is an error
             return model.fit(**given, callbacks=callbacks)
 
-    def stopping_rules(self) -> list[keras.callbacks.Callback]:
-        """New callbacks that stop a candidate early; of a model they set `stop_training` alone."""
-        return [
-            keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
-            ProxyStopping(self.architecture["classes"]),
-        ]
-
     def check_search_arguments(self, *args: Any, **kwargs: Any) -> None:
-        """Raises the ValueError that says what is wrong with the data of a search, if it is.
+        """Checks the data of a search.
 
         Args:
             *args: those of `AutoShrink.search`.
             **kwargs: those of `AutoShrink.search`.
+
+        Raises:
+            ValueError: the network cannot train on these data; the message says why.
         """
         check_fit_data(
             *args,
@@ -196,7 +200,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """All that decides what a candidate's score means, as plain values."""
+        """Returns, as plain values, all that a candidate's score depends on."""
         return {
             **self.architecture,
             "cell": self.cell.to_json(),
@@ -206,7 +210,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
 
 def _is_shuffled_here(given: dict[str, Any]) -> bool:
-    """Whether arguments of `fit` are arrays, and ask for nothing that Keras does with arrays."""
+    """Whether arguments of `fit` are arrays, and ask for nothing that Keras alone does."""
     return (
         all(isinstance(as_array(given.get(name)), np.ndarray) for name in ("x", "y"))
         and given.get("sample_weight") is None

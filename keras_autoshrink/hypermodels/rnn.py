@@ -10,12 +10,13 @@ import keras
 import keras_tuner
 import numpy as np
 
-from keras_autoshrink.cell import INPUT, RNN_OPERATIONS, Cell
+from keras_autoshrink.backend import jit_compile
+from keras_autoshrink.cell import INPUT, Cell
 from keras_autoshrink.checks import positive, whole
 from keras_autoshrink.data.windows import check_length, training_windows
 from keras_autoshrink.hypermodels.search_space import declare_cell
-from keras_autoshrink.networks.cnn import jit_compile
 from keras_autoshrink.networks.language_model import ShrinkRNN, carrying
+from keras_autoshrink.networks.operations import RNN_OPERATIONS, check_activation
 from keras_autoshrink.networks.perplexity import PerplexityCallback
 from keras_autoshrink.score import PerplexityScore
 
@@ -28,9 +29,9 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
     from one window to the next. Plain SGD with gradients of bounded norm, and early stopping
     after 5 epochs without a better validation perplexity (arXiv 1911.09251; the defaults are
     the paper's search on a part of Penn Treebank). Without a `score=` the tuner takes
-    `PerplexityScore()`. For the score the validation text is read as ten parallel streams, each but
-    the first from a window before its beginning on, which does not count: close to one reading from
-    end to end, and faster.
+    `PerplexityScore()`. For the score the validation text is read as ten parallel streams. Each but
+    the first begins a window early, which does not count: the result is close to that of one
+    reading from end to end, and comes faster.
 
     The tuner's `get_best_models()` returns a model that carries its state from one batch to the
     next: tokens (batch_size, steps) to logits (batch_size, steps, vocabulary_size). `step_model`
@@ -48,7 +49,7 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         seed: integer, 0 included; decides which node has which activation.
 
     Attributes:
-        default_score: what the tuner maximises unless it is told otherwise.
+        default_score: what the tuner maximises unless it is given a `score`.
         one_device: true: a stream's state is carried on where its windows are.
 
     Raises:
@@ -89,6 +90,8 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         self.steps = whole("steps", steps, 1)
         if not operations or isinstance(operations, str):
             raise ValueError(f"operations={operations!r}: expected activations, such as ('tanh',)")
+        for name in operations:
+            check_activation(name)
         # Each node for itself: the published cell has some twice, and one not at all.
         generator = random.Random(f"operations/{seed}")
         drawn = [operations[int(generator.random() * len(operations))] for _ in range(1, num_nodes)]
@@ -99,7 +102,7 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         declare_cell(hp, self.cell)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The compiled model of the cell that `hp` holds, with a state that is carried on.
+        """Builds and compiles the model of the cell that `hp` holds, which carries its state on.
 
         Returns:
             A model from tokens (batch_size, steps) to logits (batch_size, steps, vocabulary_size).
@@ -157,13 +160,16 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
     def check_search_arguments(
         self, *args: Any, x: Any = None, validation_data: Any = None, **kwargs: Any
     ) -> None:
-        """Raises the ValueError that says what is wrong with the data of a search, if it is.
+        """Checks the data of a search.
 
         Args:
-            *args: those of `AutoShrink.search`, as are all others.
+            *args: the positional arguments of `AutoShrink.search`: the training text.
             x: the training text, integers (n,), where it is given by name.
             validation_data: the text to score on, integers (n,).
-            **kwargs: for texts neither `y`, `batch_size`, `validation_split` nor `sample_weight`.
+            **kwargs: the other arguments of `AutoShrink.search`.
+
+        Raises:
+            ValueError: these are no texts of this vocabulary, or too short; the message says why.
         """
         usage = "a text is searched by search(train_tokens, validation_data=validation_tokens)"
         x = args[0] if args else x
@@ -197,6 +203,6 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
             )
 
     def get_config(self) -> dict[str, Any]:
-        """All that decides what a candidate's score means, as plain values."""
+        """Returns, as plain values, all that a candidate's score depends on."""
         names = ("vocabulary_size", "units", "learning_rate", "clip_norm", "batch_size", "steps")
         return {"cell": self.cell.to_json(), **{name: getattr(self, name) for name in names}}

@@ -1,7 +1,7 @@
-"""A cell as KerasTuner hyperparameters, and back.
+"""The search space: a cell as KerasTuner hyperparameters, and back.
 
 An edge is a Boolean named `<cell>/edge_i_j`, an op is a string named `<cell>/op_i`. Any
-HyperModel that declares such Booleans can be searched; the one below declares them for you.
+HyperModel that declares such Booleans can be searched; `declare_cell` declares them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from keras_autoshrink.cell import INPUT, Cell, Edge, declare_operation
+from keras_autoshrink.cell import INPUT, Cell, Edge
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -51,16 +51,16 @@ def declare_cell(hp: keras_tuner.HyperParameters, cell: Cell, name: str = "cell"
 class CellSpace:
     """The cell that a search space declares.
 
-    Attributes:
-        name: the prefix of its hyperparameters.
-        cell: all declared edges; the ops are those declared, or else a name of its own for
-            each node, so that no two nodes count as alike.
-
     Args:
         space: the hyperparameters, `HyperParameters.space`.
 
+    Attributes:
+        name: the prefix of the cell's hyperparameters.
+        cell: has all declared edges; its ops are those declared, or else a name of its own for
+            each node, so that no two nodes count as alike.
+
     Raises:
-        ValueError: no edges are declared, those of several cells, or no cell.
+        ValueError: the edges of no cell are declared, or those of several, or they are no cell's.
     """
 
     def __init__(self, space: Iterable[Any]) -> None:
@@ -80,23 +80,18 @@ class CellSpace:
         ops = [INPUT]
         for node in range(1, max(max(edge) for edge in edges) + 1):
             parameter = declared.get(f"{self.name}/op_{node}")
-            if parameter is None:
-                ops.append(f"node{node}")
-            else:
-                # A HyperModel may know ops that we do not: what they compute is its business.
-                declare_operation(parameter.default)
-                ops.append(parameter.default)
+            ops.append(f"node{node}" if parameter is None else parameter.default)
         try:
             self.cell = Cell(tuple(ops), tuple(edges))
         except ValueError as error:
             raise ValueError(f"search space of the cell {self.name!r}: {error}") from error
 
     def values(self, cell: Cell) -> dict[str, bool]:
-        """The hyperparameter values of a sub-cell: which of the edges it has."""
+        """Returns the hyperparameter values of a sub-cell: which of the edges it has."""
         return {self._edge_name(edge): edge in cell.edges for edge in self.cell.edges}
 
     def sub_cell(self, values: dict[str, Any]) -> Cell:
-        """The sub-cell that hyperparameter values describe."""
+        """Returns the sub-cell that hyperparameter values describe."""
         edges = tuple(edge for edge in self.cell.edges if values[self._edge_name(edge)])
         return Cell(self.cell.ops, edges)
 

@@ -1,4 +1,4 @@
-"""ShrinkCNN: from a cell to a network of convolutions (Zhang et al., arXiv 1911.09251)."""
+"""ShrinkCNN, the network of a convolutional cell (Zhang et al., arXiv 1911.09251)."""
 
 from __future__ import annotations
 
@@ -9,125 +9,9 @@ from typing import Any
 import keras
 
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
+from keras_autoshrink.checks import positive, share, whole
 from keras_autoshrink.costs import count_macs
-from keras_autoshrink.networks.operations import get_operation
-
-
-@dataclasses.dataclass(frozen=True)
-class CellStyle:
-    """How every cell of a network is made.
-
-    Args:
-        activation: name of the activation after each node's BatchNorm.
-        residual: whether a cell adds its input to its output. Then its leaves carry no
-            activation, and nothing follows the sum.
-        bottleneck: b; the ops of a stage of f filters have f // b.
-        batchnorm_momentum: the share that BatchNorm's moving statistics keep at each step.
-    """
-
-    activation: str = "relu"
-    residual: bool = False
-    bottleneck: int = 1
-    batchnorm_momentum: float = 0.99
-
-    def normalise(self, x: Any, name: str, activate: bool = True) -> Any:
-        """BatchNorm, then the activation; same shape as `x`."""
-        x = keras.layers.BatchNormalization(momentum=self.batchnorm_momentum, name=f"{name}_bn")(x)
-        if not activate:
-            return x
-        return keras.layers.Activation(self.activation, name=f"{name}_act")(x)
-
-
-def jit_compile() -> bool | str:
-    """What to compile models with.
-
-    XLA compiles longer than a small network trains, and runs it slower on CPUs.
-    """
-    return False if keras.backend.backend() == "tensorflow" else "auto"
-
-
-def round_filters(filters: float) -> int:
-    """The nearest positive multiple of 4 (Python's round: halves go to the even multiple)."""
-    return 4 * max(1, round(filters / 4))
-
-
-def apply_cell(cell: Cell, x: Any, filters: int, stride: int, style: CellStyle, name: str) -> Any:
-    """Applies a cell to a tensor.
-
-    A node concatenates its inputs on the channel axis, then applies its op, BatchNorm and the
-    activation. Node 0 is the identity, or a max-pool if the cell strides.
-
-    Args:
-        cell: what it cannot reach from node 0 is left out.
-        x: tensor of shape (batch, height, width, channels).
-        filters: f; each op has f // bottleneck of them.
-        stride: s, of the max-pool in node 0.
-        style: the rest.
-        name: unique prefix of the layers' names.
-
-    Returns:
-        Tensor of shape (batch, ceil(height / s), ceil(width / s), leaves * (f // bottleneck)).
-    """
-    cell = cell.prune()
-    outputs = [x]
-    if stride > 1:
-        pool = keras.layers.MaxPooling2D(stride, padding="same", name=f"{name}_pool")
-        outputs = [pool(x)]
-    for node in range(1, cell.num_nodes):
-        label = f"{name}_node{node}"
-        inputs = [outputs[i] for i in cell.predecessors(node)]
-        operation = get_operation(cell.ops[node])
-        y = operation(_concatenate(inputs, label), filters // style.bottleneck, f"{label}_op")
-        activate = not (style.residual and node in cell.leaves)
-        outputs.append(style.normalise(y, label, activate))
-    y = _concatenate([outputs[leaf] for leaf in cell.leaves], name)
-    if not style.residual:
-        return y
-    if x.shape != y.shape:
-        project = keras.layers.Conv2D(
-            y.shape[-1], 1, strides=stride, use_bias=False, name=f"{name}_shortcut"
-        )
-        x = style.normalise(project(x), f"{name}_shortcut", activate=False)
-    return keras.layers.Add(name=f"{name}_add")([x, y])
-
-
-def apply_stages(
-    cell: Cell,
-    x: Any,
-    filters: Sequence[int],
-    strides: Sequence[int],
-    repeats: Sequence[int],
-    style: CellStyle,
-) -> Any:
-    """Applies stages of equal cells; the first cell of a stage has the stage's stride.
-
-    Args:
-        cell: the cell of all stages.
-        x: tensor of shape (batch, height, width, channels).
-        filters: f of each stage.
-        strides: of each stage.
-        repeats: how many cells each stage has.
-        style: of the cells.
-
-    Returns:
-        The output of the last cell, see `apply_cell`.
-    """
-    for stage, stage_repeats in enumerate(repeats, start=1):
-        for index in range(stage_repeats):
-            stride = strides[stage - 1] if index == 0 else 1
-            name = f"stage{stage}_cell{index + 1}"
-            x = apply_cell(cell, x, filters[stage - 1], stride, style, name)
-    return x
-
-
-def _concatenate(tensors: list[Any], name: str) -> Any:
-    if len(tensors) == 1:
-        return tensors[0]
-    return keras.layers.Concatenate(name=f"{name}_concat")(tensors)
-
-
-# Width multipliers between which `width_for_macs` looks, in hundredths.
-_NARROWEST, _WIDEST = 5, 1600
+from keras_autoshrink.networks.operations import get_layers
 
 
 def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in keras.applications
@@ -150,7 +34,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     batchnorm_momentum: float = 0.99,
     name: str = "shrinkcnn",
 ) -> keras.Model:
-    """A ShrinkCNN: a stem, stages of one cell, a head and a classifier.
+    """Builds a ShrinkCNN: a stem, stages of one cell, a head and a classifier.
 
     The defaults are ShrinkCNN-A of the paper; with `activation="swish"` it is ShrinkCNN-B
     (Zhang et al., arXiv 1911.09251): at 1001 classes 383,677,672
@@ -190,36 +74,25 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         >>> model.output_shape
         (None, 10)
     """
-    _check(
-        len(input_shape) == 3 and min(input_shape) >= 1,
-        "input_shape",
-        input_shape,
-        "(height, width, channels)",
-    )
-    _check(classes >= 1, "classes", classes)
-    _check(filters >= 1, "filters", filters)
-    _check(width > 0, "width", width, "more than 0")
-    _check(all(scale > 0 for scale in stage_scales), "stage_scales", stage_scales, "more than 0")
-    _check(all(stride >= 1 for stride in stage_strides), "stage_strides", stage_strides)
-    _check(all(repeat >= 1 for repeat in stage_repeats), "stage_repeats", stage_repeats)
-    for argument, values in (("stage_strides", stage_strides), ("stage_repeats", stage_repeats)):
-        _check(
-            len(values) == len(stage_scales) > 0,
-            argument,
-            values,
-            f"one for each of the {len(stage_scales)} stage_scales",
-        )
-    _check(stem_filters >= 1, "stem_filters", stem_filters)
-    _check(stem_stride >= 1, "stem_stride", stem_stride)
-    _check(head_filters is None or head_filters >= 1, "head_filters", head_filters)
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ValueError(f"input_shape={input_shape!r}: expected (height, width, channels)")
+    for argument, number in (
+        ("classes", classes),
+        ("filters", filters),
+        ("stem_filters", stem_filters),
+        ("stem_stride", stem_stride),
+        ("head_filters", 1 if head_filters is None else head_filters),
+    ):
+        whole(argument, number, 1)
+    positive("width", width)
+    share("dropout", dropout)
+    _check_stages(stage_scales, stage_strides, stage_repeats)
     stage_filters = [round_filters(int(filters * scale * width)) for scale in stage_scales]
-    _check(
-        1 <= bottleneck <= min(stage_filters),
-        "bottleneck",
-        bottleneck,
-        f"1 to {min(stage_filters)}, the filters of the narrowest stage",
-    )
-    _check(0 <= dropout < 1, "dropout", dropout, "0 or more and less than 1")
+    if not 1 <= bottleneck <= min(stage_filters):
+        raise ValueError(
+            f"bottleneck={bottleneck!r}: expected 1 to {min(stage_filters)}, the filters of the "
+            "narrowest stage"
+        )
 
     style = CellStyle(activation, residual, bottleneck, batchnorm_momentum)
     inputs = keras.Input(input_shape, name="image")
@@ -246,8 +119,129 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     return keras.Model(inputs, outputs, name=name)
 
 
+def _check_stages(scales: Sequence[float], strides: Sequence[int], repeats: Sequence[int]) -> None:
+    for scale in scales:
+        positive("stage_scales", scale)
+    for argument, values in (("stage_strides", strides), ("stage_repeats", repeats)):
+        if not len(values) == len(scales) > 0:
+            raise ValueError(
+                f"{argument}={values!r}: expected one for each of the {len(scales)} stage_scales"
+            )
+        for value in values:
+            whole(argument, value, 1)
+
+
+def apply_stages(
+    cell: Cell,
+    x: Any,
+    filters: Sequence[int],
+    strides: Sequence[int],
+    repeats: Sequence[int],
+    style: CellStyle,
+) -> Any:
+    """Applies stages of equal cells; the first cell of each has the stage's stride.
+
+    Args:
+        cell: the cell of all stages.
+        x: tensor of shape (batch, height, width, channels).
+        filters: f of each stage.
+        strides: of each stage.
+        repeats: how many cells each stage has.
+        style: of the cells.
+
+    Returns:
+        The output of the last cell, see `apply_cell`.
+    """
+    for stage, stage_repeats in enumerate(repeats, start=1):
+        for index in range(stage_repeats):
+            stride = strides[stage - 1] if index == 0 else 1
+            name = f"stage{stage}_cell{index + 1}"
+            x = apply_cell(cell, x, filters[stage - 1], stride, style, name)
+    return x
+
+
+def apply_cell(cell: Cell, x: Any, filters: int, stride: int, style: CellStyle, name: str) -> Any:
+    """Applies a cell's layers to a tensor.
+
+    A node concatenates its inputs on the channel axis, then applies its op, BatchNorm and the
+    activation. Node 0 is the identity, or a max-pool if the cell strides.
+
+    Args:
+        cell: nodes that cannot be reached from node 0 are left out.
+        x: tensor of shape (batch, height, width, channels).
+        filters: f; each op has f // bottleneck of them.
+        stride: s, of the max-pool in node 0.
+        style: of the cell.
+        name: unique prefix of the layers' names.
+
+    Returns:
+        Tensor of shape (batch, ceil(height / s), ceil(width / s), leaves * (f // bottleneck)).
+    """
+    cell = cell.prune()
+    outputs = [x]
+    if stride > 1:
+        pool = keras.layers.MaxPooling2D(stride, padding="same", name=f"{name}_pool")
+        outputs = [pool(x)]
+    for node in range(1, cell.num_nodes):
+        label = f"{name}_node{node}"
+        inputs = [outputs[i] for i in cell.predecessors(node)]
+        operation = get_layers(cell.ops[node])
+        y = operation(_concatenate(inputs, label), filters // style.bottleneck, f"{label}_op")
+        activate = not (style.residual and node in cell.leaves)
+        outputs.append(style.normalise(y, label, activate))
+    y = _concatenate([outputs[leaf] for leaf in cell.leaves], name)
+    if not style.residual:
+        return y
+    if x.shape != y.shape:
+        project = keras.layers.Conv2D(
+            y.shape[-1], 1, strides=stride, use_bias=False, name=f"{name}_shortcut"
+        )
+        x = style.normalise(project(x), f"{name}_shortcut", activate=False)
+    return keras.layers.Add(name=f"{name}_add")([x, y])
+
+
+@dataclasses.dataclass(frozen=True)
+class CellStyle:
+    """How every cell of a network is made.
+
+    Args:
+        activation: name of the activation after each node's BatchNorm.
+        residual: whether a cell adds its input to its output. Then its leaves carry no
+            activation, and nothing follows the sum.
+        bottleneck: b; the ops of a stage of f filters have f // b.
+        batchnorm_momentum: the share that BatchNorm's moving statistics keep at each step.
+    """
+
+    activation: str = "relu"
+    residual: bool = False
+    bottleneck: int = 1
+    batchnorm_momentum: float = 0.99
+
+    def normalise(self, x: Any, name: str, activate: bool = True) -> Any:
+        """Applies BatchNorm, then the activation; the shape stays."""
+        x = keras.layers.BatchNormalization(momentum=self.batchnorm_momentum, name=f"{name}_bn")(x)
+        if not activate:
+            return x
+        return keras.layers.Activation(self.activation, name=f"{name}_act")(x)
+
+
+def _concatenate(tensors: list[Any], name: str) -> Any:
+    if len(tensors) == 1:
+        return tensors[0]
+    return keras.layers.Concatenate(name=f"{name}_concat")(tensors)
+
+
+def round_filters(filters: float) -> int:
+    """Rounds to the nearest positive multiple of 4 (Python's round: halves to the even one)."""
+    return 4 * max(1, round(filters / 4))
+
+
+# Width multipliers between which `width_for_macs` looks, in hundredths.
+_NARROWEST, _WIDEST = 5, 1600
+
+
 def width_for_macs(target_macs: int, cell: Cell = SHRINKCNN_CELL, **architecture: Any) -> float:
-    """The largest width multiplier whose ShrinkCNN costs no more than a budget.
+    """Finds the largest width multiplier whose ShrinkCNN costs no more than a budget.
 
     Filters come in multiples of 4, so the costs have steps: how close one can come to the
     budget depends on the network.
@@ -296,8 +290,3 @@ def width_for_macs(target_macs: int, cell: Cell = SHRINKCNN_CELL, **architecture
         else:
             exceeds = middle
     return fits / 100
-
-
-def _check(valid: bool, argument: str, value: object, expected: str = "1 or more") -> None:
-    if not valid:
-        raise ValueError(f"{argument}={value!r}: expected {expected}")

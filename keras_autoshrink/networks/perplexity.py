@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_autoshrink.backend import jit_compile
 from keras_autoshrink.data.windows import evaluation_windows
-from keras_autoshrink.networks.cnn import jit_compile
 from keras_autoshrink.networks.language_model import carrying, reset_state
 
 

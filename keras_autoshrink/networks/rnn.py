@@ -1,24 +1,18 @@
-"""From a cell to a recurrent Keras layer: the step that a ShrinkRNN takes for each token.
+"""ShrinkRNN's recurrent layer: the step that a cell takes for each token.
 
 Zhang et al., arXiv 1911.09251; the gated step is that of recurrent highway networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from keras_autoshrink.cell import RNN_OPERATIONS, Cell
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import share, whole
-
-_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "tanh": keras.ops.tanh,
-    "relu": keras.ops.relu,
-    "sigmoid": keras.ops.sigmoid,
-    "identity": lambda x: x,
-}
+from keras_autoshrink.networks.operations import check_activation
 
 
 # Of SimpleRNNCell it takes what has nothing to do with its equation: the size of the state, the
@@ -37,8 +31,8 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
     No product has a bias. All edges out of a node are one matrix product.
 
     Args:
-        cell: its ops are activations, "tanh", "relu", "sigmoid" or "identity"; nodes that it cannot
-            reach from node 0 are left out.
+        cell: its ops are activations, "tanh", "relu", "sigmoid" or "identity"; nodes that cannot
+            be reached from node 0 are left out.
         units: size of the state and the output.
         dropout: share of x that is dropped in training, with one mask for a whole sequence
             (Gal and Ghahramani, arXiv 1512.05287).
@@ -88,19 +82,15 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         )
         # A file of the model holds the cell as plain values.
         self.cell = (cell if isinstance(cell, Cell) else Cell.from_json(cell)).prune()
-        for node, op in enumerate(self.cell.ops[1:], start=1):
-            if op not in _ACTIVATIONS:
-                raise ValueError(
-                    f"op {op!r} of node {node}: a recurrent cell's nodes are activations, "
-                    f"{', '.join(RNN_OPERATIONS)}"
-                )
+        for op in self.cell.ops[1:]:
+            check_activation(op)
         self._successors = {
             node: [j for i, j in self.cell.edges if i == node]
             for node in range(self.cell.num_nodes)
         }
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes W0, in two parts, and for each node that has edges its W.
+        """Makes W0, in two parts, and the W of each node that has outgoing edges.
 
         Args:
             input_shape: (batch, features).
@@ -115,7 +105,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         # into a product: to [x, h] it would be too coarse for the smaller of the two.
         self.kernel = kernel("kernel", input_shape[-1], 2 * self.units)
         self.recurrent_kernel = kernel("recurrent_kernel", self.units, 2 * self.units)
-        # Columns: c of all its edges, in the order of the nodes they lead to, then g likewise.
+        # Columns: c of all its edges, in the order of the nodes they lead to, then g of all.
         # (The keys are strings because TensorFlow's saved models take no others.)
         self.edge_kernels = {
             str(node): kernel(f"node{node}_kernel", self.units, 2 * self.units * len(successors))
@@ -124,12 +114,12 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         }
 
     def call(self, sequence: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
-        """The output and the new state of one step, which are the same.
+        """Computes one step: its output and its new state, which are the same.
 
         Args:
             sequence: x, shape (batch, features).
             states: [h], h of shape (batch, units).
-            training: whether to drop what the dropouts say.
+            training: whether the dropouts drop anything.
 
         Returns:
             The output, shape (batch, units), and [new h].
@@ -158,13 +148,13 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
             parts = keras.ops.split(product, 2 * len(successors), axis=-1)
             gates, inner = parts[: len(successors)], parts[len(successors) :]
             for successor, c, g in zip(successors, gates, inner, strict=True):
-                activation = _ACTIVATIONS[self.cell.ops[successor]]
-                contributions[successor].append(_mix(s, activation(g), c))
+                new = _activate(self.cell.ops[successor], g)
+                contributions[successor].append(_mix(s, new, c))
         output = _mean([values[leaf] for leaf in self.cell.leaves])
         return output, [output] if isinstance(states, (list, tuple)) else output
 
     def count_macs(self, input_shape: tuple[int | None, ...]) -> int:
-        """The multiply-accumulates of a step; `keras_autoshrink.count_macs` asks for them.
+        """Counts the multiply-accumulates of a step, for `keras_autoshrink.count_macs`.
 
         Args:
             input_shape: (batch, features).
@@ -174,7 +164,7 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         return (features + self.units + edges * self.units) * 2 * self.units
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, as plain values."""
+        """Returns the arguments as plain values."""
         # SimpleRNNCell's would name arguments that are not ours.
         return {
             **keras.layers.Layer.get_config(self),
@@ -187,8 +177,12 @@ class ShrinkRNNCell(keras.layers.SimpleRNNCell):
         }
 
 
+def _activate(op: str, x: Any) -> Any:
+    return x if op == "identity" else getattr(keras.ops, op)(x)
+
+
 def _mix(old: Any, new: Any, c: Any) -> Any:
-    """The gated step, old + sigmoid(c) (new - old).
+    """Takes the gated step, old + sigmoid(c) (new - old).
 
     Not written like that: TensorFlow would make one sum of all of a node's contributions, whose
     order, and so whose rounding, differs from run to run.

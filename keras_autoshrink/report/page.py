@@ -17,9 +17,10 @@ from typing import Any
 
 from keras_autoshrink import __version__, files
 from keras_autoshrink.cell import Cell, Edge
+from keras_autoshrink.networks.operations import colours
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.report.charts import Texts, curves, front, trained
-from keras_autoshrink.report.plots import bend, colours, control, layered
+from keras_autoshrink.report.plots import bend, control, layered
 from keras_autoshrink.report.quantities import (
     SCORE,
     Quantities,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from keras_autoshrink import files
 from keras_autoshrink.cell import INPUT, Cell
+from keras_autoshrink.networks.operations import colours
 from keras_autoshrink.report.quantities import SCORE, Quantity, Records, known_costs
 from keras_autoshrink.search.records import best_record, described
 
@@ -77,33 +77,6 @@ def control(source: Point, target: Point, rad: float) -> Point:
     """Returns the control point of matplotlib's `arc3`, a quadratic Bezier curve."""
     (x, y), (x_end, y_end) = source, target
     return (x + x_end) / 2 + rad * (y_end - y), (y + y_end) / 2 - rad * (x_end - x)
-
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_BUILT_IN = {
-    **{"conv1x1": "#56B4E9", "sepconv3x3": "#E69F00"},
-    **{"identity": "#56B4E9", "relu": "#E69F00", "sigmoid": "#009E73", "tanh": "#F0E442"},
-}
-# Those that no op of ours has come first.
-_OTHERS = ("#CC79A7", "#D55E00", "#0072B2", "#009E73", "#F0E442")
-
-
-def colours(ops: Iterable[str]) -> dict[str, str]:
-    """Returns the colour of each op, as `#RRGGBB`; the input has none.
-
-    Args:
-        ops: of a cell, in any order. Ops of ours have the same colours whatever stands beside
-            them; others share, in the order of their names, what these leave.
-
-    Example:
-        >>> colours(("input", "conv1x1", "shift"))
-        {'conv1x1': '#56B4E9', 'shift': '#CC79A7'}
-    """
-    names = sorted({*ops} - {INPUT})
-    found = {op: _BUILT_IN[op] for op in names if op in _BUILT_IN}
-    left = [colour for colour in _OTHERS if colour not in found.values()]
-    others = (op for op in names if op not in found)
-    return {**found, **dict(zip(others, itertools.cycle(left), strict=False))}
 
 
 class _Searched(Protocol):

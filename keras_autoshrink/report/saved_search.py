@@ -11,14 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from keras_autoshrink import files
-from keras_autoshrink.cell import (
-    INPUT,
-    RNN_OPERATIONS,
-    SHRINKCNN_CELL,
-    SHRINKRNN_CELL,
-    Cell,
-    declare_operation,
-)
+from keras_autoshrink.cell import SHRINKCNN_CELL, SHRINKRNN_CELL, Cell
+from keras_autoshrink.networks.operations import is_activation
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
@@ -104,9 +98,6 @@ def read_search(folder: Path) -> ShrinkSearch:
     if state is None:
         raise ValueError(f"{folder}: holds a search that has not begun, or another tuner's")
     try:
-        for op in state["cell"]["ops"]:
-            if op != INPUT:
-                declare_operation(op)  # a cell can be looked at without the code of its ops
         return ShrinkSearch.from_json(state)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / _STATE}: damaged: {error}") from error
@@ -133,7 +124,7 @@ def read_cell(path: Path) -> Cell:
 
 def task_of(cell: Cell) -> str:
     """Returns `"text"` for a recurrent cell, else `"images"`."""
-    return "text" if set(cell.ops[1:]) <= set(RNN_OPERATIONS) else "images"
+    return "text" if all(map(is_activation, cell.ops[1:])) else "images"
 
 
 def settings_of(cell: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Parts:
         return best
 
     def features(self, masks: Masks) -> Array:
-        """Computes what a score may depend on: edges, and a summary of the graph that counts double.
+        """Computes what a score may depend on: the edges, and a summary that counts double.
 
         The summary has the longest path, the numbers of edges and leaves, the mean and the least
         depth of a leaf, and of each op of several nodes how many there are and the most on a

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_autoshrink.backend import check_tensorflow
+from keras_autoshrink.backend import check_tensorflow, jit_compile
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.data.images import ImageData
-from keras_autoshrink.networks.cnn import ShrinkCNN, jit_compile
+from keras_autoshrink.networks.cnn import ShrinkCNN
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint
 from keras_autoshrink.training.recipes import Recipe
 

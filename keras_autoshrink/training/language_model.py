@@ -13,12 +13,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_autoshrink.backend import check_tensorflow
+from keras_autoshrink.backend import check_tensorflow, jit_compile
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import whole
 from keras_autoshrink.data.text import TextData
 from keras_autoshrink.data.windows import Tokens, check_length, jittered_lengths, parallel_streams
-from keras_autoshrink.networks.cnn import jit_compile
 from keras_autoshrink.networks.language_model import ShrinkRNN, carrying
 from keras_autoshrink.networks.perplexity import (
     Perplexity,
