@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -13,16 +13,9 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=[
-        "keras_autoshrink",
-        "keras_autoshrink.costs",
-        "tflite_export",
-        "tflite_export.devices",
-        "tflite_export.file",
-        "tflite_export.optimize",
-    ],
+    packages=find_packages(include=["keras_autoshrink*", "tflite_export*"]),
     package_data={
-        "keras_autoshrink": ["py.typed", "report_page/*"],
+        "keras_autoshrink": ["py.typed", "report/web/*"],
         "tflite_export": ["py.typed", "web/*"],
     },
     python_requires=">=3.10",
@@ -79,7 +72,7 @@ setup(
             "tf_keras>=2.19",
         ],
     },
-    entry_points={"console_scripts": ["autoshrink=keras_autoshrink.cli:main"]},
+    entry_points={"console_scripts": ["autoshrink=keras_autoshrink.commands.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",

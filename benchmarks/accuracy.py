@@ -68,10 +68,10 @@ def _results(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """The facts of all trainings, by cell and seed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
     with native_output_silenced():  # TensorFlow announces its devices when it is imported
-        from keras_autoshrink.datasets import load_images
-        from keras_autoshrink.recipes import RECIPES
-        from keras_autoshrink.runs import read_cell
-        from keras_autoshrink.training import architecture
+        from keras_autoshrink.data.images import load_images
+        from keras_autoshrink.report.saved_search import read_cell
+        from keras_autoshrink.training.classifier import architecture
+        from keras_autoshrink.training.recipes import RECIPES
 
         data = load_images(options.dataset, purpose="train", data_dir=options.data_dir)
         recipe = RECIPES[options.recipe]
@@ -97,8 +97,8 @@ def _train(
     cell: kas.Cell, data: Any, path: Path, dataset: str, recipe: Any, width: float, seed: int
 ) -> dict[str, Any]:
     """The facts of a training."""
-    from keras_autoshrink.image_pipeline import train_and_save
-    from keras_autoshrink.runs import read_facts
+    from keras_autoshrink.commands.images import train_and_save
+    from keras_autoshrink.report.saved_search import read_facts
 
     started = time.monotonic()
     source = {"dataset": dataset, "split_seed": 0}

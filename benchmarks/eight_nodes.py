@@ -26,6 +26,8 @@ from typing import Any
 
 import search_quality
 import tensorflow as tf
+from keras_autoshrink.masked_network import MaskedNetwork
+from keras_autoshrink.masked_training import Program
 from quality_contestants import spend
 from quality_networks import Space, SpentError
 from quality_training import EPOCHS, SEEDS, Trainings, compiled, load
@@ -35,8 +37,6 @@ from rich.table import Table
 from scipy.stats import sem
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.masked_network import MaskedNetwork
-from keras_autoshrink.masked_training import Program
 from keras_autoshrink.score import AccuracyScore
 
 # Those that train whole networks and choose the next one faster than it trains.

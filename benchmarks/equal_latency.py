@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
     options.directory.mkdir(parents=True, exist_ok=True)
     with native_output_silenced():  # TensorFlow announces its devices when it is imported
-        from keras_autoshrink.datasets import load_images
-        from keras_autoshrink.runs import read_cell
-        from keras_autoshrink.training import architecture
+        from keras_autoshrink.data.images import load_images
+        from keras_autoshrink.report.saved_search import read_cell
+        from keras_autoshrink.training.classifier import architecture
 
         data = load_images("cifar10", purpose="train", data_dir=options.data_dir)
     builds: dict[str, Build] = {_MOBILENET: mobilenet_stack}
@@ -166,9 +166,9 @@ def train(build: Callable[[], Any], data: Any, epochs: int, seed: int) -> float:
     """The test accuracy of a network that was trained by the recipe `cifar10`."""
     import keras
 
-    from keras_autoshrink import input_pipeline, streams
-    from keras_autoshrink.recipes import RECIPES
-    from keras_autoshrink.training import compile_classifier
+    from keras_autoshrink.data import augmentation, streams
+    from keras_autoshrink.training.classifier import compile_classifier
+    from keras_autoshrink.training.recipes import RECIPES
 
     recipe = dataclasses.replace(RECIPES["cifar10"], epochs=epochs)
     keras.utils.set_random_seed(seed)
@@ -178,11 +178,11 @@ def train(build: Callable[[], Any], data: Any, epochs: int, seed: int) -> float:
     optimizer = recipe.build_optimizer(epochs * steps)
     compile_classifier(model, optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
     images = streams.from_arrays(data)
-    batches = input_pipeline.training_batches(
+    batches = augmentation.training_batches(
         images, recipe.augmentation, recipe.batch_size, range(epochs), seed
     )
     model.fit(batches, steps_per_epoch=steps, epochs=epochs, shuffle=False, verbose=2)
-    test = input_pipeline.evaluation_batches(images, images.test, recipe.batch_size)
+    test = augmentation.evaluation_batches(images, images.test, recipe.batch_size)
     return float(model.evaluate(test, verbose=0, return_dict=True)["accuracy"])
 
 

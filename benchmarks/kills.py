@@ -34,8 +34,9 @@ from tflite_export.runtime import native_output_silenced
 
 with native_output_silenced():  # TensorFlow announces its devices when it is imported
     import keras_autoshrink as kas
-    from keras_autoshrink import files, runs
-    from keras_autoshrink.tuner import AutoShrink
+    from keras_autoshrink import files
+    from keras_autoshrink.report import saved_search
+    from keras_autoshrink.tuner.tuner import AutoShrink
 
 IN_A_WRITE = ("half written", "not renamed yet", "just renamed")
 
@@ -116,7 +117,7 @@ def search(folder: Path) -> None:
 
 def trajectory(folder: Path) -> list[dict[str, Any]]:
     """What a search in a folder came to, but for the seconds that it took."""
-    found = runs.read_search(folder)
+    found = saved_search.read_search(folder)
     if not found.done:
         raise ValueError(f"{folder}: the search has not ended")
     records = found.trajectory()

@@ -27,8 +27,8 @@ with native_output_silenced():  # TensorFlow announces its devices when it is im
     from quality_networks import Networks, Session
 
     from keras_autoshrink.cell import Cell
-    from keras_autoshrink.shrink import ShrinkSearch
-    from keras_autoshrink.trajectory import Outcome
+    from keras_autoshrink.search.records import Outcome
+    from keras_autoshrink.search.shrink import ShrinkSearch
 
 _DRAWS = 20_000
 

@@ -19,9 +19,9 @@ import keras_tuner
 from quality_networks import Networks, Session, SpentError
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.search_space import CellSpace
-from keras_autoshrink.shrink import ShrinkSearch
-from keras_autoshrink.trajectory import Outcome
+from keras_autoshrink.hypermodels.search_space import CellSpace
+from keras_autoshrink.search.records import Outcome
+from keras_autoshrink.search.shrink import ShrinkSearch
 
 # Where standard error goes is the whole process's business.
 _ONE_AT_A_TIME = threading.Lock()

@@ -22,15 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from keras_autoshrink.masked_network import MaskedNetwork
+from keras_autoshrink.masked_tensorflow import TensorFlowProgram
 from quality_networks import distinct_networks
 
 import keras_autoshrink as kas
-from keras_autoshrink.datasets import load_images
-from keras_autoshrink.hypermodels import BATCHNORM_MOMENTUM
-from keras_autoshrink.masked_network import MaskedNetwork
-from keras_autoshrink.masked_tensorflow import TensorFlowProgram
-from keras_autoshrink.seeds import training_seed
-from keras_autoshrink.shuffling import draw_seed, order_of_epoch
+from keras_autoshrink.data.images import load_images
+from keras_autoshrink.hypermodels.cnn import BATCHNORM_MOMENTUM
+from keras_autoshrink.hypermodels.seeding import draw_seed, order_of_epoch, training_seed
 
 EPOCHS = {"digits": 10, "cifar10": 8}
 SEEDS = 3

@@ -26,12 +26,11 @@ from tflite_export.runtime import native_output_silenced
 with native_output_silenced():  # TensorFlow announces its devices when it is imported
     import keras
 
-    from keras_autoshrink.cell import Cell
-    from keras_autoshrink.language_models import carrying, language_model
-    from keras_autoshrink.networks import jit_compile
-    from keras_autoshrink.op_names import RNN_OPERATIONS
-    from keras_autoshrink.published_cells import SHRINKRNN_CELL
-    from keras_autoshrink.recurrent import ShrinkRNNCell
+    from keras_autoshrink.backend import jit_compile
+    from keras_autoshrink.cell import SHRINKRNN_CELL, Cell
+    from keras_autoshrink.networks.language_model import carrying, language_model
+    from keras_autoshrink.networks.operations import RNN_OPERATIONS
+    from keras_autoshrink.networks.rnn import ShrinkRNNCell
 
 
 class EdgeByEdgeCell(ShrinkRNNCell):

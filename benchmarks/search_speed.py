@@ -155,8 +155,8 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
 def proxy(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """What makes and trains candidates, and what `search` is given of data."""
     import keras_autoshrink as kas
-    from keras_autoshrink.datasets import load_images
-    from keras_autoshrink.text_data import load_text
+    from keras_autoshrink.data.images import load_images
+    from keras_autoshrink.data.text import load_text
 
     if options.task == "text":
         text = load_text(options.data_dir, purpose="search")
@@ -182,8 +182,8 @@ def plain_tuner(hypermodel: Any, settings: Any, place: Any, clock: Clock) -> Any
     import keras_tuner
 
     import keras_autoshrink as kas
-    from keras_autoshrink.callbacks import ScoreCallback
-    from keras_autoshrink.seeds import training_seed
+    from keras_autoshrink.hypermodels.callbacks import ScoreCallback
+    from keras_autoshrink.hypermodels.seeding import training_seed
 
     score = getattr(hypermodel, "default_score", kas.AccuracyScore())
 

@@ -111,7 +111,7 @@ def _search(
 ) -> list[dict[str, Any]]:
     """The records of a search, with validation losses and without what a clock measured."""
     import keras_autoshrink as kas
-    from keras_autoshrink.datasets import load_images
+    from keras_autoshrink.data.images import load_images
 
     train, validation, batch_size = _PARTS[parts]
     digits = load_images("digits", purpose="search")

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
     with native_output_silenced():  # TensorFlow announces its devices when it is imported
-        from keras_autoshrink.datasets import load_images
+        from keras_autoshrink.data.images import load_images
 
         data = load_images("cifar10", purpose="train", data_dir=options.data_dir)
     model = tflite_export.load_model(options.model)

@@ -117,7 +117,14 @@ def search(
         more: arguments of the command.
         kill: is asked again and again until it has killed a process of the search.
     """
-    command = [sys.executable, "-m", "keras_autoshrink.cli", "search", "--dataset", "digits"]
+    command = [
+        sys.executable,
+        "-m",
+        "keras_autoshrink.commands.cli",
+        "search",
+        "--dataset",
+        "digits",
+    ]
     command += ["--strategy", "paper"]
     for name in ("nodes", "candidates", "epochs", "filters"):
         command += [f"--{name}", str(getattr(options, name))]

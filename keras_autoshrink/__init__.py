@@ -10,28 +10,26 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_autoshrink.applications import ShrinkCNN, width_for_macs
-    from keras_autoshrink.cell import Cell
+    from keras_autoshrink.cell import SHRINKCNN_CELL, SHRINKRNN_CELL, Cell
     from keras_autoshrink.costs import count_macs, count_params
-    from keras_autoshrink.datasets import load_images
-    from keras_autoshrink.html_report import write_report
-    from keras_autoshrink.hypermodels import CNNCellHyperModel
-    from keras_autoshrink.language_hypermodel import RNNCellHyperModel
-    from keras_autoshrink.language_models import ShrinkRNN, load_model, step_model
-    from keras_autoshrink.operations import register_operation
-    from keras_autoshrink.oracle import AutoShrinkOracle
-    from keras_autoshrink.published_cells import SHRINKCNN_CELL, SHRINKRNN_CELL
-    from keras_autoshrink.recipes import RECIPES, Recipe
-    from keras_autoshrink.recurrent import ShrinkRNNCell
-    from keras_autoshrink.report import plot_cell, plot_trajectory
+    from keras_autoshrink.data.images import load_images
+    from keras_autoshrink.data.text import load_text
+    from keras_autoshrink.hypermodels.cnn import CNNCellHyperModel
+    from keras_autoshrink.hypermodels.rnn import RNNCellHyperModel
+    from keras_autoshrink.hypermodels.search_space import declare_cell
+    from keras_autoshrink.networks.cnn import ShrinkCNN, width_for_macs
+    from keras_autoshrink.networks.language_model import ShrinkRNN, load_model, step_model
+    from keras_autoshrink.networks.operations import register_operation
+    from keras_autoshrink.networks.rnn import ShrinkRNNCell
+    from keras_autoshrink.report.page import write_report
+    from keras_autoshrink.report.plots import plot_cell, plot_trajectory
+    from keras_autoshrink.report.tensorboard import write_tensorboard
     from keras_autoshrink.score import AccuracyScore, PerplexityScore
-    from keras_autoshrink.search_space import declare_cell
-    from keras_autoshrink.tensorboard_log import write_tensorboard
-    from keras_autoshrink.text_data import load_text
-    from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
-    from keras_autoshrink.text_training import train_language_model
-    from keras_autoshrink.training import train_network
-    from keras_autoshrink.tuner import AutoShrink
+    from keras_autoshrink.training.classifier import train_network
+    from keras_autoshrink.training.language_model import train_language_model
+    from keras_autoshrink.training.recipes import RECIPES, TEXT_RECIPES, Recipe, TextRecipe
+    from keras_autoshrink.tuner.oracle import AutoShrinkOracle
+    from keras_autoshrink.tuner.tuner import AutoShrink
 
 # A GPU's memory as it is needed, not all of it at once: others may share the GPU. TensorFlow and
 # JAX read it when they first look for devices, such as for a tf.distribute.Strategy; a user's own
@@ -76,37 +74,37 @@ __all__ = [
 ]
 
 _HOME = {
-    "RECIPES": "recipes",
-    "SHRINKCNN_CELL": "published_cells",
-    "SHRINKRNN_CELL": "published_cells",
-    "TEXT_RECIPES": "text_recipes",
+    "RECIPES": "training.recipes",
+    "SHRINKCNN_CELL": "cell",
+    "SHRINKRNN_CELL": "cell",
+    "TEXT_RECIPES": "training.recipes",
     "AccuracyScore": "score",
-    "AutoShrink": "tuner",
-    "AutoShrinkOracle": "oracle",
-    "CNNCellHyperModel": "hypermodels",
+    "AutoShrink": "tuner.tuner",
+    "AutoShrinkOracle": "tuner.oracle",
+    "CNNCellHyperModel": "hypermodels.cnn",
     "Cell": "cell",
     "PerplexityScore": "score",
-    "RNNCellHyperModel": "language_hypermodel",
-    "Recipe": "recipes",
-    "ShrinkCNN": "applications",
-    "ShrinkRNN": "language_models",
-    "ShrinkRNNCell": "recurrent",
-    "TextRecipe": "text_recipes",
+    "RNNCellHyperModel": "hypermodels.rnn",
+    "Recipe": "training.recipes",
+    "ShrinkCNN": "networks.cnn",
+    "ShrinkRNN": "networks.language_model",
+    "ShrinkRNNCell": "networks.rnn",
+    "TextRecipe": "training.recipes",
     "count_macs": "costs",
     "count_params": "costs",
-    "declare_cell": "search_space",
-    "load_images": "datasets",
-    "load_model": "language_models",
-    "load_text": "text_data",
-    "plot_cell": "report",
-    "plot_trajectory": "report",
-    "register_operation": "operations",
-    "step_model": "language_models",
-    "train_language_model": "text_training",
-    "train_network": "training",
-    "width_for_macs": "applications",
-    "write_report": "html_report",
-    "write_tensorboard": "tensorboard_log",
+    "declare_cell": "hypermodels.search_space",
+    "load_images": "data.images",
+    "load_model": "networks.language_model",
+    "load_text": "data.text",
+    "plot_cell": "report.plots",
+    "plot_trajectory": "report.plots",
+    "register_operation": "networks.operations",
+    "step_model": "networks.language_model",
+    "train_language_model": "training.language_model",
+    "train_network": "training.classifier",
+    "width_for_macs": "networks.cnn",
+    "write_report": "report.page",
+    "write_tensorboard": "report.tensorboard",
 }
 
 

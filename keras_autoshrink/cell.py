@@ -7,16 +7,19 @@ import functools
 import json
 import operator
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_autoshrink import files
-from keras_autoshrink.canonical import canonical_order
-from keras_autoshrink.op_names import INPUT, checked_ops
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+INPUT = "input"
+"""The op of node 0."""
 
 Edge = tuple[int, int]
 
@@ -32,10 +35,12 @@ class Cell:
     all nodes `i` with an edge `(i, j)` and applies its op. The cell's output are its `leaves`.
     Nodes that cannot be reached from node 0 are allowed and mean nothing: `prune` drops them.
     Cells are compared as they are written; two that are the *same network* under another numbering
-    of their nodes have the same `key`.
+    of their nodes have the same `key`. Whether there is code for an op is not the cell's business:
+    it is said when the cell's network is built.
 
     Args:
-        ops: the op of each node, node 0's being `"input"`; length N >= 2.
+        ops: the op of each node, node 0's being `"input"`; length N >= 2. The names of ops are
+            made of letters, digits and `_.+-`.
         edges: pairs `(i, j)` with `0 <= i < j < N`, in any order; kept sorted.
 
     Raises:
@@ -61,13 +66,13 @@ class Cell:
     edges: tuple[Edge, ...]
 
     def __post_init__(self) -> None:
-        ops = checked_ops(self.ops)
+        ops = _checked_ops(self.ops)
         object.__setattr__(self, "ops", ops)
         object.__setattr__(self, "edges", _checked_edges(self.edges, ops))
 
     @classmethod
     def dense(cls, ops: Iterable[str]) -> Cell:
-        """The complete DAG: every edge `(i, j)` with i < j, N(N-1)/2 of them.
+        """Returns the complete DAG: every edge `(i, j)` with i < j, N(N-1)/2 of them.
 
         Args:
             ops: the op of each of the N nodes, two or more; node 0's is `"input"`.
@@ -75,7 +80,7 @@ class Cell:
         Raises:
             ValueError: `ops` are not those of a cell; the message names the culprit.
         """
-        ops = checked_ops(ops)
+        ops = _checked_ops(ops)
         return cls(ops, tuple((i, j) for j in range(len(ops)) for i in range(j)))
 
     @property
@@ -104,11 +109,11 @@ class Cell:
         return tuple(node for node in self.reachable if node not in sources)
 
     def predecessors(self, node: int) -> tuple[int, ...]:
-        """The reachable nodes with an edge into `node`, ascending."""
+        """Returns the reachable nodes with an edge into `node`, ascending."""
         return tuple(i for i, j in self.live_edges if j == node)
 
     def without_edge(self, edge: Edge) -> Cell:
-        """The cell that lacks `edge`, unpruned: same nodes, same numbers.
+        """Returns the cell that lacks `edge`, unpruned: same nodes, same numbers.
 
         Raises:
             ValueError: `edge` is not an edge of the cell, or the cell's last way out of node 0.
@@ -119,7 +124,7 @@ class Cell:
         return Cell(self.ops, tuple(other for other in self.edges if other != edge))
 
     def prune(self) -> Cell:
-        """The cell without its unreachable nodes and their edges; the rest is renumbered."""
+        """Returns the cell without its unreachable nodes, the others renumbered."""
         number = {node: index for index, node in enumerate(self.reachable)}
         return Cell(
             tuple(self.ops[node] for node in self.reachable),
@@ -128,7 +133,7 @@ class Cell:
 
     @functools.cached_property
     def key(self) -> str:
-        """Equal for two cells if and only if they are the same network.
+        """A string that two cells share if and only if they are the same network.
 
         Same means: equal, once pruned, up to a renumbering of nodes that keeps ops and edges.
         The key spells out the whole canonical cell, so it cannot collide.
@@ -141,7 +146,7 @@ class Cell:
         return ops + ":" + ",".join(f"{i}>{j}" for i, j in edges)
 
     def to_json(self) -> dict[str, Any]:
-        """The cell as plain values, for `json.dump`."""
+        """Returns the cell as plain values, for `json.dump`."""
         return {
             "format": _FORMAT,
             "version": _VERSION,
@@ -151,7 +156,7 @@ class Cell:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
-        """The cell that `to_json` wrote as `data`.
+        """Reads the cell that `to_json` wrote as `data`.
 
         Raises:
             ValueError: not a cell, or one that another version of this library wrote.
@@ -167,7 +172,11 @@ class Cell:
         return cls(tuple(data["ops"]), tuple(data["edges"]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the cell to the JSON file `path`, whole or not at all; an OSError says why not."""
+        """Writes the cell to the JSON file `path`, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         files.write_text(path, json.dumps(self.to_json()) + "\n")
 
     @classmethod
@@ -184,7 +193,7 @@ class Cell:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
     def to_networkx(self) -> nx.DiGraph:
-        """The cell as a `networkx.DiGraph`; each node carries its op as attribute `op`."""
+        """Returns the cell as a `networkx.DiGraph`, each node's op as its attribute `op`."""
         import networkx as nx
 
         graph = nx.DiGraph()
@@ -194,7 +203,7 @@ class Cell:
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph) -> Cell:
-        """The cell of `graph`, a `networkx.DiGraph` whose nodes carry an attribute `op`.
+        """Reads a cell from a `networkx.DiGraph` whose nodes carry an attribute `op`.
 
         Nodes may have any names; one of them has the op `"input"`. Numbers that are in
         topological order already are kept.
@@ -228,7 +237,30 @@ class Cell:
         )
 
 
+def is_op_name(name: object) -> bool:
+    """Whether a node other than the input may carry an op of this name."""
+    return isinstance(name, str) and name != INPUT and bool(re.fullmatch(r"[\w.+-]+", name))
+
+
+def _checked_ops(ops: Iterable[str]) -> tuple[str, ...]:
+    """Returns the ops of a cell, or raises the ValueError that names the wrong one."""
+    if isinstance(ops, str):
+        raise ValueError(f"ops {ops!r}: give a sequence of op names, one for each node")
+    ops = tuple(ops)
+    if len(ops) < 2:
+        raise ValueError(f"ops {ops}: a cell has the input and at least one other node")
+    if ops[0] != INPUT:
+        raise ValueError(f"op {ops[0]!r} of node 0: node 0 is the cell's input, its op {INPUT!r}")
+    for node, op in enumerate(ops[1:], start=1):
+        if op == INPUT:
+            raise ValueError(f"op {INPUT!r} of node {node}: only node 0 is the input")
+        if not is_op_name(op):
+            raise ValueError(f"op {op!r} of node {node}: use letters, digits and _.+-")
+    return ops
+
+
 def _checked_edges(edges: Iterable[Iterable[int]], ops: tuple[str, ...]) -> tuple[Edge, ...]:
+    """Returns the edges of a cell, sorted, or raises the ValueError that names the wrong one."""
     checked: set[Edge] = set()
     for edge in edges:
         try:
@@ -248,3 +280,93 @@ def _checked_edges(edges: Iterable[Iterable[int]], ops: tuple[str, ...]) -> tupl
     if not any(i == 0 for i, _ in checked):
         raise ValueError(f"edges {tuple(sorted(checked))}: no edge leaves node 0, the input")
     return tuple(sorted(checked))
+
+
+def canonical_order(ops: Sequence[str], edges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Sorts the nodes of a DAG in an order that does not depend on how they are numbered.
+
+    Two DAGs are isomorphic, ops included, if and only if they read the same (ops, and edges
+    as pairs of positions) in this order. Exact: colour refinement, and where that leaves nodes
+    alike, a search over which of them comes first (individualisation-refinement: McKay,
+    "Practical graph isomorphism", 1981). Fast for the dozen nodes of a cell.
+
+    Args:
+        ops: the label of each node, length N.
+        edges: pairs of node numbers `(i, j)` with i < j.
+
+    Returns:
+        The N node numbers, sources before targets.
+    """
+    nodes = range(len(ops))
+    before: list[list[int]] = [[] for _ in nodes]
+    after: list[list[int]] = [[] for _ in nodes]
+    depth = [0] * len(ops)
+    for i, j in sorted(edges):
+        before[j].append(i)
+        after[i].append(j)
+        depth[j] = max(depth[j], depth[i] + 1)
+
+    def refine(colours: list[int]) -> list[int]:
+        """Splits the colours by those of the neighbours until nothing splits any more."""
+        while True:
+            signatures = [
+                (
+                    colours[node],
+                    tuple(sorted(colours[i] for i in before[node])),
+                    tuple(sorted(colours[j] for j in after[node])),
+                )
+                for node in nodes
+            ]
+            refined = _ranks(signatures)
+            if max(refined) == max(colours):
+                return refined
+            colours = refined
+
+    def smallest(colours: list[int]) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+        """Finds the order compatible with `colours` whose edge list is smallest: (list, order)."""
+        groups: dict[int, list[int]] = {}
+        for node, colour in enumerate(colours):
+            groups.setdefault(colour, []).append(node)
+        alike = [groups[colour] for colour in sorted(groups) if len(groups[colour]) > 1]
+        if not alike:
+            order = tuple(sorted(nodes, key=colours.__getitem__))
+            return sorted((colours[i], colours[j]) for i, j in edges), order
+        found = []
+        tried = set()
+        for node in alike[0]:
+            # Nodes of one colour with the same neighbours are interchangeable: try one of them.
+            twins = (tuple(before[node]), tuple(after[node]))
+            if twins not in tried:
+                tried.add(twins)
+                # The chosen node gets a colour of its own, just below that of its group.
+                split = [2 * colour - (other == node) for other, colour in enumerate(colours)]
+                found.append(smallest(refine(_ranks(split))))
+        return min(found)
+
+    # Depth comes first in the colour: this makes the order a topological one.
+    return smallest(refine(_ranks(list(zip(depth, ops, strict=True)))))[1]
+
+
+def _ranks(values: Sequence[Any]) -> list[int]:
+    """Returns each value's place among the distinct values, from 0."""
+    rank = {value: place for place, value in enumerate(sorted(set(values)))}
+    return [rank[value] for value in values]
+
+
+SHRINKCNN_CELL = Cell(
+    ops=(INPUT, "sepconv3x3", "sepconv3x3", "sepconv3x3", "conv1x1"),
+    edges=((0, 1), (0, 2), (0, 3), (1, 3), (0, 4), (2, 4)),
+)
+"""The published ShrinkCNN cell: 384M multiply-accumulates at width 1.4 (arXiv 1911.09251)."""
+
+SHRINKRNN_CELL = Cell(
+    ops=(INPUT, "identity", "sigmoid", "sigmoid", "tanh", "identity"),
+    edges=(
+        *((0, 1), (0, 2), (0, 3), (0, 4), (0, 5)),
+        *((1, 3), (1, 4), (1, 5), (2, 4), (2, 5), (3, 4), (3, 5)),
+    ),
+)
+"""The published ShrinkRNN cell: 23.0M parameters at 745 units, with Penn Treebank's 10,000 words.
+
+Node 0 is `tanh(g)`, gated, of the cell's input and state (arXiv 1911.09251).
+"""

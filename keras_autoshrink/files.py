@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-# A write takes seconds at most. What has not changed for so many is left of one that was killed.
+# A write takes seconds at most: a temporary file as old as this, in seconds, is of a killed one.
 _ABANDONED = 300
 
 
@@ -26,13 +26,13 @@ def write_bytes(
     """Writes a file in one step: a reader or a crash never sees half of it.
 
     The content goes to a temporary file beside `path`, is flushed to the disk, and takes the
-    name `path` by a rename, which the file system does at once or not at all. What kills left of
-    earlier writes of it is deleted.
+    name `path` by a rename, which the file system does at once or not at all. Temporary files that
+    killed writes of `path` left are deleted.
 
     Args:
         path: where to write; its folder must exist. An older file is replaced.
         content: the whole of it.
-        unfinished: what the temporary file's name begins with, by default that of `path`: for
+        unfinished: what the temporary file's name begins with, by default the name of `path`: for
             files that somebody finds by a part of their name.
 
     Raises:
@@ -60,11 +60,11 @@ def write_bytes(
 
 
 def remove_abandoned(temporary: Iterable[Path], now: float) -> None:
-    """Deletes those temporary files that nobody writes to any more.
+    """Deletes the temporary files that nobody writes to any more.
 
     Args:
         temporary: files, each of one write.
-        now: the time, in seconds since 1970.
+        now: the time in seconds since 1970, by the clock of the files' times.
     """
     for path in temporary:
         with contextlib.suppress(OSError):  # it has just become whole, or another one deletes it
@@ -73,9 +73,9 @@ def remove_abandoned(temporary: Iterable[Path], now: float) -> None:
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Deletes what kills left of this module's writes in a folder and the folders in it.
+    """Deletes the temporary files of killed writes in a folder and the folders in it.
 
-    Only for who alone writes there.
+    Only for a process that alone writes there: it deletes those of writes under way, too.
     """
     for kind in ("json", "npz"):
         for pattern in (f".*.{kind}.????????", f"*/.*.{kind}.????????"):

@@ -14,14 +14,45 @@ from typing import Any, ClassVar
 
 Score = Callable[[Mapping[str, float], int], float]
 
-# The name of a cost, or a callable that takes a candidate's Keras model and returns a number
-# greater than 0.
-Cost = str | Callable[[Any], float]
 
-# Multiply-accumulates; parameters; nanoseconds that LiteRT takes on this machine's CPU.
-COSTS = ("macs", "params", "latency")
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A cost of a network: how it is recorded, written, and handed to a score.
 
-_NANOSECONDS = 1e6  # of a millisecond
+    Args:
+        name: its key among the costs of a network, and in records and logs.
+        label: what tables and charts call it.
+        unit: what it is counted in; empty where the label says it.
+        form: how a value is written, for `format`.
+        scale: what a score multiplies it by.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    form: str = ","
+    scale: float = 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is counted, so that a value is an integer."""
+        return self.form == ","
+
+    def phrase(self, value: float) -> str:
+        """Writes a value with its unit, as "1,024 MACs" or "2 ms"."""
+        return f"{value:{self.form}} {self.unit or self.label}"
+
+
+# By what a score calls them: multiply-accumulates; parameters; the time that LiteRT takes on this
+# machine's CPU, of which a score is given nanoseconds. `tuner.costs` counts and measures them.
+COSTS = {
+    "macs": Cost("macs", "MACs"),
+    "params": Cost("params", "parameters"),
+    "latency": Cost("latency_ms", "latency", "ms", ".4g", scale=1e6),
+}
+# What a score's own callable returns.
+MEASURED_COST = Cost("measured_cost", "cost", form=".4g")
+RECORDED_COSTS = (*COSTS.values(), MEASURED_COST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +71,7 @@ class AccuracyScore:
 
     Attributes:
         objective: `"val_accuracy"`, the metric behind the score.
+        direction: `"max"`: more of that metric is better.
 
     Raises:
         ValueError: `weight` is negative or not finite, or `cost` none of these.
@@ -50,8 +82,9 @@ class AccuracyScore:
     """
 
     weight: float = 0.1
-    cost: Cost = "macs"
+    cost: str | Callable[[Any], float] = "macs"
     objective: ClassVar[str] = "val_accuracy"
+    direction: ClassVar[str] = "max"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
@@ -90,6 +123,7 @@ class PerplexityScore:
 
     Attributes:
         objective: `"val_perplexity"`, the metric behind the score.
+        direction: `"min"`: less of that metric is better.
 
     Raises:
         ValueError: `cost` is none of these.
@@ -99,8 +133,9 @@ class PerplexityScore:
         24.0
     """
 
-    cost: Cost = "macs"
+    cost: str | Callable[[Any], float] = "macs"
     objective: ClassVar[str] = "val_perplexity"
+    direction: ClassVar[str] = "min"
 
     def __post_init__(self) -> None:
         check_cost(self.cost)
@@ -125,21 +160,28 @@ class PerplexityScore:
 
 def check_cost(cost: Any) -> None:
     """Raises the ValueError that says what a cost can be, if this is none."""
-    if cost not in COSTS and not callable(cost):
+    if not callable(cost) and not (isinstance(cost, str) and cost in COSTS):
         raise ValueError(
             f"cost={cost!r}: give one of {', '.join(COSTS)}, or a callable that takes a Keras model"
         )
 
 
-def cost_of(score: Score, costs: Mapping[str, float]) -> float:
-    """What a network costs in the eyes of a score.
+def deciding_cost(score: Any) -> Cost:
+    """Returns the cost that a score holds its metric against, by default the MACs.
 
     Args:
         score: with or without an attribute `cost`.
-        costs: of the network: `macs` and `params`; of a score that is after the latency
-            `latency_ms`, and `measured_cost` of one that has a callable.
     """
     cost = getattr(score, "cost", "macs")
-    if cost == "latency":
-        return _NANOSECONDS * costs["latency_ms"]
-    return costs[cost if isinstance(cost, str) else "measured_cost"]
+    return COSTS[cost] if isinstance(cost, str) else MEASURED_COST
+
+
+def cost_of(score: Score, costs: Mapping[str, float]) -> float:
+    """Returns what a network costs in the eyes of a score, in the unit that it expects.
+
+    Args:
+        score: with or without an attribute `cost`.
+        costs: of the network, by `Cost.name`.
+    """
+    cost = deciding_cost(score)
+    return cost.scale * costs[cost.name]

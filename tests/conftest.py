@@ -1,4 +1,3 @@
-import functools
 import gc
 import os
 import signal
@@ -34,46 +33,11 @@ def pytest_collection_finish():
 @pytest.fixture(scope="module")
 def one_cell_in_each_stage():
     """Instead of two: to trace and to convert them takes longer than all that is trained here."""
-    from keras_autoshrink import training
+    from keras_autoshrink.training import classifier
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(training._SMALL_ARCHITECTURE, "stage_repeats", (1, 1, 1))
+        patched.setitem(classifier._SMALL_ARCHITECTURE, "stage_repeats", (1, 1, 1))
         yield
-
-
-@pytest.fixture(scope="module")
-def programs_traced_once():
-    """Searches of a module by the same network and data share its program, which has no state.
-
-    To trace it takes longer than all that it trains here. `programs_traced_anew` is for tests
-    that say what two programs do.
-    """
-    from keras_autoshrink.masked_tensorflow import TensorFlowProgram
-
-    trace, traced = TensorFlowProgram.__init__, {}
-
-    @functools.wraps(trace)
-    def traced_once(self, network, data, validation, *settings):
-        arrays = [(array.shape, array.dtype.str, array.tobytes()) for array in (*data, *validation)]
-        # The cell and all of the architecture, whatever comes to it. The address in a function's
-        # repr is nobody else's: `traced` holds on to the network.
-        key = (repr(vars(network)), *arrays, *settings)
-        if key not in traced:
-            trace(self, network, data, validation, *settings)
-            traced[key] = dict(vars(self))
-        vars(self).update(traced[key])
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(TensorFlowProgram, "__init__", traced_once)
-        yield trace
-
-
-@pytest.fixture
-def programs_traced_anew(programs_traced_once, monkeypatch):
-    """Each search of the test has a program of its own, as outside of the tests."""
-    from keras_autoshrink.masked_tensorflow import TensorFlowProgram
-
-    monkeypatch.setattr(TensorFlowProgram, "__init__", programs_traced_once)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,9 @@ import tempfile
 from pathlib import Path
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["keras_autoshrink.tuner", "keras_autoshrink.hypermodels"])
+processes.set_forkserver_preload(
+    ["keras_autoshrink.tuner.tuner", "keras_autoshrink.hypermodels.cnn"]
+)
 
 
 def _run(function, *arguments):

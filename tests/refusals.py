@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_autoshrink.cli import main
+from keras_autoshrink.commands.cli import main
 
 
 def refused(capsys, command, status=2):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_autoshrink import augmentation
-from keras_autoshrink.augmentation import AUGMENTATIONS
-from keras_autoshrink.recipes import RECIPES
+from keras_autoshrink.data import augmentation
+from keras_autoshrink.data.augmentation import AUGMENTATIONS
+from keras_autoshrink.training.recipes import RECIPES
 
 Shape = tuple[int, int, int]
 

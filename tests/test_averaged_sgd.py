@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_autoshrink.averaged_sgd import AveragedSGD, NonMonotonicTrigger
+from keras_autoshrink.training.averaged_sgd import AveragedSGD, NonMonotonicTrigger
 
 
 def step(optimizer, weights, *gradients):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.cli import main
+from keras_autoshrink.commands.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_cell_in_each_stage")
 
@@ -57,7 +57,7 @@ def test_a_search_says_which_images_it_skipped(images, tmp_path):
     halve(images / "cats" / "02.jpg", images / "dogs" / "05.png")
     command = f"search --dataset {images} --directory {tmp_path}/runs {OPTIONS}"
     done = subprocess.run(
-        [sys.executable, "-m", "keras_autoshrink.cli", *command.split()],
+        [sys.executable, "-m", "keras_autoshrink.commands.cli", *command.split()],
         capture_output=True,
         text=True,
     )

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.op_names import CNN_OPERATIONS
-from keras_autoshrink.published_cells import SHRINKCNN_CELL
+from keras_autoshrink.cell import SHRINKCNN_CELL, SHRINKRNN_CELL, Cell
+from keras_autoshrink.networks.operations import CNN_OPERATIONS
 
 
 @st.composite
@@ -58,25 +57,20 @@ def smallest_numbering(cell):
     return min(map(described, itertools.permutations(range(1, cell.num_nodes))))
 
 
-@pytest.mark.parametrize("nodes", [2, 3, 4, 5])
+@pytest.mark.parametrize("nodes", [3, 4, 5])
 def test_key_separates_exactly_the_networks_that_differ(nodes):
     by_key, by_brute_force = {}, {}
     for cell in all_cells(nodes):
         key, description = cell.key, smallest_numbering(cell)
         assert by_key.setdefault(key, description) == description
         assert by_brute_force.setdefault(description, key) == key
-    assert len(by_key) == {2: 2, 3: 11, 4: 116, 5: 2423}[nodes]
+    assert len(by_key) == {3: 11, 4: 116, 5: 2423}[nodes]
 
 
 @given(renumberings())
 def test_key_does_not_depend_on_the_numbering(pair):
     cell, renumbered = pair
-    assert cell.key == renumbered.key
-
-
-@given(cells())
-def test_key_is_that_of_the_pruned_cell(cell):
-    assert cell.key == cell.prune().key
+    assert cell.key == renumbered.key == cell.prune().key
 
 
 @given(cells(max_nodes=5), cells(max_nodes=5))
@@ -122,13 +116,6 @@ def test_from_networkx_numbers_named_nodes(cell):
     assert Cell.from_networkx(graph).key == cell.key
 
 
-def test_save_and_load(tmp_path):
-    path = tmp_path / "cell.json"
-    SHRINKCNN_CELL.save(path)
-    assert Cell.load(path) == SHRINKCNN_CELL
-    assert [file.name for file in tmp_path.iterdir()] == ["cell.json"]
-
-
 def test_dense_has_all_edges_and_one_leaf():
     cell = Cell.dense(("input", *["conv1x1"] * 7))
     assert len(cell.edges) == 28
@@ -142,14 +129,21 @@ def test_without_edge_keeps_the_numbers():
     assert smaller.num_nodes == 3
     assert smaller.edges == ((0, 2), (1, 2))
     assert smaller.prune() == Cell(("input", "sepconv3x3"), ((0, 1),))
+    with pytest.raises(ValueError, match=r"\(0, 1\): not an edge"):
+        smaller.without_edge((0, 1))
 
 
 def test_cell_is_frozen_and_hashable():
     cell = Cell(["input", "conv1x1"], [[0, 1]])
-    assert cell == Cell(("input", "conv1x1"), ((0, 1),))
     assert len({cell, Cell(("input", "conv1x1"), ((0, 1),))}) == 1
     with pytest.raises(AttributeError):
         cell.ops = ("input",)
+
+
+def test_a_cell_may_carry_ops_that_nobody_has_registered():
+    cell = Cell(("input", "mine.op-2+x"), ((0, 1),))
+    assert Cell.from_json(cell.to_json()) == cell
+    assert cell.key == "input,mine.op-2+x:0>1"
 
 
 CONV = ("input", "conv1x1", "conv1x1")
@@ -162,16 +156,13 @@ CONV = ("input", "conv1x1", "conv1x1")
         ("input", (), "sequence of op names"),
         (("conv1x1", "conv1x1"), ((0, 1),), "'conv1x1' of node 0"),
         (("input", "input"), ((0, 1),), "'input' of node 1"),
-        (("input", "conv9x9"), ((0, 1),), "'conv9x9' of node 1: unknown"),
-        (("input", 3), ((0, 1),), "3 of node 1: unknown"),
+        (("input", "<b>"), ((0, 1),), "'<b>' of node 1"),
+        (("input", 3), ((0, 1),), "3 of node 1"),
         (CONV, (), "at least one edge"),
         (CONV, ((1, 2),), "no edge leaves node 0"),
         (CONV, ((0, 1), (2, 1)), r"\(2, 1\): edges lead from a smaller"),
-        (CONV, ((0, 1), (1, 1)), r"\(1, 1\): edges lead from a smaller"),
         (CONV, ((0, 1), (1, 3)), "node 3 is not one of 0..2"),
-        (CONV, ((-1, 1),), "node -1 is not one of 0..2"),
         (CONV, ((0, 1), (0, 1)), r"\(0, 1\): given twice"),
-        (CONV, ((0, 1, 2),), r"\(0, 1, 2\): an edge is a pair"),
         (CONV, ((0, 1.5),), r"\(0, 1.5\): an edge is a pair"),
         (CONV, (7,), "7: an edge is a pair"),
     ],
@@ -181,33 +172,22 @@ def test_bad_cells_name_the_culprit(ops, edges, culprit):
         Cell(ops, edges)
 
 
-def test_without_edge_names_an_edge_that_is_not_there():
-    with pytest.raises(ValueError, match=r"\(1, 2\): not an edge"):
-        Cell(CONV, ((0, 1), (0, 2))).without_edge((1, 2))
-
-
 @pytest.mark.parametrize(
-    ("change", "culprit"),
+    ("content", "culprit"),
     [
-        ({"format": "something"}, "not a cell"),
-        ({"version": 2}, "version 2"),
-        ({"ops": None}, "'ops'"),
-        ({"edges": "0-1"}, "'edges'"),
-        ({"edges": [[0, 9]]}, "node 9"),
+        (json.dumps({**SHRINKCNN_CELL.to_json(), "format": "something"}).encode(), "not a cell"),
+        (json.dumps({**SHRINKCNN_CELL.to_json(), "version": 2}).encode(), "version 2"),
+        (json.dumps({**SHRINKCNN_CELL.to_json(), "ops": None}).encode(), "'ops'"),
+        (json.dumps({**SHRINKCNN_CELL.to_json(), "edges": [[0, 9]]}).encode(), "node 9"),
+        (b"[1, 2]", "not a cell"),
+        (b"{", ""),
+        (b"\xff\xfe\x00", ""),
     ],
 )
-def test_bad_json_names_file_and_culprit(tmp_path, change, culprit):
-    path = tmp_path / "cell.json"
-    path.write_text(json.dumps({**SHRINKCNN_CELL.to_json(), **change}))
-    with pytest.raises(ValueError, match=rf"cell\.json: .*{culprit}"):
-        Cell.load(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe\x00"])
-def test_a_file_that_is_no_json_is_named(tmp_path, content):
+def test_bad_files_name_file_and_culprit(tmp_path, content, culprit):
     path = tmp_path / "cell.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cell\.json"):
+    with pytest.raises(ValueError, match=rf"cell\.json: .*{culprit}"):
         Cell.load(path)
 
 
@@ -224,7 +204,6 @@ def graph(edges, ops):
         (graph([(0, 1), (1, 2)], {0: "input", 1: "conv1x1"}), "node 2: has no attribute"),
         (graph([(1, 0)], dict(enumerate(CONV[:2]))), r"\(1, 0\): leads into the input"),
         (graph([(0, 1)], {0: "conv1x1", 1: "conv1x1"}), "one node has the op 'input', not 0"),
-        (nx.Graph([(0, 1)]), "DiGraph"),
         (nx.MultiDiGraph([(0, 1)]), "DiGraph"),
     ],
 )
@@ -233,6 +212,12 @@ def test_bad_graphs_name_the_culprit(made, culprit):
         Cell.from_networkx(made)
 
 
-def test_the_published_cell():
+def test_the_published_cells():
+    assert SHRINKCNN_CELL.ops[1:] == (*["sepconv3x3"] * 3, "conv1x1")
+    edges = "0-1 0-2 0-3 0-4 1-3 2-4"
+    assert " ".join(f"{i}-{j}" for i, j in SHRINKCNN_CELL.edges) == edges
     assert SHRINKCNN_CELL.leaves == (3, 4)
-    assert SHRINKCNN_CELL.prune() == SHRINKCNN_CELL
+    assert SHRINKRNN_CELL.ops[1:] == ("identity", "sigmoid", "sigmoid", "tanh", "identity")
+    edges = "0-1 0-2 0-3 0-4 0-5 1-3 1-4 1-5 2-4 2-5 3-4 3-5"
+    assert " ".join(f"{i}-{j}" for i, j in SHRINKRNN_CELL.edges) == edges
+    assert SHRINKRNN_CELL.leaves == (4, 5)

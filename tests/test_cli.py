@@ -20,12 +20,15 @@ from searches import timeless
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink import image_commands, image_demo, image_pipeline, search_state
-from keras_autoshrink.cli import main
-from keras_autoshrink.datasets import load_images
-from keras_autoshrink.recipes import RECIPES
+from keras_autoshrink.commands import demo
+from keras_autoshrink.commands import images as image_commands
+from keras_autoshrink.commands import images as image_pipeline
+from keras_autoshrink.commands.cli import main
+from keras_autoshrink.data.images import load_images
+from keras_autoshrink.search import shrink
+from keras_autoshrink.training.recipes import RECIPES
 
-pytestmark = pytest.mark.usefixtures("programs_traced_once", "one_cell_in_each_stage")
+pytestmark = pytest.mark.usefixtures("one_cell_in_each_stage")
 
 PLAIN = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
 SEARCH = f"{PLAIN} --strategy paper"
@@ -137,7 +140,7 @@ def test_a_folder_named_by_a_dot_gets_its_own_name(tmp_path, monkeypatch, capsys
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(run_folder, tmp_path):
-    command = [sys.executable, "-m", "keras_autoshrink.cli", *SEARCH.split()]
+    command = [sys.executable, "-m", "keras_autoshrink.commands.cli", *SEARCH.split()]
     command += ["--directory", str(tmp_path)]
     killed = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     second = tmp_path / "digits" / "trial_0001" / "trial.json"
@@ -371,7 +374,7 @@ def test_show_describes_searches_and_cells(run_folder, tmp_path, capsys):
 
 
 def test_show_knows_a_search_of_ops_that_nobody_registered(tmp_path, capsys):
-    state = {"search": json.loads(json.dumps(search_state.to_json(named_search("their_own_op"))))}
+    state = {"search": json.loads(json.dumps(shrink.to_json(named_search("their_own_op"))))}
     (tmp_path / "oracle.json").write_text(
         json.dumps(state).replace("their_own_op", "somebody_elses_op")
     )
@@ -382,8 +385,8 @@ def test_show_knows_a_search_of_ops_that_nobody_registered(tmp_path, capsys):
 @pytest.fixture
 def without_cell(tmp_path):
     """A search whose complete cell is over a limit, and which has begun with smaller ones."""
-    from keras_autoshrink.shrink import ShrinkSearch
-    from keras_autoshrink.trajectory import Outcome
+    from keras_autoshrink.search.records import Outcome
+    from keras_autoshrink.search.shrink import ShrinkSearch
 
     search = ShrinkSearch(kas.Cell.dense(("input", *["conv1x1"] * 3)), strategy="paper")
     search.tell(search.cell, Outcome(None, macs=99, over_limit="99 MACs, at most 98"))
@@ -391,7 +394,7 @@ def without_cell(tmp_path):
     assert (search.best(), search.best_score) == (None, 0.5)
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "oracle.json").write_text(json.dumps({"search": search_state.to_json(search)}))
+    (folder / "oracle.json").write_text(json.dumps({"search": shrink.to_json(search)}))
     return folder
 
 
@@ -413,10 +416,10 @@ def test_show_draws_no_cell_of_a_search_without_one(without_cell, capsys, option
 
 
 def test_show_checks_before_it_writes(tmp_path, capsys):
-    from keras_autoshrink.shrink import ShrinkSearch
+    from keras_autoshrink.search.shrink import ShrinkSearch
 
     search = ShrinkSearch(kas.Cell.dense(("input", "conv1x1")))
-    state = {"search": search_state.to_json(search)}
+    state = {"search": shrink.to_json(search)}
     (tmp_path / "oracle.json").write_text(json.dumps(state))
     line = refused(capsys, f"show {tmp_path} --html --tensorboard")
     assert "has not finished a round yet" in line
@@ -424,11 +427,9 @@ def test_show_checks_before_it_writes(tmp_path, capsys):
 
 
 def named_search(op):
-    from keras_autoshrink.op_names import declare_operation
-    from keras_autoshrink.shrink import ShrinkSearch
-    from keras_autoshrink.trajectory import Outcome
+    from keras_autoshrink.search.records import Outcome
+    from keras_autoshrink.search.shrink import ShrinkSearch
 
-    declare_operation(op)
     search = ShrinkSearch(kas.Cell(("input", op), ((0, 1),)))
     search.tell(search.cell, Outcome(1.0))
     return search
@@ -567,7 +568,7 @@ def test_help_shows_an_example(command, capsys):
 def test_the_demo(tmp_path, monkeypatch, capsys):
     recipe = dataclasses.replace(RECIPES["plain"], epochs=4)
     for name, value in (("_NODES", 3), ("_SEARCH_EPOCHS", 1), ("_RECIPE", recipe)):
-        monkeypatch.setattr(image_demo, name, value)
+        monkeypatch.setattr(demo, name, value)
     assert main(["demo", "--directory", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "found / complete" in printed

@@ -38,11 +38,6 @@ class OtherKernel(layers.Conv2D):
         return super().convolution_op(inputs, kernel * 2.0)
 
 
-class Rebuilt(layers.Dense):
-    def build(self, input_shape: Any) -> None:
-        super().build(input_shape)
-
-
 class HonestDense(SilentDense):
     """Overrides call, and says what it costs."""
 
@@ -82,16 +77,12 @@ class MysteryCell(layers.Layer):
     [
         (Mystery(name="m"), r"layer 'm' \(Mystery\): count_macs does not know .* a method count"),
         (SilentDense(5, name="s"), r"layer 's' \(SilentDense\): it overrides Dense\.call; give"),
-        (Rebuilt(5), r"\(Rebuilt\): it overrides Dense\.build"),
         (OtherKernel(3, 1), r"\(OtherKernel\): it overrides Conv2D\.convolution_op"),
         (layers.Lambda(lambda x: x, name="l"), r"'l' \(Lambda\): a Lambda hides .* use keras\.ops"),
         (layers.TimeDistributed(Mystery(name="t")), r"layer 't' \(Mystery\)"),
-        (layers.MelSpectrogram(sequence_length=2, fft_length=4), r"\(MelSpectrogram\)"),
         (Custom(name="c"), r"operation 'c' \(Custom\): .*; put it into a layer of its own"),
         (ops.linalg.inv, r"operation '.*' \(Inv\)"),
         (lambda x: ops.map(lambda row: row @ row, x), r"\(Map\)"),
-        (lambda x: ops.image.extract_patches(x[..., None], 2), r"\(ExtractPatches\)"),
-        (lambda x: ops.unfold(x[:, None], 2), r"\(Unfold\)"),
         (
             lambda x: ops.einsum("bii,bij,bjk->bk", x, x, x),
             r"\(Einsum\): .* of 3 operands has no single",
@@ -100,8 +91,6 @@ class MysteryCell(layers.Layer):
 )
 def test_unknown_layers_are_named(layer: Any, message: str) -> None:
     shape = (4, 5, 5) if isinstance(layer, (layers.TimeDistributed, OtherKernel)) else (5, 5)
-    if isinstance(layer, layers.MelSpectrogram):
-        shape = (64,)
     with pytest.raises(ValueError, match=message):
         count_macs(model_of(layer, shape))
 
@@ -121,17 +110,12 @@ class ProductReLU(layers.ReLU):
     [
         (layers.Activation(product, name="a"), r"'a' \(Activation\): its activation is not .* own"),
         (layers.Dense(5, activation=product, name="d"), r"layer 'd' \(Dense\): its activation"),
-        (layers.Conv1D(4, 1, activation=layers.Dense(4)), r"\(Conv1D\): its activation"),
-        (layers.Dense(5, activation=layers.Activation(product)), r"\(Dense\): its activation"),
         (layers.Dense(5, activation=ProductReLU()), r"\(Dense\): its activation"),
         (layers.Dense(5, activation=Doubler()), r"\(Dense\): its activation"),
-        (layers.Activation(ops.linalg.inv), r"\(Activation\): its activation"),
         (layers.LSTM(3, recurrent_activation=product), r"\(LSTM\): its recurrent_activation"),
         (layers.ConvLSTM1D(3, 1, activation=product), r"\(ConvLSTM1D\): its activation"),
-        (layers.RNN(layers.GRUCell(3, activation=product)), r"\(GRUCell\): its activation"),
         (layers.RNN([layers.SimpleRNNCell(3, activation=product)]), r"\(SimpleRNNCell\): its act"),
         (layers.Bidirectional(layers.GRU(3, activation=product)), r"\(GRU\): its activation"),
-        (layers.TimeDistributed(layers.Activation(product)), r"\(Activation\): its activation"),
     ],
 )
 def test_activations_that_may_cost_are_named(layer: Any, message: str) -> None:
@@ -205,12 +189,9 @@ def test_unknown_sizes() -> None:
     ("input_shape", "message"),
     [
         ((8, 8), r"has 2 dimension\(s\), input 'image' of model 'net' takes \(8, 8, 3\)"),
-        ((None, 8, 8, 3), r"is no shape: pass positive whole numbers without the batch"),
         ((1, 8, 8, 3), r"has 4 dimension\(s\).*: pass it without the batch dimension"),
         (8, r"input_shape=8 is no shape"),
-        ((8, 8, 0), r"is no shape"),
         ((8, 8.0, 3), r"is no shape"),
-        ("888", r"is no shape"),
         ([(8, 8, 3), (8, 8, 3)], r"has 2 shape\(s\), model 'net' has 1 inputs"),
         ({"picture": (8, 8, 3)}, r"names the inputs \['picture'\], model 'net' has \['image'\]"),
         ((8, 8, 4), r"'conv' \(Conv2D\) .*; input_shape=\(8, 8, 4\) does not fit"),

@@ -14,13 +14,9 @@ from keras_autoshrink.costs import count_macs
 
 CONVOLUTIONS = [
     # output positions x taps x channels per group x filters
-    (layers.Conv1D(4, 3), (10, 5), 8 * 3 * 5 * 4),
     (layers.Conv1D(4, 3, padding="causal", dilation_rate=2), (10, 5), 10 * 3 * 5 * 4),
     (layers.Conv2D(4, 3), (8, 9, 3), 6 * 7 * 9 * 3 * 4),
-    (layers.Conv2D(4, 3, padding="same"), (8, 9, 3), 8 * 9 * 9 * 3 * 4),
     (layers.Conv2D(4, (3, 5), strides=2, padding="same"), (8, 9, 3), 4 * 5 * 15 * 3 * 4),
-    (layers.Conv2D(4, 3, strides=2), (8, 9, 3), 3 * 4 * 9 * 3 * 4),
-    (layers.Conv2D(4, 3, dilation_rate=2), (8, 9, 3), 4 * 5 * 9 * 3 * 4),
     (layers.Conv2D(8, 3, groups=2), (8, 8, 6), 6 * 6 * 9 * 3 * 8),
     (layers.Conv2D(4, 1, data_format="channels_first"), (3, 8, 9), 8 * 9 * 3 * 4),
     (layers.Conv3D(4, 2), (4, 5, 6, 3), 3 * 4 * 5 * 8 * 3 * 4),
@@ -31,19 +27,14 @@ CONVOLUTIONS = [
     (layers.DepthwiseConv1D(3, depth_multiplier=2), (10, 5), 8 * 3 * 5 * 2),
     (layers.DepthwiseConv2D(3, strides=2, padding="same"), (8, 9, 3), 4 * 5 * 9 * 3),
     (layers.SeparableConv1D(4, 3, depth_multiplier=2), (10, 5), 8 * (3 * 5 * 2 + 10 * 4)),
-    (layers.SeparableConv2D(4, 3, padding="same"), (8, 9, 3), 8 * 9 * (9 * 3 + 3 * 4)),
     (layers.SeparableConv2D(4, 3, strides=2), (9, 9, 3), 4 * 4 * (9 * 3 + 3 * 4)),
 ]
 
 PRODUCTS = [
-    (layers.Dense(7), (5,), 5 * 7),
-    (layers.Dense(7), (4, 5), 4 * 5 * 7),
     (layers.Dense(7), (2, 3, 4, 5), 2 * 3 * 4 * 5 * 7),
-    (layers.EinsumDense("ab,bc->ac", output_shape=7), (5,), 5 * 7),
     (layers.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3)), (6, 5), 6 * 5 * 2 * 3),
     (layers.EinsumDense("...x,xy->...y", output_shape=7), (4, 6, 5), 4 * 6 * 5 * 7),
     (layers.EinsumDense("ab...,bc->ac...", output_shape=(7, None, None)), (5, 2, 3), 5 * 6 * 7),
-    (layers.EinsumDense("abc,c->abc", output_shape=(6, 5)), (6, 5), 0),  # Nothing is summed.
 ]
 
 RECURRENT = [
@@ -51,13 +42,11 @@ RECURRENT = [
     (layers.SimpleRNN(3), (6, 5), 6 * (5 + 3) * 3),
     (layers.LSTM(3, return_sequences=True), (6, 5), 6 * (5 + 3) * 3 * 4),
     (layers.GRU(3, return_state=True), (6, 5), 6 * (5 + 3) * 3 * 3),
-    (layers.RNN(layers.GRUCell(3)), (6, 5), 6 * (5 + 3) * 3 * 3),
     (
         layers.RNN([layers.LSTMCell(3), layers.SimpleRNNCell(2)]),
         (6, 5),
         6 * ((5 + 3) * 3 * 4 + (3 + 2) * 2),
     ),
-    (layers.Bidirectional(layers.LSTM(3)), (6, 5), 2 * 6 * (5 + 3) * 3 * 4),
     (
         layers.Bidirectional(layers.GRU(3), backward_layer=layers.GRU(3, go_backwards=True)),
         (6, 5),
@@ -75,18 +64,17 @@ RECURRENT = [
 ]
 
 WRAPPED = [
-    (layers.TimeDistributed(layers.Dense(7)), (6, 5), 6 * 5 * 7),
     (layers.TimeDistributed(layers.Conv2D(4, 3)), (6, 8, 9, 3), 6 * 6 * 7 * 9 * 3 * 4),
-    (layers.TimeDistributed(layers.LSTM(3)), (2, 6, 5), 2 * 6 * (5 + 3) * 3 * 4),
     (layers.TimeDistributed(Doubler()), (6, 5), 6 * 5),
     (layers.SpectralNormalization(layers.Conv2D(4, 3)), (8, 9, 3), 6 * 7 * 9 * 3 * 4),
     (Doubler(), (6, 5), 30),
 ]
 
 
-@pytest.mark.parametrize(("layer", "shape", "macs"), CONVOLUTIONS + PRODUCTS + RECURRENT + WRAPPED)
-def test_one_layer(layer: Any, shape: tuple[int, ...], macs: int) -> None:
-    assert count_macs(model_of(layer, shape)) == macs
+@pytest.mark.parametrize("cases", [CONVOLUTIONS, PRODUCTS, RECURRENT, WRAPPED])
+def test_one_layer(cases: list[tuple[Any, tuple[int, ...], int]]) -> None:
+    for layer, shape, macs in cases:
+        assert count_macs(model_of(layer, shape)) == macs, layer
 
 
 def test_nested_model_in_a_wrapper() -> None:
@@ -105,18 +93,14 @@ def test_what_costs_nothing() -> None:
     assert count_macs(keras.Model(inputs, outputs)) == 0
 
 
-@pytest.mark.parametrize(
-    "activation",
-    [
-        *("relu", "swish", "hard_swish", None),
-        *(keras.activations.gelu, keras.ops.sin, keras.ops.log_sigmoid),
-        *(layers.ReLU(), layers.LeakyReLU(), layers.Activation("tanh")),
-    ],
-)
-def test_activations_of_keras_cost_nothing(activation: Any) -> None:
-    assert count_macs(model_of(layers.Activation(activation), (5,))) == 0
-    assert count_macs(model_of(layers.Dense(5, activation=activation), (5,))) == 25
-    cell = layers.GRUCell(3, activation=activation, recurrent_activation=activation)
+def test_activations_of_keras_cost_nothing() -> None:
+    for activation in (
+        *("relu", "hard_swish", None, keras.activations.gelu, ops.sin, ops.log_sigmoid),
+        *(layers.ReLU(), layers.Activation("tanh")),
+    ):
+        assert count_macs(model_of(layers.Activation(activation), (5,))) == 0
+        assert count_macs(model_of(layers.Dense(5, activation=activation), (5,))) == 25
+    cell = layers.GRUCell(3, activation="swish", recurrent_activation=layers.LeakyReLU())
     assert count_macs(model_of(layers.RNN(cell), (6, 5))) == 6 * (5 + 3) * 3 * 3
 
 
@@ -156,29 +140,19 @@ def test_group_query_attention() -> None:
     assert count_macs(keras.Model([q, v], layer(q, v))) == macs
 
 
-@pytest.mark.parametrize(
-    ("layer", "macs"),
-    [
+def test_attention() -> None:
+    for layer, macs in (
         (layers.Attention(), 4 * 5 * 6 + 4 * 5 * 7),
         (layers.Attention(score_mode="concat"), 4 * 5 * 7),  # Its scores are sums.
         (layers.AdditiveAttention(), 4 * 5 * 6 + 4 * 5 * 7),
-        (layers.AdditiveAttention(use_scale=False), 4 * 5 * 7),
-    ],
-)
-def test_attention(layer: Any, macs: int) -> None:
-    assert count_macs(model_of(layer, (4, 6), (5, 7), (5, 6))) == macs
+    ):
+        assert count_macs(model_of(layer, (4, 6), (5, 7), (5, 6))) == macs
 
 
-@pytest.mark.parametrize(
-    ("axes", "first", "second", "macs"),
-    [
-        (1, (5,), (5,), 5),
-        ((2, 1), (4, 5), (5, 6), 4 * 5 * 6),
-        (-1, (4, 5), (6, 5), 4 * 5 * 6),
-    ],
-)
-def test_dot(axes: Any, first: Any, second: Any, macs: int) -> None:
-    assert count_macs(model_of(layers.Dot(axes), first, second)) == macs
+def test_dot() -> None:
+    assert count_macs(model_of(layers.Dot(1), (5,), (5,))) == 5
+    assert count_macs(model_of(layers.Dot((2, 1)), (4, 5), (5, 6))) == 4 * 5 * 6
+    assert count_macs(model_of(layers.Dot(-1), (4, 5), (6, 5))) == 4 * 5 * 6
 
 
 A, B = (4, 5), (5, 6)
@@ -188,17 +162,13 @@ KERNEL = np.ones((3, 3, 3, 4), "float32")
 @pytest.mark.parametrize(
     ("function", "shapes", "macs"),
     [
-        (lambda x: ops.matmul(x[0], x[1]), [A, B], 4 * 5 * 6),
         (lambda x: x[0] @ x[1], [(2, 4, 5), (2, 5, 6)], 2 * 4 * 5 * 6),
-        (lambda x: x @ np.ones((5, 3), "float32"), [A], 4 * 5 * 3),
         (lambda x: ops.dot(x, np.ones((5, 3), "float32")), [A], 4 * 5 * 3),
         (lambda x: ops.dot(x, 2.0), [A], 0),
         (lambda x: ops.inner(x, np.ones((3, 5), "float32")), [A], 4 * 5 * 3),
-        (lambda x: ops.einsum("bij,bjk->bik", x[0], x[1]), [A, B], 4 * 5 * 6),
         (lambda x: ops.einsum("...ij,...jk", x[0], x[1]), [(2, *A), (2, *B)], 2 * 4 * 5 * 6),
         (lambda x: ops.einsum("bij,bjk->bk", x[0], x[1]), [A, B], 5 * 6),  # i is summed before.
         (lambda x: ops.einsum("bij,bij->bij", x[0], x[1]), [A, A], 0),
-        (lambda x: ops.einsum("bij->bi", x), [A], 0),
         (lambda x: ops.tensordot(x, np.ones((5, 3), "float32"), axes=1), [A], 4 * 5 * 3),
         (
             lambda x: ops.tensordot(x, np.ones((5, 4, 3), "float32"), axes=[[1, 2], [1, 0]]),

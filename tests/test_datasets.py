@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from keras_autoshrink.datasets import load_images
-from keras_autoshrink.splits import ImageData, Split
+from keras_autoshrink.data.images import ImageData, Split, load_images
 
 CIFAR10_IN_SMALL = Path("cifar10", "3.0.2")
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from forked import Script
 
 import keras_autoshrink as kas
-from keras_autoshrink import distribution
+from keras_autoshrink.training import distribution
 
 CELL = kas.Cell.dense(("input", "conv1x1"))
 
@@ -21,7 +21,7 @@ training._SMALL_ARCHITECTURE["stage_repeats"] = (1, 1, 1)
 
 COMMAND = """
 import sys
-from keras_autoshrink.cli import main
+from keras_autoshrink.commands.cli import main
 sys.exit(main())
 """
 
@@ -34,9 +34,9 @@ tf.config.set_logical_device_configuration(
 )
 import keras_autoshrink as kas
 from keras_autoshrink import distribution, training
-from keras_autoshrink.checkpoint import TrainingCheckpoint
-from keras_autoshrink.datasets import load_images
-from keras_autoshrink.recipes import RECIPES
+from keras_autoshrink.training.checkpoint import TrainingCheckpoint
+from keras_autoshrink.data.images import load_images
+from keras_autoshrink.training.recipes import RECIPES
 from pathlib import Path
 
 strategies = {name: distribution.create_strategy(name) for name in ("none", "mirrored")}

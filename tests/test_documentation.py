@@ -23,16 +23,16 @@ NAMES = [
 ]
 # Documented too: what public functions return, and what the tutorials take from its module.
 FROM_MODULES = [
-    "keras_autoshrink.checkpoint.TrainingCheckpoint",
-    "keras_autoshrink.language_models.language_model",
-    "keras_autoshrink.splits.ImageData",
-    "keras_autoshrink.splits.Split",
-    "keras_autoshrink.text_data.TextData",
-    "keras_autoshrink.text_training.TrainedText",
-    "keras_autoshrink.text_training.train_model",
-    "keras_autoshrink.training.Trained",
-    "keras_autoshrink.training.architecture",
-    "keras_autoshrink.vocabulary.Vocabulary",
+    "keras_autoshrink.training.checkpoint.TrainingCheckpoint",
+    "keras_autoshrink.networks.language_model.language_model",
+    "keras_autoshrink.data.images.ImageData",
+    "keras_autoshrink.data.images.Split",
+    "keras_autoshrink.data.text.TextData",
+    "keras_autoshrink.training.language_model.TrainedText",
+    "keras_autoshrink.training.language_model.train_model",
+    "keras_autoshrink.training.classifier.Trained",
+    "keras_autoshrink.training.classifier.architecture",
+    "keras_autoshrink.data.text.Vocabulary",
     "tflite_export.file.description.Tensor",
 ]
 # Of classes of the pages, what they inherit from ours, and what is called without a name.

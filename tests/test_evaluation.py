@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
-from keras_autoshrink.averaged_sgd import AveragedSGD
-from keras_autoshrink.evaluation import Perplexity, PerplexityCallback, PerplexityEvaluation
-from keras_autoshrink.language_models import ShrinkRNN, carrying
-from keras_autoshrink.text_windows import training_windows
+from keras_autoshrink.data.windows import training_windows
+from keras_autoshrink.networks.language_model import ShrinkRNN, carrying
+from keras_autoshrink.networks.perplexity import (
+    Perplexity,
+    PerplexityCallback,
+    PerplexityEvaluation,
+)
+from keras_autoshrink.training.averaged_sgd import AveragedSGD
 
 CELL = kas.Cell(("input", "tanh", "sigmoid"), ((0, 1), (0, 2), (1, 2)))
 VOCABULARY, UNITS = 11, 6

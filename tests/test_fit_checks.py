@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_autoshrink.fit_checks import check_fit_data
+from keras_autoshrink.data.checks import check_fit_data
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.random((12, 8, 9, 3), np.float32)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_autoshrink.fit_checks import check_fit_data
-from keras_autoshrink.hypermodels import CNNCellHyperModel
-from keras_autoshrink.image_checks import check_images, check_parts
+from keras_autoshrink.data.checks import check_fit_data, check_images, check_parts
+from keras_autoshrink.hypermodels.cnn import CNNCellHyperModel
 
 X = np.random.default_rng(0).random((6, 8, 9, 3), np.float32)
 Y = np.array([0, 1, 2, 2, 1, 0])

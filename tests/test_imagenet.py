@@ -15,10 +15,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_autoshrink.datasets import is_streamed
-from keras_autoshrink.imagenet import open_streams, sample
-from keras_autoshrink.splits import ImageData, Split
-from keras_autoshrink.streams import Stream, center_crop, from_arrays, naming_unreadable, unreadable
+from keras_autoshrink.data.images import ImageData, Split, is_streamed
+from keras_autoshrink.data.streams import (
+    Stream,
+    center_crop,
+    from_arrays,
+    naming_unreadable,
+    open_streams,
+    sample,
+    unreadable,
+)
 
 IMAGENET_IN_SMALL = Path("imagenet2012", "5.1.0")
 

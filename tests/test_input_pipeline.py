@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_autoshrink.input_pipeline import evaluation_batches, training_batches
-from keras_autoshrink.splits import ImageData, Split
-from keras_autoshrink.streams import ImageStreams, Stream, from_arrays
+from keras_autoshrink.data.augmentation import evaluation_batches, training_batches
+from keras_autoshrink.data.images import ImageData, Split
+from keras_autoshrink.data.streams import ImageStreams, Stream, from_arrays
 
 Batch = tuple[np.ndarray, np.ndarray]
 

@@ -17,13 +17,11 @@ import pytest
 from processes import is_alive
 from searches import timeless, unassigned
 
-from keras_autoshrink import launcher
-from keras_autoshrink.address import Address
-from keras_autoshrink.arguments import build_parser
-from keras_autoshrink.cli import main
-from keras_autoshrink.pydoc_text import PYDOC
-
-pytestmark = pytest.mark.usefixtures("programs_traced_once")
+from keras_autoshrink.commands import launcher
+from keras_autoshrink.commands.arguments import build_parser
+from keras_autoshrink.commands.cli import main
+from keras_autoshrink.commands.processes import Address
+from keras_autoshrink.data.text import PYDOC
 
 ROOT = Path(__file__).parent.parent
 SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
@@ -296,7 +294,7 @@ def trajectory(folder):
 
 
 def started(directory, *options, **arguments):
-    command = [sys.executable, "-m", "keras_autoshrink.cli", *SEARCH.split()]
+    command = [sys.executable, "-m", "keras_autoshrink.commands.cli", *SEARCH.split()]
     command += ["--directory", str(directory), *options]
     return subprocess.Popen(command, cwd=ROOT, text=True, **arguments)
 

@@ -9,173 +9,70 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Each module imports only from lines above its own.
-ORDER = """
-    checks attempts memory shuffling lifeline address backends
-    search_batches
-    canonical files op_names costs.zero costs.calls recipes augmentation distribution
-    argument_types tasks child_process language_layers text_windows averaged_sgd
-    surrogate shared_arguments
-    cell score checkpoint run_record image_checks costs.layers costs.products costs.input_shapes
-    train_arguments supervisor vocabulary text_pipeline text_recipes
-    pydoc_text operations cost_limits costs.graph image_folders fit_checks splits recurrent
-    text_data generation published_cells trajectory parts cell_layout
-    html_quantities op_colours
-    affordable html_tables html_charts html_cells
-    html_curves
-    acquisition
-    strategies seeds report search_space networks datasets costs streams language_models
-    shrink search_arguments results
-    search_state
-    trials progress settings applications callbacks runs imagenet input_pipeline evaluation
-    arguments masked_layout
-    launcher masked_network html_facts
-    masked_training weights_file tensorboard_log
-    masked_tensorflow masked_jax inheritance
-    service recovery search_folder
-    limits worker training text_training candidate_latency
-    trainee hypermodels racing
-    candidate_costs persistence
-    screening html_report
-    candidate_training
-    round_training
-    masked_search
-    oracle trial_weights
-    candidate_tuner
-    cluster resumable
-    search_devices
-    tuner language_hypermodel
-    pipeline
-    image_pipeline text_commands
-    image_choice
-    image_optimisation
-    image_commands image_demo text_demo
-    commands
-    cli
-"""
-RANK = {name: rank for rank, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
-
-# TensorFlow's input pipelines and devices. All else runs on every Keras backend, and imports
-# these, if at all, where they are needed.
-TENSORFLOW = {
-    "streams",
-    "imagenet",
-    "augmentation",
-    "input_pipeline",
-    "distribution",
-    "search_batches",
-    "cluster",
-    "search_devices",
-    "masked_tensorflow",
-    "text_pipeline",
-}
-# What brings the search and the export together.
-BOTH = {
-    "candidate_latency",
-    "pipeline",
-    "image_pipeline",
-    "image_choice",
-    "image_commands",
-    "image_demo",
-    "image_optimisation",
-    "text_commands",
-    "text_demo",
-    "commands",
-    "generation",
-    "arguments",
-    "launcher",
-    "cli",
-}
+# Each package imports only from those before it; the ground floor's modules are one of them.
+LAYERS = ["ground", "costs", "search", "data", "networks", "training", "hypermodels"]
+LAYERS += ["report", "tuner", "commands"]
+# What these import, they import when they are called: the export, and TensorFlow's pipelines.
+WITH_EXPORT = {"tuner", "commands"}
+WITH_TENSORFLOW = {"data/streams.py", "data/augmentation.py", "training/distribution.py"}
+WITH_TENSORFLOW |= {"tuner/devices.py"}
 
 
-def imported(path, in_functions=True):
+def imported(path):
     """The modules that a file imports, in functions or not, but for annotations alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = () if in_functions else (ast.FunctionDef, ast.AsyncFunctionDef)
-    skipped = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, functions)
-        or (isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING")
-        for node in ast.walk(block)
-    }
+    checks = [n for n in ast.walk(tree) if isinstance(n, ast.If)]
+    typing = {n for c in checks if ast.unparse(c.test) == "TYPE_CHECKING" for n in ast.walk(c)}
     for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and node not in typing:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import) and node not in typing:
+            yield from (alias.name for alias in node.names)
 
 
-def dotted(path):
-    """A file's name as it is imported, without its package: `costs.calls`, `cell`."""
-    parts = path.relative_to(ROOT).with_suffix("").parts[1:]
-    return ".".join(part for part in parts if part != "__init__")
+def layer(parts):
+    return parts[0] if parts[0] in LAYERS else "ground"
 
 
-def modules(package):
-    return sorted((ROOT / package).rglob("*.py"))
-
-
-@pytest.mark.parametrize("path", modules("keras_autoshrink"), ids=dotted)
-def test_imports_of_the_search_point_one_way(path):
-    module = dotted(path)
-    if not module:
-        return
-    assert module in RANK, "a new module: give it a place in ORDER"
-    for name in imported(path):
-        parts = name.split(".")
-        if module not in TENSORFLOW:
-            assert parts[0] != "tensorflow", "the search runs on every Keras backend"
-        assert parts[:2] not in (["keras", "src"], ["keras_tuner", "src"]), "a private module"
-        if parts[0] == "keras_autoshrink":
-            # The last part may be a name in the module, or the module itself.
-            known = [".".join(parts[1:end]) for end in (3, 2) if ".".join(parts[1:end]) in RANK]
-            if not known:  # a name of the package itself
-                continue
-            assert RANK[known[0]] < RANK[module], f"{module} imports {known[0]}"
-            if module not in TENSORFLOW and known[0] in TENSORFLOW:
-                assert name not in imported(path, in_functions=False), "import it in a function"
-        if parts[0] == "tflite_export":
-            assert module in BOTH
-
-
-@pytest.mark.parametrize("path", modules("tflite_export"), ids=dotted)
-def test_the_export_never_imports_the_search(path):
-    assert not [name for name in imported(path) if name.startswith("keras_autoshrink")]
+def test_imports_point_one_way():
+    for path in sorted((ROOT / "keras_autoshrink").rglob("*.py")):
+        here = path.relative_to(ROOT / "keras_autoshrink")
+        if str(here) == "__init__.py":
+            continue
+        for name in imported(path):
+            first, *rest = name.split(".")
+            if first == "keras_autoshrink" and rest not in ([], ["__version__"]):
+                below = LAYERS.index(layer(rest)) <= LAYERS.index(layer(here.parts))
+                assert below, f"{here} imports {name}"
+            if first == "tflite_export":
+                assert layer(here.parts) in WITH_EXPORT, f"{here} imports {name}"
+            assert not name.startswith(("keras.src", "keras_tuner.src")), f"{here}: {name}"
+    for path in (ROOT / "tflite_export").rglob("*.py"):
+        assert not any(name.startswith("keras_autoshrink") for name in imported(path)), path
 
 
 @pytest.mark.parametrize(
-    "module",
+    ("modules", "unloaded"),
     [
-        "keras_autoshrink",
-        "keras_autoshrink.cli",
-        "keras_autoshrink.launcher",
-        "keras_autoshrink.vocabulary",
-        "keras_autoshrink.runs",
-        "keras_autoshrink.score",
-        "keras_autoshrink.shrink",
-        "tflite_export.__main__",
-        "tflite_export",
+        (
+            "keras_autoshrink.commands.cli, keras_autoshrink.commands.launcher, "
+            "keras_autoshrink.search.shrink, keras_autoshrink.score, "
+            "keras_autoshrink.report.page, keras_autoshrink.report.tensorboard, "
+            "keras_autoshrink.data.text, "
+            "tflite_export.__main__",
+            {"ai_edge_litert", "keras", "keras_tuner", "tensorflow"},
+        ),
+        (
+            "keras_autoshrink.commands.images, keras_autoshrink.commands.text",
+            {
+                f"keras_autoshrink.{p.removesuffix('.py').replace('/', '.')}"
+                for p in WITH_TENSORFLOW
+            },
+        ),
     ],
 )
-def test_what_needs_no_keras_loads_none(module):
-    code = (
-        f"import sys, {module}; "
-        "print({'ai_edge_litert', 'keras', 'keras_tuner', 'tensorflow'} & {*sys.modules})"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert printed.stdout.strip() == "set()", printed.stderr
-
-
-def test_the_command_search_loads_no_input_pipelines():
-    code = (
-        "import argparse, sys; from keras_autoshrink import commands, image_commands;"
-        "options = argparse.Namespace(dataset=None, image_size=None, data_dir=None);"
-        "image_commands._source(options, {});"
-        f"print({{*sys.modules}} & {set(map('keras_autoshrink.{}'.format, TENSORFLOW))})"
-    )
+def test_a_module_loads_no_more_than_it_needs(modules, unloaded):
+    code = f"import sys, {modules}; print({unloaded} & {{*sys.modules}})"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert printed.stdout.strip() == "set()", printed.stderr
 

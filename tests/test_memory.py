@@ -4,15 +4,18 @@ import gc
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from searches import ONE_STAGE
-from sklearn.datasets import load_digits
 
 import keras_autoshrink as kas
-from keras_autoshrink.memory import graphs_released
+from keras_autoshrink.backend import graphs_released
 
-pytestmark = pytest.mark.slow
+
+def live_graphs():
+    gc.collect()
+    return sum(isinstance(thing, tf.Graph) for thing in gc.get_objects())
 
 
 class Watched(kas.AutoShrink):
@@ -35,43 +38,30 @@ class Watched(kas.AutoShrink):
         self.graphs.append(live_graphs())
 
 
-def live_graphs():
-    gc.collect()
-    return sum(isinstance(thing, tf.Graph) for thing in gc.get_objects())
-
-
 def least_loss(logs, macs):
     return -logs["val_loss"]  # no two candidates have the same
 
 
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory):
-    digits = load_digits()
-    x, y = digits.images[..., None].astype("float32") / 16, digits.target
-    model = kas.CNNCellHyperModel(
+def test_a_search_holds_no_graph_and_two_checkpoints_at_most(tmp_path):
+    hypermodel = kas.CNNCellHyperModel(
         input_shape=(8, 8, 1),
+        classes=2,
         num_nodes=3,
         filters=4,
         stem_filters=4,
         activation="swish",  # one more custom gradient in each graph
         **ONE_STAGE,
     )
-    directory = tmp_path_factory.mktemp("searched")
-    tuner = Watched(model, score=least_loss, directory=directory, project_name="search")
-    validation = x[64:128], y[64:128]
-    tuner.search(x[:64], y[:64], validation_data=validation, epochs=2, verbose=0)
-    return tuner
-
-
-def test_a_search_holds_no_graph_of_a_candidate(searched):
-    assert len(searched.graphs) >= 4
-    assert max(searched.graphs) == searched.graphs[0]
-
-
-def test_there_are_never_more_than_two_checkpoints(searched):
-    assert len(searched.checkpoints) == 4 * len(searched.graphs)
-    assert max(searched.checkpoints) == 2
-    assert searched.checkpoints[-1] == 1
+    tuner = Watched(
+        hypermodel, score=least_loss, num_candidates=2, directory=tmp_path, project_name="search"
+    )
+    x, y = np.random.default_rng(0).random((32, 8, 8, 1), "float32"), np.arange(32) % 2
+    tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+    assert len(tuner.graphs) >= 3
+    assert max(tuner.graphs) == tuner.graphs[0]
+    assert len(tuner.checkpoints) == 3 * len(tuner.graphs)
+    assert max(tuner.checkpoints) == 2
+    assert tuner.checkpoints[-1] == 1
 
 
 def traced():
@@ -89,26 +79,20 @@ def derivative(function):
     return float(tape.gradient(y, x)[0])
 
 
-def test_graphs_are_released_after_an_error_too():
+def test_graphs_are_released_and_functions_stay_differentiable(monkeypatch):
+    outside = traced()
+    before = live_graphs()
+
     @graphs_released()
     def fail():
-        traced()
+        assert derivative(traced()) == 0.5
         raise KeyError
 
-    before = live_graphs()
     with pytest.raises(KeyError):
         fail()
     assert live_graphs() == before
-
-
-def test_what_was_traced_outside_stays_differentiable():
-    outside = traced()
-    with graphs_released():
-        assert derivative(traced()) == 0.5
     assert derivative(outside) == 0.5
-
-
-def test_nothing_happens_where_tensorflow_is_not_loaded(monkeypatch):
+    # Without TensorFlow there is no registry, and nothing to release.
     monkeypatch.delitem(sys.modules, "tensorflow.python.framework.ops")
     with graphs_released():
         inside = traced()

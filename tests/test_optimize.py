@@ -17,7 +17,7 @@ from exported import MACS
 from keras import layers
 
 import tflite_export
-from keras_autoshrink.cli import main
+from keras_autoshrink.commands.cli import main
 from tflite_export import optimize
 from tflite_export.file import flatbuffer
 from tflite_export.optimize.job import Job

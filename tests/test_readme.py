@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_autoshrink.arguments import build_parser
+from keras_autoshrink.commands.arguments import build_parser
 from tflite_export.__main__ import _parser as tflite_parser
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
-from keras_autoshrink.recipes import OPTIMIZERS, RECIPES, Recipe, default_recipe
+from keras_autoshrink.training.recipes import OPTIMIZERS, RECIPES, Recipe, default_recipe
 
 VALID: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 8, "epochs": 2}
 

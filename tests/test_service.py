@@ -3,30 +3,28 @@
 import json
 import os
 import random
-import signal
 import socket
 import time
 from pathlib import Path
 
 import pytest
 from forked import KILLED, start
-from searches import unassigned
+from searches import OPS, unassigned
 
 import keras_autoshrink as kas
-
-OPS = ("input", "sepconv3x3", "conv1x1", "sepconv3x3", "conv1x1")
+from keras_autoshrink.tuner.service import Attempts
 
 
 def build(hp):
     hp.Float("learning_rate", 1e-4, 1e-1, default=1e-3)
-    return kas.declare_cell(hp, kas.Cell.dense(OPS))
+    return kas.declare_cell(hp, kas.Cell.dense(OPS[:4]))
 
 
 class Instant(kas.AutoShrink):
     """A tuner whose trials take no time, unless the test's files say otherwise.
 
     `log` gets a line for each trial that begins. A file named after the number of the trial
-    says what befalls it: "raise", "die", "hang", "wait" or "wait, raise".
+    says what befalls it: "raise", "wait" or "wait, raise".
     """
 
     def run_trial(self, trial, *args, **kwargs):
@@ -38,14 +36,6 @@ class Instant(kas.AutoShrink):
         what = order.read_text() if order.exists() else ""
         if what == "raise":
             raise ValueError("boom")
-        if what == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if what == "die once":
-            order.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if what == "hang":
-            order.unlink()
-            time.sleep(600)
         if what.startswith("wait"):  # until the file is gone
             while order.exists():
                 time.sleep(0.05)
@@ -164,16 +154,21 @@ def service(tmp_path):
         process.join()
 
 
-def test_three_workers_end_as_a_search_alone(service, alone):
+def test_three_workers_of_which_one_is_killed_end_as_a_search_alone(service, alone):
     for trial_id in ("0001", "0002", "0003"):
         service.order(trial_id, "wait")
     for name in ("chief", "w1", "w2", "w3"):
         service.start(name)
     for trial_id in ("0001", "0002", "0003"):
         service.wait_for_trial(trial_id)  # the round trains at one time
+    killed = dict(service.begun())["0002"]
+    service.kill(killed)
+    service.start(killed)  # it gets its trial again
+    service.wait_for_trial("0002", times=2)
     for trial_id in ("0003", "0002", "0001"):
         service.carry_on(trial_id)
     assert set(service.statuses().values()) == {0}
+    assert service.begun().count(("0002", killed)) == 2
     assert service.trajectory() == alone
     assert {worker for _, worker in service.begun()} == {"w1", "w2", "w3"}
     # Exact, though the service makes float32 of numbers.
@@ -206,33 +201,6 @@ def test_a_search_goes_on_with_and_without_a_service(service, alone):
     assert service.started["chief"].exitcode == 0  # it is finished already
 
 
-def test_a_worker_that_dies_gets_its_trial_again(service, alone):
-    service.order("0002", "die once")
-    service.start("chief")
-    for name in ("w1", "w2"):
-        service.start(name)
-    service.wait_for(lambda: any(not p.is_alive() for p in service.started.values()))
-    dead = next(name for name, process in service.started.items() if not process.is_alive())
-    assert service.started[dead].exitcode == KILLED
-    service.start(dead)
-    assert set(service.statuses().values()) == {0}
-    assert service.begun().count(("0002", dead)) == 2
-    assert service.trajectory() == alone
-
-
-def test_a_candidate_that_kills_three_workers_has_failed(service):
-    service.order("0002", "die")
-    service.start("chief")
-    for _ in range(3):
-        service.start("w1").join()
-        assert service.started["w1"].exitcode == KILLED
-    service.start("w1")
-    assert set(service.statuses().values()) == {0}
-    assert [i for i, _ in service.begun()].count("0002") == 3
-    assert service.trials()["0002"]["status"] == "FAILED"
-    assert "its workers died, three times" in service.trials()["0002"]["message"]
-
-
 def test_a_chief_that_dies_goes_on_and_its_workers_with_it(service, alone):
     service.order("0003", "wait")
     service.start("chief")
@@ -246,100 +214,6 @@ def test_a_chief_that_dies_goes_on_and_its_workers_with_it(service, alone):
     assert service.trajectory() == alone
     # Nobody trained it again: its worker has lived on.
     assert len(service.begun()) == len(service.trials())
-
-
-def test_after_the_death_of_all_fewer_workers_go_on(service, alone):
-    service.order("0002", "wait")
-    service.order("0003", "wait")
-    service.start("chief")
-    for name in ("w1", "w2"):
-        service.start(name)
-    service.wait_for_trial("0002")
-    service.wait_for_trial("0003")
-    for name in ("chief", "w1", "w2"):
-        service.kill(name)
-    service.carry_on("0002")
-    service.carry_on("0003")
-    service.start("chief")
-    del service.started["w2"]
-    service.start("w1")
-    assert set(service.statuses().values()) == {0}
-    assert service.trajectory() == alone
-
-
-def test_a_worker_that_lives_on_without_a_chief_learns_that_all_is_over(service, alone):
-    service.order("0002", "wait")
-    service.order("0003", "wait")
-    service.start("chief")
-    for name in ("w1", "w2"):
-        service.start(name)
-    service.wait_for_trial("0003")
-    service.wait_for_trial("0002")
-    service.kill("chief")
-    owner = dict(service.begun())["0003"]
-    service.order("0003", "wait for long")
-    service.carry_on("0002")
-    service.start("chief").join()
-    service.carry_on("0003")
-    assert set(service.statuses().values()) == {0}
-    assert owner in service.started
-    assert service.trajectory() == alone
-
-
-def test_a_late_worker_joins(service, alone):
-    service.order("0001", "wait")
-    service.start("chief")
-    service.start("w1")
-    service.wait_for_trial("0001")
-    service.start("late")
-    service.wait_for_trial("0003")
-    service.carry_on("0001")
-    assert set(service.statuses().values()) == {0}
-    assert "late" in {worker for _, worker in service.begun()}
-    assert service.trajectory() == alone
-
-
-def test_a_trial_that_is_out_for_too_long_goes_to_another_worker(tmp_path, alone):
-    service = Service(tmp_path / "service", max_seconds_per_trial=1)
-    service.order("0002", "wait")
-    service.start("chief")
-    for name in ("w1", "w2"):
-        service.start(name)
-    service.wait_for_trial("0002")
-    slow = dict(service.begun())["0002"]
-    os.kill(service.started[slow].pid, signal.SIGSTOP)  # as a machine that hangs
-    service.wait_for(lambda: service.trials()["0002"]["status"] == "STOPPED")
-    service.carry_on("0002")
-    os.kill(service.started[slow].pid, signal.SIGCONT)
-    statuses = service.statuses()
-    assert statuses["chief"] == 0
-    assert service.trajectory() == alone
-    # Its late answer changed nothing.
-    assert service.trials()["0002"]["status"] == "STOPPED"
-    assert "no answer in time" in service.trials()["0002"]["message"]
-
-
-def test_a_worker_that_hangs_is_killed_by_itself(tmp_path, monkeypatch, alone):
-    service = Service(tmp_path / "service", max_seconds_per_trial=1)
-    service.order("0000", "hang")
-    service.start("chief")
-    service.start("w1").join()
-    assert service.started["w1"].exitcode == KILLED
-    service.start("w1")
-    assert set(service.statuses().values()) == {0}
-    assert service.trajectory() == alone
-
-
-def test_a_failure_leaves_its_traceback_with_the_chief(service):
-    service.order("0002", "raise")
-    for name in ("chief", "w1", "w2"):
-        service.start(name)
-    assert set(service.statuses().values()) == {0}
-    failed = service.trials()["0002"]
-    assert failed["status"] == "FAILED"
-    assert 'raise ValueError("boom")' in failed["message"]
-    errors = [c["error"] for r in service.trajectory() for c in r["candidates"]]
-    assert "ValueError: boom" in errors
 
 
 def test_a_round_without_survivors_ends_chief_and_workers(service, alone):
@@ -363,65 +237,6 @@ def test_a_round_without_survivors_ends_chief_and_workers(service, alone):
     assert service.trajectory() == alone
 
 
-def test_a_worker_with_overwrite_deletes_nothing(tmp_path, alone):
-    service = Service(tmp_path / "service", overwrite=True)
-    service.order("0001", "wait")
-    service.start("chief")
-    service.start("w1")
-    service.wait_for_trial("0001")
-    service.start("late")
-    service.wait_for_trial("0002")
-    service.carry_on("0001")
-    assert set(service.statuses().values()) == {0}
-    assert len(service.trials()) == len({i for i, _ in service.begun()})
-    assert service.trajectory() == alone
-
-
-def test_a_worker_that_is_first_waits_for_a_chief_to_try_again(service, alone):
-    for trial_id in ("0001", "0002", "0003"):
-        service.order(trial_id, "raise")
-    for name in ("chief", "w1"):
-        service.start(name)
-    assert service.statuses() == {"chief": 1, "w1": 0}
-    for trial_id in ("0001", "0002", "0003"):
-        service.carry_on(trial_id)
-    service.start("w1")
-    time.sleep(3)  # it has looked for a chief, and at the files
-    assert service.started["w1"].is_alive()
-    service.start("chief")
-    assert set(service.statuses().values()) == {0}
-    assert service.trajectory() == alone
-
-
-def run_two(folder, environment):
-    os.environ.update(environment)
-    for project in ("one", "two"):
-        tuner = Instant(
-            build, num_candidates=3, strategy="paper", directory=folder, project_name=project
-        )
-        tuner.search(verbose=0)
-
-
-def test_a_script_of_two_searches_keeps_its_workers(service, alone):
-    environment = {
-        "KERASTUNER_ORACLE_IP": "127.0.0.1",
-        "KERASTUNER_ORACLE_PORT": f"{service.port}",
-    }
-    for name in ("chief", "w1", "w2"):
-        named = {**environment, "KERASTUNER_TUNER_ID": name}
-        service.started[name] = start(run_two, service.folder, named)
-    assert set(service.statuses().values()) == {0}
-    for project in ("one", "two"):
-        tuner = Instant(
-            build,
-            num_candidates=3,
-            strategy="paper",
-            directory=service.folder,
-            project_name=project,
-        )
-        assert unassigned(tuner.trajectory()) == alone
-
-
 def test_a_port_that_cannot_be_served_is_named(tmp_path):
     service = Service(tmp_path / "service")
     environment = {
@@ -439,3 +254,81 @@ def run_and_note(folder, environment):
         run(folder, environment, {})
     except ValueError as error:
         (folder / "error").write_text(str(error))
+
+
+# Which trials are out, by a clock that the test turns.
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_a_trial_is_overdue_some_seconds_after_its_limit(clock):
+    attempts = Attempts(60, clock)
+    attempts.begin("0000")
+    clock.now += 60.1
+    assert not attempts.overdue("0000")  # its worker may be about to say so
+    clock.now += 10
+    assert attempts.overdue("0000")
+    assert not attempts.overdue("0001")
+    attempts.begin("0000")
+    assert not attempts.overdue("0000")
+
+
+def test_without_a_limit_no_trial_is_overdue(clock):
+    attempts = Attempts(None, clock)
+    attempts.begin("0000")
+    clock.now += 1e9
+    assert not attempts.overdue("0000")
+
+
+def test_what_is_out_counts_until_it_ends(clock):
+    attempts = Attempts(None, clock)
+    assert not attempts.is_out("0000")
+    attempts.begin("0000")
+    assert attempts.is_out("0000")
+    attempts.end("0000")
+    assert not attempts.is_out("0000")
+    attempts.end("0000")  # twice is no matter
+
+
+def test_three_deaths_are_too_many(clock):
+    attempts = Attempts(None, clock)
+    attempts.begin("0000")
+    assert [attempts.begin_again("0000") for _ in range(3)] == [True, True, False]
+    attempts.begin("0001")
+    assert attempts.begin_again("0001")
+
+
+def test_a_death_beside_that_of_the_service_does_not_count(clock):
+    attempts = Attempts(None, clock)
+    attempts.restore(["0000"])
+    assert attempts.is_out("0000")
+    assert attempts.unheard("0000")
+    assert attempts.begin_again("0000")
+    assert not attempts.unheard("0000")
+    assert [attempts.begin_again("0000") for _ in range(3)] == [True, True, False]
+
+
+def test_the_time_of_a_restored_trial_begins_anew(clock):
+    attempts = Attempts(60, clock)
+    attempts.restore(["0000"])
+    clock.now += 60
+    assert not attempts.overdue("0000")
+    clock.now += 60
+    assert attempts.overdue("0000")
+
+
+def test_a_network_is_taken_from_three_workers_at_most(clock):
+    attempts = Attempts(60, clock)
+    assert [attempts.take_from("a") for _ in range(3)] == [True, True, False]
+    assert attempts.take_from("b")

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from processes import is_alive
 
-from keras_autoshrink.child_process import Child
-from keras_autoshrink.supervisor import Supervisor
+from keras_autoshrink.commands.processes import Child, Supervisor
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,12 +17,14 @@ from refusals import refused
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink import checkpoint, generation, text_commands, text_demo
-from keras_autoshrink.cli import main
-from keras_autoshrink.generation import vocabulary_path
-from keras_autoshrink.text_data import load_text
-from keras_autoshrink.text_recipes import TEXT_RECIPES
-from keras_autoshrink.vocabulary import END, UNKNOWN
+from keras_autoshrink.commands import demo
+from keras_autoshrink.commands import generate as generation
+from keras_autoshrink.commands import text as text_commands
+from keras_autoshrink.commands.cli import main
+from keras_autoshrink.commands.generate import vocabulary_path
+from keras_autoshrink.data.text import END, UNKNOWN, load_text
+from keras_autoshrink.training import checkpoint
+from keras_autoshrink.training.recipes import TEXT_RECIPES
 
 SEARCH = (
     "search --task text --strategy paper --nodes 3 --candidates 2 --epochs 1 --units 8 "
@@ -94,7 +96,13 @@ def exported(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     for path in trained.parent.iterdir():
         shutil.copy(path, folder)
-    command = [sys.executable, "-m", "keras_autoshrink.cli", "export", str(folder / "lm.keras")]
+    command = [
+        sys.executable,
+        "-m",
+        "keras_autoshrink.commands.cli",
+        "export",
+        str(folder / "lm.keras"),
+    ]
     done = subprocess.run(
         [*command, "--quantization", *QUANTIZATIONS], capture_output=True, text=True, cwd="/"
     )
@@ -313,7 +321,7 @@ def test_the_vocabulary_of_the_search_is_that_of_all_that_follows(run_folder, tm
 
 
 def main_options(*arguments):
-    from keras_autoshrink.arguments import build_parser
+    from keras_autoshrink.commands.arguments import build_parser
 
     return build_parser().parse_args(arguments)
 
@@ -432,7 +440,7 @@ def continuation(trained, prompt, words):
 def generate(*arguments):
     """Runs it in a process of its own, which ends with what it has loaded of Keras."""
     code = (
-        "import sys; from keras_autoshrink.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from keras_autoshrink.commands.cli import main; status = main(sys.argv[1:]);"
         "print({'tensorflow', 'keras', 'keras_tuner', 'jax', 'torch'} & {*sys.modules});"
         "sys.exit(status)"
     )
@@ -663,9 +671,9 @@ def test_the_demo(text, tmp_path, monkeypatch, capsys):
     recipe = dataclasses.replace(TEXT_RECIPES["small"], epochs=2, batch_size=4)
     small = {"_NODES": 3, "_UNITS": 8, "_SEARCH_EPOCHS": 1, "_RECIPE": recipe, "_WORDS": 4}
     for name, value in small.items():
-        monkeypatch.setattr(text_demo, name, value)
+        monkeypatch.setattr(demo, name, value)
     # One round after the first.
-    monkeypatch.setattr(text_demo, "AutoShrink", partial(kas.AutoShrink, keep_fraction=0.6))
+    monkeypatch.setattr(demo, "AutoShrink", partial(kas.AutoShrink, keep_fraction=0.6))
     load = kas.load_text
     monkeypatch.setattr(text_commands, "load_text", lambda source, **how: load(text, **how))
     assert main(["demo", "--task", "text", "--directory", str(tmp_path)]) == 0

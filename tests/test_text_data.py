@@ -16,9 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_autoshrink.pydoc_text import pydoc_lines
-from keras_autoshrink.text_data import PARTS, TextData, load_text, unigram_perplexity
-from keras_autoshrink.vocabulary import END, UNKNOWN, Vocabulary, tokenize
+from keras_autoshrink.data.text import (
+    END,
+    PARTS,
+    UNKNOWN,
+    TextData,
+    Vocabulary,
+    load_text,
+    pydoc_lines,
+    tokenize,
+    unigram_perplexity,
+)
 
 TRAIN = "the cat sat\n\nthe <unk> sat down\n"
 VALID = "the dog sat\nthe dog ran down\n"
@@ -186,7 +194,7 @@ def test_a_vocabulary_is_saved_whole_or_not_at_all(tmp_path):
 
 def test_a_vocabulary_needs_neither_numpy_nor_keras():
     code = (
-        "import sys, keras_autoshrink.vocabulary; "
+        "import sys, keras_autoshrink.data.text; "
         "print({'keras', 'numpy', 'tensorflow'} & {*sys.modules})"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

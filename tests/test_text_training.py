@@ -11,16 +11,22 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
-from keras_autoshrink import text_training
-from keras_autoshrink.averaged_sgd import AveragedSGD
-from keras_autoshrink.checkpoint import TrainingCheckpoint
-from keras_autoshrink.evaluation import Perplexity
-from keras_autoshrink.language_models import language_model
-from keras_autoshrink.text_data import TextData, load_text, unigram_perplexity
-from keras_autoshrink.text_recipes import TEXT_RECIPES, TextRecipe
-from keras_autoshrink.text_training import train_language_model, train_model
-from keras_autoshrink.text_windows import jittered_lengths
-from keras_autoshrink.vocabulary import END, UNKNOWN, Vocabulary
+from keras_autoshrink.data.text import (
+    END,
+    UNKNOWN,
+    TextData,
+    Vocabulary,
+    load_text,
+    unigram_perplexity,
+)
+from keras_autoshrink.data.windows import jittered_lengths
+from keras_autoshrink.networks.language_model import language_model
+from keras_autoshrink.networks.perplexity import Perplexity
+from keras_autoshrink.training import language_model as text_training
+from keras_autoshrink.training.averaged_sgd import AveragedSGD
+from keras_autoshrink.training.checkpoint import TrainingCheckpoint
+from keras_autoshrink.training.language_model import train_language_model, train_model
+from keras_autoshrink.training.recipes import TEXT_RECIPES, TextRecipe
 
 CELL = kas.Cell(("input", "tanh"), ((0, 1),))
 UNITS = 24

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_autoshrink.text_windows import (
+from keras_autoshrink.data.windows import (
     evaluation_windows,
     jittered_lengths,
     parallel_streams,
@@ -234,7 +234,7 @@ def test_refused(function: Any, arguments: tuple[Any, ...], message: str):
 
 
 def test_batches_of_several_epochs():
-    from keras_autoshrink.text_pipeline import window_batches
+    from keras_autoshrink.training.language_model import window_batches
 
     tokens = text(23)  # two streams of 11 positions
     batches = window_batches(tokens, 2, [[5, 4, 2], [3, 6]])
@@ -259,7 +259,7 @@ def test_batches_of_several_epochs():
     ],
 )
 def test_batches_refused(lengths, problem):
-    from keras_autoshrink.text_pipeline import window_batches
+    from keras_autoshrink.training.language_model import window_batches
 
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
         window_batches(text(23), 2, lengths)

@@ -10,13 +10,12 @@ import pytest
 from forked import KILLED, start
 
 import keras_autoshrink as kas
-from keras_autoshrink import training
-from keras_autoshrink.checkpoint import TrainingCheckpoint, remove_state
-from keras_autoshrink.cli import main
-from keras_autoshrink.datasets import load_images
-from keras_autoshrink.recipes import RECIPES
-from keras_autoshrink.splits import ImageData, Split
-from keras_autoshrink.training import compile_classifier, train_network
+from keras_autoshrink.commands.cli import main
+from keras_autoshrink.data.images import ImageData, Split, load_images
+from keras_autoshrink.training import classifier
+from keras_autoshrink.training.checkpoint import TrainingCheckpoint, remove_state
+from keras_autoshrink.training.classifier import compile_classifier, train_network
+from keras_autoshrink.training.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("one_cell_in_each_stage")
 
@@ -269,7 +268,7 @@ def test_data_for_a_search_are_refused():
 
 def small_main(arguments):
     """The command in a process of its own, which has not the fixture."""
-    training._SMALL_ARCHITECTURE["stage_repeats"] = (1, 1, 1)
+    classifier._SMALL_ARCHITECTURE["stage_repeats"] = (1, 1, 1)
     main(arguments)
 
 

@@ -1,18 +1,18 @@
-"""The search on a machine that has JAX and no TensorFlow, in processes that find none."""
+"""A machine that has JAX and no TensorFlow: what runs there, and what says that it does not."""
 
 import ast
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from without_tensorflow import BATCH, STEPS, UNITS, VOCABULARY, computed
 
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.score import AccuracyScore, PerplexityScore
+import keras_autoshrink as kas
 
 # As each process starts: TensorFlow, and what comes with it, cannot be found any more.
 HIDES = """
@@ -23,11 +23,6 @@ PathFinder.find_spec = classmethod(
     lambda cls, name, *rest: None if name.startswith("tensorflow") else find(name, *rest)
 )
 """
-
-SCORES = {
-    "images": (AccuracyScore(), "val_accuracy"),
-    "text": (PerplexityScore(), "val_perplexity"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -43,105 +38,100 @@ def environment(tmp_path_factory):
     }
 
 
-def start(environment, *command):
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("jax")
 
 
-def search(environment, kind, folder, epoch=0):
-    script = Path(__file__).with_name("without_tensorflow.py")
-    return start(environment, script, kind, folder, epoch)
+@pytest.fixture(scope="module")
+def by_tensorflow(folder):
+    rng = np.random.default_rng(0)
+    model = kas.ShrinkRNN(kas.SHRINKRNN_CELL, VOCABULARY, UNITS)
+    # Large enough for every token to matter.
+    model.set_weights([rng.uniform(-0.7, 0.7, weight.shape) for weight in model.weights])
+    model.save(folder / "model.keras")
+    tokens = rng.integers(0, VOCABULARY, (BATCH, 2 * STEPS + 1), dtype=np.int32)
+    np.save(folder / "tokens.npy", tokens)
+    return computed(model, tokens)
 
 
-def outcome(process):
-    """What a search found; without seconds, which are never the same."""
-    printed, errors = process.communicate()
-    assert process.returncode == 0, errors
-    found = json.loads(printed.splitlines()[-1])
-    for record in found["trajectory"]:
-        for one in (record, *record["candidates"]):
-            del one["seconds"]
-    return found
-
-
-@pytest.mark.parametrize("kind", ["images", pytest.param("text", marks=pytest.mark.slow)])
-def test_a_killed_search_goes_on_to_the_same_end(kind, environment, tmp_path):
-    untroubled = search(environment, kind, tmp_path / "untroubled")
-    killed = search(environment, kind, tmp_path / "killed", epoch=4)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    resumed = outcome(search(environment, kind, tmp_path / "killed"))
-    whole = outcome(untroubled)
-    assert (whole["backend"], whole["tensorflow"]) == ("jax", [])
-    assert [record["edges_left"] for record in whole["trajectory"]] == [3, 2]
-    score, name = SCORES[kind]
-    for record in whole["trajectory"]:
-        assert record["score"] == score({name: record["objective"]}, record["macs"])
-    assert resumed == whole
-
-
-CALLS = """
-import json, sys
-import keras_autoshrink as kas
-from keras_autoshrink.cli import main
-
-for arguments in json.loads(sys.argv[1]):
-    try:
-        main(arguments)
-    except SystemExit as end:
-        assert end.code == 2
-for train in (kas.train_network, kas.train_language_model):
-    try:
-        train(kas.SHRINKRNN_CELL, None, None)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-"""
-BACKEND = (
-    "needs Keras's TensorFlow backend, this is jax; set KERAS_BACKEND=tensorflow "
-    "(and pip install tensorflow, where it is missing)"
-)
-MISSING = "needs tensorflow, not installed here: pip install tensorflow"
-
-
-def test_what_takes_tensorflow_says_so_in_one_line(environment, tmp_path):
-    cell, model, demo = tmp_path / "cell.json", tmp_path / "model.keras", tmp_path / "demo"
-    Cell.dense(("input", "conv1x1")).save(cell)
-    searching = ["search", "--directory", str(tmp_path / "runs")]
+@pytest.fixture(scope="module")
+def by_jax(environment, folder, by_tensorflow):
+    """What the process without TensorFlow found."""
+    kas.Cell.dense(("input", "conv1x1")).save(folder / "cell.json")
+    searching = ["search", "--directory", str(folder / "runs")]
     commands = [
         [*searching, "--distribution-strategy", "mirrored"],
         [*searching, "--dataset", "cifar10"],
-        ["demo", "--directory", str(demo)],
-        ["train", str(cell), "--output", str(model)],
-        ["export", str(model)],
+        ["demo", "--directory", str(folder / "demo")],
+        ["train", str(folder / "cell.json"), "--output", str(folder / "trained.keras")],
+        ["export", str(folder / "model.keras")],
     ]
-    calls = start(environment, "-c", CALLS, json.dumps(commands))
+    script = Path(__file__).with_name("without_tensorflow.py")
+    done = subprocess.run(
+        [sys.executable, script, folder, json.dumps(commands)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["backend"], found["tensorflow"]) == ("jax", [])
+    return found
+
+
+def test_language_models_compute_what_they_do_by_tensorflow(by_tensorflow, by_jax, folder):
+    with np.load(folder / "results.npz") as file:
+        results = dict(file)
+    assert results.keys() == by_tensorflow.keys()
+    for name, expected in by_tensorflow.items():
+        np.testing.assert_allclose(results[name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+    # Both could have forgotten the average, or the state.
+    assert np.abs(results["last_0"] - results["average_0"]).max() > 1e-3
+    assert (results["last_0"] == results["restored_0"]).all()
+    assert np.abs(results["state_0"]).min(axis=0).max() > 0.01
+    assert not results["after_reset_0"].any()
+
+
+def test_a_search_runs_to_its_end(by_jax):
+    assert [record["edges_left"] for record in by_jax["trajectory"]] == [3, 2]
+    for record in by_jax["trajectory"]:
+        score = kas.AccuracyScore()({"val_accuracy": record["objective"]}, record["macs"])
+        assert record["score"] == score
+    best = max(by_jax["trajectory"], key=lambda record: record["score"])
+    assert by_jax["accuracy"] == pytest.approx(best["objective"])
+
+
+def test_what_takes_tensorflow_says_so_in_one_line(by_jax, folder):
+    backend = (
+        "needs Keras's TensorFlow backend, this is jax; set KERAS_BACKEND=tensorflow "
+        "(and pip install tensorflow, where it is missing)"
+    )
+    missing = "needs tensorflow, not installed here: pip install tensorflow"
     both = "tensorflow and tensorflow-datasets, not installed here: pip install tensorflow"
-    assert calls.communicate()[1].splitlines() == [
-        f"autoshrink: error: --distribution-strategy mirrored: {BACKEND}",
+    assert by_jax["refusals"] == [
+        f"autoshrink: error: --distribution-strategy mirrored: {backend}",
         f"autoshrink: error: cifar10: needs {both} tensorflow-datasets",
-        f"autoshrink: error: autoshrink demo: {BACKEND}",
-        f"autoshrink: error: autoshrink train: {MISSING}",
-        f"autoshrink: error: autoshrink export: {BACKEND}",
-        f"training in full: {MISSING}",
-        f"training in full: {MISSING}",
+        f"autoshrink: error: autoshrink demo: {backend}",
+        f"autoshrink: error: autoshrink train: {missing}",
+        f"autoshrink: error: autoshrink export: {backend}",
+        f"training in full: {missing}",
+        f"training in full: {missing}",
     ]
-    assert calls.returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["cell.json"]
+    assert not {"runs", "demo", "trained.keras"} & {path.name for path in folder.iterdir()}
 
 
 def test_keras_without_its_backend_is_one_line(environment, tmp_path):
     environment = {**environment, "KERAS_BACKEND": "tensorflow"}
-    searching = start(environment, "-m", "keras_autoshrink.cli", "search", "--directory", tmp_path)
-    assert searching.communicate()[1] == (
+    command = ["-m", "keras_autoshrink.commands.cli", "search", "--directory", tmp_path]
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
         "autoshrink: error: TensorFlow is not installed: pip install tensorflow, or set "
         "KERAS_BACKEND to jax: a search runs on either\n"
     )
-    assert searching.returncode == 2
 
 
 def test_the_requirements_are_those_of_the_package_without_tensorflow():

@@ -13,8 +13,7 @@ from typing import Any
 import keras
 
 from keras_autoshrink.costs.calls import MisfitError, UnknownSizeError, describe
-from keras_autoshrink.costs.graph import check_model, walk
-from keras_autoshrink.costs.input_shapes import batch_shapes, built_copy, shape_advice
+from keras_autoshrink.costs.graph import batch_shapes, built_copy, check_model, shape_advice, walk
 
 
 def count_macs(model: keras.Model, input_shape: Any = None) -> int:
@@ -74,7 +73,7 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
 def count_params(model: keras.Model, batchnorm: bool = True) -> int:
     """Counts the parameters of a model: every number in its weights, trainable or not.
 
-    What a recurrent layer carries from one batch to the next is none.
+    The state that a recurrent layer carries from one batch to the next is no parameter.
 
     Args:
         model: A built Keras 3 model (or layer).

@@ -26,19 +26,19 @@ class MisfitError(ValueError):
 
 
 def describe(operation: Any) -> str:
-    """Names an operation for an error: its kind, its own name, its class."""
+    """Names an operation in an error message: its kind, its own name, its class."""
     kind = "layer" if isinstance(operation, keras.layers.Layer) else "operation"
     name = getattr(operation, "name", None)
     return f"{kind} {name!r} ({type(operation).__name__})"
 
 
 def shape_of(value: Any) -> tuple[int | None, ...]:
-    """The shape of a KerasTensor, variable, array, list or number."""
+    """Returns the shape of a KerasTensor, variable, array, list or number."""
     return tuple(value.shape) if hasattr(value, "shape") else np.shape(value)
 
 
 def keras_class(cls: type) -> type:
-    """The first class of Keras's own among a class and its bases, or object."""
+    """Returns the first class of Keras's own among a class and its bases, or object."""
     return next((x for x in cls.__mro__ if x.__module__.split(".")[0] == "keras"), object)
 
 
@@ -99,11 +99,11 @@ class Call:
         return self.known(keras.tree.flatten(self.outputs)[0])
 
     def shape(self, name: str) -> Shape:
-        """The shape of the argument of that name."""
+        """Returns the shape of the argument of that name."""
         return self.known(self.arguments[name])
 
     def known(self, tensor: Any) -> Shape:
-        """The shape of a tensor, all of it known.
+        """Returns the shape of a tensor, no dimension of which is None.
 
         Raises:
             UnknownSizeError: A dimension is None.
@@ -116,14 +116,14 @@ class Call:
         return tuple(int(size) for size in shape if size is not None)
 
     def check_features(self, shape: Shape, features: int) -> None:
-        """Raises MisfitError where the last axis has not the size of the layer's weights."""
+        """Raises MisfitError if the last axis does not have the size of the layer's weights."""
         if shape[-1] != features:
             raise MisfitError(
                 f"{describe(self.operation)} takes {features} features, not {shape[-1]}"
             )
 
     def check_input_spec(self) -> None:
-        """Raises MisfitError where an input contradicts the layer's `input_spec`."""
+        """Raises MisfitError if an input contradicts the layer's `input_spec`."""
         # Keras does this check in the layer's __call__, which counting does not use.
         specs = keras.tree.flatten(getattr(self.operation, "input_spec", None) or [])
         for x, spec in zip(keras.tree.flatten(self.first), specs, strict=False):

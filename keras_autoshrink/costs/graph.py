@@ -1,34 +1,23 @@
-"""The multiply-accumulates of a model's graph: finds its calls and counts them one by one.
-
-The rules are in `layers.py` and `products.py`, what costs nothing is in `zero.py`;
-what is in none of them is refused by name.
-"""
+"""The walk through a model's graph that counts every call, and the shapes to count it at."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_autoshrink.costs.calls import REMEDY, Call, describe, keras_class, shape_of
-from keras_autoshrink.costs.layers import LAYER_RULES, WRAPPERS
-from keras_autoshrink.costs.products import PRODUCT_RULES
-from keras_autoshrink.costs.zero import costs_nothing, function_costs_nothing
-
-_RULES = {**LAYER_RULES, **PRODUCT_RULES}
-
-# What a subclass of a known layer may define without a change to what the layer computes.
-_HARMLESS_NAMES = """
-    get_config from_config get_build_config build_from_config compute_mask supports_masking
-    save_own_variables load_own_variables save_assets load_assets add_loss losses metrics
-"""
-_HARMLESS_OVERRIDES = frozenset(_HARMLESS_NAMES.split())
+from keras_autoshrink.costs.calls import REMEDY, Call, Shape, describe, keras_class, shape_of
+from keras_autoshrink.costs.rules import RULES, WRAPPERS, costs_nothing, function_costs_nothing
 
 
 def check_model(model: Any) -> None:
-    """Raises TypeError for all but functional and Sequential models."""
+    """Checks that a model is functional or Sequential.
+
+    Raises:
+        TypeError: it is not.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(f"count_macs takes a Keras 3 model, not {type(model)}")
     # A train_step of its own does not make a subclassed model of it.
@@ -88,7 +77,7 @@ def walk(model: Any, shapes: Sequence[Sequence[int | None]]) -> tuple[int, list[
 
 
 class _StandIn(keras.Operation):  # type: ignore[misc]
-    """Stands for one call of an operation: has its outputs' shapes and computes nothing."""
+    """A stand-in for one call of an operation, with its outputs' shapes and no computation."""
 
     def __init__(self, outputs: Any) -> None:
         super().__init__()
@@ -115,7 +104,7 @@ def _call_macs(call: Call) -> int:
     if kind == "Lambda":
         reason = "a Lambda hides what it computes"
         remedy = f"use keras.ops on the tensors themselves, or write a layer and {REMEDY}"
-    elif kind not in _RULES and kind not in WRAPPERS and not costs_nothing(kind):
+    elif kind not in RULES and kind not in WRAPPERS and not costs_nothing(kind):
         reason, remedy = "count_macs does not know this class", REMEDY
         if not isinstance(operation, keras.layers.Layer):
             remedy = f"put it into a layer of its own and {REMEDY}"
@@ -128,7 +117,7 @@ def _call_macs(call: Call) -> int:
         call.check_input_spec()
         if kind in WRAPPERS:
             return sum(_call_macs(inner) for inner in WRAPPERS[kind](call))
-        return _RULES[kind](call) if kind in _RULES else 0
+        return RULES[kind](call) if kind in RULES else 0
     raise ValueError(
         f"cannot count the multiply-accumulates of {describe(operation)}: {reason}; {remedy}"
     )
@@ -154,7 +143,7 @@ def _answer(call: Call) -> int:
 
 
 def _nested_shapes(call: Call) -> list[tuple[int | None, ...]]:
-    """The shapes that a nested model is called with, in the order of its inputs."""
+    """Returns the shapes that a nested model is called with, in the order of its inputs."""
     model, value = call.operation, call.first
     check_model(model)
     if isinstance(value, dict) and not isinstance(model.input, dict):
@@ -166,7 +155,7 @@ def _nested_shapes(call: Call) -> list[tuple[int | None, ...]]:
 
 
 def _unknown_activation(layer: Any) -> str | None:
-    """The name of an activation of a known layer whose cost is not known."""
+    """Returns the name of the activation of a known layer whose cost is not known, if any."""
     for name in ("activation", "recurrent_activation"):
         activation = getattr(layer, name, None)
         if isinstance(activation, keras.layers.Layer):
@@ -180,8 +169,16 @@ def _unknown_activation(layer: Any) -> str | None:
     return None
 
 
+# What a subclass of a known layer may define without a change to what the layer computes.
+_HARMLESS_NAMES = """
+    get_config from_config get_build_config build_from_config compute_mask supports_masking
+    save_own_variables load_own_variables save_assets load_assets add_loss losses metrics
+"""
+_HARMLESS_OVERRIDES = frozenset(_HARMLESS_NAMES.split())
+
+
 def _overridden(cls: type) -> str | None:
-    """What a user's class overrides of the Keras class under it that can change its result."""
+    """Returns what a user's class overrides of its Keras class that can change its result."""
     base = keras_class(cls)
     for owner in cls.__mro__[: cls.__mro__.index(base)]:
         for name in vars(owner):
@@ -190,3 +187,117 @@ def _overridden(cls: type) -> str | None:
             if hasattr(base, name) and name not in _HARMLESS_OVERRIDES and not private:
                 return name
     return None
+
+
+def batch_shapes(model: Any, input_shape: Any) -> list[tuple[int | None, ...]]:
+    """Returns the shapes to count a model at, (batch, ...) each, in the order of its inputs.
+
+    Args:
+        model: A functional or built Sequential model.
+        input_shape: As for `count_macs`.
+
+    Raises:
+        ValueError: `input_shape` does not fit, or fixed batch sizes differ.
+    """
+    shapes = [tuple(x.shape) for x in model.inputs]
+    fixed = sorted({shape[0] for shape in shapes if shape and shape[0] is not None})
+    if len(fixed) > 1:
+        raise ValueError(
+            f"the inputs of model {model.name!r} have different fixed batch sizes {fixed}: "
+            "build it without"
+        )
+    # One sample and no less: where the graph folds positions into the batch axis, as in
+    # reshape(x, (-1, units)), that axis then is the number of positions.
+    batch = fixed[0] if fixed else 1
+    if input_shape is not None:
+        return [(batch, *shape) for shape in _sample_shapes(model, input_shape)]
+    return [(batch, *shape[1:]) if shape else shape for shape in shapes]
+
+
+def shape_advice(shapes: Sequence[Sequence[int | None]]) -> str:
+    """Says what to pass as input_shape, with plausible sizes in the place of None."""
+    if all(size is not None for shape in shapes for size in shape):
+        return f"it depends on the data; put it into a layer of its own and {REMEDY}"
+    examples = [
+        tuple((224 if len(shape) == 4 else 32) if size is None else size for size in shape[1:])
+        for shape in shapes
+    ]
+    return f"pass input_shape={examples[0] if len(examples) == 1 else examples}"
+
+
+def _sample_shapes(model: Any, input_shape: Any) -> list[Shape]:
+    """Returns the user's shapes in the order of `model.inputs`, checked for number and rank."""
+    names = [x.name for x in model.inputs]
+    if not isinstance(model, keras.Sequential) and isinstance(model.input, dict):
+        names = sorted(model.input)  # The order in which Keras flattens a dict.
+    if isinstance(input_shape, Mapping):
+        if set(input_shape) != set(names):
+            raise ValueError(
+                f"input_shape names the inputs {sorted(input_shape)}, "
+                f"model {model.name!r} has {sorted(names)}"
+            )
+        values = [input_shape[name] for name in names]
+    elif isinstance(input_shape, (list, tuple)) and any(
+        isinstance(x, (list, tuple)) for x in input_shape
+    ):
+        values = list(input_shape)
+    else:
+        values = [input_shape]
+    if len(values) != len(names):
+        raise ValueError(
+            f"input_shape has {len(values)} shape(s), model {model.name!r} has {len(names)} "
+            f"inputs: pass a list of shapes in the order {names}"
+        )
+    shapes = [_sample_shape(value) for value in values]
+    for shape, tensor, name in zip(shapes, model.inputs, names, strict=True):
+        if len(shape) != len(tensor.shape) - 1:
+            raise ValueError(
+                f"input_shape={shape} has {len(shape)} dimension(s), input {name!r} of model "
+                f"{model.name!r} takes {tuple(tensor.shape[1:])}: pass it without the batch "
+                "dimension"
+            )
+    return shapes
+
+
+def _sample_shape(value: Any) -> Shape:
+    """Returns one shape without the batch dimension, checked."""
+    try:
+        shape = tuple(operator.index(size) for size in value)
+    except TypeError:
+        shape = (0,)
+    if min(shape, default=1) < 1:
+        raise ValueError(
+            f"input_shape={value!r} is no shape: pass positive whole numbers without the batch "
+            "dimension, such as (224, 224, 3)"
+        )
+    return shape
+
+
+def built_copy(model: keras.Sequential, input_shape: Any) -> keras.Sequential:
+    """Builds a copy of a Sequential model that has no input yet; the original stays unbuilt.
+
+    Raises:
+        ValueError: `input_shape` is missing, no shape, or none that the model can be built with.
+    """
+    if input_shape is None:
+        raise ValueError(
+            f"Sequential model {model.name!r} is not built: pass input_shape=(224, 224, 3), "
+            "say, or start the model with a keras.Input"
+        )
+    shape = _sample_shape(input_shape)
+    try:
+        # Not clone_model: it would compile the copy of a compiled model.
+        copies = {id(x): x.__class__.from_config(x.get_config()) for x in model.layers}
+        copy = keras.Sequential([copies[id(x)] for x in model.layers], name=model.name)
+        copy.build((None, *shape))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"Sequential model {model.name!r} cannot be built with input_shape={shape}: {reason}"
+        ) from error
+    if not hasattr(copy, "inputs"):
+        raise ValueError(
+            f"Sequential model {model.name!r} has a layer whose output shape Keras cannot infer: "
+            "give that layer a compute_output_shape"
+        )
+    return copy

@@ -1,0 +1,1 @@
+"""The data: images and texts, checked, split and put into batches."""

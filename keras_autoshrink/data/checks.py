@@ -1,0 +1,346 @@
+"""Checks of images and labels, before anything is trained on them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_autoshrink.checks import enumerated, tensorflow_reason
+
+Array = npt.NDArray[Any]
+
+_logger = logging.getLogger("keras_autoshrink")
+
+
+def check_images(x: Array, y: Array, classes: int, what: str = "data") -> None:
+    """Checks that images and labels can be trained on.
+
+    Args:
+        x: images, shape (n, height, width, channels).
+        y: integer labels, shape (n,) or (n, 1).
+        classes: labels are 0 to classes - 1.
+        what: what to call the data in messages.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(
+            f"{what}: images have shape {x.shape}; expected (n, height, width, channels), none 0"
+        )
+    if x.dtype.kind not in "buif":
+        raise ValueError(f"{what}: pixels are {x.dtype}; expected numbers")
+    if y.shape not in ((len(x),), (len(x), 1)):
+        raise ValueError(
+            f"{what}: {len(x)} images, but labels of shape {y.shape}; expected ({len(x)},)"
+        )
+    if y.dtype.kind not in "ui":
+        raise ValueError(f"{what}: labels are {y.dtype}; expected integers 0 to {classes - 1}")
+    if y.min() < 0 or y.max() >= classes:
+        wrong = y[(y < 0) | (y >= classes)][0]
+        raise ValueError(f"{what}: label {wrong} is not one of 0 to {classes - 1}")
+    check_finite(x, what, "images have pixels that")
+
+
+def check_finite(values: Array, what: str, things: str) -> None:
+    """Checks that numbers stay numbers in the float32 of a network.
+
+    Args:
+        values: shape (n, ...).
+        what: what to call the data in messages.
+        things: what the n are, as the subject of a sentence.
+
+    Raises:
+        ValueError: some are NaN or infinite.
+    """
+    if values.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float32, copy=False)).reshape(len(values), -1)
+    bad = int(np.count_nonzero(~finite.all(axis=1)))
+    if bad:
+        raise ValueError(f"{what}: {bad} of {len(values)} {things} are NaN or infinite in float32")
+
+
+def check_classes(labels: Mapping[str, Array], names: Sequence[object]) -> None:
+    """Checks that a search is scored on what it trains on: each class is in both parts.
+
+    A score that does not see a class is wrong for every candidate alike, so nothing would show
+    it. A validation part with fewer images than there are classes cannot hold them all, however
+    it is drawn: it is only warned of, as are classes that occur in neither part, such as the
+    unused class 0 that many networks for ImageNet have.
+
+    Args:
+        labels: of the training and of the validation images, in this order, integers of any
+            shape; the keys are what to call them in messages.
+        names: of the classes, one for each label.
+
+    Raises:
+        ValueError: a class is in one part alone.
+    """
+    (train, in_train), (validation, in_validation) = (
+        (part, np.bincount(y.reshape(-1).astype(np.int64), minlength=len(names)))
+        for part, y in labels.items()
+    )
+    unseen = _named((in_train > 0) & (in_validation == 0), names)
+    unknown = _named((in_train == 0) & (in_validation > 0), names)
+    nowhere = _named((in_train == 0) & (in_validation == 0), names)
+    if unknown:
+        raise ValueError(f"{train}: has no image of {unknown}, which {validation} has")
+    if unseen and in_validation.sum() >= np.count_nonzero(in_train):
+        raise ValueError(
+            f"{validation}: has no image of {unseen}, which {train} has; the score would not see it"
+        )
+    if unseen:
+        _logger.warning(
+            "%s: has %d images for %d classes, none of %s; the score does not see them",
+            validation,
+            in_validation.sum(),
+            np.count_nonzero(in_train),
+            unseen,
+        )
+    if nowhere:
+        _logger.warning("%s, %s: have no image of %s", train, validation, nowhere)
+
+
+def _named(which: Array, names: Sequence[object]) -> str:
+    """Some of the classes: `class 3 of 10`, `classes 'ant', 'bee' of 10`; nothing for none."""
+    found = [repr(name) for name, here in zip(names, which, strict=True) if here]
+    return f"class{'es' * (len(found) > 1)} {enumerated(found)} of {len(names)}" if found else ""
+
+
+def check_parts(
+    parts: Mapping[str, tuple[Array, Array]], class_names: Sequence[str], what: str
+) -> None:
+    """Checks the parts of a data set, `"train"` among them.
+
+    Args:
+        parts: images and labels, as for `check_images`.
+        class_names: one for each label.
+        what: what to call the data set in messages.
+
+    Raises:
+        ValueError: a part cannot be trained on, the images of two parts differ in shape, or
+            there is one class only.
+    """
+    shape = parts["train"][0].shape[1:]
+    for part, (x, y) in parts.items():
+        check_images(x, y, len(class_names), f"{what}: {part}")
+        if x.shape[1:] != shape:
+            raise ValueError(
+                f"{what}: images of {part} have shape {x.shape[1:]}, those of train {shape}"
+            )
+    if len(class_names) < 2:
+        raise ValueError(f"{what}: has one class; expected two or more")
+
+
+_INFINITE, _UNKNOWN = -1, -2  # as `tf.data.Dataset.cardinality` says it
+
+
+def check_fit_data(
+    x: Any = None,
+    y: Any = None,
+    *_: Any,
+    input_shape: Sequence[int],
+    classes: int,
+    validation_data: Any = None,
+    validation_split: float = 0.0,
+    sample_weight: Any = None,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    **__: Any,
+) -> None:
+    """Checks the arguments of `fit` for an image classifier, as far as they can be seen.
+
+    Arrays are looked through. So is a `tf.data.Dataset`, by reading what an epoch reads of it,
+    once: that is little beside all the epochs of a search, and what is wrong in it would not
+    always show. (TensorFlow's ReLU makes 0 of a NaN: an image of NaN in the validation data
+    leaves a score that looks like any other.) Whatever else `fit` takes is left to it.
+
+    Raises:
+        ValueError: they do not fit; the message names the argument.
+    """
+    if x is None:
+        raise ValueError("x: no training data; call search(x, y, validation_data=(x, y))")
+    if validation_data is None and not validation_split:
+        raise ValueError(
+            "validation_data: missing; the score is measured on it, pass "
+            "validation_data=(x, y) to search()"
+        )
+    shape = tuple(input_shape)
+    steps = ("steps_per_epoch", steps_per_epoch)
+    labels = {"x": _check_part(x, y, sample_weight, steps, shape, classes, "x")}
+    if validation_data is not None:
+        images, val_y, weights = validation_data, None, None
+        if isinstance(validation_data, (tuple, list)):
+            if len(validation_data) not in (2, 3):
+                raise ValueError(
+                    f"validation_data: has {len(validation_data)} parts; expected (x, y) or "
+                    "(x, y, sample_weight)"
+                )
+            images, val_y, weights = (*validation_data, None)[:3]
+        steps = ("validation_steps", validation_steps)
+        what = "validation_data"
+        labels[what] = _check_part(images, val_y, weights, steps, shape, classes, what)
+    elif labels["x"] is not None:
+        # As Keras splits them: the last ones, unshuffled, which of sorted images are one class.
+        first = math.floor(len(labels["x"]) * (1 - validation_split))
+        train, held_out = labels["x"][:first], labels["x"][first:]
+        labels = {"x": train, f"validation_split={validation_split}": held_out}
+    known = {what: part for what, part in labels.items() if part is not None}
+    if len(known) == 2:
+        check_classes(known, range(classes))
+
+
+def _check_part(
+    x: Any,
+    y: Any,
+    weights: Any,
+    steps: tuple[str, int | None],
+    input_shape: tuple[int, ...],
+    classes: int,
+    what: str,
+) -> Array | None:
+    """Checks images and their labels, or the data set that yields both.
+
+    Returns:
+        The labels, shape (n,), or None if they cannot be seen.
+    """
+    if isinstance(x, Iterator):
+        # Not even with steps_per_epoch: at its end Keras begins again with the first two batches,
+        # which it has kept, and says nothing.
+        raise ValueError(
+            f"{what}: a {type(x).__name__} can be read once only, and a search reads its data for "
+            "each candidate; give arrays, a tf.data.Dataset or a keras.utils.PyDataset"
+        )
+    if isinstance(x, (list, tuple)):
+        raise ValueError(f"{what}: images are in a {type(x).__name__}; give a NumPy array")
+    x = as_array(x)
+    if isinstance(x, np.ndarray):
+        if y is None:
+            raise ValueError(f"{what}: has no labels")
+        labels = np.asarray(y)
+        check_images(x, labels, classes, what)
+        if weights is not None:
+            _check_weights(np.asarray(weights), len(x), what)
+        _check_shape(x.shape, input_shape, what)
+        return labels.reshape(-1)
+    spec = getattr(x, "element_spec", None)
+    if spec is None:
+        return None
+    if not (isinstance(spec, tuple) and len(spec) > 1):
+        raise ValueError(f"{what}: has no labels; expected a data set of (images, labels)")
+    spec_shape = getattr(spec[0], "shape", None)
+    if spec_shape is None:
+        return None  # several inputs, which the network may take apart by itself
+    if spec_shape.rank is not None:
+        _check_shape(tuple(spec_shape), input_shape, what)
+    # A distributed data set yields what each device gets, and has no such method.
+    if not hasattr(x, "as_numpy_iterator"):
+        return None
+    return _look_through(x, steps, input_shape, classes, what)
+
+
+def as_array(x: Any) -> Any:
+    """A tensor as an array of NumPy; what cannot be one stays as it is."""
+    if isinstance(x, np.ndarray) or not hasattr(x, "__array__"):
+        return x
+    try:
+        array = np.asarray(x)
+    except (TypeError, RuntimeError):  # PyTorch's, on a GPU or with a gradient
+        return x
+    return array if array.dtype.kind in "buif" else x  # NumPy itself has no bfloat16
+
+
+def _check_shape(shape: tuple[Any, ...], input_shape: tuple[int, ...], what: str) -> None:
+    if shape == input_shape:
+        raise ValueError(f"{what}: images of shape {shape}, one by one; call batch() first")
+    if len(shape) != 1 + len(input_shape) or any(
+        size not in (None, expected) for size, expected in zip(shape[1:], input_shape, strict=True)
+    ):
+        raise ValueError(
+            f"{what}: images have shape {shape[1:]}, the hypermodel's input_shape is {input_shape}"
+        )
+
+
+def _check_weights(weights: Array, images: int, what: str) -> None:
+    if weights.shape not in ((images,), (images, 1)):
+        raise ValueError(
+            f"{what}: {images} images, but a sample_weight of shape {weights.shape}; expected "
+            f"({images},)"
+        )
+    check_finite(weights, what, "values of sample_weight")
+
+
+def _look_through(
+    data: Any,
+    steps: tuple[str, int | None],
+    input_shape: tuple[int, ...],
+    classes: int,
+    what: str,
+) -> Array | None:
+    """Reads what an epoch reads of a `tf.data.Dataset`, and checks each of its batches.
+
+    Returns:
+        The labels, or None if these are not numbers of classes, or not all that there are.
+    """
+    name, wanted = steps
+    size = int(data.cardinality())
+    if size == _INFINITE and wanted is None:
+        raise ValueError(f"{what}: repeats for ever, so that no epoch would end; give {name}")
+    seen: list[Array | None] = []
+    batches = data.as_numpy_iterator()
+    for number in itertools.count(1):
+        if number - 1 == wanted:
+            break
+        try:
+            batch = next(batches)
+        except StopIteration:
+            break
+        except Exception as error:  # whatever its functions and TensorFlow raise
+            raise ValueError(
+                f"{what}: batch {number} cannot be read: {tensorflow_reason(error)}"
+            ) from error
+        seen.append(_check_batch(batch, input_shape, classes, f"{what}: batch {number}"))
+    if not seen:
+        raise ValueError(f"{what}: the data set is empty")
+    if wanted is not None and len(seen) < wanted:
+        raise ValueError(
+            f"{what}: the data end after {len(seen)} batches, but {name}={wanted}; lower it, or "
+            "repeat() the data"
+        )
+    if size == _UNKNOWN and next(data.as_numpy_iterator(), None) is None:
+        raise ValueError(
+            f"{what}: the data set is empty when it is read for the second time, and a search "
+            "reads it for each candidate; give from_generator() a function that makes a new "
+            "generator at each call"
+        )
+    known = [labels for labels in seen if labels is not None]
+    # In so many steps rare classes may have been missed.
+    return np.concatenate(known) if len(known) == len(seen) and wanted is None else None
+
+
+def _check_batch(
+    batch: tuple[Any, ...], input_shape: tuple[int, ...], classes: int, what: str
+) -> Array | None:
+    """Checks a batch of images, labels and perhaps weights; returns the labels if it can."""
+    images, labels = batch[:2]
+    if isinstance(images, np.ndarray):
+        _check_shape(images.shape, input_shape, what)
+        check_finite(images, what, "images have pixels that")
+    if len(batch) > 2 and isinstance(batch[2], np.ndarray):
+        check_finite(batch[2], what, "values of sample_weight")
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "uif":
+        return None
+    if labels.shape not in ((len(images),), (len(images), 1)):
+        return None  # one for each class: for a HyperModel that compiles such a loss
+    wrong = labels[~((labels >= 0) & (labels < classes))]  # NaN among them
+    if wrong.size:
+        raise ValueError(f"{what}: label {wrong[0]} is not one of 0 to {classes - 1}")
+    return labels.reshape(-1).astype(np.int64)

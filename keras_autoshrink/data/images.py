@@ -1,0 +1,467 @@
+"""Images and their labels: the built-in sets and your own files, as arrays for every backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import os
+import ssl
+import urllib.request
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_autoshrink.backend import check_tensorflow
+from keras_autoshrink.checks import enumerated, tensorflow_reason
+from keras_autoshrink.data.checks import Array, check_classes, check_parts
+
+Parts = dict[str, tuple[Array, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A part of a data set; its length is the number of its images.
+
+    Attributes:
+        x: images, float32 of shape (n, height, width, channels).
+        y: labels, int32 of shape (n,).
+    """
+
+    x: Array
+    y: Array
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A data set for classification, normalised by the statistics of its training images.
+
+    Attributes:
+        train: what networks are trained on.
+        validation: what a search scores on; None where all else is trained on.
+        test: what nothing is chosen by; None where a search loads the data.
+        class_names: one for each label.
+        mean: per channel, in the units of the original pixels.
+        std: per channel, in the units of the original pixels; a network sees (pixel - mean) / std.
+        source_images: number of images from which the parts that the source lacks were split
+            off. With another number the same seed splits them otherwise.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split | None
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source_images: int | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of an image."""
+        return self.train.x.shape[1:]
+
+
+def split_and_normalise(
+    parts: Parts,
+    class_names: tuple[str, ...],
+    what: str,
+    *,
+    has_test: bool,
+    purpose: str,
+    seed: int,
+    proxy: tuple[int, int] | None = None,
+    holds_out_validation: bool = True,
+) -> ImageData:
+    """Checks the parts of a source, splits off those that it lacks, and normalises all.
+
+    Args:
+        parts: images and labels of `"train"`, and of `"val"` and `"test"` where they were read.
+        class_names: one for each label.
+        what: what to call the data set in messages.
+        has_test: whether the source brings a test part, read or not.
+        purpose: `"search"` leaves out the test part; see `load_images`.
+        seed: of all that is drawn here.
+        proxy: how many images a search trains on and scores on, or None for all.
+        holds_out_validation: whether a training, too, goes without a validation part's images.
+
+    Raises:
+        ValueError: there are images that cannot be trained on, or too few of them.
+    """
+    check_parts(parts, class_names, what)
+    parts = {part: (x, y.reshape(-1).astype(np.int32)) for part, (x, y) in parts.items()}
+    searching = purpose == "search"
+    source_images = len(parts["train"][0])
+    # A source without a test part gives up a fifth for it, whether it is read now or not:
+    # no image that a search has seen is then in the test of the network it found.
+    if not has_test:
+        _split_off("test", parts, class_names, what, seed)
+    if searching:
+        parts.pop("test", None)
+    if searching and proxy:
+        _draw_proxy(parts, proxy, class_names, what, seed)
+    elif "val" not in parts and (searching or holds_out_validation):
+        _split_off("val", parts, class_names, what, seed)
+    if searching:
+        labels = {f"{what}: {part}": parts[part][1] for part in ("train", "val")}
+        check_classes(labels, class_names)
+    mean, std = _statistics(parts["train"][0])
+    splits = {
+        part: Split(np.subtract(x, mean, dtype=np.float32) / np.array(std, np.float32), y)
+        for part, (x, y) in parts.items()
+    }
+    return ImageData(
+        splits["train"],
+        splits.get("val"),
+        splits.get("test"),
+        class_names,
+        mean,
+        std,
+        source_images,
+    )
+
+
+def _split_off(part: str, parts: Parts, class_names: Sequence[str], what: str, seed: int) -> None:
+    """Moves a fifth of the training images, the same share of each class, into another part."""
+    from sklearn.model_selection import train_test_split
+
+    x, y = parts["train"]
+    counts = np.bincount(y)
+    try:
+        x, x_fifth, y, y_fifth = train_test_split(
+            x, y, test_size=0.2, random_state=seed, stratify=y
+        )
+        # A fifth of fewer than 5 can come to none.
+        lacking = np.bincount(y_fifth, minlength=len(class_names)) == 0
+    except ValueError:
+        lacking = counts == counts.min()
+    if lacking.any():
+        scarce = int(lacking.argmax())
+        raise ValueError(
+            f"{what}: too few images to split by class: {counts[scarce]} of class "
+            f"{class_names[scarce]!r}; 7 of each are enough"
+        )
+    parts["train"], parts[part] = (x, y), (x_fifth, y_fifth)
+
+
+def _draw_proxy(
+    parts: Parts, proxy: tuple[int, int], class_names: Sequence[str], what: str, seed: int
+) -> None:
+    """Reduces the parts to so many images, drawn without replacement and as many of each class.
+
+    Those to score on come from the validation part, or, where there is none, from what is left
+    of the training part.
+    """
+    if "val" in parts:
+        for part, size in zip(("train", "val"), proxy, strict=True):
+            x, y = parts[part]
+            (drawn,) = _draw_balanced(y, (size,), class_names, f"{what}: {part}", seed)
+            parts[part] = (x[drawn], y[drawn])
+    else:
+        x, y = parts["train"]
+        train, val = _draw_balanced(y, proxy, class_names, f"{what}: train", seed)
+        parts["train"], parts["val"] = (x[train], y[train]), (x[val], y[val])
+
+
+def _draw_balanced(
+    labels: Array, sizes: Sequence[int], class_names: Sequence[str], what: str, seed: int
+) -> list[Array]:
+    """Disjoint, class-balanced index sets of the given sizes, drawn without replacement."""
+    classes = len(class_names)
+    for size in sizes:
+        if size < 1 or size % classes:
+            raise ValueError(
+                f"{what}: {size} images cannot be balanced over its {classes} classes; take a "
+                f"multiple of {classes}"
+            )
+    stops = np.cumsum([0, *sizes]) // classes
+    counts = np.bincount(labels, minlength=classes)
+    if counts.min() < stops[-1]:
+        scarce = int(counts.argmin())
+        raise ValueError(
+            f"{what}: has {counts[scarce]} images of class {class_names[scarce]!r}; "
+            f"{' + '.join(map(str, sizes))} images take {stops[-1]} of each class"
+        )
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(np.flatnonzero(labels == label)) for label in range(classes)]
+    return [
+        np.sort(np.concatenate([order[start:stop] for order in orders]))
+        for start, stop in itertools.pairwise(stops)
+    ]
+
+
+def _statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel; 1 for the deviation of a constant one."""
+    # Float32 sums of ten million pixels stop growing. One channel at a time, for memory.
+    channels = np.moveaxis(images, -1, 0)
+    mean = tuple(float(c.mean(dtype=np.float64)) for c in channels)
+    std = tuple(float(c.std(dtype=np.float64)) if c.min() < c.max() else 1.0 for c in channels)
+    return mean, std
+
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+_logger = logging.getLogger("keras_autoshrink")
+
+
+def read_folder(path: Path, image_size: int, strict: bool) -> tuple[Array, Array, tuple[str, ...]]:
+    """Reads the images of a folder that holds one folder for each class.
+
+    A file that cannot be read, cut in half perhaps, is left out; how many these are, and which,
+    is said in one warning of the logger `keras_autoshrink`.
+
+    Args:
+        path: the folder. Hidden entries in it, and files of other suffixes, are passed over.
+        image_size: height and width to which images are resized, in pixels.
+        strict: whether a file that cannot be read is an error.
+
+    Returns:
+        Images, uint8 of shape (n, image_size, image_size, 3), labels of shape (n,), and the names
+        of the classes. The order is that of the names of the files.
+
+    Raises:
+        ValueError: there are fewer than two classes, a class has no readable image, or `strict`
+            is true and a file cannot be read.
+    """
+    folders = [entry for entry in _visible(path) if entry.is_dir()]
+    if len(folders) < 2:
+        raise ValueError(f"{path}: expected two or more folders, one a class; found {len(folders)}")
+    images: list[Array] = []
+    labels: list[int] = []
+    skipped: list[str] = []
+    for label, folder in enumerate(folders):
+        found = [entry for entry in _visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise ValueError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        before = len(skipped)
+        for file in found:
+            try:
+                images.append(_read(file, image_size))
+            except MemoryError:
+                raise  # no fault of the file's
+            except Exception as error:  # Pillow's decoders raise whatever they meet
+                reason = _reason(error)
+                if strict:
+                    raise ValueError(f"{file}: not a readable image: {reason}") from error
+                skipped.append(f"{folder.name}/{file.name} ({reason})")
+            else:
+                labels.append(label)
+        if len(skipped) - before == len(found):
+            raise ValueError(
+                f"{folder}: none of its {len(found):,} images can be read: "
+                f"{enumerated(skipped[before:])}"
+            )
+    if skipped:
+        _logger.warning(
+            "%s: skipped %s of %s images that cannot be read: %s",
+            path,
+            f"{len(skipped):,}",
+            f"{len(skipped) + len(images):,}",
+            enumerated(skipped),
+        )
+    return np.stack(images), np.array(labels), tuple(folder.name for folder in folders)
+
+
+def _visible(folder: Path) -> list[Path]:  # not .ipynb_checkpoints, not ._cat.png of macOS
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _read(file: Path, image_size: int) -> Array:
+    """An image file, in RGB and resized."""
+    from PIL import Image
+
+    with Image.open(file) as opened:
+        image: Image.Image = opened
+        if image.mode.startswith("I"):  # 16 bits, of which convert() keeps 0 to 255
+            image = image.point(lambda grey: grey / 256).convert("L")
+        return np.asarray(image.convert("RGB").resize((image_size, image_size)))
+
+
+def _reason(error: Exception) -> str:
+    """Why an image cannot be read, in a few words of one line."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format"
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.partition("\n")[0]
+
+
+# Of CIFAR-10, unless another is asked for: to train candidates on, and to score them on.
+CIFAR10_PROXY = (5_000, 1_000)
+
+IMAGENET = "imagenet2012"  # its name in tensorflow-datasets
+BUILT_IN = ("digits", "cifar10", IMAGENET)
+
+# What a source holds, whether it brings a test part (read or not), and its class names.
+_Loaded = tuple[Parts, bool, tuple[str, ...]]
+
+
+def is_streamed(source: str | os.PathLike[str]) -> bool:
+    """Whether a data set is one for `imagenet.open_streams`, and not for `load_images`.
+
+    That is ImageNet, and a folder that holds the folders `train` and `val`.
+    """
+    if str(source) in BUILT_IN:
+        return str(source) == IMAGENET
+    return all(Path(source, part).is_dir() for part in ("train", "val"))
+
+
+def load_images(
+    source: str | os.PathLike[str],
+    *,
+    purpose: str,
+    seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int = 32,
+    proxy: tuple[int, int] | None = None,
+    strict: bool = False,
+) -> ImageData:
+    """Loads a data set for a search, or for the training of one network.
+
+    Args:
+        source: `"digits"` (scikit-learn's 1,797 handwritten digits of 8x8 pixels),
+            `"cifar10"` (through tensorflow-datasets), an `.npz` file with the arrays
+            `x_train` and `y_train`, and `x_val`, `y_val`, `x_test`, `y_test` where it has
+            them, or a folder that holds one folder of images for each class.
+        purpose: `"search"` leaves out the test part, unread where the source brings one;
+            `"train"` takes everything, of CIFAR-10 all 50,000 training images, so that there
+            is no validation part.
+        seed: of the splits that the source does not bring itself, 0 to 2**32 - 1. Only with the
+            seed of the search is the test part then new to the network that it found.
+        data_dir: where tensorflow-datasets keeps its data.
+        image_size: height and width to which the images of a folder are resized, in RGB.
+        proxy: how many images a search trains its candidates on and how many it scores them
+            on, in equal numbers of each class, drawn without replacement; all by default, of
+            CIFAR-10 5,000 and 1,000, both from its training split (arXiv 1911.09251).
+        strict: whether a file of a folder that cannot be read is an error; it is left out by
+            default, and named in a warning of the logger `keras_autoshrink`.
+
+    Returns:
+        An `ImageData` of `train`, `validation` and `test`, each with images `x`, float32 of shape
+        (n, height, width, channels), and labels `y`, int32 of shape (n,); of `class_names`;
+        and of `mean` and `std` of the pixels, by which all are normalised.
+
+    Raises:
+        ValueError: the source is no data set; the message says what is wrong with it.
+
+    Example:
+        >>> digits = load_images("digits", purpose="search")
+        >>> digits.train.x.shape, digits.validation.x.shape, digits.test
+        ((1149, 8, 8, 1), (288, 8, 8, 1), None)
+    """
+    if purpose not in ("search", "train"):
+        raise ValueError(f"purpose={purpose!r}: expected 'search' or 'train'")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1")
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size}: expected 1 or more")
+    if proxy and purpose != "search":
+        raise ValueError(f"proxy={proxy}: only a search has one; expected None")
+    if is_streamed(source):
+        raise ValueError(
+            f"data set {os.fspath(source)!r}: ImageNet, and a folder with 'train' and 'val', are "
+            "for training a network only, by imagenet.open_streams; search on cifar10, or on some "
+            "of the images"
+        )
+    searching = purpose == "search"
+    path = Path(source)
+    if str(source) == "digits":
+        parts, has_test, class_names = _load_digits()
+    elif str(source) == "cifar10":
+        parts, has_test, class_names = _load_cifar10(searching, data_dir)
+        proxy = proxy or CIFAR10_PROXY
+    elif path.suffix == ".npz":
+        parts, has_test, class_names = _load_npz(path, searching)
+    elif path.is_dir():
+        x, y, class_names = read_folder(path, image_size, strict)
+        parts, has_test = {"train": (x, y)}, False
+    else:
+        raise ValueError(
+            f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, or a "
+            "folder with one folder of images for each class"
+        )
+    return split_and_normalise(
+        parts,
+        class_names,
+        os.fspath(source),
+        has_test=has_test,
+        purpose=purpose,
+        seed=seed,
+        proxy=proxy,
+        holds_out_validation=str(source) != "cifar10",
+    )
+
+
+def _load_digits() -> _Loaded:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = digits.images[..., None].astype(np.float32)
+    names = tuple(str(name) for name in digits.target_names)
+    return {"train": (images, digits.target)}, False, names
+
+
+def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _Loaded:
+    check_tensorflow("cifar10", "tensorflow-datasets")
+    import tensorflow_datasets as tfds
+
+    place = data_dir
+    parts = {}
+    try:
+        builder = tfds.builder("cifar10", data_dir=data_dir)
+        place = builder.data_path
+        if not builder.data_path.exists():
+            _check_reachable(builder.info.homepage)
+            builder.download_and_prepare()
+        names = tuple(builder.info.features["label"].names)
+        for part in ("train",) if searching else ("train", "test"):
+            read = tfds.as_numpy(builder.as_dataset(split=part, batch_size=-1))
+            parts[part] = (read["image"], read["label"])
+    except Exception as error:  # whatever the network, the disk or tfds raise
+        reason = tensorflow_reason(error)
+        raise ValueError(f"cifar10: cannot be loaded from {place}: {reason}") from error
+    return parts, True, names
+
+
+def _check_reachable(address: str) -> None:
+    """Raises an OSError if it is not; tensorflow-datasets would try for minutes, and litter."""
+    try:
+        # An opener of its own: urlopen's keeps the proxies of the process's first request.
+        urllib.request.build_opener().open(address, timeout=10).close()
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        # tensorflow-datasets has certificates of its own, where Python may have none.
+        if not isinstance(reason, ssl.SSLError):
+            raise OSError(f"not there, and {address} does not answer: {reason}") from error
+
+
+def _load_npz(path: Path, searching: bool) -> _Loaded:
+    wanted = ["x_train", "y_train", "x_val", "y_val"] + ([] if searching else ["x_test", "y_test"])
+    try:
+        with path.open("rb") as stream:  # np.load would leave a broken file open
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("no zip archive, or one cut short")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                has = file.files
+                arrays = {name: np.asarray(file[name]) for name in wanted if name in has}
+    except Exception as error:  # zipfile and zlib have errors of their own
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: not a readable .npz file: {reason}") from error
+    parts = {}
+    for part in ("train", "val", "test"):
+        names = (f"x_{part}", f"y_{part}")
+        missing = [name for name in names if name not in has]
+        if len(missing) == 1 or (missing and part == "train"):
+            raise ValueError(f"{path}: has no array {missing[0]!r} (its arrays: {has})")
+        if names[0] in arrays:
+            images, labels = (arrays[name] for name in names)
+            parts[part] = (images[..., None] if images.ndim == 3 else images, labels)
+    # As many as there are different labels: the check of their range then finds a gap too.
+    classes = tuple(str(label) for label in range(len(np.unique(parts["train"][1]))))
+    return parts, "x_test" in has, classes

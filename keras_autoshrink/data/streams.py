@@ -1,0 +1,391 @@
+"""Image data sets that are too large for memory, as streams of tf.data."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_autoshrink.checks import MOST_NAMED, enumerated, tensorflow_reason
+from keras_autoshrink.data.images import IMAGE_SUFFIXES, IMAGENET, ImageData, Split, is_streamed
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One part of a data set.
+
+    Attributes:
+        elements: what there is, in a fixed order and in a form that is cheap to shuffle.
+        load: makes an image and its label of an element: float32 of shape (height, width,
+            channels), normalised, and int32 of shape ().
+        size: number of elements.
+        shuffle_buffer: of how many elements to draw the next one; all of them where an element
+            is small.
+        from_files: whether an element is (path, label).
+    """
+
+    elements: tf.data.Dataset
+    load: Callable[..., tuple[tf.Tensor, tf.Tensor]]
+    size: int
+    shuffle_buffer: int
+    from_files: bool = False
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageStreams:
+    """A data set for classification, as `ImageData`, read as it is needed.
+
+    Attributes:
+        train: what networks are trained on.
+        validation: what is watched in training, if anything.
+        test: what nothing is chosen by.
+        class_names: one for each label.
+        input_shape: (height, width, channels) of what a network sees.
+        mean: per channel, in the units of the original pixels.
+        std: likewise; a network sees (pixel - mean) / std.
+    """
+
+    train: Stream
+    validation: Stream | None
+    test: Stream
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def from_arrays(data: ImageData) -> ImageStreams:
+    """Streams of a data set that is in memory.
+
+    Raises:
+        ValueError: the data were loaded for a search, without test images.
+    """
+    if data.test is None:
+        raise ValueError("data: loaded for a search, without test images; use purpose='train'")
+    return ImageStreams(
+        train=_array_stream(data.train),
+        validation=_array_stream(data.validation) if data.validation else None,
+        test=_array_stream(data.test),
+        class_names=data.class_names,
+        input_shape=data.input_shape,
+        mean=data.mean,
+        std=data.std,
+    )
+
+
+def _array_stream(split: Split) -> Stream:
+    # Indices are shuffled, not images: a shuffle buffer would hold a second copy of them all.
+    # They stay on the CPU, where input pipelines run.
+    with tf.device("CPU"):
+        x, y = tf.constant(split.x), tf.constant(split.y)
+
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(x, index), tf.gather(y, index)
+
+    return Stream(tf.data.Dataset.range(len(split)), load, len(split), len(split))
+
+
+def center_crop(image: tf.Tensor, input_shape: tuple[int, int, int]) -> tf.Tensor:
+    """What a network sees of an image when nothing is left to chance, as in an evaluation.
+
+    The central 87.5% of the height and of the width, resized to those of the network: bilinear,
+    with antialiasing. An image whose static shape is that of the network is left as it is, so
+    that the small images of a data set in memory lose no borders.
+
+    Args:
+        image: float32 of shape (height, width, channels), which may be unknown but for channels.
+        input_shape: (height, width, channels) of what the network sees.
+
+    Returns:
+        float32 of shape `input_shape`.
+    """
+    if image.shape == input_shape:
+        return image
+    image = tf.image.central_crop(image, 0.875)
+    return tf.image.resize(image, input_shape[:2], antialias=True)
+
+
+@contextlib.contextmanager
+def naming_unreadable(streams: ImageStreams) -> Iterator[None]:
+    """Within, TensorFlow's error about an image becomes one that names the files.
+
+    To look at a million files before a training would take as long as an epoch. The first epoch
+    meets nearly all of them anyway; what it stumbles over ends the training, whose state of the
+    last whole epoch is kept. Only then are all files looked at, so that they can be replaced at
+    once. (To leave them out instead would change the number of steps, and by it the schedule of
+    the learning rate, in the middle of a training.)
+
+    Raises:
+        ValueError: files of `streams` cannot be read.
+    """
+    try:
+        yield
+    except _UNREADABLE as error:
+        parts = {"train": streams.train, "test": streams.test}
+        found = {what: unreadable(part) for what, part in parts.items() if part.from_files}
+        said = [
+            f"{what}: {len(files):,} of {len(parts[what]):,} images cannot be read: "
+            f"{enumerated(files)}"
+            for what, files in found.items()
+            if files
+        ]
+        if not said:
+            raise
+        raise ValueError(f"{'; '.join(said)}; replace or remove them and run it again") from error
+
+
+_UNREADABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.FailedPreconditionError,  # a folder by the name of an image
+)
+
+
+def unreadable(part: Stream) -> list[str]:
+    """The files of a part that are no images, or broken ones; the first with what is wrong."""
+
+    def probe(place: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        return place, tf.shape(part.load(*element)[0])  # without the image it would not be read
+
+    probed = part.elements.enumerate().map(probe, num_parallel_calls=tf.data.AUTOTUNE)
+    readable = {int(place) for place, _ in probed.ignore_errors().as_numpy_iterator()}
+    found = []
+    for place, (path, label) in enumerate(part.elements.as_numpy_iterator()):
+        if place not in readable:
+            found.append(path.decode())
+            if len(found) <= MOST_NAMED:
+                found[-1] += f" ({_what_is_wrong(part, path, label)})"
+    return found
+
+
+def _what_is_wrong(part: Stream, *element: object) -> str:
+    try:
+        list(tf.data.Dataset.from_tensors(element).map(part.load))
+    except tf.errors.OpError as error:
+        return tensorflow_reason(error)
+    return "but for a moment"
+
+
+# Not all releases of TensorFlow decode WebP.
+_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".webp")
+_SIGNATURES = (b"BM", b"GIF8", b"\xff\xd8\xff", b"\x89PNG")
+
+# Pixels of 0 to 255 become -1 to 1, as in the release of arXiv 1911.09251.
+_MIDDLE = 127.5
+
+# Encoded images: some 2 GB of ImageNet. tensorflow-datasets has shuffled it when writing it.
+_SHUFFLE_BUFFER = 16_384
+
+# The training part, the test part and the names of the classes.
+_Opened = tuple[Stream, Stream, tuple[str, ...]]
+
+
+def open_streams(
+    source: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int = 224,
+) -> ImageStreams:
+    """Opens a data set of the size of ImageNet for the training of one network.
+
+    No image is read here. The validation images of the source are the test part, by which
+    nothing may be chosen: the labels of ImageNet's own test images are not public. There is no
+    validation part.
+
+    Args:
+        source: `"imagenet2012"`, which its user has prepared with tensorflow-datasets, or a
+            folder that holds the folders `train` and `val`, each with one folder of BMP, GIF,
+            JPEG or PNG images for each class. Of a BMP with a palette TensorFlow takes the
+            indices for grey; of an animation it takes the first frame. A file that cannot be read
+            shows, and ends the training, when it is met; see `streams.naming_unreadable`.
+        data_dir: where tensorflow-datasets keeps its data.
+        image_size: height and width of what a network sees, in pixels.
+
+    Returns:
+        Streams whose `load` makes images of their own sizes, float32 of shape (height, width, 3)
+        and -1 to 1, and labels, int32 of shape ().
+
+    Raises:
+        ValueError: the source is no such data set; the message says what is wrong with it.
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size}: expected 1 or more")
+    if not is_streamed(source):
+        raise ValueError(
+            f"data set {os.fspath(source)!r}: expected {IMAGENET!r}, or a folder with the folders "
+            "'train' and 'val'"
+        )
+    if str(source) == IMAGENET:
+        train, test, class_names = _open_tfds(data_dir)
+    else:
+        train, test, class_names = _open_folder(Path(source))
+    return ImageStreams(
+        train=train,
+        validation=None,
+        test=test,
+        class_names=class_names,
+        input_shape=(image_size, image_size, 3),
+        mean=(_MIDDLE,) * 3,
+        std=(_MIDDLE,) * 3,
+    )
+
+
+def sample(streams: ImageStreams, train: int, test: int) -> ImageData:
+    """Some images of a data set as arrays, as an export calibrates with them and checks by them.
+
+    They are spread evenly over each part, but not further than its shuffle buffer reaches where
+    that holds enough of them: such a part is in random order already, and the end of ImageNet
+    lies behind 140 GB of images.
+
+    Args:
+        streams: where to take them from; the same images at each call.
+        train: how many of the training images; all of them where there are not so many.
+        test: likewise of the test images.
+
+    Returns:
+        The images in the shape that a network sees, cropped and resized as for an evaluation;
+        no validation part.
+
+    Raises:
+        ValueError: `train` or `test` is less than 1, or an image cannot be read.
+    """
+    for name, count in (("train", train), ("test", test)):
+        if count < 1:
+            raise ValueError(f"{name}={count}: expected 1 or more")
+    return ImageData(
+        train=_sample(streams, streams.train, train, "train"),
+        validation=None,
+        test=_sample(streams, streams.test, test, "test"),
+        class_names=streams.class_names,
+        mean=streams.mean,
+        std=streams.std,
+    )
+
+
+def _sample(streams: ImageStreams, part: Stream, count: int, what: str) -> Split:
+    count = min(count, len(part))
+    within = min(len(part), max(count, part.shuffle_buffer))
+    # A filter calls a function for each element, which took 40 s for the paths of ImageNet: in
+    # steps first, which leaves less than twice as many as are wanted, and then evenly.
+    step = within // count
+    left = -(-within // step)
+
+    def is_wanted(place: tf.Tensor, _: Any) -> tf.Tensor:
+        return place * count % left < count
+
+    def load(*element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = part.load(*element)
+        return center_crop(image, streams.input_shape), label
+
+    stepped = part.elements.take(within).shard(step, 0)
+    wanted = stepped.enumerate().filter(is_wanted).map(lambda _, element: element)
+    loaded = wanted.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    x = np.empty((count, *streams.input_shape), np.float32)
+    y = np.empty(count, np.int32)
+    try:
+        for place, (image, label) in enumerate(loaded.as_numpy_iterator()):
+            x[place], y[place] = image, label
+    except tf.errors.OpError as error:
+        files = unreadable(dataclasses.replace(part, elements=wanted)) if part.from_files else []
+        reason = enumerated(files) if files else tensorflow_reason(error)
+        raise ValueError(f"{what}: an image cannot be read: {reason}") from error
+    return Split(x, y)
+
+
+def _open_tfds(data_dir: str | os.PathLike[str] | None) -> _Opened:
+    import tensorflow_datasets as tfds
+
+    place = data_dir
+    try:
+        builder = tfds.builder(IMAGENET, data_dir=data_dir)
+        place = builder.data_path
+        if not place.exists():
+            raise ValueError(
+                "not there; ImageNet has to be downloaded by hand from https://image-net.org and "
+                "prepared with tensorflow-datasets first"
+            )
+        splits = builder.info.splits
+        opened = []
+        for part in ("train", "validation"):
+            if part not in splits:
+                raise ValueError(
+                    f"has no split {part!r} (its splits: {', '.join(splits) or 'none'}); prepare "
+                    "it from the archives of both its training and its validation images"
+                )
+            elements = builder.as_dataset(
+                split=part,
+                as_supervised=True,
+                shuffle_files=False,
+                decoders={"image": tfds.decode.SkipDecoding()},
+                read_config=tfds.ReadConfig(try_autocache=False),
+            )
+            size = splits[part].num_examples
+            opened.append(Stream(elements, _decode, size, min(_SHUFFLE_BUFFER, size)))
+        return opened[0], opened[1], tuple(builder.info.features["label"].names)
+    except Exception as error:  # whatever the disk or tfds raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{IMAGENET}: cannot be opened in {place}: {reason}") from error
+
+
+def _open_folder(root: Path) -> _Opened:
+    train, val = root / "train", root / "val"
+    classes, val_classes = _folders(train), _folders(val)
+    if len(classes) < 2:
+        raise ValueError(
+            f"{train}: expected two or more folders, one a class; found {len(classes)}"
+        )
+    for name in sorted({*classes} ^ {*val_classes}):
+        has, lacks = (train, val) if name in classes else (val, train)
+        raise ValueError(
+            f"{lacks}: has no folder {name!r}, but {has} has; both need the same classes"
+        )
+    return _folder_stream(train, classes), _folder_stream(val, classes), tuple(classes)
+
+
+def _folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _folder_stream(part: Path, classes: list[str]) -> Stream:
+    paths, counts = [], []
+    for name in classes:
+        # For a million files a Path of each, or a look at each, would take long.
+        with os.scandir(part / name) as entries:
+            found = sorted(
+                entry.path
+                for entry in entries
+                if entry.name.lower().endswith(_SUFFIXES) and not entry.name.startswith(".")
+            )
+        if not found:
+            raise ValueError(f"{part / name}: holds no images ({', '.join(_SUFFIXES)})")
+        paths += found
+        counts.append(len(found))
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    elements = tf.data.Dataset.from_tensor_slices((paths, labels))
+    return Stream(elements, _read, len(paths), len(paths), from_files=True)
+
+
+def _read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    content = tf.io.read_file(path)
+    # What is wrong with an image TensorFlow says without the name of the file: the beginning,
+    # at least, is looked at here.
+    begins = [tf.strings.substr(content, 0, len(begin)) == begin for begin in _SIGNATURES]
+    check = tf.debugging.Assert(tf.reduce_any(begins), ["not a BMP, GIF, JPEG or PNG image:", path])
+    with tf.control_dependencies([check]):
+        return _decode(content, label)
+
+
+def _decode(content: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    return (tf.cast(image, tf.float32) - _MIDDLE) / _MIDDLE, tf.cast(label, tf.int32)

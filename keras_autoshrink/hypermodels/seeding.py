@@ -1,0 +1,79 @@
+"""Where the random numbers of a candidate come from: its seed, and the order of its images."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_autoshrink.cell import Cell
+
+
+def training_seed(seed: int, cell: Cell) -> int:
+    """Returns the seed to train a cell with, which follows from the search's seed and the network.
+
+    So neither the order of trials, nor a resume, nor parallel workers change a result.
+
+    Returns:
+        An integer from 0 to 2**31 - 1.
+    """
+    digest = hashlib.sha256(f"{seed}/{cell.key}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def draw_seed(generator: Any = random) -> int:
+    """Draws a seed of the order of images.
+
+    Args:
+        generator: a `random.Random`; by default Python's own.
+    """
+    return int(generator.randint(1, int(1e9)))
+
+
+def order_of_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Returns the places 0 to count - 1 in the order of an epoch, shape (count,), int32."""
+    return np.random.default_rng((seed, epoch)).permutation(count).astype(np.int32)
+
+
+class ShuffledBatches(keras.utils.PyDataset):
+    """Arrays in batches, in an order that follows from a seed and the epoch alone.
+
+    Keras shuffles arrays too, but in an order of its own.
+
+    Args:
+        x: array of shape (n, ...).
+        y: array of shape (n, ...).
+        batch_size: of all batches. What is left over of an epoch makes a batch with those that the
+            epoch began with: a smaller one would be traced again.
+        seed: of the order.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, batch_size: int, seed: int) -> None:
+        super().__init__()
+        # As Keras takes arrays of floats.
+        floats = x.dtype.kind == "f"
+        self.x, self.y = x.astype(keras.config.floatx(), copy=False) if floats else x, y
+        self.batch_size = min(batch_size, len(x))
+        self.seed = seed
+        self.begin(0)
+
+    def __len__(self) -> int:
+        """Returns the number of batches of an epoch."""
+        return -(-len(self.x) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one batch of the epoch under way."""
+        places = self._places[index * self.batch_size :][: self.batch_size]
+        return self.x[places], self.y[places]
+
+    def begin(self, epoch: int) -> None:
+        """Takes the order of an epoch, counted from 0.
+
+        By a callback: what Keras itself tells a data set of epochs, it also tells it when it
+        only looks at the first batch.
+        """
+        order = order_of_epoch(self.seed, epoch, len(self.x))
+        self._places = np.resize(order, len(self) * self.batch_size)

@@ -1,0 +1,1 @@
+"""The networks: ShrinkCNN of images, ShrinkRNN and its language model of texts."""

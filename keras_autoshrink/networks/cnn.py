@@ -1,0 +1,292 @@
+"""ShrinkCNN, the network of a convolutional cell (Zhang et al., arXiv 1911.09251)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
+from keras_autoshrink.checks import positive, share, whole
+from keras_autoshrink.costs import count_macs
+from keras_autoshrink.networks.operations import get_layers
+
+
+def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in keras.applications
+    cell: Cell = SHRINKCNN_CELL,
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    classes: int = 1000,
+    filters: int = 16,
+    width: float = 1.4,
+    stage_scales: Sequence[float] = (0.5, 1, 2, 4, 8),
+    stage_strides: Sequence[int] = (1, 2, 2, 2, 2),
+    stage_repeats: Sequence[int] = (1, 3, 4, 6, 4),
+    stem_filters: int = 32,
+    stem_stride: int = 2,
+    head_filters: int | None = 1280,
+    residual: bool = True,
+    bottleneck: int = 1,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    classifier_activation: str | None = None,
+    batchnorm_momentum: float = 0.99,
+    name: str = "shrinkcnn",
+) -> keras.Model:
+    """Builds a ShrinkCNN: a stem, stages of one cell, a head and a classifier.
+
+    The defaults are ShrinkCNN-A of the paper; with `activation="swish"` it is ShrinkCNN-B
+    (Zhang et al., arXiv 1911.09251): at 1001 classes 383,677,672
+    multiply-accumulates and 3,600,981 parameters without BatchNorm. The weights are random.
+
+    Args:
+        cell: the cell; the search finds it, `SHRINKCNN_CELL` is the published one.
+        input_shape: (height, width, channels).
+        classes: number of classes.
+        filters: base number of filters; a stage has `filters * scale * width`, rounded to a
+            multiple of 4.
+        width: width multiplier of stem and stages, not of the head.
+        stage_scales: scale of each stage's filters.
+        stage_strides: stride of each stage, a max-pool in its first cell.
+        stage_repeats: number of cells of each stage.
+        stem_filters: filters of the 3x3 convolution in front, before the width multiplier.
+        stem_stride: its stride.
+        head_filters: filters of the 1x1 convolution behind the stages, or None for no such
+            convolution.
+        residual: whether each cell adds its input to its output.
+        bottleneck: b; the ops of a stage of f filters have f // b.
+        activation: name of the activation behind each BatchNorm.
+        dropout: share of the pooled features dropped in training.
+        classifier_activation: activation of the output; None returns logits.
+        batchnorm_momentum: of all BatchNorm layers.
+        name: of the model.
+
+    Returns:
+        A functional `keras.Model` from images of shape (batch, height, width, channels) to logits
+        of shape (batch, classes).
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+
+    Example:
+        >>> model = ShrinkCNN(input_shape=(32, 32, 3), classes=10, stem_stride=1)
+        >>> model.output_shape
+        (None, 10)
+    """
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ValueError(f"input_shape={input_shape!r}: expected (height, width, channels)")
+    for argument, number in (
+        ("classes", classes),
+        ("filters", filters),
+        ("stem_filters", stem_filters),
+        ("stem_stride", stem_stride),
+        ("head_filters", 1 if head_filters is None else head_filters),
+    ):
+        whole(argument, number, 1)
+    positive("width", width)
+    share("dropout", dropout)
+    _check_stages(stage_scales, stage_strides, stage_repeats)
+    stage_filters = [round_filters(int(filters * scale * width)) for scale in stage_scales]
+    if not 1 <= bottleneck <= min(stage_filters):
+        raise ValueError(
+            f"bottleneck={bottleneck!r}: expected 1 to {min(stage_filters)}, the filters of the "
+            "narrowest stage"
+        )
+
+    style = CellStyle(activation, residual, bottleneck, batchnorm_momentum)
+    inputs = keras.Input(input_shape, name="image")
+    stem = keras.layers.Conv2D(
+        round_filters(stem_filters * width),
+        3,
+        strides=stem_stride,
+        padding="same",
+        use_bias=False,
+        name="stem",
+    )
+    x = style.normalise(stem(inputs), "stem")
+    x = apply_stages(cell, x, stage_filters, stage_strides, stage_repeats, style)
+    if head_filters is not None:
+        x = keras.layers.Conv2D(head_filters, 1, use_bias=False, name="head")(x)
+        x = style.normalise(x, "head")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    # In float32 also where a mixed policy is in force: half precision is too coarse for a loss.
+    outputs = keras.layers.Dense(
+        classes, activation=classifier_activation, dtype="float32", name="classes"
+    )(x)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _check_stages(scales: Sequence[float], strides: Sequence[int], repeats: Sequence[int]) -> None:
+    for scale in scales:
+        positive("stage_scales", scale)
+    for argument, values in (("stage_strides", strides), ("stage_repeats", repeats)):
+        if not len(values) == len(scales) > 0:
+            raise ValueError(
+                f"{argument}={values!r}: expected one for each of the {len(scales)} stage_scales"
+            )
+        for value in values:
+            whole(argument, value, 1)
+
+
+def apply_stages(
+    cell: Cell,
+    x: Any,
+    filters: Sequence[int],
+    strides: Sequence[int],
+    repeats: Sequence[int],
+    style: CellStyle,
+) -> Any:
+    """Applies stages of equal cells; the first cell of each has the stage's stride.
+
+    Args:
+        cell: the cell of all stages.
+        x: tensor of shape (batch, height, width, channels).
+        filters: f of each stage.
+        strides: of each stage.
+        repeats: how many cells each stage has.
+        style: of the cells.
+
+    Returns:
+        The output of the last cell, see `apply_cell`.
+    """
+    for stage, stage_repeats in enumerate(repeats, start=1):
+        for index in range(stage_repeats):
+            stride = strides[stage - 1] if index == 0 else 1
+            name = f"stage{stage}_cell{index + 1}"
+            x = apply_cell(cell, x, filters[stage - 1], stride, style, name)
+    return x
+
+
+def apply_cell(cell: Cell, x: Any, filters: int, stride: int, style: CellStyle, name: str) -> Any:
+    """Applies a cell's layers to a tensor.
+
+    A node concatenates its inputs on the channel axis, then applies its op, BatchNorm and the
+    activation. Node 0 is the identity, or a max-pool if the cell strides.
+
+    Args:
+        cell: nodes that cannot be reached from node 0 are left out.
+        x: tensor of shape (batch, height, width, channels).
+        filters: f; each op has f // bottleneck of them.
+        stride: s, of the max-pool in node 0.
+        style: of the cell.
+        name: unique prefix of the layers' names.
+
+    Returns:
+        Tensor of shape (batch, ceil(height / s), ceil(width / s), leaves * (f // bottleneck)).
+    """
+    cell = cell.prune()
+    outputs = [x]
+    if stride > 1:
+        pool = keras.layers.MaxPooling2D(stride, padding="same", name=f"{name}_pool")
+        outputs = [pool(x)]
+    for node in range(1, cell.num_nodes):
+        label = f"{name}_node{node}"
+        inputs = [outputs[i] for i in cell.predecessors(node)]
+        operation = get_layers(cell.ops[node])
+        y = operation(_concatenate(inputs, label), filters // style.bottleneck, f"{label}_op")
+        activate = not (style.residual and node in cell.leaves)
+        outputs.append(style.normalise(y, label, activate))
+    y = _concatenate([outputs[leaf] for leaf in cell.leaves], name)
+    if not style.residual:
+        return y
+    if x.shape != y.shape:
+        project = keras.layers.Conv2D(
+            y.shape[-1], 1, strides=stride, use_bias=False, name=f"{name}_shortcut"
+        )
+        x = style.normalise(project(x), f"{name}_shortcut", activate=False)
+    return keras.layers.Add(name=f"{name}_add")([x, y])
+
+
+@dataclasses.dataclass(frozen=True)
+class CellStyle:
+    """How every cell of a network is made.
+
+    Args:
+        activation: name of the activation after each node's BatchNorm.
+        residual: whether a cell adds its input to its output. Then its leaves carry no
+            activation, and nothing follows the sum.
+        bottleneck: b; the ops of a stage of f filters have f // b.
+        batchnorm_momentum: the share that BatchNorm's moving statistics keep at each step.
+    """
+
+    activation: str = "relu"
+    residual: bool = False
+    bottleneck: int = 1
+    batchnorm_momentum: float = 0.99
+
+    def normalise(self, x: Any, name: str, activate: bool = True) -> Any:
+        """Applies BatchNorm, then the activation; the shape stays."""
+        x = keras.layers.BatchNormalization(momentum=self.batchnorm_momentum, name=f"{name}_bn")(x)
+        if not activate:
+            return x
+        return keras.layers.Activation(self.activation, name=f"{name}_act")(x)
+
+
+def _concatenate(tensors: list[Any], name: str) -> Any:
+    if len(tensors) == 1:
+        return tensors[0]
+    return keras.layers.Concatenate(name=f"{name}_concat")(tensors)
+
+
+def round_filters(filters: float) -> int:
+    """Rounds to the nearest positive multiple of 4 (Python's round: halves to the even one)."""
+    return 4 * max(1, round(filters / 4))
+
+
+# Width multipliers between which `width_for_macs` looks, in hundredths.
+_NARROWEST, _WIDEST = 5, 1600
+
+
+def width_for_macs(target_macs: int, cell: Cell = SHRINKCNN_CELL, **architecture: Any) -> float:
+    """Finds the largest width multiplier whose ShrinkCNN costs no more than a budget.
+
+    Filters come in multiples of 4, so the costs have steps: how close one can come to the
+    budget depends on the network.
+
+    Args:
+        target_macs: multiply-accumulates for one image, at most.
+        cell: the network's cell.
+        **architecture: further arguments of `ShrinkCNN`, but for `width`.
+
+    Returns:
+        A width from 0.05 to 16, in steps of 0.01.
+
+    Raises:
+        ValueError: even the narrowest network costs more, or the widest costs less.
+
+    Example:
+        >>> cell = Cell.dense(("input", "conv1x1"))
+        >>> stage = {"stage_scales": [1], "stage_strides": [2], "stage_repeats": [1]}
+        >>> small = {"input_shape": (8, 8, 1), "classes": 10, "head_filters": None, **stage}
+        >>> width = width_for_macs(10_000, cell, **small)
+        >>> width, count_macs(ShrinkCNN(cell, width=width, **small))
+        (1.18, 9952)
+    """
+
+    def macs(hundredths: int) -> int:
+        return count_macs(ShrinkCNN(cell, width=hundredths / 100, **architecture))
+
+    def refusal(hundredths: int, why: str, cost: int) -> ValueError:
+        return ValueError(
+            f"target_macs={target_macs:,}: the network of width {hundredths / 100} {why} it "
+            f"with {cost:,} MACs"
+        )
+
+    if (cost := macs(_NARROWEST)) > target_macs:
+        raise refusal(_NARROWEST, "exceeds", cost)
+    # From narrow to wide: a network of the greatest width can take a minute and gigabytes to make.
+    fits, exceeds = _NARROWEST, 2 * _NARROWEST
+    while (cost := macs(exceeds)) <= target_macs:
+        if exceeds == _WIDEST:
+            raise refusal(_WIDEST, "is below", cost)
+        fits, exceeds = exceeds, min(2 * exceeds, _WIDEST)
+    while exceeds - fits > 1:  # the costs never fall with the width
+        middle = (fits + exceeds) // 2
+        if macs(middle) <= target_macs:
+            fits = middle
+        else:
+            exceeds = middle
+    return fits / 100

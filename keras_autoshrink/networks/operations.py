@@ -1,0 +1,167 @@
+"""The ops that a cell's nodes can carry: of each its name, its Keras layers, its colour.
+
+An op is one entry of a registry. A built-in op stands in the table below, a user's is added by
+`register_operation`. Keras is imported when an op is applied: reports look colours up without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from keras_autoshrink.cell import INPUT, is_op_name
+
+# `layers(x, filters, name)`: a tensor (batch, height, width, channels) becomes one of the same
+# height and width with `filters` channels. Normalisation and activation are not its business: the
+# network adds them to every node alike.
+Layers = Callable[[Any, int, str], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """An op that a node can carry.
+
+    Args:
+        name: the op's name in cells.
+        layers: applies its Keras layers to a tensor, see `register_operation`; None for an
+            activation of recurrent cells, the function of this name in `keras.ops`.
+        colour: of its nodes in pictures, as "#RRGGBB"; None to take one that is left.
+    """
+
+    name: str
+    layers: Layers | None
+    colour: str | None
+
+
+def _sepconv3x3(x: Any, filters: int, name: str) -> Any:
+    import keras
+
+    # Two layers rather than one SeparableConv2D: that is what the file for the phone holds.
+    x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name=f"{name}_depthwise")(x)
+    return keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_pointwise")(x)
+
+
+def _conv1x1(x: Any, filters: int, name: str) -> Any:
+    import keras
+
+    return keras.layers.Conv2D(filters, 1, use_bias=False, name=name)(x)
+
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+_BUILT_IN = {
+    operation.name: operation
+    for operation in (
+        Operation("sepconv3x3", _sepconv3x3, colour="#E69F00"),
+        Operation("conv1x1", _conv1x1, colour="#56B4E9"),
+        Operation("tanh", None, colour="#F0E442"),
+        Operation("relu", None, colour="#E69F00"),
+        Operation("sigmoid", None, colour="#009E73"),
+        Operation("identity", None, colour="#56B4E9"),
+    )
+}
+_registry = dict(_BUILT_IN)
+# For ops that have no colour of their own; those that no built-in op has come first.
+_PALETTE = ("#CC79A7", "#D55E00", "#0072B2", "#009E73", "#F0E442")
+
+CNN_OPERATIONS = ("sepconv3x3", "conv1x1")
+"""The ops of the paper's search for a convolutional cell, the default of `CNNCellHyperModel`."""
+
+RNN_OPERATIONS = ("tanh", "relu", "sigmoid", "identity")
+"""The ops of the paper's search for a recurrent cell, the default of `RNNCellHyperModel`."""
+
+
+def register_operation(name: str, colour: str | None = None) -> Callable[[Layers], Layers]:
+    """Makes a function an op that cells can carry and searches can use.
+
+    Args:
+        name: the op's name in cells. Registering it again replaces the function, so that a
+            notebook's cell can be run twice; the built-in names cannot be replaced.
+        colour: of its nodes in pictures, as "#RRGGBB"; by default one that is left.
+
+    Returns:
+        A decorator for a function `operation(x, filters, name)`, with `x` a tensor of shape
+        (batch, height, width, channels), that returns one of shape
+        (batch, height, width, filters). `name` is a prefix, unique in the network, for the
+        names of its layers. (A HyperModel of your own that builds its cells itself may take
+        tensors of other shapes, and ops that are not registered: cells only need the name.)
+
+    Raises:
+        ValueError: `name` is a built-in's, or cannot be an op's name, or `colour` is no colour.
+
+    Example:
+        >>> import keras
+        >>> @register_operation("conv5x5", colour="#0072B2")
+        ... def conv5x5(x, filters, name):
+        ...     return keras.layers.Conv2D(filters, 5, padding="same", use_bias=False, name=name)(x)
+        >>> from keras_autoshrink import CNNCellHyperModel
+        >>> CNNCellHyperModel(num_nodes=3, operations=["conv5x5"]).cell.ops
+        ('input', 'conv5x5', 'conv5x5')
+    """
+    if name in _BUILT_IN:
+        raise ValueError(f"op name {name!r}: is built in; choose another name")
+    if not is_op_name(name):
+        raise ValueError(
+            f"op name {name!r}: use letters, digits and _.+- (and not {INPUT!r}, which is node 0)"
+        )
+    if colour is not None and not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
+        raise ValueError(f"colour={colour!r}: expected #RRGGBB, such as '#0072B2'")
+
+    def register(layers: Layers) -> Layers:
+        _registry[name] = Operation(name, layers, colour)
+        return layers
+
+    return register
+
+
+def get_layers(name: str) -> Layers:
+    """Returns the function that applies the layers of a convolutional op.
+
+    Raises:
+        ValueError: there is no such op; the message names those that there are.
+    """
+    operation = _registry.get(name)
+    if operation is None or operation.layers is None:
+        known = ", ".join(sorted(op.name for op in _registry.values() if op.layers))
+        raise ValueError(
+            f"op {name!r}: no convolutional operation has this name (there are {known}); "
+            "add it with register_operation"
+        )
+    return operation.layers
+
+
+def check_activation(name: str) -> None:
+    """Checks that an op is an activation of recurrent cells.
+
+    Raises:
+        ValueError: it is none; the message names those that there are.
+    """
+    if not is_activation(name):
+        known = ", ".join(op.name for op in _registry.values() if op.layers is None)
+        raise ValueError(f"op {name!r}: a recurrent cell's nodes are activations, {known}")
+
+
+def is_activation(name: str) -> bool:
+    """Whether an op is an activation of recurrent cells."""
+    return name in _registry and _registry[name].layers is None
+
+
+def colours(ops: Iterable[str]) -> dict[str, str]:
+    """Chooses the colour of each op in pictures, as `#RRGGBB`; the input has none.
+
+    Args:
+        ops: of a cell, in any order. Ops of a colour of their own have it whatever stands beside
+            them; others share, in the order of their names, what these leave.
+
+    Example:
+        >>> colours(("input", "conv1x1", "shift"))
+        {'conv1x1': '#56B4E9', 'shift': '#CC79A7'}
+    """
+    names = sorted({*ops} - {INPUT})
+    own = {name: _registry[name].colour for name in names if name in _registry}
+    found = {name: colour for name, colour in own.items() if colour is not None}
+    left = [colour for colour in _PALETTE if colour not in found.values()] or _PALETTE
+    others = (name for name in names if name not in found)
+    return {**found, **dict(zip(others, itertools.cycle(left), strict=False))}

@@ -1,0 +1,1 @@
+"""What people see of a search: progress, tables, pictures, TensorBoard, a page."""

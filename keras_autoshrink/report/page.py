@@ -1,0 +1,320 @@
+"""The report of a search as one HTML page, which needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import json
+import os
+import shlex
+import string
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_autoshrink import __version__, files
+from keras_autoshrink.cell import Cell, Edge
+from keras_autoshrink.networks.operations import colours
+from keras_autoshrink.report import saved_search
+from keras_autoshrink.report.charts import Texts, curves, front, trained
+from keras_autoshrink.report.plots import bend, control, layered
+from keras_autoshrink.report.quantities import (
+    SCORE,
+    Quantities,
+    Record,
+    Records,
+    of_search,
+)
+from keras_autoshrink.report.tables import (
+    Content,
+    candidates_table,
+    edits,
+    element,
+    render,
+    rounds_table,
+    settings_list,
+)
+from keras_autoshrink.search.records import Outcome, best_record, candidate_record
+from keras_autoshrink.search.shrink import ShrinkSearch
+
+NAME = "report.html"
+
+_SEEDS = (
+    "All random choices come from the seed; the initial weights and the order of the data of a "
+    "candidate, from the seed and its cell."
+)
+# How far an edge keeps from nodes, which are wider than high: it may pass halfway between two.
+_ROOM = 0.48
+
+
+def write_report(
+    search: saved_search.Searched | str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    objective: str | None = None,
+) -> Path:
+    """Writes a search as a page for a browser: its rounds, curves, candidates and settings.
+
+    Args:
+        search: a tuner, or the folder of its search, which need not have ended.
+        path: where to write; an older file is replaced. By default `report.html` in the folder
+            of the search.
+        objective: what to call the metric behind the score; by default its own name, without
+            ``val_``, and "objective" where a score has not said it.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        ValueError: there is no search, one of its files is damaged, or `objective` is empty.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_autoshrink import AutoShrink, CNNCellHyperModel
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)  # 4x4 images of 2 classes
+        >>> one_stage = {"stage_scales": [1], "stage_strides": [1], "stage_repeats": [1]}
+        >>> hypermodel = CNNCellHyperModel((4, 4, 1), classes=2, num_nodes=2, **one_stage)
+        >>> tuner = AutoShrink(hypermodel, directory="runs", project_name="search")
+        >>> tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+        >>> write_report(tuner).as_posix()  # as does write_report("runs/search")
+        'runs/search/report.html'
+    """
+    folder, found, objective = saved_search.open_search(search, objective)
+    path = folder / NAME if path is None else Path(path)
+    files.write_text(path, _page(found, folder, objective))
+    return path
+
+
+def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
+    records = search.trajectory()
+    best = best_record(records)
+    open_round = _open_round(search, records)
+    stops = [*records, *([open_round] if open_round else [])]
+    tuner = saved_search.read_tuner_settings(folder)
+    direction = saved_search.read_about(folder).get("direction")
+    quantities = of_search(stops, objective, tuner.get("score"), direction)
+    known = [candidate for _, candidate in trained(stops)]
+    on_front = {id(candidate) for candidate in front(known, quantities)}
+    cells = [Cell.from_json(record["cell"]) for record in stops]
+    parts = importlib.resources.files("keras_autoshrink.report") / "web"
+    template, style, *scripts = (
+        (parts / name).read_text(encoding="utf-8")
+        for name in ("report.html", "report.css", "charts.js", "report.js")
+    )
+    script = "\n".join(scripts)
+    texts = Texts(quantities)
+    charts = curves(records, stops, best, quantities, texts)
+    data = {
+        **_drawing(cells),
+        "numbers": [record["round"] for record in stops],
+        "points": texts.to_json(),
+    }
+    rounds = [
+        _round_section(stop, stop is best, quantities, on_front, stops[max(0, place - 1)])
+        for place, stop in enumerate(stops)
+    ]
+    return string.Template(template).substitute(
+        # A strict policy: whatever gets into the page, it loads and runs nothing else.
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        style=style,
+        script=script,
+        # In a script element only "<" can end it, and JSON has another way to write one.
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        name=html.escape(folder.resolve().name),
+        state=render(_state(search)),
+        figures=render(_figures(records, best, quantities, bool(known))),
+        last=str(len(stops) - 1),
+        start=str(stops.index(best) if best else 0),
+        rounds=render(*rounds),
+        charts=render(*charts),
+        drawn="" if charts else "hidden",
+        trajectory=render(rounds_table(records, best, quantities)),
+        facts=render(*_facts(folder, search, tuner)),
+        version=html.escape(__version__),
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _open_round(search: ShrinkSearch, records: Records) -> Record | None:
+    """Returns the round without a record: it is under way, or nothing in it survived."""
+    if len(records) > search.round.number:
+        return None
+    candidates = []
+    for candidate in search.round.candidates:
+        outcome = search.outcomes.get(candidate.cell.key)
+        record = candidate_record(candidate, outcome or Outcome(0.0))
+        candidates.append(record if outcome else {**record, "score": None, "status": "pending"})
+    cell = records[-1]["cell"] if records else search.cell.to_json()
+    return {
+        "round": search.round.number,
+        "removed_edge": None,
+        "removed_edges": [],
+        "added_edges": [],
+        "edges_left": len(cell["edges"]),
+        "score": None,
+        "objective": None,
+        "cell": cell,
+        "candidates": candidates,
+        "open": "nothing survived" if search.error else "under way",
+    }
+
+
+def _state(search: ShrinkSearch) -> ET.Element:
+    if search.error:
+        return element("p", f"This search failed: {search.error}", class_="state bad")
+    if not search.done:
+        words = f"This search is in round {search.round.number}: chosen is the best so far."
+        return element("p", words, class_="state")
+    return element("p", "This search has finished.", class_="state")
+
+
+def _figures(
+    records: Records, best: Record | None, quantities: Quantities, trained: bool
+) -> ET.Element:
+    """Shows what the chosen cell comes to, beside the complete one."""
+    if best is None:
+        what = "round has adopted a network" if trained else "network has a score"
+        return element("p", f"No {what} yet.")
+    whole = records[0]
+    found = [("edges", str(best["edges_left"]), f"of {whole['edges_left']}")]
+    for each in (quantities.objective, *quantities.costs, SCORE):
+        if each.of(best) is not None:
+            beside = "unknown" if each.of(whole) is None else each.text(whole)
+            found.append((each.heading, each.text(best), f"complete: {beside}"))
+    tiles = [
+        element("div", element("dt", name), element("dd", value), element("dd", beside))
+        for name, value, beside in found
+    ]
+    return element("dl", *tiles, class_="tiles")
+
+
+def _round_section(
+    record: Record,
+    chosen: bool,
+    quantities: Quantities,
+    on_front: set[int],
+    before: Record,
+) -> ET.Element:
+    open_, number = record.get("open"), record["round"]
+    title = f"Round {number}" + (f", {open_}" if open_ else "")
+    marks: list[Content] = [" ", element("span", "chosen", class_="mark")] if chosen else []
+    anchor = f"round-{number}"
+    heading = element("h3", title, *marks, id=f"{anchor}-heading")
+    edges = record["edges_left"]
+    same = "the cell is still that of the round before"
+    words = [same if number and open_ else edits(record, number)]
+    if not open_ and words == ["nothing adopted"]:
+        words = [f"nothing adopted: {same}"]
+    words += [f"{edges} edge{'' if edges == 1 else 's'}"]
+    words += [each.phrase(record) for each in quantities if each.of(record) is not None]
+    against = f"against the cell of round {before['round']}" if number else "the complete cell"
+    return element(
+        "section",
+        heading,
+        element("p", "; ".join(words) + "."),
+        candidates_table(record, chosen, quantities, on_front, against),
+        id=anchor,
+        class_="round",
+        **{"aria-labelledby": f"{anchor}-heading"},
+    )
+
+
+def _facts(folder: Path, search: ShrinkSearch, tuner: dict[str, Any]) -> list[ET.Element]:
+    """Says how the search in a folder was run: command, seeds, versions, settings, measurements.
+
+    Args:
+        folder: of the search.
+        search: in it.
+        tuner: the settings of its tuner.
+
+    Raises:
+        ValueError: a file of the folder is damaged.
+    """
+    settings = {**search.settings, **saved_search.read_about(folder), **tuner}
+    options = saved_search.read_settings(folder)
+    versions = settings.pop("versions", {})
+    argv = options.pop("argv", [])
+    names = ("seed", "split_seed")
+    seeds = {n: each[n] for each in (settings, options) for n in names if n in each}
+    measured = saved_search.describe_costs(saved_search.read_costs(folder))
+    words: list[Content] = []
+    for argument in argv:  # a line is not to end within one
+        words += [" "] * bool(words) + [element("span", shlex.quote(argument), class_="argument")]
+    found = {
+        "Command": [element("pre", element("code", *words))] if argv else [],
+        "What was measured": [element("p", line) for line in measured],
+        "Seeds": [settings_list(seeds), element("p", _SEEDS)],
+        "Versions": [settings_list(versions)] if versions else [],
+        "Settings of the command": [settings_list(options)] if options else [],
+        "Settings of the search": [settings_list(settings)],
+    }
+    return [element("section", element("h3", n), *each) for n, each in found.items() if each]
+
+
+def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Places the nodes and edges of each round's cell, with what it has lost and won.
+
+    Args:
+        cells: of the rounds, numbered as the complete DAG.
+
+    Returns:
+        `box`, the least and the greatest x and y of all rounds, where neighbouring columns, and
+        neighbours in a column, are 1 apart; `colours`, of each op; and `rounds`, of each `nodes`
+        and `edges`. A node has an `id`, an `op`, an `x`, a `y` and a `kind`: "input", "leaf",
+        "node", or "gone" of one that the round has cut off. An edge has its `ends`, the control
+        `x` and `y` of a quadratic curve between them, and a `kind`: "kept", "added", "removed", or
+        "dead" of one that was cut off by that.
+    """
+    before: Cell | None = None
+    rounds = []
+    for cell in cells:
+        rounds.append(_round(cell, before or cell))
+        before = cell
+    points = [(p["x"], p["y"]) for each in rounds for p in each["nodes"]]
+    for each in rounds:
+        place = {node["id"]: (node["x"], node["y"]) for node in each["nodes"]}
+        for edge in each["edges"]:
+            # The middle of the curve, its farthest from the line between its ends.
+            (x, y), (x_end, y_end) = (place[node] for node in edge["ends"])
+            points.append(((x + x_end + 2 * edge["x"]) / 4, (y + y_end + 2 * edge["y"]) / 4))
+    xs, ys = zip(*points, strict=True)
+    fills = colours(op for cell in cells for op in cell.ops)
+    return {"box": [min(xs), min(ys), max(xs), max(ys)], "colours": fills, "rounds": rounds}
+
+
+def _round(cell: Cell, before: Cell) -> dict[str, Any]:
+    kinds: dict[Edge, str] = dict.fromkeys(cell.live_edges, "kept")
+    for edge in set(before.live_edges) - set(cell.live_edges):
+        kinds[edge] = "removed" if edge[0] in cell.reachable else "dead"
+    for edge in set(cell.live_edges) - set(before.live_edges):
+        kinds[edge] = "added"
+    # With the edges that it has lost: these are drawn as well, and lead to the right like others.
+    both = Cell(cell.ops, tuple(kinds))
+    place = layered(both.to_networkx().subgraph(both.reachable))
+    middle = max(x for x, _ in place.values()) / 2
+    place = {node: (x - middle, y) for node, (x, y) in place.items()}
+    edges = []
+    for (i, j), kind in sorted(kinds.items()):
+        others = [point for node, point in place.items() if node not in (i, j)]
+        x, y = control(place[i], place[j], bend(place[i], place[j], others, _ROOM))
+        edges.append({"ends": [i, j], "x": round(x, 3), "y": round(y, 3), "kind": kind})
+    nodes = [
+        {"id": node, "op": cell.ops[node], "x": x, "y": y, "kind": _kind(cell, node)}
+        for node, (x, y) in sorted(place.items())
+    ]
+    return {"nodes": nodes, "edges": edges}
+
+
+def _kind(cell: Cell, node: int) -> str:
+    if node not in cell.reachable:
+        return "gone"
+    if node in cell.leaves:
+        return "leaf"
+    return "input" if node == 0 else "node"

@@ -1,0 +1,132 @@
+"""The numbers of a search's records that reports show: score, objective and costs.
+
+A cost is an entry of `score.COSTS`; one that is recorded is in every table, picture and chart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from keras_autoshrink.score import COSTS, MEASURED_COST, RECORDED_COSTS, Cost
+
+Record = dict[str, Any]
+Records = Sequence[Record]
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """A number of each record.
+
+    Args:
+        name: its key in a record.
+        label: what a report calls it.
+        unit: what it is counted in, if anything.
+        form: how it is written, for `format`.
+        direction: " (less is better)" where a reader could not know, else nothing.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    form: str = ".4f"
+    direction: str = ""
+
+    @property
+    def heading(self) -> str:
+        """What it is called above a column of its values."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    @property
+    def directed(self) -> str:
+        """What it is called where a reader compares values."""
+        return self.heading + self.direction
+
+    @property
+    def title(self) -> str:
+        """What it is called where a title begins; "MACs" and "val_AUC" keep their capitals."""
+        return self.label[:1].upper() + self.label[1:]
+
+    def of(self, record: Record) -> float | None:
+        """Returns a record's value; None if it is unknown, or no number to be drawn."""
+        value: float | None = record.get(self.name)
+        return value if value is not None and math.isfinite(value) else None
+
+    def text(self, record: Record) -> str:
+        """Writes a record's value for people; a dash if there is none."""
+        value = record.get(self.name)
+        return "-" if value is None else format(value, self.form)
+
+    def phrase(self, record: Record) -> str:
+        """Writes a record's value with what it is: "1,024 MACs", "score 0.5", "latency 2 ms"."""
+        if self.form == ",":
+            return f"{self.text(record)} {self.label}"
+        return f"{self.label} {self.text(record)} {self.unit}".rstrip()
+
+
+SCORE = Quantity("score", "score")
+
+
+def known_costs(records: Iterable[Record]) -> list[Quantity]:
+    """Returns the costs that any of some records has a value for."""
+    known = {name for record in records for name, value in record.items() if value is not None}
+    return [_quantity(cost) for cost in RECORDED_COSTS if cost.name in known]
+
+
+def _quantity(cost: Cost) -> Quantity:
+    return Quantity(cost.name, cost.label, cost.unit, cost.form)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantities:
+    """What the page of a search shows of each network.
+
+    Args:
+        objective: the metric behind the score.
+        less: whether less of it is better.
+        costs: of a network, in the order of a table.
+        deciding: the one of these that the score holds the objective against.
+    """
+
+    objective: Quantity
+    less: bool
+    costs: Sequence[Quantity]
+    deciding: Quantity
+
+    def __iter__(self) -> Iterator[Quantity]:
+        return iter((SCORE, self.objective, *self.costs))
+
+
+def of_search(
+    stops: Records, objective: str, score: Any, direction: str | None = "max"
+) -> Quantities:
+    """Returns what the page of a search shows.
+
+    Args:
+        stops: the records of the rounds, the one under way included.
+        objective: what to call the metric behind the score.
+        score: the search's score as its settings describe it; None if they do not.
+        direction: "min" where less of the metric is better, else "max".
+
+    Raises:
+        ValueError: the objective has no name.
+    """
+    if not objective.strip():
+        raise ValueError(f"objective={objective!r}: give the name of the metric, or None")
+    candidates = [candidate for stop in stops for candidate in stop["candidates"]]
+    costs = known_costs([*stops, *candidates])
+    less = direction == "min"
+    which = " (less is better)" if less else ""
+    shown = Quantity("objective", objective, direction=which)
+    return Quantities(shown, less, costs, _quantity(_deciding(score, {c.name for c in costs})))
+
+
+def _deciding(score: Any, known: set[str]) -> Cost:
+    """Returns the cost that a score, as settings describe it, holds the objective against."""
+    if MEASURED_COST.name in known:  # it is recorded for no other reason
+        return MEASURED_COST
+    held = score[1] if isinstance(score, list) and len(score) > 1 else None
+    cost = held.get("cost") if isinstance(held, Mapping) else None
+    return COSTS.get(cost, COSTS["macs"]) if isinstance(cost, str) else COSTS["macs"]

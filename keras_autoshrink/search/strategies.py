@@ -1,0 +1,172 @@
+"""Strategies: which cells a round of a search tries, and when the search is over.
+
+`shrink.ShrinkSearch` keeps the books of rounds and outcomes and asks a strategy for the next round.
+`search.STRATEGIES` lists them all; `bayesian.Bayesian` is the default, `Paper` is figure 2 of
+arXiv 1911.09251. By benchmarks/search_quality.md the first leaves half of the regret of random
+networks at equal numbers of trained ones, and the second does not.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import random
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
+
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.checks import whole
+from keras_autoshrink.search.records import Candidate, CostLimits, Outcome, Round
+
+
+class State(Protocol):
+    """What a strategy sees of a search, at the end of a round."""
+
+    @property
+    def cell(self) -> Cell:
+        """The complete DAG."""
+
+    @property
+    def current(self) -> Cell:
+        """The cell that the search goes on from: the winner of the last round that has one."""
+
+    @property
+    def rounds(self) -> Sequence[Round]:
+        """All rounds so far; each of their candidates has an outcome."""
+
+    @property
+    def adopted(self) -> Sequence[int | None]:
+        """The index of the winner of each closed round, None if nothing survived."""
+
+    @property
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """What came of each network, by its `Cell.key`."""
+
+    @property
+    def round_seed(self) -> str:
+        """The seed of all that is drawn for the next round."""
+
+    def pending(self) -> list[Candidate]:
+        """The networks of the round under way that have no outcome yet."""
+
+    def errors_in_a_row(self) -> list[str]:
+        """The errors of all candidates that failed since the last winner."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy(abc.ABC):
+    """A way to search: it proposes the cells of each round, and says when there are no more.
+
+    All that a strategy knows of a search is the `State` that it is given, so that a search which
+    is resumed goes on as if it had never stopped.
+
+    Args:
+        num_candidates: k, how many cells a round tries, 1 or more.
+        keep_fraction: share of the edges of the complete DAG, 0 to 1, that a cell has at least.
+        max_candidates: how many networks to train; None where the strategy ends by itself.
+        limits: the most that a network may cost.
+
+    Raises:
+        ValueError: an argument is not as described; the message names it.
+
+    Attributes:
+        name: what users call it.
+        goes_on_over_limits: whether a round that is over the limits as a whole adopts its cheapest
+            candidate.
+    """
+
+    num_candidates: int = 10
+    keep_fraction: float = 0.01
+    max_candidates: int | None = None
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
+
+    name: ClassVar[str]
+    goes_on_over_limits: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        set_ = functools.partial(object.__setattr__, self)  # Python's own numbers
+        set_("num_candidates", whole("num_candidates", self.num_candidates, 1))
+        set_("keep_fraction", float(self.keep_fraction))
+        if not 0 <= self.keep_fraction <= 1:
+            raise ValueError(f"keep_fraction={self.keep_fraction}: give a number from 0 to 1")
+        if self.max_candidates is not None:
+            set_("max_candidates", whole("max_candidates", self.max_candidates, 1))
+
+    @abc.abstractmethod
+    def propose(self, state: State) -> list[Cell]:
+        """Returns the distinct cells of the next round, numbered as the complete DAG.
+
+        Returns:
+            Parts of `state.cell`, pruned of dead edges; none if there is nothing left to try.
+        """
+
+    @abc.abstractmethod
+    def is_over(self, state: State) -> bool:
+        """Tells whether no further round is to be proposed."""
+
+    @abc.abstractmethod
+    def gives_up(self, state: State) -> bool:
+        """Tells whether to stop with an error after a round without any score."""
+
+    @abc.abstractmethod
+    def max_remaining(self, state: State) -> int:
+        """Returns how many networks are left to train at most."""
+
+    def edges_to_keep(self, cell: Cell) -> int:
+        """Returns the number of edges that the smallest part of a complete DAG has."""
+        return max(1, round(self.keep_fraction * len(cell.edges)))
+
+    def trained_below(self, cell: Cell, edges: int) -> int:
+        """Counts the networks of fewer edges that the paper's walk trains at most."""
+        return sum(min(self.num_candidates, e) for e in range(self.edges_to_keep(cell) + 1, edges))
+
+
+class Paper(Strategy):
+    """The walk of the paper: each round tries cells that lack one edge of the current one.
+
+    A round draws k edges and goes on from the best candidate (ties: fewer MACs, then the smaller
+    edge), of a round over the limits from the cheapest. The walk ends when the cell has no more
+    than `max(1, round(keep_fraction * initial edges))` edges, or when a whole round failed
+    (Zhang et al., arXiv 1911.09251, figure 2).
+
+    Raises:
+        ValueError: `max_candidates` is given; the walk ends by itself.
+    """
+
+    name = "paper"
+    goes_on_over_limits = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_candidates is not None:
+            raise ValueError(
+                f"max_candidates={self.max_candidates}: the strategy 'paper' ends by itself; "
+                "keep_fraction and num_candidates say when"
+            )
+
+    def propose(self, state: State) -> list[Cell]:
+        """Returns cells that lack one edge of the current one, which is drawn."""
+        cell = state.current
+        # Sorting by random() rather than sample(): Python promises the same numbers from this
+        # one method in all its versions, and a resumed search draws the old rounds again.
+        generator = random.Random(state.round_seed)
+        ways_in = sum(i == 0 for i, _ in cell.edges)
+        # The last edge out of the input has to stay: without it there is no cell.
+        removable = [edge for edge in cell.edges if edge[0] != 0 or ways_in > 1]
+        drawn = sorted(removable, key=lambda _: generator.random())[: self.num_candidates]
+        smaller = [cell.without_edge(edge) for edge in drawn]
+        return [dataclasses.replace(each, edges=each.live_edges) for each in smaller]
+
+    def is_over(self, state: State) -> bool:
+        """Tells whether the cell is as small as it is to become."""
+        return len(state.current.edges) <= self.edges_to_keep(state.cell)
+
+    def gives_up(self, state: State) -> bool:
+        """Tells that there is no cell to go on from."""
+        return True
+
+    def max_remaining(self, state: State) -> int:
+        """Returns how many networks are left; duplicates and pruning make it fewer."""
+        edges = len(state.current.edges) if state.adopted else len(state.cell.edges) + 1
+        return len(state.pending()) + self.trained_below(state.cell, edges)

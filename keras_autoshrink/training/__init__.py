@@ -1,0 +1,1 @@
+"""The training in full of the network that a search has found."""

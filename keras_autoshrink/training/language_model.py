@@ -1,0 +1,277 @@
+"""The training in full of a language model on a text."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_autoshrink.backend import check_tensorflow, jit_compile
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.checks import whole
+from keras_autoshrink.data.text import TextData
+from keras_autoshrink.data.windows import Tokens, check_length, jittered_lengths, parallel_streams
+from keras_autoshrink.networks.language_model import ShrinkRNN, carrying
+from keras_autoshrink.networks.perplexity import (
+    Perplexity,
+    PerplexityCallback,
+    PerplexityEvaluation,
+)
+from keras_autoshrink.training.averaged_sgd import NonMonotonicTrigger
+from keras_autoshrink.training.checkpoint import TrainingCheckpoint
+from keras_autoshrink.training.recipes import RateByLength, TextRecipe
+
+
+def window_batches(
+    tokens: npt.NDArray[Any], batch_size: int, lengths_of_epochs: Sequence[Sequence[int]]
+) -> Any:
+    """The windows of a text for a stateful network, epoch after epoch.
+
+    Args:
+        tokens: the text, integers of shape (n,).
+        batch_size: number of streams that it is cut into; see `parallel_streams`.
+        lengths_of_epochs: for each epoch the lengths of its windows, in their order, such as
+            `jittered_lengths` draws. An epoch starts at the beginning of the streams, where
+            the network's state is to be reset; what its lengths leave over is not read.
+
+    Returns:
+        As many batches as there are lengths: x and y, int32 of shape (batch_size, length); y
+        holds the token that follows each token of x.
+
+    Raises:
+        ValueError: the text is too short, or a length is under 1.
+    """
+    x, y = parallel_streams(tokens, batch_size)
+    for number, lengths in enumerate(lengths_of_epochs):
+        if not lengths or min(lengths) < 1 or sum(lengths) > x.shape[1]:
+            raise ValueError(
+                f"windows of epoch {number}: lengths {min(lengths, default=0)} and more, "
+                f"{sum(lengths):,} in all; expected 1 and more, and at most {x.shape[1]:,} in all"
+            )
+
+    def windows() -> Iterator[tuple[Tokens, Tokens]]:
+        for lengths in lengths_of_epochs:
+            stops = np.cumsum(lengths)
+            for length, stop in zip(lengths, stops, strict=True):
+                yield x[:, stop - length : stop], y[:, stop - length : stop]
+
+    import tensorflow as tf  # takes seconds; a search needs none
+
+    spec = tf.TensorSpec((batch_size, None), tf.int32)
+    batches = tf.data.Dataset.from_generator(windows, output_signature=(spec, spec))
+    count = sum(len(lengths) for lengths in lengths_of_epochs)
+    return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedText:
+    """What came of a training.
+
+    Attributes:
+        model: without dropout; from tokens (batch, steps) to logits (batch, steps, vocabulary).
+        history: for each metric its value after each epoch, losses in natural logarithms.
+        validation_perplexity: of `model`, with the whole text read from end to end.
+        test_perplexity: of `model`, with the whole text read from end to end, once, at the end.
+    """
+
+    model: keras.Model
+    history: dict[str, list[float]]
+    validation_perplexity: float
+    test_perplexity: float
+
+
+def train_language_model(
+    cell: Cell,
+    data: TextData,
+    recipe: TextRecipe,
+    *,
+    units: int = 745,
+    seed: int = 0,
+    checkpoint: TrainingCheckpoint | None = None,
+    log_dir: Path | None = None,
+    verbose: int = 0,
+) -> TrainedText:
+    """Trains a ShrinkRNN of a cell on a text, by TensorFlow's input pipelines.
+
+    Args:
+        cell: its cell.
+        data: loaded for a training, not for a search.
+        recipe: how to train.
+        units: size of the state, and of a token's embedding.
+        seed: 0 or more, of the initial weights, of dropout and of the windows' lengths; seeds
+            the global generators of Python, NumPy and Keras.
+        checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
+            after the last epoch that was written, to the same weights. None to write nothing.
+        log_dir: folder for TensorBoard.
+        verbose: as for `keras.Model.fit`.
+
+    Returns:
+        A `TrainedText` of the trained network, `model`, a `ShrinkRNN`; its `history`, the loss
+        and perplexity after each epoch; and `validation_perplexity` and `test_perplexity`.
+
+    Raises:
+        TypeError: an argument is not what its name says.
+        ValueError: an argument is out of its range, the text is too short or has no test part, or
+            TensorFlow, whose input pipelines it takes, is missing.
+        RuntimeError: the loss or the perplexity is no longer a finite number.
+
+    Example:
+        >>> from pathlib import Path
+        >>> for part in ("train", "valid", "test"):
+        ...     _ = Path(f"{part}.txt").write_text("a rose is a rose " * 8)
+        >>> from keras_autoshrink import SHRINKRNN_CELL, load_text
+        >>> text = load_text(".", purpose="train")
+        >>> recipe = TextRecipe(learning_rate=1.0, batch_size=2, epochs=1, steps=5)
+        >>> trained = train_language_model(SHRINKRNN_CELL, text, recipe, units=4)
+        >>> trained.model.output_shape, trained.test_perplexity > 1
+        ((None, None, 5), True)
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell={cell!r}: expected a Cell")
+    units = whole("units", units, 1)
+
+    def build(recipe: TextRecipe) -> keras.Model:
+        return ShrinkRNN(
+            cell,
+            len(data.vocabulary),
+            units,
+            **recipe.cell_dropouts(),
+            **recipe.regularization(),
+        )
+
+    return train_model(
+        build,
+        data,
+        recipe,
+        seed=seed,
+        checkpoint=checkpoint,
+        log_dir=log_dir,
+        verbose=verbose,
+    )
+
+
+def train_model(
+    build: Callable[[TextRecipe], keras.Model],
+    data: TextData,
+    recipe: TextRecipe,
+    *,
+    seed: int = 0,
+    checkpoint: TrainingCheckpoint | None = None,
+    log_dir: Path | None = None,
+    verbose: int = 0,
+) -> TrainedText:
+    """Trains a language model of any cell, such as an LSTM to compare with.
+
+    The network is that of the last epoch, or the average of the weights since the validation
+    perplexity stopped falling, if the recipe says so and it did. Nothing else is chosen by the
+    validation text.
+
+    Args:
+        build: makes the model, a `networks.language_model.language_model`, with the
+            dropout of the recipe that it is called with. It is called with a recipe without
+            dropout too, for the model that is returned.
+        data: loaded for a training, not for a search.
+        recipe: how to train.
+        seed: 0 or more, of the initial weights, of dropout and of the windows' lengths; seeds
+            the global generators of Python, NumPy and Keras.
+        checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
+            after the last epoch that was written, to the same weights. None to write nothing.
+        log_dir: folder for TensorBoard.
+        verbose: as for `keras.Model.fit`.
+
+    Returns:
+        A `TrainedText` of the trained network without dropout, its history and its perplexities.
+
+    Raises:
+        TypeError: an argument is not what its name says.
+        ValueError: an argument is out of its range, the text is too short or has no test part, or
+            the model has another vocabulary than the text.
+        RuntimeError: the loss or the perplexity is no longer a finite number.
+
+    Example:
+        >>> from pathlib import Path
+        >>> for part in ("train", "valid", "test"):
+        ...     _ = Path(f"{part}.txt").write_text("a rose is a rose " * 8)
+        >>> import keras
+        >>> from keras_autoshrink import load_text
+        >>> from keras_autoshrink.networks.language_model import language_model
+        >>> text = load_text(".", purpose="train")
+        >>> def build(recipe):
+        ...     cell = keras.layers.LSTMCell(4, **recipe.cell_dropouts())
+        ...     return language_model(cell, len(text.vocabulary), **recipe.regularization())
+        >>> recipe = TextRecipe(learning_rate=1.0, batch_size=2, epochs=1, steps=5)
+        >>> sorted(train_model(build, text, recipe).history)
+        ['loss', 'perplexity', 'val_loss', 'val_perplexity']
+    """
+    check_tensorflow("training in full")
+    if not isinstance(data, TextData):
+        raise TypeError(f"data: is a {type(data).__name__}; load it with load_text")
+    if not isinstance(recipe, TextRecipe):
+        raise TypeError(f"recipe={recipe!r}: expected a TextRecipe")
+    seed = whole("seed", seed, 0)
+    test = data.part("test")  # says so if there is none, before and not after the training
+    check_length(len(data.train), recipe.batch_size, recipe.steps)
+    positions = parallel_streams(data.train, recipe.batch_size)[0].shape[1]
+
+    def lengths_of_epoch(epoch: int) -> list[int]:
+        if not recipe.jitter:
+            return [recipe.steps] * (positions // recipe.steps)
+        return jittered_lengths(positions, recipe.steps, np.random.default_rng((seed, epoch)))
+
+    keras.utils.set_random_seed(seed)
+    model = build(recipe)
+    if model.output_shape[-1] != len(data.vocabulary):
+        raise ValueError(
+            f"build: its model has {model.output_shape[-1]} words, the vocabulary "
+            f"{len(data.vocabulary)}"
+        )
+    network = carrying(model, recipe.batch_size, None if recipe.jitter else recipe.steps)
+    network.compile(
+        recipe.build_optimizer(),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[Perplexity()],
+        jit_compile=jit_compile(),
+    )
+    checkpoint = checkpoint or TrainingCheckpoint(None, {})
+    checkpoint.restore(network)
+    callbacks = [PerplexityCallback(data.validation, steps=recipe.steps)]
+    if recipe.jitter:
+        callbacks.append(RateByLength(recipe, lengths_of_epoch))
+    if recipe.averaging_window is not None:
+        losses = checkpoint.history.get("val_loss", ())
+        callbacks.append(NonMonotonicTrigger(recipe.averaging_window, losses))
+    callbacks.append(checkpoint)  # behind all that changes what it writes
+    if log_dir is not None:
+        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
+    epochs = range(checkpoint.epochs_done, recipe.epochs)
+    lengths = [lengths_of_epoch(epoch) for epoch in epochs]
+    if epochs:
+        network.fit(
+            window_batches(data.train, recipe.batch_size, lengths),
+            steps_per_epoch=len(lengths[0]),
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            callbacks=callbacks,
+            shuffle=False,  # a window goes on where the one before it in its stream ended
+            verbose=verbose,
+        )
+    # Without dropout, of which even a model that drops nothing would keep the random generators.
+    result = build(recipe.without_regularization())
+    with getattr(network.optimizer, "averaged", contextlib.nullcontext)():
+        result.set_weights(model.get_weights())
+    validation, tested = (
+        PerplexityEvaluation(result, tokens)() for tokens in (data.validation, test)
+    )
+    for part, perplexity in (("validation", validation), ("test", tested)):
+        if not math.isfinite(perplexity):
+            raise RuntimeError(
+                f"the perplexity of the {part} text is {perplexity}; a lower learning rate may help"
+            )
+    return TrainedText(result, checkpoint.history, validation, tested)

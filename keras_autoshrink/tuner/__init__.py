@@ -1,0 +1,1 @@
+"""AutoShrink as KerasTuner knows it: tuner, oracle, trials, files, workers."""

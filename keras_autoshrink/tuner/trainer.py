@@ -1,0 +1,134 @@
+"""The training of one candidate: from scratch, by its own seed, within its time, scored."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from keras_autoshrink.backend import graphs_released
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.hypermodels.callbacks import Deadline, ScoreCallback, killed_after
+from keras_autoshrink.hypermodels.seeding import training_seed
+from keras_autoshrink.score import Score
+from keras_autoshrink.tuner import service
+from keras_autoshrink.tuner.costs import CandidateCosts, count_costs
+from keras_autoshrink.tuner.state import ENDED
+
+
+class Trainer:
+    """Trains the candidates of a search, and keeps the weights of the best.
+
+    Args:
+        score: callable `score(logs, macs)`.
+        costs: what candidates cost.
+        max_seconds: a candidate that takes longer has failed; None for no limit. The clock is
+            looked at between two batches.
+        devices: `SearchDevices` of a distribution strategy, or None.
+
+    Attributes:
+        verbose: of `keras.Model.fit`.
+    """
+
+    def __init__(
+        self, score: Score, costs: CandidateCosts, max_seconds: float | None, devices: Any
+    ) -> None:
+        self.verbose = 0
+        self._score = score
+        self._costs = costs
+        self._max_seconds = max_seconds
+        self._devices = devices
+
+    def train(
+        self, cell: Cell, seed: int, fit: Callable[..., list[Any]], callbacks: list[Any]
+    ) -> list[Any]:
+        """Trains a candidate.
+
+        Args:
+            cell: of the candidate.
+            seed: of the search.
+            fit: builds and fits the candidate with the `callbacks` and `verbose` that it is given;
+                returns what came of each execution.
+            callbacks: the user's.
+
+        Returns:
+            What `fit` returned; a `keras.callbacks.History` has `score`, `seconds` and the costs.
+
+        Raises:
+            keras_tuner.errors.FatalValueError: the HyperModel's `fit` took no notice of its
+                callbacks.
+        """
+        seed = training_seed(seed, cell)
+        if self._devices:
+            self._devices.candidate(seed)
+        # First of all callbacks: those behind it may look at the score.
+        ours: list[Any] = [ScoreCallback(self._score, self._costs.measured(cell), count_costs)]
+        if self._max_seconds is not None:
+            ours.insert(0, Deadline(self._max_seconds))
+        started = time.monotonic()
+        with graphs_released():
+            keras.utils.set_random_seed(seed)
+            results = fit(callbacks=[*ours, *callbacks], verbose=self.verbose)
+        for result in results:
+            if isinstance(result, keras.callbacks.History):
+                if "score" not in result.history:
+                    raise keras_tuner.errors.FatalValueError(
+                        "HyperModel.fit() has to pass its callbacks on to model.fit() and to train "
+                        "for one epoch or more: the history it returned has no score"
+                    )
+                epochs = len(result.history["score"])
+                result.history["seconds"] = [time.monotonic() - started] * epochs
+        return results
+
+    def build(self, build: Callable[[], keras.Model]) -> keras.Model:
+        """Builds a candidate, on the devices of the search where it has some.
+
+        Args:
+            build: makes a compiled model.
+        """
+        if self._devices:
+            return self._devices.build(build)
+        model = build()
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None and model.built and not optimizer.built:
+            # Else its variables are made within the first step, which TensorFlow then traces twice.
+            optimizer.build(model.trainable_variables)
+        return model
+
+    @contextlib.contextmanager
+    def without_devices(self) -> Any:
+        """Builds, within, on the default device."""
+        devices, self._devices = self._devices, None
+        try:
+            yield
+        finally:
+            self._devices = devices
+
+    def killed_when_hanging(self) -> contextlib.AbstractContextManager[None]:
+        """Kills a worker, within, whose candidate hangs; it is started again with another."""
+        if service.role() == "worker" and self._max_seconds is not None:
+            return killed_after(self._max_seconds)
+        return contextlib.nullcontext()
+
+
+def drop_weights(oracle: Any, weights_of: Callable[[Trial], Path]) -> None:
+    """Deletes the weights that nobody needs; until the search ends those stay that may be best.
+
+    Args:
+        oracle: an `AutoShrinkOracle`.
+        weights_of: where a trial's weights lie.
+    """
+    search = oracle.search
+    over = search.done and not search.error  # a round that failed may be tried again
+    best = oracle.get_best_trials(1)
+    for trial in oracle.trials.values():
+        # Among equals the search decides when the round ends: until then, keep them all.
+        wanted = trial in best or (best and trial.score == best[0].score and not over)
+        if trial.status in ENDED and not (trial.status == TrialStatus.COMPLETED and wanted):
+            weights_of(trial).unlink(missing_ok=True)

@@ -1,0 +1,469 @@
+"""AutoShrink: the tuner that people call `search()` on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from keras_autoshrink import files
+from keras_autoshrink.backend import check_tensorflow_backend
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.hypermodels.callbacks import Interrupts
+from keras_autoshrink.report import saved_search
+from keras_autoshrink.report.progress import SearchProgress
+from keras_autoshrink.score import AccuracyScore, Score
+from keras_autoshrink.tuner import project, service
+from keras_autoshrink.tuner.costs import CandidateCosts
+from keras_autoshrink.tuner.oracle import AutoShrinkOracle
+from keras_autoshrink.tuner.state import error_line
+from keras_autoshrink.tuner.trainer import Trainer, drop_weights
+
+# What people who know KerasTuner's tuners try first.
+_NOT_HERE = {
+    "objective": "the search maximises score=, a callable score(logs, macs)",
+    "max_trials": "max_candidates says how many networks to train",
+    "oracle": "it makes its own; give an AutoShrinkOracle to a keras_tuner.Tuner instead",
+}
+
+
+class AutoShrink(keras_tuner.Tuner):
+    """A tuner that finds a small network by shrinking a cell (Zhang et al., arXiv 1911.09251).
+
+    A `keras_tuner.Tuner` with an `AutoShrinkOracle`, so all that works on a tuner works here.
+    Each candidate is trained from scratch, scored at every epoch, and counts with its best
+    epoch. Only the best cell's weights stay on disk. A search that was interrupted goes on when
+    the same script is run again.
+
+    Args:
+        hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
+            declares a cell's edges (see `declare_cell`).
+        score: callable `score(logs, macs)` to be maximised (see `docs/api/scores`), which several
+            threads may call at once; by default the hypermodel's `default_score` if it has one,
+            else `AccuracyScore()`.
+        num_candidates: k, how many cells are tried in a round, 1 or more.
+        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
+            tries no smaller cells.
+        max_seconds_per_trial: a candidate that trains for more seconds has failed; by default none.
+            See `docs/guide/limits.md` for when the clock is looked at.
+        seed: integer, 0 included. A candidate's draws follow from it and the cell alone; where
+            it is built by itself, the global generators are seeded so.
+        directory: folder of all projects.
+        project_name: folder of this search in it.
+        overwrite: whether to delete what is there and start anew.
+        hyperparameters: as in `keras_tuner.Oracle`.
+        allow_new_entries: as in `keras_tuner.Oracle`.
+        tune_new_entries: as in `keras_tuner.Oracle`.
+        max_retries_per_trial: how often to train a candidate again that raised.
+        strategy: "bayesian" tries any parts of the complete DAG, those that are likely to score
+            best by all scores so far; "paper" cells that lack one edge of the current one. In
+            tables of all cells of 5 nodes "bayesian" found better ones for as many trained
+            networks; of larger cells there are few searches (`benchmarks/search_quality.md`).
+        max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
+            train at most. ("paper" ends by itself.)
+        max_macs: a candidate of more multiply-accumulates for one image or token is not trained; by
+            default all are. It is no failure, and does not count as a candidate.
+        max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds, measured
+            for `cost="latency"` of a score, is not trained either; by default none is.
+        **kwargs: of `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
+            and `distribution_strategy`: a MirroredStrategy or OneDeviceStrategy of TensorFlow. Its
+            devices share each batch: `batch_size` stays that of a step, so that a score means the
+            same on any number of them, and has to be a multiple of it.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described, the directory cannot be
+            written, or it holds a search with other settings; the message says which.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_autoshrink import CNNCellHyperModel
+        >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)  # 4x4 images of 2 classes
+        >>> one_stage = {"stage_scales": [1], "stage_strides": [1], "stage_repeats": [1]}
+        >>> hypermodel = CNNCellHyperModel((4, 4, 1), classes=2, num_nodes=2, **one_stage)
+        >>> tuner = AutoShrink(hypermodel, directory="runs", project_name="search")
+        >>> tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+        >>> tuner.best_cell()  # of two nodes there is but one
+        Cell(ops=('input', 'conv1x1'), edges=((0, 1),))
+    """
+
+    def __init__(
+        self,
+        hypermodel: keras_tuner.HyperModel | Callable[..., keras.Model],
+        score: Score | None = None,
+        num_candidates: int = 10,
+        keep_fraction: float = 0.01,
+        seed: int = 0,
+        max_seconds_per_trial: float | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        project_name: str | None = None,
+        overwrite: bool = False,
+        hyperparameters: keras_tuner.HyperParameters | None = None,
+        allow_new_entries: bool = True,
+        tune_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        strategy: str = "bayesian",
+        max_candidates: int | None = None,
+        max_macs: int | None = None,
+        max_latency_ms: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for argument, instead in _NOT_HERE.items():
+            if argument in kwargs:
+                raise TypeError(f"{argument}: not an argument of AutoShrink; {instead}")
+        if score is None:
+            score = getattr(hypermodel, "default_score", AccuracyScore())
+        if not callable(score):
+            raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
+        self.score = score
+        self._costs = CandidateCosts(hypermodel, score, max_macs, max_latency_ms)
+        devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
+        oracle = AutoShrinkOracle(
+            metric=_metric(score),
+            num_candidates=num_candidates,
+            keep_fraction=keep_fraction,
+            seed=seed,
+            max_seconds_per_trial=max_seconds_per_trial,
+            hyperparameters=hyperparameters,
+            allow_new_entries=allow_new_entries,
+            tune_new_entries=tune_new_entries,
+            max_retries_per_trial=max_retries_per_trial,
+            strategy=strategy,
+            max_candidates=max_candidates,
+        )
+        oracle.costs = self._costs
+        oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
+        self._trainer = Trainer(score, self._costs, max_seconds_per_trial, devices)
+        # What a search that goes on in the folder must have in common with this one.
+        self._settings = {
+            **dict(sorted(oracle.settings.items(), key=lambda item: item[0] != "seed")),
+            "score": project.describe(score),
+            "hypermodel": project.describe_hypermodel(hypermodel),
+            "hyperparameters": project.describe(hyperparameters and hyperparameters.values),
+            "max_macs": self._costs.limits.limits.get("macs"),
+            "max_latency_ms": self._costs.limits.limits.get("latency_ms"),
+        }
+        self._overwrite = overwrite
+        self._progress = SearchProgress(verbose=0)
+        self._interrupts = Interrupts()
+        self._idle = False
+        # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
+        project.check_place(directory, project_name)
+        self.directory = os.fspath(directory or ".")
+        self.project_name = project_name or "untitled_project"
+        self._costs.folder = Path(self.directory, self.project_name)
+        if not self._is_worker():
+            project.prepare(self._get_tuner_fname(), self.get_state(), overwrite)
+        super().__init__(
+            oracle,
+            hypermodel,
+            directory=self.directory,
+            project_name=self.project_name,
+            # The chief deletes; a worker would delete the search that is under way.
+            overwrite=overwrite and not self._is_worker(),
+            **kwargs,
+        )
+        if self._is_worker():
+            self.oracle = service.WorkerOracle(self.oracle, oracle.seed, self._is_over)
+
+    def search(self, *args: Any, **kwargs: Any) -> None:
+        """Trains candidates until the search has trained as many as it may.
+
+        Of all processes that run a search one leads: it alone writes, shows progress and hears
+        Ctrl-C. Others are workers of KerasTuner's service.
+
+        Args:
+            *args: those of `keras.Model.fit`: arrays, or a `tf.data.Dataset`.
+            **kwargs: those of `keras.Model.fit`; `validation_data` is what the score is measured
+                on, `epochs` the most that a candidate trains, 1 by default, `verbose` 0 silent,
+                1 progress, 2 also Keras's own line for each epoch.
+
+        Raises:
+            ValueError: the data do not fit the networks, and nothing has been trained; or another
+                process searches in the folder, or one did with other settings.
+            RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
+                error. Or no network is within the limits.
+        """
+        verbose = kwargs.pop("verbose", 1)
+        # KerasTuner would take a verbose of 2 for word to print tables of its own.
+        self._trainer.verbose = 2 if verbose == 2 else 0
+        if kwargs.get("epochs", 1) < 1:
+            raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
+        if hasattr(self.hypermodel, "check_search_arguments"):
+            self.hypermodel.check_search_arguments(*args, **kwargs)
+        # Candidates that were trained otherwise cannot be compared.
+        training = {
+            "epochs": kwargs.get("epochs", 1),
+            "batch_size": kwargs.get("batch_size"),
+            "executions_per_trial": self.executions_per_trial,
+            "with_strategy": self.distribution_strategy is not None,
+        }
+        self._settings["training"] = project.describe(training)
+        self._settings["backend"] = keras.backend.backend()  # each draws other initial weights
+        run = functools.partial(super().search, *args, **kwargs, verbose=0)
+        if self._is_worker():
+            run()
+        else:
+            self._lead(run, 1 if verbose == "auto" else verbose)
+
+    def _lead(self, run: Callable[[], None], verbose: int) -> None:
+        """Searches as the one process that writes the search's files.
+
+        Args:
+            run: KerasTuner's search.
+            verbose: of `SearchProgress`.
+        """
+        folder = Path(self.project_dir)
+        self._interrupts = Interrupts()
+        self._progress = SearchProgress(verbose)
+        self._costs.say = self._progress.say
+        with project.locked(folder), self._progress, self._interrupts:
+            files.remove_unfinished(folder)
+            if Path(self._get_tuner_fname()).exists():
+                self.reload()  # another process may have gone on meanwhile
+            self.save()
+            found = self.oracle.search
+            self._progress.begin(found)
+            if service.role() == "alone":
+                run()
+            elif found.error or not found.done:
+                service.serve(run, self.oracle.shutdown)
+                self.save()  # with what the last trial brought
+            self._progress.end(self.oracle.search)
+            if self.oracle.search.error:
+                raise RuntimeError(f"the search cannot go on: {self.oracle.search.error}")
+            drop_weights(self.oracle, self._weights_of)
+            for line in self._costs.said():
+                self._progress.say(line)
+
+    # ---- results --------------------------------------------------------------------------------
+
+    def trajectory(self) -> list[dict[str, Any]]:
+        """Returns a record of each finished round; a `pandas.DataFrame` takes the list.
+
+        Returns:
+            A dict for each round, about the cell that the search went on from.
+
+            - `round`: int; round 0 has the complete DAG alone.
+            - `removed_edge`: list [i, j], the one edge by which it is less than the cell of the
+              round before; None in round 0, and where they differ otherwise.
+            - `removed_edges`, `added_edges`: lists of all edges [i, j] by which they differ, dead
+              ones included.
+            - `edges_left`: int, the number of its edges.
+            - `score`: float, what is maximised, at its best epoch; None if it was not trained.
+            - `objective`: float, the metric behind the score at that epoch, which the score's
+              attribute `objective` names: the validation accuracy, 0 to 1, of `AccuracyScore`,
+              the validation perplexity of `PerplexityScore`; the score itself of one without
+              the attribute. None if it was not trained.
+            - `macs`: int, multiply-accumulates (1 MAC = 2 FLOPs) for one image or token, whatever
+              the cost in the score is.
+            - `params`: int, all parameters, those of BatchNorm among them.
+            - `latency_ms`: float, milliseconds that LiteRT takes; only where it was measured.
+            - `measured_cost`: float, what the score's callable `cost` returned; only where it has
+              one.
+            - `over_limit`: str, what of it was over a limit; only where it was not trained for
+              that.
+            - `seconds`: float, the sum of the round's candidates'. It is longer than the round
+              took where they were trained side by side.
+            - `cell`: a dict for JSON and `Cell.from_json`, its nodes numbered as those of the
+              complete DAG.
+            - `candidates`: list of the round's candidates in the order in which they were
+              drawn, of each a dict.
+
+            Where a round adopted none of its candidates, all but `round`, `seconds` and
+            `candidates` is that of the round before, and no edge was removed or added.
+
+            The dict of a candidate has the keys above but `round` and `candidates`, and:
+
+            - `status`: str, "adopted", which the search went on from; "rejected", of a score that
+              was not the best; "failed", without one; or "over limit", which was not trained.
+            - `reused`: bool, whether the search had trained the same network before. Its outcome
+              then counts here too, and its `seconds` are 0.
+            - `trial_id`: str, its trial of the tuner; None if it was not trained.
+            - `error`: str, the line that says what it failed with; None if it did not fail.
+
+        Example:
+            >>> import numpy as np
+            >>> from keras_autoshrink import AutoShrink, CNNCellHyperModel
+            >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)  # 4x4 images of 2 classes
+            >>> tuner = AutoShrink(CNNCellHyperModel((4, 4, 1), classes=2, num_nodes=2))
+            >>> tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+            >>> (record,) = tuner.trajectory()  # of two nodes there is but one cell
+            >>> record["round"], record["edges_left"], record["objective"]
+            (0, 1, 0.5)
+            >>> [candidate["status"] for candidate in record["candidates"]]
+            ['adopted']
+            >>> Cell.from_json(record["cell"])
+            Cell(ops=('input', 'conv1x1'), edges=((0, 1),))
+        """
+        return self.oracle.search.trajectory()
+
+    def best_cell(self) -> Cell:
+        """Returns the best-scoring cell of the trajectory, pruned; ties go to fewer edges.
+
+        Raises:
+            RuntimeError: no network has a score; it says why.
+        """
+        best = self.oracle.search.best()
+        if best is None:
+            reason = self.oracle.search.error or "run search() first"
+            raise RuntimeError(f"no network has a score yet: {reason}")
+        return Cell.from_json(best["cell"]).prune()
+
+    def load_model(self, trial: Trial) -> keras.Model:
+        """Returns the trained model of a trial, on the default device.
+
+        Raises:
+            ValueError: it was not the best one, and its weights are gone.
+        """
+        if not self._weights_of(trial).exists():
+            raise ValueError(
+                f"trial {trial.trial_id}: its weights are gone, only the best cell's are kept; "
+                "build it from get_best_hyperparameters() and train it again"
+            )
+        strategy, self.distribution_strategy = self.distribution_strategy, None
+        try:
+            with warnings.catch_warnings(), self._trainer.without_devices():
+                # The checkpoint holds the state of an optimizer that has been used; ours has not.
+                warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+                return super().load_model(trial)
+        finally:
+            self.distribution_strategy = strategy
+
+    # ---- trials ---------------------------------------------------------------------------------
+
+    def pre_create_trial(self) -> None:
+        """Waits a little before asking again, where the oracle had nothing to do."""
+        self._interrupts.check()
+        if self._idle:
+            time.sleep(service.POLL)
+        self._idle = True
+
+    def on_trial_begin(self, trial: Trial) -> None:
+        """Notes that there is something to do."""
+        self._idle = False
+
+    def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> list[Any]:
+        """Trains a candidate; see `keras_tuner.Tuner.run_trial`."""
+        self._weights_of(trial).unlink(missing_ok=True)  # of a try that was killed
+        callbacks = list(kwargs.pop("callbacks", None) or ())
+        fit = functools.partial(super().run_trial, trial, *args, **kwargs)
+        return self._trainer.train(self.oracle.cell_of(trial), self.oracle.seed, fit, callbacks)
+
+    def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
+        # As KerasTuner's, but that one prints the traceback; it is in the trial's file anyway.
+        try:
+            with self._trainer.killed_when_hanging():
+                self._run_and_update_trial(trial, *args, **kwargs)
+            trial.status = TrialStatus.COMPLETED
+        except keras_tuner.errors.FatalError:
+            raise
+        except Exception as error:
+            failed = isinstance(error, keras_tuner.errors.FailedTrialError)
+            trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
+            trial.message = traceback.format_exc()
+
+    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        return self._trainer.build(functools.partial(super()._build_hypermodel, hp))
+
+    def _trial_begun(self, trial: Trial) -> None:
+        """Shows which candidate trains."""
+        self._progress.trial_begin(self.oracle.search, self.oracle.cell_of(trial))
+
+    def _trial_ended(self, trial: Trial) -> None:
+        """Drops the weights that nobody needs any more, and shows what came of the trial."""
+        drop_weights(self.oracle, self._weights_of)
+        self._progress.trial_end(
+            self.oracle.search, self.oracle.cell_of(trial), trial.score, error_line(trial.message)
+        )
+
+    def _weights_of(self, trial: Trial) -> Path:
+        return Path(self._get_checkpoint_fname(trial.trial_id))
+
+    # ---- files ----------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes the state, whole or not at all; KerasTuner's own way can be killed halfway."""
+        if self._is_worker():
+            return
+        self.oracle.save()
+        if not Path(self._get_tuner_fname()).exists():  # it never changes
+            files.write_text(self._get_tuner_fname(), json.dumps(self.get_state()))
+
+    def reload(self) -> None:
+        """Goes on from the files of an earlier run.
+
+        Raises:
+            ValueError: they are of another search, or too much of them is damaged; the message
+                names them.
+        """
+        if self._is_worker() and self._overwrite:
+            return  # an older search, which the chief is going to delete
+        path = self._get_tuner_fname()
+        try:
+            state = files.read_json(path)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; restore it, or delete it if your score and hypermodel are still those "
+                "of the search; or use another project_name, or overwrite=True to start anew"
+            ) from error
+        self.set_state(state)
+        if not self._is_worker():
+            self.oracle.reload()
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what a search that goes on here must have in common with this one.
+
+        And, for the record, the versions of what it runs on.
+        """
+        return {**self._settings, "versions": project.versions()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Checks that the search on disk is this one.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        project.check_same(state, self._settings, self.project_dir)
+
+    def _get_tuner_fname(self) -> str:
+        # One name for the chief and for a search without one: either goes on with the other's.
+        return str(Path(self.directory, self.project_name, "tuner0.json"))
+
+    def _is_over(self, met_chief: bool) -> bool:
+        """Whether the search has ended, as its files have it; a worker's oracle does not know.
+
+        Args:
+            met_chief: whether the worker has had an answer from its chief. If not, that may
+                yet come, to delete the files or to try a failed round again.
+        """
+        try:
+            search = saved_search.read_search(Path(self.directory, self.project_name))
+        except ValueError:  # there is none yet
+            return False
+        return search.done and (met_chief or not (search.error or self._overwrite))
+
+
+def _metric(score: Score) -> keras_tuner.Objective | None:
+    """The metric behind a score that names one, and whether more of it is better."""
+    name = getattr(score, "objective", None)
+    return name and keras_tuner.Objective(name, getattr(score, "direction", "max"))
+
+
+def _search_devices(strategy: Any, hypermodel: Any) -> Any:
+    """The devices of a strategy; None without one."""
+    if strategy is None:
+        return None
+    check_tensorflow_backend("distribution_strategy")
+    from keras_autoshrink.tuner.devices import SearchDevices
+
+    return SearchDevices(strategy, hypermodel)

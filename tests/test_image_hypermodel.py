@@ -1,0 +1,122 @@
+"""The HyperModel of the search for a convolutional cell, without a search."""
+
+import json
+import random
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_autoshrink as kas
+from keras_autoshrink.hypermodels.callbacks import ProxyStopping
+from keras_autoshrink.hypermodels.seeding import ShuffledBatches
+
+SMALL = {"stage_scales": (1,), "stage_strides": (1,), "stage_repeats": (1,)}
+
+
+def hypermodel(**arguments):
+    defaults = {"input_shape": (4, 4, 1), "classes": 2, "num_nodes": 2, "filters": 4, **SMALL}
+    return kas.CNNCellHyperModel(**{**defaults, **arguments})
+
+
+def test_half_of_the_nodes_have_each_op_in_an_order_of_the_seed():
+    cells = [kas.CNNCellHyperModel(seed=seed).cell for seed in range(6)]
+    assert cells == [kas.CNNCellHyperModel(seed=seed).cell for seed in range(6)]
+    assert len({cell.ops for cell in cells}) > 1
+    for cell in cells:
+        assert cell == kas.Cell.dense(cell.ops)
+        assert sorted((cell.ops.count("sepconv3x3"), cell.ops.count("conv1x1"))) == [3, 4]
+
+
+def test_the_proxy_is_a_stem_the_stages_and_a_classifier():
+    model = hypermodel(operations=["conv1x1"]).build(keras_tuner.HyperParameters())
+    assert kas.count_macs(model) == 16 * 9 * 32 + 16 * 32 * 4 + 4 * 2
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert {layer.momentum for layer in norms} == {0.9}
+    assert not [x for x in model.layers if isinstance(x, keras.layers.Add)]
+
+
+class Recorder:
+    """A model that notes what it is to be trained with."""
+
+    def fit(self, **arguments):
+        return arguments
+
+
+def fitted(*data, **arguments):
+    return hypermodel(batch_size=4).fit(None, Recorder(), *data, **arguments)
+
+
+X, Y = np.zeros((8, 4, 4, 1), "float32"), np.arange(8)
+
+
+def test_arrays_are_shuffled_by_pythons_seed():
+    orders = []
+    for seed in (0, 0, 1):
+        random.seed(seed)
+        mine = keras.callbacks.Callback()
+        given = fitted(X, Y, callbacks=[mine], validation_data=(X, Y), epochs=3)
+        batches, (begin, *rest) = given["x"], given["callbacks"]
+        assert isinstance(batches, ShuffledBatches)
+        assert (given["shuffle"], given["validation_batch_size"], given["epochs"]) == (False, 4, 3)
+        assert "y" not in given
+        assert [type(each) for each in rest[1:]] == [keras.callbacks.EarlyStopping, ProxyStopping]
+        assert rest[0] is mine
+        order = []
+        for epoch in range(2):
+            begin.on_epoch_begin(epoch, {})
+            order.append([int(y) for number in range(2) for y in batches[number][1]])
+        orders.append(order)
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][0] != orders[0][1]
+    assert sorted(orders[0][0]) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"shuffle": False}, {"sample_weight": np.ones(8)}, {"steps_per_epoch": 2}],
+)
+def test_what_keras_alone_does_is_left_to_keras(asked):
+    given = fitted(X, Y, **asked)
+    assert given["x"] is X
+    assert given["batch_size"] == 4
+    assert fitted(X, Y, batch_size=2, **asked)["batch_size"] == 2
+
+
+def test_a_data_set_shuffles_itself():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
+    given = fitted(data)
+    assert given["x"] is data
+    assert given["shuffle"] is False
+    assert "batch_size" not in given
+
+
+def test_its_config_holds_all_that_a_score_depends_on():
+    config = hypermodel().get_config()
+    for changed in (
+        *({"input_shape": (5, 4, 1)}, {"classes": 3}, {"num_nodes": 3}, {"filters": 8}),
+        *({"stage_scales": (2,)}, {"stage_strides": (2,)}, {"stage_repeats": (2,)}),
+        *({"stem_filters": 8}, {"stem_stride": 2}, {"activation": "swish"}),
+        *({"operations": ["conv1x1"], "num_nodes": 3}, {"learning_rate": 1}, {"batch_size": 8}),
+    ):
+        assert hypermodel(**changed).get_config() != config
+    assert json.loads(json.dumps(config))["cell"] == config["cell"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        ({"num_nodes": 1}, "num_nodes=1: expected"),
+        ({"classes": 1}, "classes=1: expected"),
+        ({"batch_size": 0}, "batch_size=0: expected"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan: expected"),
+        ({"operations": ()}, r"operations=\(\): expected"),
+        ({"operations": "conv1x1"}, "operations='conv1x1': expected"),
+        ({"operations": ["conv1x1", "conv9x9"]}, "op 'conv9x9': .*there are conv1x1"),
+    ],
+)
+def test_bad_hypermodels_are_named(arguments, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        hypermodel(**arguments)
