@@ -1,4 +1,4 @@
-"""What the subcommands of `autoshrink` do; each takes its options and returns an exit status."""
+"""The command `autoshrink`: each subcommand takes its options and returns an exit status."""
 
 from __future__ import annotations
 
@@ -6,78 +6,123 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from rich.console import Console
 from rich.table import Table
 
 from keras_autoshrink.backend import check_tensorflow, check_tensorflow_backend
-from keras_autoshrink.commands import arguments as search_arguments
-from keras_autoshrink.commands import processes
-from keras_autoshrink.commands.arguments import PROGRAM, build_parser, settle
+from keras_autoshrink.commands.arguments import PROGRAM, parse
+from keras_autoshrink.commands.processes import end_with_parent
 from keras_autoshrink.report import saved_search
 from tflite_export.command_line import fail
 from tflite_export.runtime import native_output_silenced
 
-_console = Console(soft_wrap=True, highlight=False)
+_console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
-def _of(task: str) -> Any:
-    """The module of a task's subcommands."""
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: the command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 0, or 1 if a check failed.
+
+    Raises:
+        SystemExit: with 2 for bad input and 1 for a search or training that failed, after one
+            line on standard error; with 130 after Ctrl-C.
+    """
+    # TensorFlow reads it when it is first imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    end_with_parent()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parse(arguments)
+        if options.command == "search" and (options.workers or options.chief or options.worker):
+            from keras_autoshrink.commands.launcher import launch
+
+            return launch(options, arguments)
+        return _run(options)
+    except ModuleNotFoundError as error:
+        reason = str(error)
+        if error.name == "tensorflow":  # Keras, which takes it where nothing else is set
+            reason = (
+                "TensorFlow is not installed: pip install tensorflow, or set KERAS_BACKEND to jax: "
+                "a search runs on either"
+            )
+        fail(PROGRAM, reason, 2)
+    except (ValueError, TypeError, OSError) as error:
+        fail(PROGRAM, str(error), 2)
+    except RuntimeError as error:  # a search without survivors, a training that diverged
+        fail(PROGRAM, str(error), 1)
+    except KeyboardInterrupt:
+        resumes = arguments and arguments[0] in ("demo", "search", "train")
+        resume = "; run it again, without --overwrite, to go on" if resumes else ""
+        fail(PROGRAM, f"interrupted{resume}", 130)
+    except Exception as error:
+        # Whatever TensorFlow and Keras raise of their own: still one line for the user.
+        fail(PROGRAM, f"{type(error).__name__}: {error}", 1)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Runs a subcommand in this process, with no more loaded than it takes."""
+    # Each candidate is a graph of its own: TensorFlow would warn that it traces so many.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with native_output_silenced():  # TensorFlow announces its devices when it is imported
+        if options.command == "generate":  # with LiteRT alone, as on a phone
+            from keras_autoshrink.commands.generate import generate
+        else:
+            import keras  # noqa: F401 - takes seconds: not for --help or a typing error
+    if options.command == "generate":
+        return generate(options)
+    run = {"demo": _demo, "search": _search, "train": _train, "export": _export, "show": _show}
+    return run[options.command](options)
+
+
+def _task_module(task: str) -> ModuleType:
+    """Returns the module of a task's subcommands, which loads Keras and KerasTuner."""
     from keras_autoshrink.commands import images, text
 
     return {"images": images, "text": text}[task]
 
 
-def demo(options: argparse.Namespace) -> int:
-    """The whole way from data to checked files."""
+def _demo(options: argparse.Namespace) -> int:
     check_tensorflow_backend("autoshrink demo")  # before the search, and not after it
-    from keras_autoshrink.commands import demo as demos
+    from keras_autoshrink.commands.demo import demo
 
-    return {"images": demos.image_demo, "text": demos.text_demo}[options.task](options)
-
-
-def search(options: argparse.Namespace) -> int:
-    """Finds a cell."""
-    settle(options, options.task)
-    return _of(options.task).search(options)
+    return demo(options)
 
 
-def train(options: argparse.Namespace) -> int:
-    """Trains a network of a cell in full."""
+def _search(options: argparse.Namespace) -> int:
+    _task_module(options.task).search(options)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
     check_tensorflow("autoshrink train")
-    if options.output.suffix != ".keras":
-        raise ValueError(f"--output {options.output}: must end in .keras")
-    if options.output.is_dir():
-        raise ValueError(f"--output {options.output}: is a folder")
-    if options.tensorboard and options.tensorboard.is_file():
-        raise ValueError(f"--tensorboard {options.tensorboard}: is a file; give a folder")
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
     cell = saved_search.read_cell(Path(options.cell))
-    task = saved_search.task_of(cell)
-    settle(options, task)
     if Path(options.cell).is_dir() and not saved_search.read_search(Path(options.cell)).done:
         _console.print(f"The search in {options.cell} has not ended: taking its best cell so far")
-    return _of(task).train(options, cell)
+    _task_module(options.task).train(options, cell)
+    return 0
 
 
-def export(options: argparse.Namespace) -> int:
-    """Converts a trained model and checks what came of it."""
+def _export(options: argparse.Namespace) -> int:
     check_tensorflow_backend("autoshrink export")
     import tflite_export
-    from keras_autoshrink.networks.language_model import is_language_model
+    from keras_autoshrink.commands import pipeline
 
     model = tflite_export.load_model(options.model)
-    task = "text" if is_language_model(model) else "images"
-    settle(options, task)
-    return _of(task).export(options, model, saved_search.read_facts(options.model))
+    facts = saved_search.read_facts(options.model)
+    return pipeline.report_checks(_task_module(options.task).export(options, model, facts))
 
 
-def show(options: argparse.Namespace) -> int:
-    """Draws and describes a cell or a search."""
+def _show(options: argparse.Namespace) -> int:
     from keras_autoshrink.commands import pipeline
     from keras_autoshrink.report import page as html_report
     from keras_autoshrink.report import plots, tensorboard
@@ -150,70 +195,6 @@ def _page(html: Path | bool | None, folder: Path) -> Path | None:
     if not page.parent.is_dir():
         raise ValueError(f"--html {page}: its folder does not exist")
     return page
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a command.
-
-    Args:
-        arguments: the command line without the program's name; by default the process's own.
-
-    Returns:
-        The exit status: 0, or 1 if a check failed.
-
-    Raises:
-        SystemExit: with 2 for bad input and 1 for a search or training that failed, after one
-            line on standard error; with 130 after Ctrl-C.
-    """
-    # TensorFlow reads it when it is first imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    processes.hold()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = build_parser().parse_args(arguments)
-    try:
-        if options.command == "search":
-            search_arguments.check(options)
-            if options.workers or options.chief or options.worker:
-                from keras_autoshrink.commands.launcher import launch
-
-                return launch(options, arguments)
-        # The commands load TensorFlow, which takes seconds: not for --help or a typing error.
-        # Each candidate is a graph of its own: TensorFlow would warn of its being traced.
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
-        with native_output_silenced():  # TensorFlow announces its devices when it is imported
-            run = _command(options.command)
-        return run(options)
-    except ModuleNotFoundError as error:
-        reason = str(error)
-        if error.name == "tensorflow":  # Keras, which looks for it where it is told nothing else
-            reason = (
-                "TensorFlow is not installed: pip install tensorflow, or set KERAS_BACKEND to jax: "
-                "a search runs on either"
-            )
-        fail(PROGRAM, reason, 2)
-    except (ValueError, TypeError, OSError) as error:
-        fail(PROGRAM, str(error), 2)
-    except RuntimeError as error:  # a search without survivors, a training that diverged
-        fail(PROGRAM, str(error), 1)
-    except KeyboardInterrupt:
-        resumes = options.command in ("demo", "search", "train")
-        resume = "; run it again, without --overwrite, to go on" if resumes else ""
-        fail(PROGRAM, f"interrupted{resume}", 130)
-    except Exception as error:
-        # Whatever TensorFlow and Keras raise of their own: still one line for the user.
-        fail(PROGRAM, f"{type(error).__name__}: {error}", 1)
-
-
-def _command(name: str) -> Callable[[argparse.Namespace], int]:
-    """The function of a subcommand, with no more loaded than it takes."""
-    if name == "generate":  # with LiteRT alone, as on a phone
-        from keras_autoshrink.commands.generate import generate
-
-        return generate
-
-    import keras  # noqa: F401 - while the output is silenced
-
-    return {"demo": demo, "search": search, "train": train, "export": export, "show": show}[name]
 
 
 if __name__ == "__main__":
