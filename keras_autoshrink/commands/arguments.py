@@ -155,7 +155,7 @@ class _PathFinder(Parser):
         super().__init__(prog=PROGRAM, add_help=False, conflict_handler="resolve")
         super().add_argument("found", nargs="?", type=Path)
 
-    def add_argument(self, *names: str, **how: Any) -> argparse.Action:  # type: ignore[override]
+    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
         if not names[0].startswith("-"):
             return argparse.Action([], "found")
         return super().add_argument(*names, **{n: how[n] for n in ("action", "nargs") if n in how})

@@ -8,7 +8,6 @@ import shlex
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -117,7 +116,9 @@ def demo(options: argparse.Namespace) -> int:
     return status
 
 
-def _comparison(plan: _Demo, params: dict[str, int], checks: dict[str, list[Any]]) -> Table:
+def _comparison(
+    plan: _Demo, params: dict[str, int], checks: dict[str, list[tflite_export.Check]]
+) -> Table:
     """Compares the cell found with the complete one, as trained and as exported."""
     table = Table(box=box.SIMPLE_HEAD, title="the cell found against the complete cell")
     table.add_column("")

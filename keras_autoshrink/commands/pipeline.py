@@ -213,7 +213,7 @@ def output_stem(options: argparse.Namespace) -> Path:
     return folder / options.model.stem
 
 
-def report_checks(checks: Sequence[Any]) -> int:
+def report_checks(checks: Sequence[tflite_export.Check]) -> int:
     """Prints the checks of exported files, and which files are not as their model.
 
     Args:
