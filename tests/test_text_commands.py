@@ -129,7 +129,10 @@ def test_the_demo_compares_two_networks_and_continues_a_text(shown, trained):
     folder, printed = shown
     costs = [saved_search.read_facts(folder / f"{n}.keras")["macs"] for n in ("found", "complete")]
     rows = {" ".join(line.split()[:-3]): line.split()[-3:] for line in printed.splitlines()}
-    assert rows["MACs for one word"] == [*map(str, costs), f"{costs[0] / costs[1]:.2f}"]
+    assert rows["MACs for one word"] == [
+        *(f"{cost:,}" for cost in costs),
+        f"{costs[0] / costs[1]:.2f}",
+    ]
     complete = saved_search.read_facts(folder / "complete.keras")["cell"]
     assert len(complete["edges"]) == 3
     command = f"$ autoshrink generate {folder}/found.float32.tflite '{PROMPT}'\n"

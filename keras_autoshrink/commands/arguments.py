@@ -14,7 +14,7 @@ from keras_autoshrink import __version__
 from keras_autoshrink.commands.processes import Address
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import COSTS
-from keras_autoshrink.search.strategies import STRATEGIES
+from keras_autoshrink.search import STRATEGIES
 from tflite_export.command_line import Parser
 from tflite_export.convert import Quantization
 
