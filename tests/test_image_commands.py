@@ -228,7 +228,8 @@ def test_options_reach_the_training(tmp_path, jobs):
     command = (
         f"train {tmp_path}/cell.json --output {tmp_path}/m.keras --seed 3 --recipe cifar10 "
         "--epochs 7 --batch-size 9 --learning-rate 0.5 --label-smoothing 0.2 --ema 0.9 "
-        f"--activation swish --precision mixed_bfloat16 --tensorboard {tmp_path}/logs --overwrite --quiet"
+        f"--activation swish --precision mixed_bfloat16 --tensorboard {tmp_path}/logs "
+        "--overwrite --quiet"
     )
     assert main([*command.split(), "--width", "0.5"]) == 0
     assert main([*command.split(), "--target-macs", "100K"]) == 0
