@@ -479,8 +479,8 @@ TO = "--output m.keras"
         ("export corrupt.keras --quantization int4", "'int4'"),
         ("export corrupt.keras --quantization int8 --max-accuracy-drop 0", "not allowed with"),
         # What is for the other task.
-        ("search --units 8", "--units 8 (the task is images)"),
-        (f"train shrinkcnn {TO} --vocabulary-size 8", "--vocabulary-size 8 (the task is images)"),
+        ("search --units 8", "--units: is for text, this is images"),
+        (f"train shrinkcnn {TO} --vocabulary-size 8", "--vocabulary-size: is for text"),
         # Values.
         ("search --nodes 1", "num_nodes=1"),
         ("search --keep-fraction 3", "keep_fraction=3"),

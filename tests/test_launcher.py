@@ -19,10 +19,8 @@ from keras_autoshrink.commands.cli import main
 from keras_autoshrink.commands.processes import Address
 
 ROOT = Path(__file__).parent.parent
-SEARCH = (
-    "search --dataset digits --nodes 3 --candidates 2 --max-candidates 3 --epochs 1 --filters 4 "
-    "--stem-filters 4"
-)
+SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
+FEW = ("--max-candidates", "3")
 
 LOOPBACK = Address("127.0.0.1", 5000)
 
@@ -222,7 +220,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, monk
     search = f"search --directory {tmp_path}"
     assert "not allowed with" in refused(capsys, f"{search} --chief a:1 --worker a:1")
     assert "no whole number of 1 or more" in refused(capsys, f"{search} --workers 0")
-    assert "--units 5" in refused(capsys, f"{search} --workers 2 --units 5")
+    assert "--units: is for text" in refused(capsys, f"{search} --workers 2 --units 5")
     there_is_none = "there is no such host"
     assert there_is_none in refused(capsys, f"{search} --worker no-such-host.invalid:5000")
     # An address of documentation, which no machine has.
@@ -259,7 +257,7 @@ def test_an_error_of_a_worker_is_one_line(monkeypatch, capsys):
 def one_process(tmp_path_factory):
     """The trajectory of a search without a launcher."""
     directory = tmp_path_factory.mktemp("one")
-    assert main([*SEARCH.split(), "--directory", str(directory), "--quiet"]) == 0
+    assert main([*SEARCH.split(), *FEW, "--directory", str(directory), "--quiet"]) == 0
     return trajectory(directory / "digits")
 
 
@@ -304,7 +302,13 @@ def test_two_workers_of_which_one_is_killed_and_so_is_the_chief(tmp_path, one_pr
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "older").touch()
     launched = started(
-        tmp_path, "--workers", "2", "--overwrite", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        tmp_path,
+        *FEW,
+        "--workers",
+        "2",
+        "--overwrite",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     first = wait_for_trials(launched, tmp_path)
     (name,) = first
@@ -323,14 +327,14 @@ def test_two_workers_of_which_one_is_killed_and_so_is_the_chief(tmp_path, one_pr
 
 
 def test_a_search_that_is_killed_ends_the_same(tmp_path, one_process, capsys):
-    killed = started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    killed = started(tmp_path, *FEW, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not (tmp_path / "digits" / "trial_0001" / "trial.json").exists():
         assert killed.poll() is None
         time.sleep(0.05)
     killed.kill()
     killed.communicate()
     assert not (tmp_path / "digits" / "cell.json").exists()
-    assert main([*SEARCH.split(), "--directory", str(tmp_path)]) == 0
+    assert main([*SEARCH.split(), *FEW, "--directory", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     # Not a terminal: plain lines, no control codes.
     assert "Going on in round 1" in printed

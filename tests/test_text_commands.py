@@ -469,12 +469,12 @@ TO = "--output m.keras"
     ("command", "culprit"),
     [
         # What is for the other task.
-        ("search --task text --filters 4", "--filters 4 (the task is text)"),
-        ("search --task text --distribution-strategy mirrored", "--distribution-strategy mirrored"),
+        ("search --task text --filters 4", "--filters: is for images, this is text"),
+        ("search --task text --distribution-strategy mirrored", "--distribution-strategy: is"),
         ("search --task music", "'music'"),
-        (f"train shrinkrnn {TO} --width 0.5", "--width 0.5 (the task is text)"),
+        (f"train shrinkrnn {TO} --width 0.5", "--width: is for images, this is text"),
         (f"train --units 5 shrinkrnn {TO} --recipe cifar10", "--recipe: invalid choice: 'cifar10'"),
-        ("export found.keras --output-dir new --qat", "--qat (the task is text)"),
+        ("export found.keras --output-dir new --qat", "--qat: is for images, this is text"),
         # Values.
         (ON + " short --nodes 1", "num_nodes=1"),
         (ON + " short --vocabulary-size 2", "vocabulary_size=2: expected 3 or more"),

@@ -69,8 +69,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = build_parser(task)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        note = f" (the task is {task})" if (options.command, task) in _EXAMPLES else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{note}")
+        option, other = unknown[0].partition("=")[0], TASKS[1 - TASKS.index(task)]
+        if option in _Outline(options.command, other).options:
+            parser.error(f"{option}: is for {other}, this is {task}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.task = task
     if options.command == "search" and options.strategy == "paper" and options.max_candidates:
         raise ValueError(
@@ -136,36 +138,50 @@ def _find_task(arguments: Sequence[str]) -> str:
         task: str = parser.parse_known_args(rest)[0].task
         return task
     if command in ("train", "export"):
-        finder = _PathFinder()
-        for task in TASKS:
-            (_add_train if command == "train" else _add_export)(finder, task)
-        path = finder.find(rest)
+        path = _Outline(command, *TASKS).find_positional(rest)
         if path is not None:
-            return _task_of_model(path) if command == "export" else _task_of_cell(path)
+            return _task_of_cell(path) if command == "train" else _task_of_model(path)
     return TASKS[0]
 
 
-class _PathFinder(Parser):
-    """A parser that finds the one positional argument among the options of both tasks.
+class _Outline(Parser):
+    """A parser that knows of a command's options no more than how many values each takes.
 
-    Of an option it knows how many values it takes, and believes each value.
+    Args:
+        command: the name of one.
+        *tasks: whose options it has.
+
+    Attributes:
+        options: the names of all.
     """
 
-    def __init__(self) -> None:
+    _complete = False  # argparse's own groups are made
+
+    def __init__(self, command: str, *tasks: str) -> None:
         super().__init__(prog=PROGRAM, add_help=False, conflict_handler="resolve")
-        super().add_argument("found", nargs="?", type=Path)
+        super().add_argument("positional", nargs="?", type=Path)
+        self._complete = True
+        self.options: set[str] = set()
+        add = {"search": _add_search, "train": _add_train, "export": _add_export}
+        for task in tasks:
+            if command in add:
+                add[command](self, task)
 
     def add_argument(self, *names: str, **how: Any) -> argparse.Action:
         if not names[0].startswith("-"):
-            return argparse.Action([], "found")
+            return argparse.Action([], names[0])
+        self.options.update(names)
         return super().add_argument(*names, **{n: how[n] for n in ("action", "nargs") if n in how})
+
+    def add_argument_group(self, *args: Any, **how: Any) -> Any:
+        return self if self._complete else super().add_argument_group(*args, **how)
 
     def add_mutually_exclusive_group(self, **how: Any) -> Any:
         return self
 
-    def find(self, arguments: Sequence[str]) -> Path | None:
-        """Returns the path, or None where there is none."""
-        found: Path | None = self.parse_known_args(arguments)[0].found
+    def find_positional(self, arguments: Sequence[str]) -> Path | None:
+        """Finds the one argument that is no option's, or returns None."""
+        found: Path | None = self.parse_known_args(arguments)[0].positional
         return found
 
 
