@@ -280,7 +280,7 @@ def test_folders_with_train_and_val_are_streamed(tmp_path, monkeypatch, jobs, ca
     settings = jobs[1].settings()
     assert settings["dataset"] == str(tmp_path / "images")
     assert settings["class_names"] == ("class0", "class1")
-    assert settings["mean"] == [127.5] * 3
+    assert settings["mean"] == (127.5,) * 3
     # To the export a sample is enough. What was given relative to a folder is found from another.
     kas.ShrinkCNN(cell, width=0.2, **architecture(jobs[1].data)).save("m.keras")
     saved_search.write_facts(tmp_path / "m.keras", settings)

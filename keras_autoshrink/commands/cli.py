@@ -124,45 +124,19 @@ def _export(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from keras_autoshrink.commands import pipeline
-    from keras_autoshrink.report import page as html_report
-    from keras_autoshrink.report import plots, tensorboard
+    from keras_autoshrink.report import plots
 
-    picture = options.picture
+    folder, picture = Path(options.cell), options.picture
     if picture and (picture.suffix not in (".png", ".svg", ".pdf") or picture.is_dir()):
         raise ValueError(f"--picture {picture}: expected a file that ends in .png, .svg or .pdf")
     if picture and not picture.parent.is_dir():
         raise ValueError(f"--picture {picture}: its folder does not exist")
-    folder = Path(options.cell)
-    page = _page(options.html, folder)
-    if options.tensorboard and not folder.is_dir():
-        raise ValueError(f"--tensorboard: is of a search, and {folder} is no search's folder")
-    if folder.is_dir():
-        _, searched, objective = saved_search.open_search(folder, None)
-        records = searched.trajectory()
-        # Before anything is written: a round under way may have the only scores, and no cell yet.
-        found = searched.best() is not None
-        if options.tensorboard:
-            tensorboard.check(folder, records)
-        if picture and not found:
-            raise ValueError(
-                f"--picture: {folder} has no cell yet: no round with a score has ended"
-            )
-        pipeline.print_table(plots.trajectory_table(records, objective))
-        for line in saved_search.describe_costs(saved_search.read_costs(folder)):
-            _console.print(line)
-        if searched.error:
-            _console.print(f"This search failed: {searched.error}")
-        elif not searched.done:
-            _console.print(
-                f"This search is in round {searched.round.number}: chosen is the best so far."
-            )
-        if page:
-            _console.print(f"wrote {html_report.write_report(folder, page, objective)}")
-        if options.tensorboard:
-            _console.print(f"wrote {tensorboard.write_tensorboard(folder, objective)}")
-        if (page or options.tensorboard) and not found:
-            return 0  # these are of a search without a cell, too; what follows is of the cell
-    cell = saved_search.read_cell(Path(options.cell))
+    for option in ("html", "tensorboard"):
+        if getattr(options, option) and not folder.is_dir():
+            raise ValueError(f"--{option}: is of a search, and {folder} is no search's folder")
+    if folder.is_dir() and not _show_search(folder, options):
+        return 0  # it has no cell to be shown yet
+    cell = saved_search.read_cell(folder)
     edges = len(cell.edges)
     table = Table(title=f"cell with {edges} edge{'' if edges == 1 else 's'}")
     for heading in ("node", "op", "inputs", ""):
@@ -177,24 +151,46 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _page(html: Path | bool | None, folder: Path) -> Path | None:
-    """Where to write the report of a search; None if it was not asked for.
+def _show_search(folder: Path, options: argparse.Namespace) -> bool:
+    """Prints a search's trajectory, and writes its report and TensorBoard's files.
 
-    Raises:
-        ValueError: there can be none.
+    Returns:
+        Whether to go on with its cell: not if there is none, and something else was asked for.
     """
-    if html is None:
-        return None
-    if not folder.is_dir():
-        raise ValueError(f"--html: is of a search, and {folder} is no search's folder")
-    from keras_autoshrink.report import page as html_report
+    from keras_autoshrink.commands import pipeline
+    from keras_autoshrink.report import page, plots, tensorboard
 
-    page = folder / html_report.NAME if html is True else Path(html)
-    if page.suffix != ".html" or page.is_dir():
-        raise ValueError(f"--html {page}: expected a file that ends in .html")
-    if not page.parent.is_dir():
-        raise ValueError(f"--html {page}: its folder does not exist")
-    return page
+    report = _report_path(options.html, folder / page.NAME) if options.html else None
+    _, search, objective = saved_search.open_search(folder, None)
+    records = search.trajectory()
+    # Before anything is written: a round under way may have the only scores, and no cell yet.
+    if options.tensorboard:
+        tensorboard.check(folder, records)
+    found = search.best() is not None
+    if options.picture and not found:
+        raise ValueError(f"--picture: {folder} has no cell yet: no round with a score has ended")
+    pipeline.print_table(plots.trajectory_table(records, objective))
+    for line in saved_search.describe_costs(saved_search.read_costs(folder)):
+        _console.print(line)
+    if search.error:
+        _console.print(f"This search failed: {search.error}")
+    elif not search.done:
+        _console.print(f"This search is in round {search.round.number}: chosen is the best so far.")
+    if report:
+        _console.print(f"wrote {page.write_report(folder, report, objective)}")
+    if options.tensorboard:
+        _console.print(f"wrote {tensorboard.write_tensorboard(folder, objective)}")
+    return found or not (report or options.tensorboard)
+
+
+def _report_path(html: Path | bool, default: Path) -> Path:
+    """Returns where to write the report of a search, which `--html` may leave open."""
+    path = default if html is True else Path(html)
+    if path.suffix != ".html" or path.is_dir():
+        raise ValueError(f"--html {path}: expected a file that ends in .html")
+    if not path.parent.is_dir():
+        raise ValueError(f"--html {path}: its folder does not exist")
+    return path
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from keras_autoshrink.training.recipes import Recipe, TextRecipe
 from keras_autoshrink.tuner import service
 from keras_autoshrink.tuner.tuner import AutoShrink
 
-_console = Console(soft_wrap=True, highlight=False)
+_console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def search_and_report(

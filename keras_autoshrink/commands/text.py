@@ -31,7 +31,7 @@ OBJECTIVE = "perplexity"  # of the validation text
 # it reads them one by one.
 _CHECKED, _CALIBRATION = 2_000, 500
 
-_console = Console(soft_wrap=True, highlight=False)
+_console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def search(options: argparse.Namespace) -> None:
