@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from refusals import refused
-from searches import timeless, unassigned
+from searches import unassigned
 
 from keras_autoshrink.commands import launcher
 from keras_autoshrink.commands.arguments import build_parser, parse
@@ -262,7 +262,7 @@ def one_process(tmp_path_factory):
 
 
 def trajectory(folder):
-    return unassigned(timeless(json.loads((folder / "trajectory.json").read_text())))
+    return unassigned(json.loads((folder / "trajectory.json").read_text()))
 
 
 def started(directory, *options, **arguments):
