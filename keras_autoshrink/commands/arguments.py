@@ -24,30 +24,32 @@ TASKS = ("images", "text")
 UNITS = {"small": 200, "ptb": 745}  # of a text's network by its recipe, unless --units says more
 OPTIMISING_EPOCHS = 3  # of --prune and of --qat, unless --epochs says more
 
-# By command and task; "" for a command of no task.
-_EXAMPLES = {
-    ("demo", "images"): "autoshrink demo --directory demo",
-    ("demo", "text"): "autoshrink demo --task text --directory demo",
-    ("search", "images"): "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10",
-    ("search", "text"): "autoshrink search --task text --data-dir texts --max-candidates 20",
-    ("train", "images"): "autoshrink train runs/digits --epochs 30 --output digits.keras",
-    ("train", "text"): "autoshrink train runs/texts --units 200 --output lm.keras",
-    ("export", "images"): "autoshrink export digits.keras --quantization float32 int8",
-    ("export", "text"): "autoshrink export lm.keras --quantization float32 dynamic",
-    ("generate", ""): "autoshrink generate lm.float32.tflite 'the exception is'",
-    ("show", ""): "autoshrink show runs/digits --picture cell.png --html report.html",
-}
-
-# How to get the help of a command's other task.
-_OTHER_HELP = {
-    ("demo", "images"): "text: autoshrink demo --task text --help",
-    ("demo", "text"): "images: autoshrink demo --help",
-    ("search", "images"): "text: autoshrink search --task text --help",
-    ("search", "text"): "images: autoshrink search --help",
-    ("train", "images"): "text, as for every recurrent CELL: autoshrink train shrinkrnn --help",
-    ("train", "text"): "images, as for every CELL of convolutions: autoshrink train --help",
-    ("export", "images"): "text: autoshrink export MODEL.keras --help, of a language model",
-    ("export", "text"): "images: autoshrink export --help",
+# What the help of a command ends with: an example, and how to get the help of its other task.
+_EXAMPLES: dict[str, str | dict[str, str]] = {
+    "demo": {
+        "images": "autoshrink demo --directory demo\nfor text: autoshrink demo --task text",
+        "text": "autoshrink demo --task text --directory demo\nfor images: autoshrink demo",
+    },
+    "search": {
+        "images": "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10\n"
+        "the options of text: autoshrink search --task text --help",
+        "text": "autoshrink search --task text --data-dir texts --max-candidates 20\n"
+        "the options of images: autoshrink search --help",
+    },
+    "train": {
+        "images": "autoshrink train runs/digits --epochs 30 --output digits.keras\n"
+        "the options of text, as for any recurrent CELL: autoshrink train shrinkrnn --help",
+        "text": "autoshrink train runs/texts --units 200 --output lm.keras\n"
+        "the options of images, as for any other CELL: autoshrink train shrinkcnn --help",
+    },
+    "export": {
+        "images": "autoshrink export digits.keras --quantization float32 int8\n"
+        "the options of text, as for any language model: autoshrink export lm.keras --help",
+        "text": "autoshrink export lm.keras --quantization float32 dynamic\n"
+        "the options of images: autoshrink export --help",
+    },
+    "generate": "autoshrink generate lm.float32.tflite 'the exception is'",
+    "show": "autoshrink show runs/digits --picture cell.png --html report.html",
 }
 
 
@@ -94,14 +96,13 @@ def build_parser(task: str = "images") -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, usage: str, summary: str, details: str = "") -> argparse.ArgumentParser:
-        place = (name, task) if (name, task) in _EXAMPLES else (name, "")
-        other = f"\nthe options of {_OTHER_HELP[place]}" if place in _OTHER_HELP else ""
+        example = _EXAMPLES[name]
         return commands.add_parser(
             name,
             help=summary,
             usage=f"{PROGRAM} {name} {usage}",
             description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}.{details}", 80),
-            epilog=f"example: {_EXAMPLES[place]}{other}",
+            epilog=f"example: {example if isinstance(example, str) else example[task]}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
@@ -139,8 +140,10 @@ def _find_task(arguments: Sequence[str]) -> str:
         return task
     if command in ("train", "export"):
         path = _Outline(command, *TASKS).find_positional(rest)
+        if path is not None and command == "train":
+            return saved_search.task_of(saved_search.read_cell(path))
         if path is not None:
-            return _task_of_cell(path) if command == "train" else _task_of_model(path)
+            return _task_of_model(path)
     return TASKS[0]
 
 
@@ -183,10 +186,6 @@ class _Outline(Parser):
         """Finds the one argument that is no option's, or returns None."""
         found: Path | None = self.parse_known_args(arguments)[0].positional
         return found
-
-
-def _task_of_cell(path: Path) -> str:
-    return saved_search.task_of(saved_search.read_cell(path))
 
 
 def _task_of_model(path: Path) -> str:
