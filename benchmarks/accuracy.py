@@ -97,12 +97,24 @@ def _train(
     cell: kas.Cell, data: Any, path: Path, dataset: str, recipe: Any, width: float, seed: int
 ) -> dict[str, Any]:
     """The facts of a training."""
-    from keras_autoshrink.commands.images import train_and_save
+    from keras_autoshrink.commands.images import ImageTraining
+    from keras_autoshrink.commands.pipeline import train_and_save
     from keras_autoshrink.report.saved_search import read_facts
 
     started = time.monotonic()
     source = {"dataset": dataset, "split_seed": 0}
-    train_and_save(cell, data, path, source, recipe, width=width, seed=seed, verbose=2)
+    train_and_save(
+        ImageTraining(
+            cell=cell,
+            data=data,
+            recipe=recipe,
+            path=path,
+            source=source,
+            seed=seed,
+            width=width,
+            verbose=2,
+        )
+    )
     print(f"{path}: {time.monotonic() - started:.0f} s", flush=True)
     return read_facts(path)
 

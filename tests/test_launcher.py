@@ -1,30 +1,26 @@
-"""One search as several processes: what they are given, and that they find what one finds."""
+"""A search as several processes: what they are given, and that they find what one finds."""
 
-import argparse
 import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import filelock
 import psutil
 import pytest
-from processes import is_alive
-from searches import timeless, unassigned
+from refusals import refused
+from searches import unassigned
 
 from keras_autoshrink.commands import launcher
-from keras_autoshrink.commands.arguments import build_parser
+from keras_autoshrink.commands.arguments import build_parser, parse
 from keras_autoshrink.commands.cli import main
 from keras_autoshrink.commands.processes import Address
-from keras_autoshrink.data.text import PYDOC
 
 ROOT = Path(__file__).parent.parent
 SEARCH = "search --dataset digits --nodes 3 --candidates 2 --epochs 1 --filters 4 --stem-filters 4"
+FEW = ("--max-candidates", "3")
 
 LOOPBACK = Address("127.0.0.1", 5000)
 
@@ -46,19 +42,16 @@ def close(children):
 @pytest.mark.parametrize(
     "command",
     [
-        "search",
-        "search --workers 3",
         "search --overwrite --workers=3 --dataset digits --seed -1",
-        "search --dataset digits --overwrite --chief node1:5000 --quiet --workers 2",
         "search --proxy-images 100 50 --worker [::1]:5000 --keep-fraction 0.5",
-        "search --strategy bayesian --worker node1:5000 --max-candidates 9",
+        "search --task text --overwrite --chief node1:5000 --units 9 --quiet --workers 2",
     ],
 )
 def test_children_get_the_same_search(command):
-    own = launcher._own(command.split())
-    expected = vars(build_parser().parse_args(command.split()))
+    own = launcher._without_part(command.split())
+    expected = vars(parse(command.split()))
     expected.update(workers=None, chief=None, worker=None, overwrite=False)
-    assert vars(build_parser().parse_args(own)) == expected
+    assert vars(parse(own)) == expected
 
 
 def test_each_process_knows_its_part(tmp_path):
@@ -80,16 +73,7 @@ def test_each_process_knows_its_part(tmp_path):
     assert workers[0].environment["no_grpc_proxy"] == "127.0.0.1"
 
 
-def test_ids_of_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(socket, "gethostname", lambda: "chief-machine")
-    (worker,) = close(launcher.Team([], LOOPBACK, 1, tmp_path).workers())
-    assert "chief" not in worker.environment["KERASTUNER_TUNER_ID"]
-    monkeypatch.setenv("KERASTUNER_TUNER_ID", "left/of")
-    (worker,) = close(launcher.Team([], LOOPBACK, 1, tmp_path).workers())
-    assert worker.environment["KERASTUNER_TUNER_ID"] == "left_of-1"
-
-
-def test_no_two_workers_of_a_machine_have_the_same_id(tmp_path):
+def test_no_two_workers_of_a_machine_have_the_same_id(tmp_path, monkeypatch):
     first = launcher.Team([], LOOPBACK, 2, tmp_path).workers()
     first[0].log.write(b"of a worker that runs")
     first[0].log.flush()
@@ -100,24 +84,26 @@ def test_no_two_workers_of_a_machine_have_the_same_id(tmp_path):
     again = close(launcher.Team([], LOOPBACK, 1, tmp_path).workers())
     assert again[0].name == "worker host-1"
     assert (tmp_path / "host-1.log").read_bytes() == b""
+    # KerasTuner would take an ID that contains "chief" for the chief.
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "left/of-chief")
+    (worker,) = close(launcher.Team([], LOOPBACK, 1, tmp_path).workers())
+    assert worker.environment["KERASTUNER_TUNER_ID"] == "left_of-CHIEF-1"
 
 
-def devices(team):
-    return [c.environment["CUDA_VISIBLE_DEVICES"] for c in (team.chief(), *close(team.workers()))]
+def test_each_worker_has_a_gpu_and_the_chief_none(tmp_path, monkeypatch):
+    def devices(count):
+        team = launcher.Team([], LOOPBACK, count, tmp_path)
+        children = (team.chief(), *close(team.workers()))
+        return [child.environment["CUDA_VISIBLE_DEVICES"] for child in children]
 
-
-def test_a_chief_without_a_gpu_asks_jax_for_none(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-af,5")
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert devices(2) == ["-1", "2", "GPU-af"]
+    assert devices(4) == ["-1", "2", "GPU-af", "5", "2"]
+    # Without a GPU, JAX would take it for an error to be asked for one.
     team = launcher.Team([], LOOPBACK, 1, tmp_path)
     assert team.chief().environment["JAX_PLATFORMS"] == "cpu"
     assert [c.environment["JAX_PLATFORMS"] for c in close(team.workers())] == ["cuda"]
-
-
-def test_each_worker_has_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-af,5")
-    assert devices(launcher.Team([], LOOPBACK, 2, tmp_path)) == ["-1", "2", "GPU-af"]
-    assert devices(launcher.Team([], LOOPBACK, 4, tmp_path)) == ["-1", "2", "GPU-af", "5", "2"]
 
 
 @pytest.mark.parametrize(
@@ -158,23 +144,23 @@ def test_modules_are_looked_for_where_this_process_found_them(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("options", "name"),
     [
-        {"task": "images", "dataset": None},
-        {"task": "images", "dataset": "some/folder.npz"},
-        {"task": "text", "data_dir": None},
-        {"task": "text", "data_dir": Path("corpora/ptb")},
+        ("", "digits"),
+        ("--dataset some/folder.npz", "folder"),
+        ("--task text", "pydoc"),
+        ("--task text --data-dir corpora/ptb", "ptb"),
+        ("--project-name mine", "mine"),
     ],
 )
-def test_logs_lie_beside_the_folder_of_the_search(arguments):
+def test_logs_lie_beside_the_folder_of_the_search(tmp_path, monkeypatch, options, name):
     # Which --overwrite deletes.
-    options = argparse.Namespace(directory=Path("runs"), project_name=None, **arguments)
-    name = {"images": "digits", "text": PYDOC}[options.task]
-    given = getattr(options, "dataset", None) or getattr(options, "data_dir", None)
-    expected = Path(given).stem if given else name
-    assert launcher._logs(options) == Path("runs", f"{expected}.logs")
-    options.project_name = "mine"
-    assert launcher._logs(options) == Path("runs", "mine.logs")
+    teams = []
+    monkeypatch.setattr(launcher.Supervisor, "run", lambda self: (0, ""))
+    team = launcher.Team
+    monkeypatch.setattr(launcher, "Team", lambda *given: teams.append(given) or team(*given))
+    assert main(f"search --directory {tmp_path} --workers 1 {options}".split()) == 0
+    assert teams[0][-1] == tmp_path / f"{name}.logs"
 
 
 @pytest.mark.parametrize(
@@ -222,25 +208,12 @@ def test_a_connection_that_meets_itself_is_no_chief(monkeypatch):
     assert not Address("127.0.0.1", free_port()).listens()
 
 
-def refused(capsys, command):
-    """The one line on standard error with which a command refuses."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(command.split())
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
-
-
 @pytest.mark.parametrize(
-    "text",
-    ["5000", "node1", "node1:", ":5000", "node1:0", "node1:65536", "node1:x", "::1:5000", "[]:1"],
+    "text", ["5000", "node1:", ":5000", "node1:0", "node1:65536", "node1:x", "::1:5000", "[]:1"]
 )
 def test_bad_addresses_are_refused(text, capsys):
-    for option in ("--chief", "--worker"):
-        error = refused(capsys, f"search {option} {text}")
-        assert f"argument {option}: {text!r} is no address of the kind node1:5000" in error
+    error = refused(capsys, f"search --chief {text}")
+    assert f"argument --chief: {text!r} is no address of the kind node1:5000" in error
 
 
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, monkeypatch):
@@ -250,7 +223,6 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, monk
     assert "--units: is for text" in refused(capsys, f"{search} --workers 2 --units 5")
     there_is_none = "there is no such host"
     assert there_is_none in refused(capsys, f"{search} --worker no-such-host.invalid:5000")
-    assert there_is_none in refused(capsys, f"{search} --chief no-such-host.invalid:5000")
     # An address of documentation, which no machine has.
     assert "192.0.2.1:5000" in refused(capsys, f"{search} --chief 192.0.2.1:5000")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -285,12 +257,12 @@ def test_an_error_of_a_worker_is_one_line(monkeypatch, capsys):
 def one_process(tmp_path_factory):
     """The trajectory of a search without a launcher."""
     directory = tmp_path_factory.mktemp("one")
-    assert main([*SEARCH.split(), "--directory", str(directory), "--quiet"]) == 0
+    assert main([*SEARCH.split(), *FEW, "--directory", str(directory), "--quiet"]) == 0
     return trajectory(directory / "digits")
 
 
 def trajectory(folder):
-    return unassigned(timeless(json.loads((folder / "trajectory.json").read_text())))
+    return unassigned(json.loads((folder / "trajectory.json").read_text()))
 
 
 def started(directory, *options, **arguments):
@@ -315,99 +287,44 @@ def process_of(launched, tuner_id):
     raise AssertionError(f"no {tuner_id}")
 
 
-def wait_for_trials(launched, directory, known=()):
-    """The trials under way, once there is one that is not known."""
+def wait_for_trial(launched, directory):
+    """The workers that have a trial, once there is one."""
     while launched.poll() is None:
-        out = trials_out(directory)
-        if {*out.values()} - {*known}:
+        if out := trials_out(directory):
             return out
         time.sleep(0.02)
     raise AssertionError("the search has ended")
 
 
-def test_two_workers_of_which_one_is_killed_and_so_is_the_chief(tmp_path, one_process):
-    # An older search that the chief deletes once, and what has been trained since never.
+def test_two_workers_of_which_one_is_killed_find_what_one_process_finds(tmp_path, one_process):
+    # An older search, which is deleted.
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "older").touch()
-    launched = started(
-        tmp_path, "--workers", "2", "--overwrite", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    first = wait_for_trials(launched, tmp_path)
-    (name,) = first
+    options = (*FEW, "--workers", "2", "--overwrite")
+    launched = started(tmp_path, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    (name,) = wait_for_trial(launched, tmp_path)
     process_of(launched, name).kill()
-    wait_for_trials(launched, tmp_path, first.values())
-    process_of(launched, "chief").kill()
-    output, errors = launched.communicate()
+    _, errors = launched.communicate()
     assert launched.returncode == 0, errors
-    assert errors.splitlines() == [
-        f"worker {name} was killed (signal 9); starting it again",
-        "the chief was killed (signal 9); starting it again",
-    ]
-    assert "Going on in round " in output
+    assert errors == f"worker {name} was killed (signal 9); starting it again\n"
     assert trajectory(tmp_path / "digits") == one_process
     assert not (tmp_path / "digits" / "older").exists()
 
 
-@pytest.mark.slow
-def test_workers_search_by_the_strategy_that_they_are_given(tmp_path):
-    strategy = ("--strategy", "bayesian", "--max-candidates", "5")
-    assert main([*SEARCH.split(), "--directory", str(tmp_path / "one"), *strategy]) == 0
-    address = f"127.0.0.1:{free_port()}"
-    launched = started(tmp_path / "two", "--chief", address, *strategy)
-    while not (tmp_path / "two" / "digits" / "tuner0.json").exists():
-        assert launched.poll() is None
+def test_a_search_that_is_killed_ends_the_same(tmp_path, one_process, capsys):
+    killed = started(tmp_path, *FEW, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (tmp_path / "digits" / "trial_0001" / "trial.json").exists():
+        assert killed.poll() is None
         time.sleep(0.05)
-    other = (tmp_path / "two", "--worker", address, "--strategy", "paper")
-    refused = started(*other, stderr=subprocess.PIPE)
-    assert "strategy='bayesian', not 'paper'" in refused.communicate(timeout=120)[1]
-    assert refused.returncode == 2
-    assert started(tmp_path / "two", "--worker", address, "--workers", "2", *strategy).wait() == 0
-    assert launched.wait() == 0
-    found = trajectory(tmp_path / "two" / "digits")
-    assert sum(len(record["candidates"]) for record in found) == 5
-    assert found == trajectory(tmp_path / "one" / "digits")
-
-
-@pytest.mark.slow
-def test_a_launcher_that_is_killed_leaves_a_search_that_one_process_ends(tmp_path, one_process):
-    launched = started(tmp_path, "--workers", "2", "--max-seconds-per-trial", "200")
-    wait_for_trials(launched, tmp_path, wait_for_trials(launched, tmp_path).values())
-    left = psutil.Process(launched.pid).children(recursive=True)
-    assert len(left) == 3
-    launched.kill()
-    launched.wait()
-    while any(is_alive(process.pid) for process in left):
-        time.sleep(0.02)
-    # A zombie's threads may live on for a moment, and with them its lock.
-    with filelock.FileLock(tmp_path / "digits" / ".lock", timeout=60):
-        pass
-    command = [*SEARCH.split(), "--directory", str(tmp_path), "--max-seconds-per-trial", "200"]
-    assert main(command) == 0
+    killed.kill()
+    killed.communicate()
+    assert not (tmp_path / "digits" / "cell.json").exists()
+    assert main([*SEARCH.split(), *FEW, "--directory", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    # Not a terminal: plain lines, no control codes.
+    assert "Going on in round 1" in printed
+    assert "\x1b" not in printed
     assert trajectory(tmp_path / "digits") == one_process
-
-
-@pytest.mark.slow
-def test_ctrl_c_and_then_another_number_of_workers(tmp_path, one_process):
-    launched = started(tmp_path, "--workers", "1", stderr=subprocess.PIPE)
-    wait_for_trials(launched, tmp_path)
-    launched.send_signal(signal.SIGINT)
-    _, errors = launched.communicate()
-    assert launched.returncode == 130
-    assert errors.endswith("run it again, without --overwrite, to go on\n")
-    chief = f"127.0.0.1:{free_port()}"
-    environment = {**os.environ, "KERASTUNER_TUNER_ID": "elsewhere"}
-    joined = started(
-        tmp_path, "--worker", chief, "--workers", "2", env=environment, stderr=subprocess.PIPE
-    )
-    assert joined.stderr.readline() == f"waiting for a chief at {chief}\n"
-    launched = started(tmp_path, "--chief", chief)
-    assert launched.wait() == 0
-    assert joined.communicate() == (None, "")
-    assert joined.returncode == 0
-    assert trajectory(tmp_path / "digits") == one_process
-    assert {"elsewhere-1.log", "elsewhere-2.log"} < {
-        path.name for path in (tmp_path / "digits.logs").iterdir()
-    }
 
 
 def free_port():

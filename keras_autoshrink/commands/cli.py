@@ -1,4 +1,4 @@
-"""What the subcommands of `autoshrink` do; each takes its options and returns an exit status."""
+"""The command `autoshrink`: each subcommand takes its options and returns an exit status."""
 
 from __future__ import annotations
 
@@ -6,150 +6,20 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from rich.console import Console
 from rich.table import Table
 
 from keras_autoshrink.backend import check_tensorflow, check_tensorflow_backend
-from keras_autoshrink.commands import arguments as search_arguments
-from keras_autoshrink.commands import processes
-from keras_autoshrink.commands.arguments import PROGRAM, build_parser, settle
+from keras_autoshrink.commands.arguments import PROGRAM, parse
+from keras_autoshrink.commands.processes import end_with_parent
 from keras_autoshrink.report import saved_search
 from tflite_export.command_line import fail
 from tflite_export.runtime import native_output_silenced
 
-_console = Console(soft_wrap=True, highlight=False)
-
-
-def _of(task: str) -> Any:
-    """The module of a task's subcommands."""
-    from keras_autoshrink.commands import images, text
-
-    return {"images": images, "text": text}[task]
-
-
-def demo(options: argparse.Namespace) -> int:
-    """The whole way from data to checked files."""
-    check_tensorflow_backend("autoshrink demo")  # before the search, and not after it
-    from keras_autoshrink.commands import demo as demos
-
-    return {"images": demos.image_demo, "text": demos.text_demo}[options.task](options)
-
-
-def search(options: argparse.Namespace) -> int:
-    """Finds a cell."""
-    settle(options, options.task)
-    return _of(options.task).search(options)
-
-
-def train(options: argparse.Namespace) -> int:
-    """Trains a network of a cell in full."""
-    check_tensorflow("autoshrink train")
-    if options.output.suffix != ".keras":
-        raise ValueError(f"--output {options.output}: must end in .keras")
-    if options.output.is_dir():
-        raise ValueError(f"--output {options.output}: is a folder")
-    if options.tensorboard and options.tensorboard.is_file():
-        raise ValueError(f"--tensorboard {options.tensorboard}: is a file; give a folder")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
-    cell = saved_search.read_cell(Path(options.cell))
-    task = saved_search.task_of(cell)
-    settle(options, task)
-    if Path(options.cell).is_dir() and not saved_search.read_search(Path(options.cell)).done:
-        _console.print(f"The search in {options.cell} has not ended: taking its best cell so far")
-    return _of(task).train(options, cell)
-
-
-def export(options: argparse.Namespace) -> int:
-    """Converts a trained model and checks what came of it."""
-    check_tensorflow_backend("autoshrink export")
-    import tflite_export
-    from keras_autoshrink.networks.language_model import is_language_model
-
-    model = tflite_export.load_model(options.model)
-    task = "text" if is_language_model(model) else "images"
-    settle(options, task)
-    return _of(task).export(options, model, saved_search.read_facts(options.model))
-
-
-def show(options: argparse.Namespace) -> int:
-    """Draws and describes a cell or a search."""
-    from keras_autoshrink.commands import pipeline
-    from keras_autoshrink.report import page as html_report
-    from keras_autoshrink.report import plots, tensorboard
-
-    picture = options.picture
-    if picture and (picture.suffix not in (".png", ".svg", ".pdf") or picture.is_dir()):
-        raise ValueError(f"--picture {picture}: expected a file that ends in .png, .svg or .pdf")
-    if picture and not picture.parent.is_dir():
-        raise ValueError(f"--picture {picture}: its folder does not exist")
-    folder = Path(options.cell)
-    page = _page(options.html, folder)
-    if options.tensorboard and not folder.is_dir():
-        raise ValueError(f"--tensorboard: is of a search, and {folder} is no search's folder")
-    if folder.is_dir():
-        _, searched, objective = saved_search.open_search(folder, None)
-        records = searched.trajectory()
-        # Before anything is written: a round under way may have the only scores, and no cell yet.
-        found = searched.best() is not None
-        if options.tensorboard:
-            tensorboard.check(folder, records)
-        if picture and not found:
-            raise ValueError(
-                f"--picture: {folder} has no cell yet: no round with a score has ended"
-            )
-        pipeline.print_table(plots.trajectory_table(records, objective))
-        for line in saved_search.describe_costs(saved_search.read_costs(folder)):
-            _console.print(line)
-        if searched.error:
-            _console.print(f"This search failed: {searched.error}")
-        elif not searched.done:
-            _console.print(
-                f"This search is in round {searched.round.number}: chosen is the best so far."
-            )
-        if page:
-            _console.print(f"wrote {html_report.write_report(folder, page, objective)}")
-        if options.tensorboard:
-            _console.print(f"wrote {tensorboard.write_tensorboard(folder, objective)}")
-        if (page or options.tensorboard) and not found:
-            return 0  # these are of a search without a cell, too; what follows is of the cell
-    cell = saved_search.read_cell(Path(options.cell))
-    edges = len(cell.edges)
-    table = Table(title=f"cell with {edges} edge{'' if edges == 1 else 's'}")
-    for heading in ("node", "op", "inputs", ""):
-        table.add_column(heading)
-    for node, op in enumerate(cell.ops):
-        inputs = ", ".join(map(str, cell.predecessors(node))) or "-"
-        table.add_row(str(node), op, inputs, "leaf" if node in cell.leaves else "")
-    pipeline.print_table(table)
-    if picture:
-        plots.plot_cell(cell, picture)
-        _console.print(f"wrote {picture}")
-    return 0
-
-
-def _page(html: Path | bool | None, folder: Path) -> Path | None:
-    """Where to write the report of a search; None if it was not asked for.
-
-    Raises:
-        ValueError: there can be none.
-    """
-    if html is None:
-        return None
-    if not folder.is_dir():
-        raise ValueError(f"--html: is of a search, and {folder} is no search's folder")
-    from keras_autoshrink.report import page as html_report
-
-    page = folder / html_report.NAME if html is True else Path(html)
-    if page.suffix != ".html" or page.is_dir():
-        raise ValueError(f"--html {page}: expected a file that ends in .html")
-    if not page.parent.is_dir():
-        raise ValueError(f"--html {page}: its folder does not exist")
-    return page
+_console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,25 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # TensorFlow reads it when it is first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    processes.hold()
+    end_with_parent()
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = build_parser().parse_args(arguments)
     try:
-        if options.command == "search":
-            search_arguments.check(options)
-            if options.workers or options.chief or options.worker:
-                from keras_autoshrink.commands.launcher import launch
+        options = parse(arguments)
+        if options.command == "search" and (options.workers or options.chief or options.worker):
+            from keras_autoshrink.commands.launcher import launch
 
-                return launch(options, arguments)
-        # The commands load TensorFlow, which takes seconds: not for --help or a typing error.
-        # Each candidate is a graph of its own: TensorFlow would warn of its being traced.
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
-        with native_output_silenced():  # TensorFlow announces its devices when it is imported
-            run = _command(options.command)
-        return run(options)
+            return launch(options, arguments)
+        return _run(options)
     except ModuleNotFoundError as error:
         reason = str(error)
-        if error.name == "tensorflow":  # Keras, which looks for it where it is told nothing else
+        if error.name == "tensorflow":  # Keras, which takes it where nothing else is set
             reason = (
                 "TensorFlow is not installed: pip install tensorflow, or set KERAS_BACKEND to jax: "
                 "a search runs on either"
@@ -196,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:  # a search without survivors, a training that diverged
         fail(PROGRAM, str(error), 1)
     except KeyboardInterrupt:
-        resumes = options.command in ("demo", "search", "train")
+        resumes = arguments and arguments[0] in ("demo", "search", "train")
         resume = "; run it again, without --overwrite, to go on" if resumes else ""
         fail(PROGRAM, f"interrupted{resume}", 130)
     except Exception as error:
@@ -204,16 +67,130 @@ def main(arguments: list[str] | None = None) -> int:
         fail(PROGRAM, f"{type(error).__name__}: {error}", 1)
 
 
-def _command(name: str) -> Callable[[argparse.Namespace], int]:
-    """The function of a subcommand, with no more loaded than it takes."""
-    if name == "generate":  # with LiteRT alone, as on a phone
-        from keras_autoshrink.commands.generate import generate
+def _run(options: argparse.Namespace) -> int:
+    """Runs a subcommand in this process, with no more loaded than it takes."""
+    # Each candidate is a graph of its own: TensorFlow would warn that it traces so many.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with native_output_silenced():  # TensorFlow announces its devices when it is imported
+        if options.command == "generate":  # with LiteRT alone, as on a phone
+            from keras_autoshrink.commands.generate import generate
+        else:
+            import keras  # noqa: F401 - takes seconds: not for --help or a typing error
+    if options.command == "generate":
+        return generate(options)
+    run = {"demo": _demo, "search": _search, "train": _train, "export": _export, "show": _show}
+    return run[options.command](options)
 
-        return generate
 
-    import keras  # noqa: F401 - while the output is silenced
+def _task_module(task: str) -> ModuleType:
+    """Returns the module of a task's subcommands, which loads Keras and KerasTuner."""
+    from keras_autoshrink.commands import images, text
 
-    return {"demo": demo, "search": search, "train": train, "export": export, "show": show}[name]
+    return {"images": images, "text": text}[task]
+
+
+def _demo(options: argparse.Namespace) -> int:
+    check_tensorflow_backend("autoshrink demo")  # before the search, and not after it
+    from keras_autoshrink.commands.demo import demo
+
+    return demo(options)
+
+
+def _search(options: argparse.Namespace) -> int:
+    _task_module(options.task).search(options)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    check_tensorflow("autoshrink train")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
+    cell = saved_search.read_cell(Path(options.cell))
+    if Path(options.cell).is_dir() and not saved_search.read_search(Path(options.cell)).done:
+        _console.print(f"The search in {options.cell} has not ended: taking its best cell so far")
+    _task_module(options.task).train(options, cell)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    check_tensorflow_backend("autoshrink export")
+    import tflite_export
+    from keras_autoshrink.commands import pipeline
+
+    model = tflite_export.load_model(options.model)
+    facts = saved_search.read_facts(options.model)
+    return pipeline.report_checks(_task_module(options.task).export(options, model, facts))
+
+
+def _show(options: argparse.Namespace) -> int:
+    from keras_autoshrink.commands import pipeline
+    from keras_autoshrink.report import plots
+
+    folder, picture = Path(options.cell), options.picture
+    if picture and (picture.suffix not in (".png", ".svg", ".pdf") or picture.is_dir()):
+        raise ValueError(f"--picture {picture}: expected a file that ends in .png, .svg or .pdf")
+    if picture and not picture.parent.is_dir():
+        raise ValueError(f"--picture {picture}: its folder does not exist")
+    for option in ("html", "tensorboard"):
+        if getattr(options, option) and not folder.is_dir():
+            raise ValueError(f"--{option}: is of a search, and {folder} is no search's folder")
+    if folder.is_dir() and not _show_search(folder, options):
+        return 0  # it has no cell to be shown yet
+    cell = saved_search.read_cell(folder)
+    edges = len(cell.edges)
+    table = Table(title=f"cell with {edges} edge{'' if edges == 1 else 's'}")
+    for heading in ("node", "op", "inputs", ""):
+        table.add_column(heading)
+    for node, op in enumerate(cell.ops):
+        inputs = ", ".join(map(str, cell.predecessors(node))) or "-"
+        table.add_row(str(node), op, inputs, "leaf" if node in cell.leaves else "")
+    pipeline.print_table(table)
+    if picture:
+        plots.plot_cell(cell, picture)
+        _console.print(f"wrote {picture}")
+    return 0
+
+
+def _show_search(folder: Path, options: argparse.Namespace) -> bool:
+    """Prints a search's trajectory, and writes its report and TensorBoard's files.
+
+    Returns:
+        Whether to go on with its cell: not if there is none, and something else was asked for.
+    """
+    from keras_autoshrink.commands import pipeline
+    from keras_autoshrink.report import page, plots, tensorboard
+
+    report = _report_path(options.html, folder / page.NAME) if options.html else None
+    _, search, objective = saved_search.open_search(folder, None)
+    records = search.trajectory()
+    # Before anything is written: a round under way may have the only scores, and no cell yet.
+    if options.tensorboard:
+        tensorboard.check(folder, records)
+    found = search.best() is not None
+    if options.picture and not found:
+        raise ValueError(f"--picture: {folder} has no cell yet: no round with a score has ended")
+    pipeline.print_table(plots.trajectory_table(records, objective))
+    for line in saved_search.describe_costs(saved_search.read_costs(folder)):
+        _console.print(line)
+    if search.error:
+        _console.print(f"This search failed: {search.error}")
+    elif not search.done:
+        _console.print(f"This search is in round {search.round.number}: chosen is the best so far.")
+    if report:
+        _console.print(f"wrote {page.write_report(folder, report, objective)}")
+    if options.tensorboard:
+        _console.print(f"wrote {tensorboard.write_tensorboard(folder, objective)}")
+    return found or not (report or options.tensorboard)
+
+
+def _report_path(html: Path | bool, default: Path) -> Path:
+    """Returns where to write the report of a search, which `--html` may leave open."""
+    path = default if html is True else Path(html)
+    if path.suffix != ".html" or path.is_dir():
+        raise ValueError(f"--html {path}: expected a file that ends in .html")
+    if not path.parent.is_dir():
+        raise ValueError(f"--html {path}: its folder does not exist")
+    return path
 
 
 if __name__ == "__main__":

@@ -1,246 +1,143 @@
-"""The whole way from data to checked files, on small data that come along."""
+"""The command `autoshrink demo`: the way from data to checked files, by the other commands."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import shlex
 import time
+from pathlib import Path
+from types import ModuleType
 
-import keras
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import tflite_export
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.commands import images, pipeline
-from keras_autoshrink.commands import text as text_commands
-from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.data.images import load_images
-from keras_autoshrink.data.text import END, PYDOC, unigram_perplexity
-from keras_autoshrink.hypermodels.cnn import CNNCellHyperModel
-from keras_autoshrink.hypermodels.rnn import RNNCellHyperModel
-from keras_autoshrink.report import plots, saved_search
-from keras_autoshrink.score import AccuracyScore, PerplexityScore
-from keras_autoshrink.training.recipes import RECIPES, TEXT_RECIPES
-from keras_autoshrink.tuner.tuner import AutoShrink
-
-_NODES, _CANDIDATES = 5, 20
-_SEARCH_EPOCHS = 10
-_RECIPE = RECIPES["plain"]
+from keras_autoshrink.commands import images, pipeline, text
+from keras_autoshrink.commands.arguments import PROGRAM, parse
+from keras_autoshrink.commands.generate import generate
+from keras_autoshrink.report import saved_search
 
 
-def image_demo(options: argparse.Namespace) -> int:
-    """Searches, trains the cell it found and the complete one, exports both."""
-    started = time.monotonic()
-    console = Console(soft_wrap=True, highlight=False)
-    folder = options.directory
-    console.rule("1. The search")
-    data = load_images("digits", purpose="search", seed=options.seed)
-    hypermodel = CNNCellHyperModel(
-        input_shape=data.input_shape,
-        classes=len(data.class_names),
-        num_nodes=_NODES,
-        filters=8,
-        stem_filters=16,
-        batch_size=64,
-        seed=options.seed,
-    )
-    tuner = AutoShrink(
-        hypermodel,
+@dataclasses.dataclass(frozen=True)
+class _Demo:
+    """The demo of a task.
+
+    Attributes:
+        module: of the task's commands.
+        search: options of `autoshrink search`.
+        train: options of `autoshrink train`.
+        export: options of `autoshrink export`.
+        quality: of a file, as an attribute of its check's agreement is called.
+        sample: for which a network's MACs are counted.
+        prompt: that the file of a language model continues, or "".
+    """
+
+    module: ModuleType
+    search: str
+    train: str
+    export: str
+    quality: str
+    sample: str
+    prompt: str = ""
+
+
+_DEMOS = {
+    "images": _Demo(
+        images,
         # Nearly all cells read the digits to within 3 points of accuracy. At the paper's weight,
         # where ten times the MACs have to buy 10 points, the cost alone would decide.
-        score=AccuracyScore(weight=0.03),
-        num_candidates=4,
-        max_candidates=_CANDIDATES,
-        seed=options.seed,
-        directory=folder,
-        project_name="search",
-        overwrite=options.overwrite,
-    )
-    tuner.search(
-        data.train.x,
-        data.train.y,
-        validation_data=(data.validation.x, data.validation.y),
-        epochs=_SEARCH_EPOCHS,
-    )
-    pipeline.print_table(plots.trajectory_table(tuner.trajectory(), images.OBJECTIVE))
-    pictures = [
-        path
-        for path in saved_search.write_results(folder / "search", images.OBJECTIVE)
-        if path.suffix == ".png"
-    ]
+        search="--dataset digits --nodes 5 --candidates 4 --max-candidates 20 --epochs 10 "
+        "--filters 8 --stem-filters 16 --batch-size 64 --mac-weight 0.03",
+        train="--recipe plain",
+        export="--quantization float32 int8",
+        quality="accuracy",
+        sample="image",
+    ),
+    "text": _Demo(
+        text,
+        search="--task text --nodes 5 --candidates 2 --max-candidates 10 --epochs 3 --units 100 "
+        "--batch-size 32",
+        train="--recipe small --units 100",
+        export="--quantization float32 dynamic int8",
+        quality="perplexity",
+        sample="word",
+        prompt="the value of the",
+    ),
+}
 
-    console.rule("2. Full training")
-    console.print(
-        f"ShrinkCNNs of the cell found and of the complete cell, {_RECIPE.epochs} epochs each"
-    )
-    data = load_images("digits", purpose="train", seed=options.seed)
-    source = {"dataset": "digits", "split_seed": options.seed}
-    cells: dict[str, Cell] = {"found": tuner.best_cell(), "complete": hypermodel.cell}
-    models = {
-        name: images.train_and_save(
-            cell,
-            data,
-            folder / f"{name}.keras",
-            source,
-            _RECIPE,
-            seed=options.seed,
-            overwrite=options.overwrite,
-        )
-        for name, cell in cells.items()
-    }
+
+def demo(options: argparse.Namespace) -> int:
+    """Searches, trains the cell found and the complete one, exports both and compares them.
+
+    Returns:
+        The exit status: 1 if a file is not as its model.
+    """
+    started = time.monotonic()
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    plan = _DEMOS[options.task]
+    folder: Path = options.directory
+    again = ["--overwrite"] if options.overwrite else []
+    seed = ["--seed", str(options.seed)]
+
+    def command(name: str, *arguments: str | Path) -> argparse.Namespace:
+        line = [name, *map(str, arguments)]
+        console.print(f"$ {PROGRAM} {shlex.join(line)}")
+        return parse(line)
+
+    console.rule("1. The search")
+    place = ["--directory", folder, "--project-name", "search"]
+    plan.module.search(command("search", *plan.search.split(), *place, *seed, *again))
+    # Beside the search, so that its training, too, takes the data as the search has split them.
+    complete = folder / "search" / "complete.json"
+    saved_search.read_search(folder / "search").cell.save(complete)
+
+    console.rule("2. Full training, of the cell found and of the complete cell")
+    cells = {"found": folder / "search", "complete": complete}
+    networks = {name: folder / f"{name}.keras" for name in cells}
+    for name, cell in cells.items():
+        arguments = [cell, *plan.train.split(), "--output", networks[name], "--quiet"]
+        train = command("train", *arguments, *seed, *again)
+        plan.module.train(train, saved_search.read_cell(cell))
 
     console.rule("3. Export and checks")
-    checks = {
-        name: images.export_and_check(model, data, folder / name, ["float32", "int8"])
-        for name, model in models.items()
-    }
-    all_checks = [check for of_one in checks.values() for check in of_one]
-    pipeline.print_table(tflite_export.render_table(all_checks))
-
-    pipeline.print_table(_comparison(models, checks))
-    console.print(f"pictures: {', '.join(map(str, pictures))}")
+    status, checks = 0, {}
+    for name, path in networks.items():
+        export = command("export", path, *plan.export.split())
+        model, facts = tflite_export.load_model(path), saved_search.read_facts(path)
+        checks[name] = plan.module.export(export, model, facts)
+        status = max(status, pipeline.report_checks(checks[name]))
+    params = {name: saved_search.read_facts(path)["params"] for name, path in networks.items()}
+    pipeline.print_table(_comparison(plan, params, checks))
+    if plan.prompt:
+        generate(command("generate", folder / "found.float32.tflite", plan.prompt))
     console.print(f"the demo took {time.monotonic() - started:.0f} s")
-    return pipeline.report_checks(all_checks)
+    return status
 
 
 def _comparison(
-    models: dict[str, keras.Model], checks: dict[str, list[tflite_export.Check]]
+    plan: _Demo, params: dict[str, int], checks: dict[str, list[tflite_export.Check]]
 ) -> Table:
-    """The cell found against the complete one, as trained and as exported."""
-    samples = checks["found"][0].agreement.num_samples
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"the cell found against the complete cell ({samples} test images)",
-    )
+    """Compares the cell found with the complete one, as trained and as exported."""
+    table = Table(box=box.SIMPLE_HEAD, title="the cell found against the complete cell")
     table.add_column("")
     for heading in ("found", "complete", "found / complete"):
         table.add_column(heading, justify="right")
 
-    def add(what: str, values: list[float], form: str, ratio: bool = True) -> None:
-        quotient = f"{values[0] / values[1]:.2f}" if ratio else f"{values[0] - values[1]:+.4f}"
-        table.add_row(what, *(format(value, form) for value in values), quotient)
+    def add(what: str, found: float, complete: float, form: str) -> None:
+        ratio = f"{found / complete:.2f}"
+        table.add_row(what, format(found, form), format(complete, form), ratio)
 
-    names = ("found", "complete")
-    add("MACs for one image", [count_macs(models[name]) for name in names], ",")
-    add("parameters", [count_params(models[name]) for name in names], ",")
-    for place, check in enumerate(checks["found"]):
-        files = [checks[name][place] for name in names]
-        kind = check.quantization
-        accuracies = [file.agreement.file_accuracy or 0.0 for file in files]
-        add(f"{kind}: accuracy", accuracies, ".4f", ratio=False)
-        add(f"{kind}: bytes", [file.num_bytes for file in files], ",")
-        for thread, latency in enumerate(check.latencies):
-            threads = f"{latency.num_threads} thread" + "s" * (latency.num_threads > 1)
-            medians = [file.latencies[thread].median_ms for file in files]
-            add(f"{kind}: median ms, {threads}", medians, ".3f")
-    return table
-
-
-_TEXT_NODES, _TEXT_CANDIDATES = 5, 10
-_UNITS = 100
-_TEXT_SEARCH_EPOCHS = 3
-_TEXT_RECIPE = TEXT_RECIPES["small"]
-_PROMPT = "the value of the"
-_WORDS = 15
-
-
-def text_demo(options: argparse.Namespace) -> int:
-    """Searches, trains the cell it found and the complete one, exports both."""
-    started = time.monotonic()
-    console = Console(soft_wrap=True, highlight=False)
-    folder = options.directory
-    console.rule("1. The search")
-    source = {"task": "text", "text": PYDOC, "vocabulary_size": None}
-    data = text_commands.load(source, "search")
-    console.print(
-        f"{len(data.train):,} words of Python's documentation, {len(data.vocabulary):,} different "
-        f"ones; perplexity by their frequencies alone: {unigram_perplexity(data):.0f}"
-    )
-    hypermodel = RNNCellHyperModel(
-        len(data.vocabulary), num_nodes=_TEXT_NODES, units=_UNITS, batch_size=32, seed=options.seed
-    )
-    tuner = AutoShrink(
-        hypermodel,
-        score=PerplexityScore(),
-        num_candidates=2,
-        max_candidates=_TEXT_CANDIDATES,
-        seed=options.seed,
-        directory=folder,
-        project_name="search",
-        overwrite=options.overwrite,
-    )
-    tuner.search(data.train, validation_data=data.validation, epochs=_TEXT_SEARCH_EPOCHS)
-    objective = text_commands.OBJECTIVE
-    pipeline.print_table(plots.trajectory_table(tuner.trajectory(), objective))
-    written = saved_search.write_results(folder / "search", objective)
-
-    console.rule("2. Full training")
-    console.print(
-        f"ShrinkRNNs of the cell found and of the complete cell, {_TEXT_RECIPE.epochs} epochs each"
-    )
-    data = text_commands.load(source, "train")
-    cells: dict[str, Cell] = {"found": tuner.best_cell(), "complete": hypermodel.cell}
-    models = {
-        name: text_commands.train_and_save(
-            cell,
-            data,
-            folder / f"{name}.keras",
-            source,
-            _TEXT_RECIPE,
-            units=_UNITS,
-            seed=options.seed,
-            overwrite=options.overwrite,
-        )
-        for name, cell in cells.items()
-    }
-
-    console.rule("3. Export and checks")
-    checks = {
-        name: text_commands.export_and_check(
-            model, data, folder / name, ["float32", "dynamic", "int8"]
-        )
-        for name, model in models.items()
-    }
-    all_checks = [check for of_one in checks.values() for check in of_one]
-    pipeline.print_table(tflite_export.render_table(all_checks))
-    pipeline.print_table(_text_comparison(models, checks))
-    words = _PROMPT.split()
-    prompt = data.vocabulary.encode([END, *words])
-    continuation = tflite_export.generate(folder / "found.float32.tflite", prompt, _WORDS)
-    text = " ".join([*words, *data.vocabulary.decode(continuation)])
-    console.print(f"found.float32.tflite goes on: {text}", markup=False)
-    console.print(f"pictures: {', '.join(str(path) for path in written if path.suffix == '.png')}")
-    console.print(f"the demo took {time.monotonic() - started:.0f} s")
-    return pipeline.report_checks(all_checks)
-
-
-def _text_comparison(
-    models: dict[str, keras.Model], checks: dict[str, list[tflite_export.Check]]
-) -> Table:
-    """The cell found against the complete one, as trained and as exported."""
-    tokens = checks["found"][0].agreement.num_tokens
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"the cell found against the complete cell ({tokens:,} words of the test text)",
-    )
-    table.add_column("")
-    names = ("found", "complete")
-    for heading in (*names, "found / complete"):
-        table.add_column(heading, justify="right")
-
-    def add(what: str, values: list[float], form: str) -> None:
-        table.add_row(
-            what, *(format(value, form) for value in values), f"{values[0] / values[1]:.2f}"
-        )
-
-    add("MACs for a word", [checks[name][0].file_macs for name in names], ",")
-    add("parameters", [count_params(models[name]) for name in names], ",")
-    for place, check in enumerate(checks["found"]):
-        files = [checks[name][place] for name in names]
-        kind = check.quantization
-        add(f"{kind}: perplexity", [file.agreement.file_perplexity for file in files], ".2f")
-        add(f"{kind}: bytes", [file.num_bytes for file in files], ",")
-        medians = [file.latencies[0].median_ms for file in files]
-        add(f"{kind}: median ms, 1 thread", medians, ".3f")
+    add(f"MACs for one {plan.sample}", *(checks[name][0].file_macs for name in params), ",")
+    add("parameters", *params.values(), ",")
+    for files in zip(*checks.values(), strict=True):
+        kind = files[0].quantization
+        quality = [getattr(file.agreement, f"file_{plan.quality}") for file in files]
+        add(f"{kind}: {plan.quality}", *quality, ".4f")
+        add(f"{kind}: bytes", *(file.num_bytes for file in files), ",")
+        for latencies in zip(*(file.latencies for file in files), strict=True):
+            threads = f"{latencies[0].num_threads} thread" + "s" * (latencies[0].num_threads > 1)
+            medians = (latency.median_ms for latency in latencies)
+            add(f"{kind}: median ms, {threads}", *medians, ".3f")
     return table

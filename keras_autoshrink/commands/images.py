@@ -1,4 +1,4 @@
-"""From images to a checked file: the steps that the commands and the demo share."""
+"""What the subcommands of `autoshrink` do with images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import tflite_export
 from keras_autoshrink.backend import check_tensorflow_backend
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.commands import pipeline
-from keras_autoshrink.commands.arguments import default_project
+from keras_autoshrink.commands.arguments import OPTIMISING_EPOCHS
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.data.images import (
     BUILT_IN,
@@ -42,108 +42,217 @@ from tflite_export.verify import MAX_ACCURACY_LOSS
 if TYPE_CHECKING:
     from keras_autoshrink.data.streams import ImageStreams
 
-
 OBJECTIVE = "accuracy"  # of the validation images
-CALIBRATION = 200  # training images that the ranges of activations are measured on
+_CALIBRATION = 200  # training images that the ranges of activations are measured on
+# Of a data set that is too large for memory: images to calibrate on, and to check a file on.
+_SAMPLE = (_CALIBRATION, 1_000)
+
+_console = Console(soft_wrap=True, highlight=False, markup=False)
+_logger = logging.getLogger("keras_autoshrink")
 
 
-def train_and_save(
-    cell: Cell,
-    data: ImageData | ImageStreams,
-    path: Path,
-    source: dict[str, Any],
-    recipe: Recipe,
-    *,
-    width: float = 1.0,
-    activation: str = "relu",
-    seed: int = 0,
-    strategy: Any = None,
-    precision: str = "float32",
-    log_dir: Path | None = None,
-    overwrite: bool = False,
-    verbose: int = 0,
-) -> keras.Model:
-    """Trains a network of a cell and writes it, with a `.json` of what its user has to know.
+def search(options: argparse.Namespace) -> None:
+    """Searches for a cell of convolutions."""
+    strategy = None
+    if options.distribution_strategy != "none":
+        check_tensorflow_backend(f"--distribution-strategy {options.distribution_strategy}")
+        from keras_autoshrink.training import distribution
 
-    A training that was killed goes on, see `pipeline.train_once`. Of several workers only the
-    chief writes; all have to see the folder of `path`.
-
-    Args:
-        cell: of the network.
-        data: what to train it on.
-        path: where to write it.
-        source: where the data came from, for the record.
-        recipe: see `train_network`, as for all that follow.
-        width: width multiplier.
-        activation: of all BatchNorms.
-        seed: of all random choices.
-        strategy: on which devices.
-        precision: in which to compute.
-        log_dir: folder for TensorBoard.
-        overwrite: whether to replace a model that is there, and to forget a training that was
-            killed.
-        verbose: as for `keras.Model.fit`.
-
-    Returns:
-        The trained model.
-
-    Raises:
-        ValueError: `path` is there and was trained otherwise, or the folder beside it is that
-            of another training.
-    """
-    from keras_autoshrink.training import distribution
-
+        strategy = distribution.create_strategy(options.distribution_strategy)
+    source = _source(options, {"split_seed": options.seed})
+    proxy = tuple(options.proxy_images) if options.proxy_images else None
+    data = _load(source, options, "search", proxy)
+    hypermodel = CNNCellHyperModel(
+        input_shape=data.input_shape,
+        classes=len(data.class_names),
+        num_nodes=options.nodes,
+        filters=options.filters,
+        stem_filters=options.stem_filters,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+    )
     settings = {
         **source,
-        **dataclasses.asdict(recipe),
-        "images": len(data.train),
-        "class_names": data.class_names,
-        "mean": data.mean,
-        "std": data.std,
-        "width": width,
-        "activation": activation,
-        "seed": seed,
-        "precision": precision,
-        "cell": cell.to_json(),
+        **_counted(source, data),
+        "epochs": options.epochs,
+        "proxy": [len(data.train), len(data.validation or ())],
     }
-
-    def train(checkpoint: TrainingCheckpoint) -> pipeline.Result:
-        devices = strategy.num_replicas_in_sync if strategy else 1
-        pipeline.print_plan(verbose, **dataclasses.asdict(recipe), width=width, devices=devices)
-        trained = train_network(
-            cell,
-            data,
-            recipe,
-            width=width,
-            activation=activation,
-            seed=seed,
-            strategy=strategy,
-            precision=precision,
-            checkpoint=checkpoint,
-            log_dir=log_dir,
-            verbose=verbose,
-        )
-        macs, params = count_macs(trained.model), count_params(trained.model)
-        return pipeline.Result(
-            trained.model,
-            {
-                "test_accuracy": trained.test_accuracy,
-                "macs": macs,
-                "params": params,
-                "history": trained.history,
-                "pixel_max": _pixel_max(data),
-            },
-            f"test accuracy {trained.test_accuracy:.4f} on {len(data.test or ()):,} images, "
-            f"{macs:,} MACs, {params:,} parameters",
-        )
-
-    chief = strategy is None or distribution.is_chief(strategy)
-    return pipeline.train_once(
-        path, settings, recipe.epochs, train, overwrite=overwrite, chief=chief
+    validation = (data.validation.x, data.validation.y)
+    pipeline.search_and_report(
+        hypermodel,
+        AccuracyScore(options.mac_weight, options.cost),
+        options,
+        settings,
+        {"x": data.train.x, "y": data.train.y, "validation_data": validation},
+        OBJECTIVE,
+        strategy,
     )
 
 
-def export_and_check(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTraining(pipeline.TrainingJob):
+    """The training of a ShrinkCNN, see `train_network`.
+
+    Args:
+        data: `ImageData` or `ImageStreams`.
+        recipe: a `Recipe`.
+        width: width multiplier.
+        activation: of all BatchNorms.
+        precision: in which to compute.
+        strategy: a `tf.distribute.Strategy`, or None.
+        **kwargs: see `TrainingJob`.
+    """
+
+    recipe: Recipe
+    width: float = 1.0
+    activation: str = "relu"
+    precision: str = "float32"
+    strategy: Any = None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one of several workers that writes."""
+        from keras_autoshrink.training import distribution
+
+        return self.strategy is None or distribution.is_chief(self.strategy)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all that the result depends on, plain values."""
+        return {
+            **self.source,
+            **dataclasses.asdict(self.recipe),
+            "images": len(self.data.train),
+            "class_names": self.data.class_names,
+            "mean": self.data.mean,
+            "std": self.data.std,
+            "width": self.width,
+            "activation": self.activation,
+            "seed": self.seed,
+            "precision": self.precision,
+            "cell": self.cell.to_json(),
+        }
+
+    def train(self, checkpoint: TrainingCheckpoint) -> pipeline.Result:
+        """Trains the network on from a checkpoint, and measures its test accuracy and costs."""
+        devices = self.strategy.num_replicas_in_sync if self.strategy else 1
+        self.print_plan(width=self.width, devices=devices)
+        trained = train_network(
+            self.cell,
+            self.data,
+            self.recipe,
+            width=self.width,
+            activation=self.activation,
+            seed=self.seed,
+            strategy=self.strategy,
+            precision=self.precision,
+            checkpoint=checkpoint,
+            log_dir=self.log_dir,
+            verbose=self.verbose,
+        )
+        macs, params = count_macs(trained.model), count_params(trained.model)
+        facts = {
+            "test_accuracy": trained.test_accuracy,
+            "macs": macs,
+            "params": params,
+            "history": trained.history,
+            "pixel_max": _pixel_max(self.data),
+        }
+        summary = (
+            f"test accuracy {trained.test_accuracy:.4f} on {len(self.data.test or ()):,} images, "
+            f"{macs:,} MACs, {params:,} parameters"
+        )
+        return pipeline.Result(trained.model, facts, summary)
+
+
+def train(options: argparse.Namespace, cell: Cell) -> None:
+    """Trains a ShrinkCNN of a cell in full."""
+    from keras_autoshrink.training import distribution
+
+    # Before all else of TensorFlow: several workers have to find each other at its start.
+    strategy = distribution.create_strategy(options.distribution_strategy)
+    # The split of the search, or else its validation images could end up in the test.
+    searched = saved_search.settings_of(options.cell)
+    source = _source(options, searched)
+    recipe = RECIPES[options.recipe or default_recipe(source["dataset"])]
+    recipe = pipeline.changed_recipe(
+        recipe, options, "epochs", "batch_size", "learning_rate", "label_smoothing", "ema"
+    )
+    data = _training_data(source, options)
+    changed = _changed(searched, source, data)
+    if changed:
+        _logger.warning("%s; images that the search has seen may be in the test", changed)
+    source.update(_counted(source, data))
+    width = options.width
+    if options.target_macs:
+        width = width_for_macs(options.target_macs, cell, **architecture(data))
+        _console.print(f"width {width} fits into {options.target_macs:,} MACs")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    pipeline.train_and_save(
+        ImageTraining(
+            cell=cell,
+            data=data,
+            recipe=recipe,
+            path=options.output,
+            source=source,
+            seed=options.seed,
+            overwrite=options.overwrite,
+            log_dir=options.tensorboard,
+            verbose=0 if options.quiet else 2,
+            width=width,
+            activation=options.activation,
+            precision=options.precision,
+            strategy=strategy,
+        )
+    )
+
+
+def export(
+    options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]
+) -> list[tflite_export.Check]:
+    """Converts a trained model to files and checks each on the test images.
+
+    Args:
+        options: of the command `export`.
+        model: trained.
+        facts: that its training recorded.
+
+    Returns:
+        A check of each file; none where no file is as accurate as `--max-accuracy-drop` says.
+    """
+    source = _source(options, facts)
+    data = _training_data(source, options)
+    _check_optimisable(options, model, data)
+    if not isinstance(data, ImageData):
+        from keras_autoshrink.data import streams
+
+        data = streams.sample(data, *_SAMPLE)
+        _console.print(f"taking {len(data.test):,} of the test images")
+    changed = _changed(facts, source, data)
+    if changed:
+        raise ValueError(f"{options.model}: was trained on other data: {changed}")
+    if "mean" in facts and (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
+        raise ValueError(
+            f"{options.model}: was trained on other data ({facts['dataset']}): their mean and "
+            f"deviation were {facts['mean']} and {facts['std']}, those of {source['dataset']} are "
+            f"{list(data.mean)} and {list(data.std)}"
+        )
+    quantizations = options.quantization
+    if options.max_accuracy_drop is not None:
+        chosen, data = _choose_quantization(model, data, options.max_accuracy_drop)
+        if chosen is None:
+            return []
+        quantizations = [chosen]
+    stem = pipeline.output_stem(options)
+    checks = _export_quantized(model, data, stem, quantizations)
+    optimised = _export_optimised(model, data, stem, quantizations, options)
+    for check in optimised:
+        gained = check.agreement.file_accuracy - checks[0].agreement.model_accuracy
+        _console.print(f"{check.path}: its accuracy against {options.model}: {gained:+.4f}")
+    return [*checks, *optimised]
+
+
+def _export_quantized(
     model: keras.Model,
     data: ImageData,
     stem: Path,
@@ -156,18 +265,18 @@ def export_and_check(
     Raises:
         ValueError: the model takes other images, or tells other classes apart, than the data's.
     """
-    check_fits(model, data)
+    _check_fits(model, data)
     checks = []
     for quantization in quantizations:
         path = stem.with_name(f"{stem.name}.{quantization}.tflite")
         tflite_export.convert(
-            model, path, quantization, representative_data=data.train.x[:CALIBRATION]
+            model, path, quantization, representative_data=data.train.x[:_CALIBRATION]
         )
-        checks.append(check_file(model, data, path, stem.name, quantization))
+        checks.append(_check_file(model, data, path, stem.name, quantization))
     return checks
 
 
-def check_fits(model: keras.Model, data: ImageData) -> None:
+def _check_fits(model: keras.Model, data: ImageData) -> None:
     """Refuses a model of other images or classes than the data's, and data without a test part.
 
     Raises:
@@ -179,15 +288,14 @@ def check_fits(model: keras.Model, data: ImageData) -> None:
     if not model.built or (model.input_shape, model.output_shape) != shapes:
         raise ValueError(
             f"model {model.name!r} takes {_shape(model, 'input')} and returns "
-            f"{_shape(model, 'output')}; "
-            f"the data set needs {shapes[0]} and {shapes[1]}"
+            f"{_shape(model, 'output')}; the data set needs {shapes[0]} and {shapes[1]}"
         )
 
 
-def check_file(
+def _check_file(
     model: keras.Model, data: ImageData, path: Path, name: str, kind: str
 ) -> tflite_export.Check:
-    """Writes into a model's file what it is, and checks it on the test images.
+    """Writes metadata into a model's file, and checks the file on the test images.
 
     Args:
         model: that the file was made from.
@@ -209,25 +317,10 @@ def check_file(
     return tflite_export.check(model, path, data.test.x, data.test.y, count_macs(model))
 
 
-def _pixel_max(data: ImageData | ImageStreams) -> float:
-    """What white is in the units of the original pixels: 255 mostly, 16 for the digits."""
-    if not isinstance(data, ImageData):
-        return 255.0  # streams are of 8-bit images
-    largest = data.train.x.max(axis=(0, 1, 2)) * np.array(data.std) + np.array(data.mean)
-    return round(float(largest.max()), 3)
-
-
-def _shape(model: keras.Model, end: str) -> str:
-    return str(getattr(model, f"{end}_shape", "an unknown shape"))
-
-
-_console = Console(width=80, highlight=False, markup=False)
-
-
-def choose_quantization(
+def _choose_quantization(
     model: keras.Model, data: ImageData, max_accuracy_drop: float
 ) -> tuple[tflite_export.Quantization | None, ImageData]:
-    """Tries all kinds of files, prints what came of each, and chooses.
+    """Converts a model to all kinds of files, prints how good each is, and chooses one.
 
     The choice is made by the validation images. Where all but the test images were trained on, it
     is made by every other test image, and the file has to be checked on the rest.
@@ -250,12 +343,12 @@ def choose_quantization(
             f"--max-accuracy-drop {max_accuracy_drop:g}: expected 0 to {MAX_ACCURACY_LOSS:g}; a "
             "file that loses more of the test images does not pass the check at the end"
         )
-    check_fits(model, data)
+    _check_fits(model, data)
     if data.validation is not None:
         by, what = data.validation, "the validation images"
     else:
         by, data, what = _halved(data)
-    _console.print(f"choosing by {len(by):,} images: {what}", soft_wrap=True)
+    _console.print(f"choosing by {len(by):,} images: {what}")
     with tempfile.TemporaryDirectory() as folder:
         try:
             chosen = tflite_export.convert_smallest(
@@ -264,20 +357,20 @@ def choose_quantization(
                 by.x,
                 by.y,
                 max_accuracy_drop,
-                representative_data=data.train.x[:CALIBRATION],
+                representative_data=data.train.x[:_CALIBRATION],
             )
         except tflite_export.NoModeHoldsError as error:
             for table in choice_tables(error.modes, max_accuracy_drop):
-                _console.print(table)
-            _console.print(str(error), soft_wrap=True)
+                pipeline.print_table(table)
+            _console.print(str(error))
             return None, data
     for table in choice_tables(chosen.modes, max_accuracy_drop, chosen):
-        _console.print(table)
+        pipeline.print_table(table)
     return chosen.chosen.quantization, data
 
 
 def _halved(data: ImageData) -> tuple[Split, ImageData, str]:
-    """Every other test image, and the data with the rest for its test."""
+    """Splits off every other test image: returns them, the data with the rest, and words for it."""
     assert data.test is not None
     x, y = data.test.x, data.test.y
     rest = dataclasses.replace(data, test=Split(x[1::2], y[1::2]))
@@ -285,10 +378,7 @@ def _halved(data: ImageData) -> tuple[Split, ImageData, str]:
     return Split(x[::2], y[::2]), rest, what
 
 
-_EPOCHS = 3
-
-
-def check_options(
+def _check_optimisable(
     options: argparse.Namespace, model: keras.Model, data: ImageData | ImageStreams
 ) -> None:
     """Refuses what cannot be optimised, before there is a file.
@@ -314,7 +404,7 @@ def check_options(
         check_optimisable(model)
 
 
-def export_optimised(
+def _export_optimised(
     model: keras.Model,
     data: ImageData,
     stem: Path,
@@ -334,150 +424,25 @@ def export_optimised(
         quantizations: of the pruned files.
         options: of the command `export`.
     """
-    epochs = options.epochs or _EPOCHS
+    epochs = options.epochs or OPTIMISING_EPOCHS
     checks = []
     if options.prune is not None:
         model = tflite_export.prune(
             model, data.train.x, data.train.y, options.prune, epochs=epochs, verbose=True
         )
         stem = stem.with_name(f"{stem.name}.pruned")
-        checks += export_and_check(model, data, stem, quantizations)
+        checks += _export_quantized(model, data, stem, quantizations)
     if options.qat:
         path = stem.with_name(f"{stem.name}.qat.int8.tflite")
         model = tflite_export.train_quantized(
             model, path, data.train.x, data.train.y, epochs=epochs, verbose=True
         )
-        checks.append(check_file(model, data, path, stem.name, "trained with 8-bit numbers"))
+        checks.append(_check_file(model, data, path, stem.name, "trained with 8-bit numbers"))
     return checks
 
 
-# Of a data set that is too large for memory: images to calibrate on, and to check a file on.
-_SAMPLE = (200, 1_000)
-
-_console_commands = Console(soft_wrap=True, highlight=False)
-_logger = logging.getLogger("keras_autoshrink")
-
-
-def search(options: argparse.Namespace) -> int:
-    """Finds a cell."""
-    distribution_strategy = None
-    if options.distribution_strategy != "none":
-        check_tensorflow_backend(f"--distribution-strategy {options.distribution_strategy}")
-        from keras_autoshrink.training import distribution
-
-        distribution_strategy = distribution.create_strategy(options.distribution_strategy)
-    source = _source(options, {"split_seed": options.seed})
-    proxy = tuple(options.proxy_images) if options.proxy_images else None
-    data = _load(source, options, "search", proxy)
-    hypermodel = CNNCellHyperModel(
-        input_shape=data.input_shape,
-        classes=len(data.class_names),
-        num_nodes=options.nodes,
-        filters=options.filters,
-        stem_filters=options.stem_filters,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
-    settings = {
-        **source,
-        **_counted(source, data),
-        "epochs": options.epochs,
-        "proxy": [len(data.train), len(data.validation or ())],
-    }
-    validation = (data.validation.x, data.validation.y)
-    pipeline.search_and_report(
-        hypermodel,
-        AccuracyScore(options.mac_weight, options.cost),
-        options,
-        default_project(options),
-        settings,
-        {"x": data.train.x, "y": data.train.y, "validation_data": validation},
-        OBJECTIVE,
-        distribution_strategy,
-    )
-    return 0
-
-
-def train(options: argparse.Namespace, cell: Cell) -> int:
-    """Trains a ShrinkCNN of a cell in full."""
-    from keras_autoshrink.training import distribution
-
-    # Before all else of TensorFlow: several workers have to find each other at its start.
-    strategy = distribution.create_strategy(options.distribution_strategy)
-    # The split of the search, or else its validation images could end up in the test.
-    searched = saved_search.settings_of(options.cell)
-    source = _source(options, searched)
-    recipe = _recipe(options, source["dataset"])
-    data = _training_data(source, options)
-    changed = _changed(searched, source, data)
-    if changed:
-        _logger.warning("%s; images that the search has seen may be in the test", changed)
-    source.update(_counted(source, data))
-    width = options.width
-    if options.target_macs:
-        width = width_for_macs(options.target_macs, cell, **architecture(data))
-        _console_commands.print(f"width {width} fits into {options.target_macs:,} MACs")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    train_and_save(
-        cell,
-        data,
-        options.output,
-        source,
-        recipe,
-        width=width,
-        activation=options.activation,
-        seed=options.seed,
-        strategy=strategy,
-        precision=options.precision,
-        log_dir=options.tensorboard,
-        overwrite=options.overwrite,
-        verbose=0 if options.quiet else 2,
-    )
-    return 0
-
-
-def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]) -> int:
-    """Converts a trained model and checks what came of it."""
-    source = _source(options, facts)
-    data = _training_data(source, options)
-    check_options(options, model, data)
-    if not isinstance(data, ImageData):
-        from keras_autoshrink.data import streams
-
-        data = streams.sample(data, *_SAMPLE)
-        _console_commands.print(f"taking {len(data.test):,} of the test images")
-    changed = _changed(facts, source, data)
-    if changed:
-        raise ValueError(f"{options.model}: was trained on other data: {changed}")
-    if "mean" in facts and (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
-        raise ValueError(
-            f"{options.model}: was trained on other data ({facts['dataset']}): their mean and "
-            f"deviation were {facts['mean']} and {facts['std']}, those of {source['dataset']} are "
-            f"{list(data.mean)} and {list(data.std)}"
-        )
-    quantizations = options.quantization
-    if options.max_accuracy_drop is not None:
-        chosen, data = choose_quantization(model, data, options.max_accuracy_drop)
-        if chosen is None:
-            return 1
-        quantizations = [chosen]
-    folder = options.output_dir or options.model.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / options.model.stem
-    checks = export_and_check(model, data, stem, quantizations)
-    optimised = export_optimised(model, data, stem, quantizations, options)
-    pipeline.print_table(tflite_export.render_table([*checks, *optimised]))
-    for check in optimised:
-        gained = check.agreement.file_accuracy - checks[0].agreement.model_accuracy
-        _console_commands.print(
-            f"{check.path}: its accuracy against {options.model}: {gained:+.4f}"
-        )
-    return pipeline.report_checks([*checks, *optimised])
-
-
 def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
-    """Which data to load, and how to split them: as given, else as recorded, else the digits."""
+    """Says which data to load and how to split them: as given, as recorded, else the digits."""
     dataset = options.dataset
     if dataset is not None and Path(dataset).exists() and dataset not in BUILT_IN:
         dataset = str(Path(dataset).resolve())  # to be found from another folder, too
@@ -496,49 +461,14 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
     return source
 
 
-def _recipe(options: argparse.Namespace, dataset: str) -> Recipe:
-    """The recipe that was asked for, or that of the data set, with what else was asked for."""
-    name = options.recipe or default_recipe(dataset)
-    if name not in RECIPES:
-        raise ValueError(f"--recipe {name}: is for texts; for images: {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
-    names = ("epochs", "batch_size", "learning_rate", "label_smoothing", "ema")
-    given = {name: getattr(options, name) for name in names}
-    return dataclasses.replace(
-        recipe, **{name: value for name, value in given.items() if value is not None}
-    )
-
-
 def _training_data(source: dict[str, Any], options: argparse.Namespace) -> ImageData | ImageStreams:
-    """A data set for the training of a network, in memory if it fits."""
+    """Loads the data set for the training of a network, in memory if it fits."""
     if not is_streamed(source["dataset"]):
         return _load(source, options, "train")
     from keras_autoshrink.data import streams
 
     return streams.open_streams(
         source["dataset"], data_dir=options.data_dir, image_size=source["image_size"]
-    )
-
-
-def _counted(source: dict[str, Any], data: ImageData | ImageStreams) -> dict[str, int]:
-    """How many images were split into parts, of data that its user could change."""
-    number = getattr(data, "source_images", None)  # streams have none: they bring their parts
-    return {} if number is None or source["dataset"] in BUILT_IN else {"source_images": number}
-
-
-def _changed(
-    recorded: dict[str, Any], source: dict[str, Any], data: ImageData | ImageStreams
-) -> str | None:
-    """What to say if the recorded split was one of another number of images."""
-    then = recorded.get("source_images")
-    now = _counted(source, data).get("source_images")
-    if then is None or now is None or then == now:
-        return None
-    if any(recorded.get(name) != value for name, value in source.items()):
-        return None  # of other data it says nothing
-    return (
-        f"{source['dataset']}: has {now:,} images that can be read, it had {then:,}: they are "
-        "split otherwise"
     )
 
 
@@ -557,3 +487,37 @@ def _load(
         proxy=proxy,
         strict=options.strict,
     )
+
+
+def _counted(source: dict[str, Any], data: ImageData | ImageStreams) -> dict[str, int]:
+    """Counts the images that were split into parts, of data that their user could change."""
+    number = getattr(data, "source_images", None)  # streams have none: they bring their parts
+    return {} if number is None or source["dataset"] in BUILT_IN else {"source_images": number}
+
+
+def _changed(
+    recorded: dict[str, Any], source: dict[str, Any], data: ImageData | ImageStreams
+) -> str | None:
+    """Says whether the recorded split was one of another number of images; None if not."""
+    then = recorded.get("source_images")
+    now = _counted(source, data).get("source_images")
+    if then is None or now is None or then == now:
+        return None
+    if any(recorded.get(name) != value for name, value in source.items()):
+        return None  # of other data it says nothing
+    return (
+        f"{source['dataset']}: has {now:,} images that can be read, it had {then:,}: they are "
+        "split otherwise"
+    )
+
+
+def _pixel_max(data: ImageData | ImageStreams) -> float:
+    """Returns white in the units of the original pixels: 255 mostly, 16 for the digits."""
+    if not isinstance(data, ImageData):
+        return 255.0  # streams are of 8-bit images
+    largest = data.train.x.max(axis=(0, 1, 2)) * np.array(data.std) + np.array(data.mean)
+    return round(float(largest.max()), 3)
+
+
+def _shape(model: keras.Model, end: str) -> str:
+    return str(getattr(model, f"{end}_shape", "an unknown shape"))

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from keras_autoshrink.commands.arguments import PROGRAM, default_project, settle
+from keras_autoshrink.commands.arguments import PROGRAM, default_project
 from keras_autoshrink.commands.processes import Address, Child, Supervisor
-from tflite_export.command_line import fail
+from tflite_export.command_line import Parser, fail
 
 
 def launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -35,10 +35,9 @@ def launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         The exit status: the chief's, where it runs here.
 
     Raises:
-        ValueError, OSError: something in the options cannot be.
+        ValueError, OSError: the address cannot be used, or this process is a worker itself.
         SystemExit: the search failed or was interrupted, after one line on standard error.
     """
-    settle(options, options.task)  # at once what the chief would refuse after seconds
     if "KERASTUNER_ORACLE_IP" in os.environ:
         raise ValueError(
             "KERASTUNER_ORACLE_IP is set, so this process is a chief or a worker itself; unset "
@@ -50,13 +49,14 @@ def launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         if address is None:
             wanted = options.chief or Address("127.0.0.1", 0)
             address = stack.enter_context(wanted.reserved())
-        team = Team(_own(arguments), address, count, _logs(options))
+        # Beside the search's folder, which --overwrite deletes.
+        logs = options.directory / f"{options.project_name or default_project(options)}.logs"
+        team = Team(_without_part(arguments), address, count, logs)
         supervisor = Supervisor(
             None if options.worker else team.chief(),
             team.workers,
             address.from_here.listens,
-            once=["--overwrite"] if options.overwrite else [],
-            others=options.chief is not None,
+            first_arguments=["--overwrite"] if options.overwrite else [],
         )
         loopback = address.is_loopback()  # raises where there is no such host
         if options.chief and not loopback:
@@ -75,7 +75,7 @@ def launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 class Team:
-    """Makes the processes of a search.
+    """The processes of a search, before they are started.
 
     Args:
         arguments: their command line.
@@ -84,16 +84,10 @@ class Team:
         logs: the folder for what workers print.
 
     Attributes:
-        gpus: that they share.
+        gpus: that the workers share, each as CUDA_VISIBLE_DEVICES names it.
     """
 
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        address: Address,
-        count: int,
-        logs: Path,
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], address: Address, count: int, logs: Path) -> None:
         self._command = [sys.executable, "-m", "keras_autoshrink.commands.cli", *arguments]
         self._address = address
         self._count = count
@@ -101,23 +95,23 @@ class Team:
         self.gpus = visible_gpus()
 
     def chief(self) -> Child:
-        """The chief; it trains nothing."""
+        """Returns the chief, which trains nothing."""
         environment = self._environment("chief", self._address)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = "-1"
-            environment["JAX_PLATFORMS"] = "cpu"  # or JAX would take no GPU for an error
+            environment["JAX_PLATFORMS"] = "cpu"  # JAX takes it for an error to find no GPU
         return Child("the chief", self._command, environment)
 
     def workers(self) -> list[Child]:
-        """The workers, each with one of the GPUs if there are any."""
+        """Returns the workers, each with one of the GPUs if there are any, and opens their logs."""
         self._logs.mkdir(parents=True, exist_ok=True)
         workers = []
         for index in range(self._count):
-            name, log = _open_log(self._logs)
-            environment = self._environment(name, self._address.from_here)
+            tuner_id, log = _open_log(self._logs)
+            environment = self._environment(tuner_id, self._address.from_here)
             if self.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = self.gpus[index % len(self.gpus)]
-            workers.append(Child(f"worker {name}", self._command, environment, log))
+            workers.append(Child(f"worker {tuner_id}", self._command, environment, log))
         return workers
 
     def _environment(self, tuner_id: str, address: Address) -> dict[str, str]:
@@ -127,21 +121,21 @@ class Team:
             "KERASTUNER_ORACLE_IP": address.bracketed,
             "KERASTUNER_ORACLE_PORT": str(address.port),
         }
-        # Or gRPC would take a proxy that is meant for the web.
+        # gRPC would take a proxy that is meant for the web.
         environment.setdefault("no_grpc_proxy", address.host)
         if not {"", str(Path.cwd())} & {*sys.path}:
-            # As here, where a console script runs: `python -m` would look for each module that
-            # is imported in the working directory first.
+            # As a console script runs: `python -m` would look for each module that is imported in
+            # the working directory first.
             environment["PYTHONSAFEPATH"] = "1"
         return environment
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that processes may use, each as CUDA_VISIBLE_DEVICES names it."""
+    """Lists the GPUs that processes may use, each as CUDA_VISIBLE_DEVICES names it."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         names = [name.strip() for name in given.split(",")]
-        # CUDA does not read on, either, behind what cannot be one.
+        # CUDA ignores whatever follows a name that is none.
         return list(itertools.takewhile(lambda name: name and name[0] != "-", names))
     try:
         listed = subprocess.run(
@@ -152,32 +146,27 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(len(re.findall(r"(?m)^GPU \d+:", listed.stdout)))]
 
 
-def _own(arguments: Sequence[str]) -> list[str]:
-    """A command line without what is for the launcher, or the chief, alone."""
-    parser = argparse.ArgumentParser(add_help=False)
+def _without_part(arguments: Sequence[str]) -> list[str]:
+    """Returns a command line without the options for the launcher, or the first chief, alone."""
+    parser = Parser(add_help=False)
     for option in ("--workers", "--chief", "--worker"):
         parser.add_argument(option)
     parser.add_argument("--overwrite", action="store_true")
     return parser.parse_known_args(arguments)[1]
 
 
-def _logs(options: argparse.Namespace) -> Path:
-    """A folder beside the search's, which --overwrite deletes."""
-    folder: Path = options.directory
-    return folder / f"{options.project_name or default_project(options)}.logs"
-
-
 def _open_log(folder: Path) -> tuple[str, BinaryIO]:
-    """An ID for a worker, and an empty file for what it prints.
+    """Opens an empty log for a worker, and returns the worker's tuner ID with it.
 
-    The first number that no worker on this machine has: the file is locked while one runs.
+    The ID ends in the first number that no worker on this machine has: a log is locked while its
+    worker runs.
     """
-    # What contains "chief" would be one. Names of hosts are the same in capitals.
+    # KerasTuner takes an ID that contains "chief" for the chief; a host's name has no case.
     prefix = os.environ.get("KERASTUNER_TUNER_ID") or socket.gethostname()
     prefix = re.sub(r"[^\w.-]", "_", prefix).replace("chief", "CHIEF")
     for number in itertools.count(1):
-        name = f"{prefix}-{number}"
-        log = (folder / f"{name}.log").open("ab")
+        tuner_id = f"{prefix}-{number}"
+        log = (folder / f"{tuner_id}.log").open("ab")
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -186,5 +175,5 @@ def _open_log(folder: Path) -> tuple[str, BinaryIO]:
         except OSError:  # a file system without locks
             pass
         log.truncate(0)
-        return name, log
-    raise AssertionError  # never
+        return tuner_id, log
+    raise AssertionError  # itertools.count has no end

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +15,35 @@ from rich.console import Console
 from rich.table import Table
 
 import tflite_export
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.commands.arguments import default_project
 from keras_autoshrink.commands.generate import vocabulary_path
 from keras_autoshrink.data.text import Vocabulary
 from keras_autoshrink.report import plots, saved_search, tensorboard
 from keras_autoshrink.score import Score
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint, difference, remove_state
+from keras_autoshrink.training.recipes import Recipe, TextRecipe
 from keras_autoshrink.tuner import service
 from keras_autoshrink.tuner.tuner import AutoShrink
 
-_console = Console(soft_wrap=True, highlight=False)
+_console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def search_and_report(
     hypermodel: keras_tuner.HyperModel,
     score: Score,
     options: argparse.Namespace,
-    default_name: str,
     settings: dict[str, Any],
     data: dict[str, Any],
     objective: str,
     distribution_strategy: Any = None,
 ) -> None:
-    """Searches, prints the trajectory, and writes what came of it into the search's folder.
+    """Searches for a cell, prints the trajectory, and writes the results into the search's folder.
 
     Args:
         hypermodel: what to search.
         score: what to maximise.
         options: of the command `search`.
-        default_name: of the folder, unless `options` name it.
         settings: plain values that a search in that folder must share to go on.
         data: arguments of `AutoShrink.search`.
         objective: what to call the metric behind the score.
@@ -51,7 +53,8 @@ def search_and_report(
         ValueError: the folder holds a search with other settings.
     """
     hypermodel.check_search_arguments(**data, epochs=options.epochs)  # before there is a folder
-    folder = options.directory / (options.project_name or default_name)
+    name = options.project_name or default_project(options)
+    folder = options.directory / name
     worker = service.role() == "worker"
     if worker or not options.overwrite:
         saved_search.check_settings(folder, settings)
@@ -63,7 +66,7 @@ def search_and_report(
         seed=options.seed,
         max_seconds_per_trial=options.max_seconds_per_trial,
         directory=options.directory,
-        project_name=options.project_name or folder.name,
+        project_name=name,
         overwrite=options.overwrite and not worker,
         strategy=options.strategy,
         max_candidates=options.max_candidates,
@@ -84,11 +87,11 @@ def search_and_report(
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A network as a training returns it.
+    """A trained network and what is known of it.
 
     Attributes:
         model: trained.
-        facts: what to note of it beside what it was trained with, plain values.
+        facts: what to record of it beside the settings of its training, plain values.
         summary: the same for people, in one line.
         vocabulary: the words of a language model, for a file beside it.
     """
@@ -99,44 +102,75 @@ class Result:
     vocabulary: Vocabulary | None = None
 
 
-def train_once(
-    path: Path,
-    settings: dict[str, Any],
-    epochs: int,
-    train: Callable[[TrainingCheckpoint], Result],
-    *,
-    overwrite: bool = False,
-    chief: bool = True,
-) -> keras.Model:
-    """Trains a network and writes it, with a `.json` of what its user has to know.
-
-    After each epoch the state of the training is written into a folder beside `path`, from
-    which the same call goes on if it is killed; the folder is deleted at the end. A training
-    whose model is there already is not repeated.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingJob(abc.ABC):
+    """The training of one network in full: of what, on what, how, and where it goes.
 
     Args:
-        path: where to write it.
-        settings: all that the result depends on, plain values: a training with others is
-            another training.
-        epochs: of the whole training, as the number to report.
-        train: trains on from a checkpoint, and writes to it.
-        overwrite: whether to replace a model that is there, and to forget a training that was
-            killed.
-        chief: whether this process is the one of several workers that writes.
+        cell: of the network.
+        data: what to train it on, loaded for a training.
+        recipe: how to train.
+        path: where to write the network, a `.keras` file.
+        source: where the data came from, plain values for the record.
+        seed: of all random choices.
+        overwrite: whether to replace a network that is there, and to delete the checkpoint of a
+            training that was killed.
+        log_dir: folder for TensorBoard.
+        verbose: as for `keras.Model.fit`.
+    """
+
+    cell: Cell
+    data: Any
+    recipe: Recipe | TextRecipe
+    path: Path
+    source: dict[str, Any]
+    seed: int = 0
+    overwrite: bool = False
+    log_dir: Path | None = None
+    verbose: int = 0
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one of several workers that writes."""
+        return True
+
+    @abc.abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Returns all that the result depends on, plain values: others are another training."""
+
+    @abc.abstractmethod
+    def train(self, checkpoint: TrainingCheckpoint) -> Result:
+        """Trains the network on from a checkpoint, and writes to it after each epoch."""
+
+    def print_plan(self, **more: Any) -> None:
+        """Prints how the network is going to be trained, unless `verbose` is 0."""
+        if self.verbose:
+            values = {**dataclasses.asdict(self.recipe), **more}
+            _console.print(", ".join(f"{name} {value}" for name, value in values.items()))
+
+
+def train_and_save(job: TrainingJob) -> keras.Model:
+    """Trains a network and writes it, with a `.json` of what its user has to know.
+
+    After each epoch the checkpoint of the training is written into a folder beside the network's
+    path, from which the same job goes on if it is killed; the folder is deleted at the end. A
+    training whose network is there already is not repeated. Of several workers only the chief
+    writes; all have to see the folder.
 
     Returns:
         The trained model.
 
     Raises:
-        ValueError: `path` is there and was trained otherwise, or the folder beside it is that
-            of another training.
+        ValueError: the network is there and was trained otherwise, or the checkpoint is that of
+            another training.
     """
+    path, settings = job.path, job.settings()
     folder = path.with_name(f"{path.name}.training")
-    if overwrite and chief:
+    if job.overwrite and job.is_chief:
         remove_state(folder)
     checkpoint = TrainingCheckpoint(folder, settings)
-    # Where there is a state, a kill may have come between the model and its facts: it goes on.
-    if path.is_file() and not (overwrite or checkpoint.epochs_done):
+    # Where there is a checkpoint, a kill may have come between the model and its facts: it goes on.
+    if path.is_file() and not (job.overwrite or checkpoint.epochs_done):
         differs = difference(saved_search.read_facts(path), settings)
         if differs:
             raise ValueError(
@@ -146,38 +180,52 @@ def train_once(
         _console.print(f"{path} has been trained like this already")
         return tflite_export.load_model(path)
     if checkpoint.epochs_done:
-        _console.print(f"going on after epoch {checkpoint.epochs_done} of {epochs}")
-    result = train(checkpoint)
-    model = result.model
-    if not chief:
-        return model
+        _console.print(f"going on after epoch {checkpoint.epochs_done} of {job.recipe.epochs}")
+    result = job.train(checkpoint)
+    if not job.is_chief:
+        return result.model
     # Whole or not at all: under another name first.
     unfinished = path.with_name(f".{path.name}")
-    model.save(unfinished)
+    result.model.save(unfinished)
     unfinished.replace(path)
-    # A kill from here on leaves the training's state, from which all of this is written again.
+    # A kill from here on leaves the checkpoint, from which all of this is written again.
     if result.vocabulary is not None:
         result.vocabulary.save(vocabulary_path(path))
     saved_search.write_facts(path, {**settings, **result.facts})
     remove_state(folder)
     words = f", {vocabulary_path(path).name}" if result.vocabulary else ""
     _console.print(f"wrote {path}{words} and {path.name}.json: {result.summary}")
-    return model
+    return result.model
 
 
-def print_plan(verbose: int, **values: Any) -> None:
-    """Prints how a network is going to be trained, unless `verbose` is 0."""
-    if verbose:
-        _console.print(", ".join(f"{name} {value}" for name, value in values.items()))
+def changed_recipe(recipe: Any, options: argparse.Namespace, *names: str) -> Any:
+    """Returns a recipe with those of the named values that `options` have."""
+    given = {name: getattr(options, name) for name in names}
+    return dataclasses.replace(
+        recipe, **{name: value for name, value in given.items() if value is not None}
+    )
 
 
-def report_checks(checks: list[tflite_export.Check]) -> int:
-    """Prints what is wrong with exported files, if anything.
+def output_stem(options: argparse.Namespace) -> Path:
+    """Makes the folder that `export` writes into; returns how the paths of its files begin."""
+    folder = options.output_dir or options.model.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / options.model.stem
+
+
+def report_checks(checks: Sequence[tflite_export.Check]) -> int:
+    """Prints the checks of exported files, and which files are not as their model.
+
+    Args:
+        checks: all of images or all of language models.
 
     Returns:
-        The exit status: 1 if a file has other MACs than its model, or other predictions.
+        The exit status: 1 if a file has other MACs than its model, or other predictions, or if
+        there is none, else 0.
     """
-    status = 0
+    if checks:
+        print_table(tflite_export.render_table(checks))
+    status = 0 if checks else 1
     for check in checks:
         if not check.macs_equal:
             _console.print(f"{check.path}: its MACs are not those of the model")

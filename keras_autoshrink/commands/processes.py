@@ -1,4 +1,4 @@
-"""The processes of a search on several workers: an address, a supervisor, its children."""
+"""The processes of a search on several workers: the chief's address, children, their supervisor."""
 
 from __future__ import annotations
 
@@ -19,11 +19,25 @@ from rich.console import Console
 from rich.control import Control
 from rich.segment import ControlType
 
+# A search ends when a signal has killed a child so many times in a row, each time within so many
+# seconds of its start.
+RESTART_LIMIT = 5
+_QUICK_DEATH = 60.0
+
+_POLL = 0.1  # seconds between two looks at all children
+
+# Seconds that children have to end: workers once the search is over, and whoever was sent a
+# signal, which a chief may notice late.
+_SECONDS_AFTER_SEARCH = 2.0
+_SECONDS_AFTER_SIGNAL = 10.0
+
+# The environment variable that gives a child the descriptor of its end of the parent's pipe.
+_PARENT_PIPE = "KERAS_AUTOSHRINK_PARENT_PIPE"
+
+_CONNECTION_TIMEOUT = 1.0  # seconds
+
 # "On all interfaces", and where to reach it from the same machine.
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
-# A connection that takes longer, in seconds, is not made.
-_TIMEOUT = 1.0
 
 
 class Address(NamedTuple):
@@ -37,16 +51,16 @@ class Address(NamedTuple):
 
     @property
     def bracketed(self) -> str:
-        """The host as it stands in front of a colon."""
+        """Returns the host as it stands before a colon: of IPv6 in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def from_here(self) -> Address:
-        """Where to reach what listens there, from the same machine."""
+        """Returns the address at which this machine reaches what listens there."""
         return Address(_WILDCARDS.get(self.host, self.host), self.port)
 
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it.
+        """Tells whether only this machine can reach the address.
 
         Raises:
             ValueError: there is no such host.
@@ -55,9 +69,9 @@ class Address(NamedTuple):
         return all(ipaddress.ip_address(number).is_loopback for number in numbers)
 
     def listens(self) -> bool:
-        """Whether somebody accepts connections there."""
+        """Tells whether a process accepts connections there."""
         try:
-            with socket.create_connection(self, _TIMEOUT) as connection:
+            with socket.create_connection(self, _CONNECTION_TIMEOUT) as connection:
                 # Where nobody listens a connection can, by chance, meet itself.
                 met: bool = connection.getsockname() != connection.getpeername()
                 return met
@@ -66,13 +80,13 @@ class Address(NamedTuple):
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[Address]:
-        """Keeps the port for a process of this user that shares ports, as gRPC does.
+        """Reserves the port for a process of this user that shares ports, as gRPC does.
 
         Yields:
             The address; where the port was 0, with one that was free.
 
         Raises:
-            ValueError: it is in use, or is none of this machine.
+            ValueError: it is in use, or not an address of this machine.
         """
         family, kind, protocol, _, place = self._resolved()[0]
         with contextlib.ExitStack() as stack:
@@ -97,52 +111,22 @@ class Address(NamedTuple):
             raise ValueError(f"{self}: there is no such host: {error}") from error
 
 
-# Tells a process which descriptor to read.
-_VARIABLE = "KERAS_AUTOSHRINK_LIFELINE"
+def end_with_parent() -> None:
+    """Kills this process and those that it started, once the parent that gave it a pipe has ended.
 
-
-class Lifeline:
-    """The starter's side.
-
-    Attributes:
-        descriptor: to be passed on to each process that shall end with this one. The other end
-            of the pipe is closed in all of them, as all that Python opens.
+    A parent that is killed can send no signal, but its end of the pipe closes. The process has to
+    lead a process group of its own; without a pipe in the environment nothing happens.
     """
-
-    def __init__(self) -> None:
-        self.descriptor, self._held = os.pipe()
-
-    def environment(self) -> dict[str, str]:
-        """What has to stand in the environment of these processes."""
-        return {_VARIABLE: str(self.descriptor)}
-
-    def close(self) -> None:
-        """Ends the processes that are left."""
-        os.close(self._held)
-        os.close(self.descriptor)
-
-
-def hold() -> None:
-    """Ends this process, and what it started in turn, with the one that started it.
-
-    For processes that lead a process group of their own; without a lifeline in the environment
-    nothing happens.
-    """
-    # Not for processes that this one starts: they do not have the descriptor.
-    descriptor = os.environ.pop(_VARIABLE, None)
+    # Not for processes that this one starts: they do not inherit the descriptor.
+    descriptor = os.environ.pop(_PARENT_PIPE, None)
     if descriptor is not None:
-        threading.Thread(target=_watch, args=(int(descriptor),), daemon=True).start()
+        threading.Thread(target=_wait_and_kill, args=(int(descriptor),), daemon=True).start()
 
 
-def _watch(descriptor: int) -> None:
+def _wait_and_kill(descriptor: int) -> None:
     os.read(descriptor, 1)
     # Not in an orderly way, which may take long or hang; all files are whole at any moment.
     os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-# So many deaths in a row, each so soon after the start (in seconds), are no accident.
-MOST_DEATHS = 5
-_SOON = 60.0
 
 
 class Child:
@@ -152,13 +136,14 @@ class Child:
     it, but it may write there.
 
     Args:
-        name: what to call it.
+        name: what messages call it.
         command: its command line.
         environment: all of it.
-        log: a file for its output, which it closes; by default it shares this process's own.
+        log: a file for its output, which `close` closes; by default it shares this process's.
 
     Attributes:
-        hopeless: whether it has been killed too often to be started again.
+        started: when it was started last, by its supervisor's clock.
+        quick_deaths: how often in a row a signal has killed it soon after its start.
     """
 
     def __init__(
@@ -172,44 +157,40 @@ class Child:
         self.command = command
         self.environment = environment
         self.log = log
+        self.started = 0.0
+        self.quick_deaths = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
-        self._deaths = 0
-        self.hopeless = False
 
-    def start(self, lifeline: Lifeline, more: Sequence[str] = ()) -> None:
-        """Starts it, or starts it again, with more arguments."""
-        self._started = time.monotonic()
+    def start(self, parent_pipe: int, more: Sequence[str] = ()) -> None:
+        """Starts the process, or starts it again.
+
+        Args:
+            parent_pipe: descriptor of the pipe for `end_with_parent`.
+            more: arguments after those of the command.
+        """
         self._process = subprocess.Popen(
             [*self.command, *more],
-            env={**self.environment, **lifeline.environment()},
+            env={**self.environment, _PARENT_PIPE: str(parent_pipe)},
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
-            pass_fds=(lifeline.descriptor,),
+            pass_fds=(parent_pipe,),
         )
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative for a signal's number; None if it runs, or never did."""
+        return None if self._process is None else self._process.poll()
 
     @property
     def runs(self) -> bool:
         """Whether it has been started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def status(self) -> int | None:
-        """With what it ended, as `Popen.returncode` says it; None if it runs, or never did."""
-        return None if self._process is None else self._process.poll()
-
-    def count_death(self) -> bool:
-        """Notes that a signal has killed it. Returns whether that makes it hopeless."""
-        soon = time.monotonic() - self._started < _SOON
-        self._deaths = self._deaths + 1 if soon else 1
-        self.hopeless = self._deaths >= MOST_DEATHS
-        return self.hopeless
-
     def send(self, number: int) -> None:
-        """Sends it a signal, if it runs; kills with it what it has started."""
-        if self._process is None or self._process.poll() is not None:
+        """Sends a signal to the process, if it runs; SIGKILL also to what it has started."""
+        if self._process is None or not self.runs:
             return
         if number == signal.SIGKILL:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended
@@ -219,7 +200,7 @@ class Child:
             self._process.send_signal(number)
 
     def last_line(self) -> str:
-        """The end of its log."""
+        """Returns the last line of its log that is not empty."""
         if self.log is None:
             return ""
         lines = Path(self.log.name).read_text(errors="replace").splitlines()
@@ -231,54 +212,46 @@ class Child:
             self.log.close()
 
 
-# All processes are looked at this often, in seconds.
-_POLL = 0.1
-
-# How long to wait for processes that are about to end, in seconds: for workers after the
-# search, and for what has been told to end, which a chief may hear late.
-_FAREWELL = 2.0
-_PATIENCE = 10.0
-
-
 class Supervisor:
-    """Runs a chief and its workers, or workers of a chief that runs elsewhere.
+    """The parent of a chief and its workers, or of workers whose chief runs on another machine.
 
     Args:
-        chief: None if it runs elsewhere.
-        hire: makes the workers; called once, when the chief listens.
-        listens: whether the chief does.
-        once: arguments of the chief until it has listened for the first time: of a search that
-            has begun they would delete the state.
-        others: whether there may be workers elsewhere, so that a chief without workers has
-            something to wait for.
+        chief: None if it runs on another machine.
+        make_workers: returns the workers; called once, when the chief listens.
+        chief_listens: whether the chief accepts connections.
+        first_arguments: of the chief, until it has listened for the first time: such as
+            `--overwrite`, which would delete the search that it has begun.
+        clock: returns seconds that only grow.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
         self,
         chief: Child | None,
-        hire: Callable[[], list[Child]],
-        listens: Callable[[], bool],
-        once: Sequence[str] = (),
-        others: bool = False,
+        make_workers: Callable[[], list[Child]],
+        chief_listens: Callable[[], bool],
+        first_arguments: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._chief = chief
-        self._hire = hire
-        self._listens = listens
-        self._once = once
-        self._others = others
+        self._make_workers = make_workers
+        self._chief_listens = chief_listens
+        self._first_arguments = first_arguments
+        self._clock = clock
+        self._sleep = sleep
         self._workers: list[Child] | None = None
-        self._hiring = True
-        self._told = False  # a worker that the search is over
+        self._await_chief = True  # before workers are started, or started again
         self._signal = 0
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def run(self) -> tuple[int, str]:
-        """Returns when the search has ended, and no process of it runs on this machine.
+        """Runs the processes until the search has ended, and none of them is left.
 
         Returns:
-            The exit status, and what is to be said beside it that nobody has said yet.
+            The exit status, and a message that nobody has printed yet, or "".
         """
-        self._lifeline = Lifeline()
+        self._parent_pipe, held = os.pipe()
         try:
             with self._signals():
                 return self._supervise()
@@ -286,13 +259,14 @@ class Supervisor:
             for child in self._children():
                 child.send(signal.SIGKILL)
                 child.close()
-            self._lifeline.close()
+            for descriptor in (self._parent_pipe, held):
+                os.close(descriptor)
             # A chief that is killed leaves its line, and no cursor.
             self._clear_line()
             Console().show_cursor()
 
     def say(self, line: str) -> None:
-        """Prints a line, over the chief's one that changes if that is there."""
+        """Prints a line on standard error, over the chief's progress if that is there."""
         self._clear_line()
         self._console.print(line, markup=False)
 
@@ -306,112 +280,98 @@ class Supervisor:
 
     def _supervise(self) -> tuple[int, str]:
         if self._chief:
-            self._chief.start(self._lifeline, self._once)
+            self._start(self._chief, self._first_arguments)
         while not self._signal:
-            ended = self._look_at_chief() or self._look_at_workers()
+            ended = self._check_chief() or self._check_workers()
             if ended:
                 return ended
-            time.sleep(_POLL)
+            self._sleep(_POLL)
         return self._interrupt(self._signal)
 
-    def _look_at_chief(self) -> tuple[int, str] | None:
+    def _check_chief(self) -> tuple[int, str] | None:
         if self._chief is None or self._chief.status is None:
             return None
-        status = self._chief.status
-        if status >= 0:
-            self._end(self._workers or [], _FAREWELL)
-            return status, ""
-        if self._chief.count_death():
-            return 1, f"{self._chief.name} was killed {MOST_DEATHS} times in a row"
-        self.say(f"{self._chief.name} was killed (signal {-status}); starting it again")
-        self._start_chief_again()
-        return None
+        if self._chief.status >= 0:
+            self._end(self._workers or [], _SECONDS_AFTER_SEARCH)
+            return self._chief.status, ""
+        # A new chief may have candidates for workers that have ended with the one before.
+        self._await_chief = True
+        return self._restart(self._chief, self._first_arguments)
 
-    def _start_chief_again(self) -> None:
-        assert self._chief is not None
-        self._chief.start(self._lifeline, self._once)
-        # It may have something to do for workers that its predecessor has sent away.
-        self._hiring = True
-
-    def _look_at_workers(self) -> tuple[int, str] | None:
-        if self._hiring and self._listens():
-            self._hiring, self._once, self._told = False, (), False
+    def _check_workers(self) -> tuple[int, str] | None:
+        if self._await_chief and self._chief_listens():
+            self._await_chief, self._first_arguments = False, ()
             if self._workers is None:
-                self._workers = self._hire()
+                self._workers = self._make_workers()
             for worker in self._workers:
-                if not (worker.runs or worker.hopeless):
-                    worker.start(self._lifeline)
-        for worker in self._workers or ():
+                if not worker.runs:
+                    self._start(worker)
+        workers = self._workers or []
+        for worker in workers:
             status = worker.status
-            if status is None or worker.hopeless:
+            if status is None or status == 0:
                 continue
             if status > 0:
                 return status, f"{worker.name}: {worker.last_line()}"
-            if status == 0:
-                self._told = True
-            elif worker.count_death():
-                self._give_up(worker)
-            else:
-                self.say(f"{worker.name} was killed (signal {-status}); starting it again")
-                worker.start(self._lifeline)
-        if self._workers is None or not all(w.hopeless or w.status == 0 for w in self._workers):
-            return None
-        if self._chief is None and self._told:
+            ended = self._restart(worker)
+            if ended:
+                return ended
+        if self._chief is None and workers and all(worker.status == 0 for worker in workers):
             return 0, ""
-        if self._told or self._others:  # a chief that ends, or goes on with workers elsewhere
-            return None
-        return 1, "no worker is left"
+        return None
 
-    def _give_up(self, worker: Child) -> None:
-        log = f"; see {worker.log.name}" if worker.log else ""
-        self.say(f"{worker.name} was killed {MOST_DEATHS} times in a row{log}")
-        # A chief waits for a worker that has a candidate; a new one lets another have it.
-        if self._chief is None:
-            self.say("if it had a candidate, that waits until the chief is started again")
-        elif self._others or not all(worker.hopeless for worker in self._workers or ()):
-            self.say("starting the chief again, so that another worker has its candidate")
-            self._chief.send(signal.SIGKILL)
-            self._start_chief_again()
+    def _start(self, child: Child, more: Sequence[str] = ()) -> None:
+        child.started = self._clock()
+        child.start(self._parent_pipe, more)
+
+    def _restart(self, child: Child, more: Sequence[str] = ()) -> tuple[int, str] | None:
+        """Starts a child again that a signal has killed, unless it is at the restart limit."""
+        assert child.status is not None
+        quick = self._clock() - child.started < _QUICK_DEATH
+        child.quick_deaths = child.quick_deaths + 1 if quick else 1
+        if child.quick_deaths == RESTART_LIMIT:
+            log = f"; see {child.log.name}" if child.log else ""
+            return 1, f"{child.name} was killed {RESTART_LIMIT} times in a row{log}"
+        self.say(f"{child.name} was killed (signal {-child.status}); starting it again")
+        self._start(child, more)
+        return None
 
     def _interrupt(self, number: int) -> tuple[int, str]:
         self._signal = 0
         for worker in self._workers or ():
             worker.send(signal.SIGTERM)
         if self._chief:
-            # One that has not come so far yet would show where its imports were.
-            self._chief.send(signal.SIGTERM if self._hiring else signal.SIGINT)
-        self._end(self._children(), _PATIENCE)
-        if self._chief and self._chief.status == 128 + signal.SIGINT:  # and has said so
+            # One that still imports its modules would print where Ctrl-C found it.
+            self._chief.send(signal.SIGTERM if self._await_chief else signal.SIGINT)
+        self._end(self._children(), _SECONDS_AFTER_SIGNAL)
+        if self._chief and self._chief.status == 128 + signal.SIGINT:  # it has printed a message
             return 128 + number, ""
         return 128 + number, "interrupted; run it again, without --overwrite, to go on"
 
-    def _end(self, children: Sequence[Child], patience: float) -> None:
-        """Waits for processes to end; then tells them to, then kills them.
+    def _end(self, children: Sequence[Child], seconds: float) -> None:
+        """Waits for children to end, then sends them SIGTERM and waits again, then SIGKILL.
 
         A signal to this process, such as a second Ctrl-C, ends the waiting.
         """
-        for number in (None, signal.SIGTERM):
-            if number is not None:
-                for child in children:
-                    child.send(number)
-            deadline = time.monotonic() + patience
-            while any(child.runs for child in children) and not self._signal:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(_POLL)
+        for number in (0, signal.SIGTERM):
+            for child in children if number else ():
+                child.send(number)
+            deadline = self._clock() + seconds
+            while any(c.runs for c in children) and not self._signal and self._clock() < deadline:
+                self._sleep(_POLL)
         for child in children:
             child.send(signal.SIGKILL)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Notes what tells this process to end, instead of ending."""
+        """Notes the signals that would end this process, instead of ending."""
         before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, self._note)
             elif number == signal.SIGINT:
-                # As in the background of a shell script. A chief must not ignore it with us.
-                signal.signal(number, _ignore)
+                # As in the background of a shell script. A chief would inherit SIG_IGN.
+                signal.signal(number, lambda number, frame: None)
         try:
             yield
         finally:
@@ -420,7 +380,3 @@ class Supervisor:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Does nothing, which a process started from here does not inherit."""

@@ -1,11 +1,9 @@
-"""What the subcommands of `autoshrink` do with texts, and the steps that the demo shares."""
+"""What the subcommands of `autoshrink` do with texts."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +12,7 @@ from rich.console import Console
 import tflite_export
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.commands import pipeline
-from keras_autoshrink.commands.arguments import default_project
+from keras_autoshrink.commands.arguments import UNITS
 from keras_autoshrink.commands.generate import vocabulary_path
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.data.text import PYDOC, TextData, load_text
@@ -29,19 +27,17 @@ from keras_autoshrink.training.recipes import TEXT_RECIPES, TextRecipe
 
 OBJECTIVE = "perplexity"  # of the validation text
 
-_UNITS = {"small": 200, "ptb": 745}
-
 # Tokens of the test text that a file is checked on, and of the training text to calibrate on:
 # it reads them one by one.
 _CHECKED, _CALIBRATION = 2_000, 500
 
-_console = Console(soft_wrap=True, highlight=False)
+_console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
-def search(options: argparse.Namespace) -> int:
-    """Finds a recurrent cell."""
+def search(options: argparse.Namespace) -> None:
+    """Searches for a recurrent cell."""
     source = _source(options, {})
-    data = load(source, "search", options.quiet)
+    data = _load(source, "search", options.quiet)
     hypermodel = RNNCellHyperModel(
         vocabulary_size=len(data.vocabulary),
         num_nodes=options.nodes,
@@ -61,153 +57,126 @@ def search(options: argparse.Namespace) -> int:
         hypermodel,
         PerplexityScore(options.cost),
         options,
-        default_project(options),
         settings,
         {"x": data.train, "validation_data": data.validation},
         OBJECTIVE,
     )
-    return 0
 
 
-def train(options: argparse.Namespace, cell: Cell) -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTraining(pipeline.TrainingJob):
+    """The training of a ShrinkRNN, see `train_language_model`.
+
+    Args:
+        data: a `TextData`.
+        recipe: a `TextRecipe`.
+        units: size of the state.
+        **kwargs: see `TrainingJob`.
+    """
+
+    recipe: TextRecipe
+    units: int
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all that the result depends on, plain values."""
+        return {
+            **self.source,
+            **dataclasses.asdict(self.recipe),
+            "tokens": len(self.data.train),
+            "checksum": self.data.checksum,
+            "vocabulary": len(self.data.vocabulary),
+            "units": self.units,
+            "seed": self.seed,
+            "cell": self.cell.to_json(),
+        }
+
+    def train(self, checkpoint: TrainingCheckpoint) -> pipeline.Result:
+        """Trains the network on from a checkpoint, and measures its perplexities and costs."""
+        self.print_plan(units=self.units)
+        trained = train_language_model(
+            self.cell,
+            self.data,
+            self.recipe,
+            units=self.units,
+            seed=self.seed,
+            checkpoint=checkpoint,
+            log_dir=self.log_dir,
+            verbose=self.verbose,
+        )
+        macs, params = count_macs(trained.model, input_shape=(1,)), count_params(trained.model)
+        facts = {
+            "validation_perplexity": trained.validation_perplexity,
+            "test_perplexity": trained.test_perplexity,
+            "macs": macs,
+            "params": params,
+            "history": trained.history,
+        }
+        summary = (
+            f"perplexity {trained.validation_perplexity:.2f} of the validation and "
+            f"{trained.test_perplexity:.2f} of the test text, {macs:,} MACs for a token, "
+            f"{params:,} parameters"
+        )
+        return pipeline.Result(trained.model, facts, summary, self.data.vocabulary)
+
+
+def train(options: argparse.Namespace, cell: Cell) -> None:
     """Trains a ShrinkRNN of a cell in full."""
-    name = options.recipe or "small"
-    if name not in TEXT_RECIPES:
-        raise ValueError(f"--recipe {name}: is for images; for texts: {', '.join(TEXT_RECIPES)}")
-    given = {n: getattr(options, n) for n in ("epochs", "batch_size", "learning_rate")}
-    recipe = dataclasses.replace(
-        TEXT_RECIPES[name], **{n: value for n, value in given.items() if value is not None}
+    recipe = pipeline.changed_recipe(
+        TEXT_RECIPES[options.recipe], options, "epochs", "batch_size", "learning_rate"
     )
     searched = saved_search.settings_of(options.cell)
     source = _source(options, searched)
-    data = load(source, "train", options.quiet)
+    data = _load(source, "train", options.quiet)
     # With another vocabulary, which was asked for, the same text has other numbers.
     same = all(searched.get(name) == value for name, value in source.items())
     if same and searched.get("checksum", data.checksum) != data.checksum:
         _console.print(f"{data.name}: is not as it was when the cell was searched for")
     check_length(len(data.train), recipe.batch_size, recipe.steps)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    train_and_save(
-        cell,
-        data,
-        options.output,
-        source,
-        recipe,
-        units=options.units or _UNITS[name],
-        seed=options.seed,
-        log_dir=options.tensorboard,
-        overwrite=options.overwrite,
-        verbose=0 if options.quiet else 2,
+    pipeline.train_and_save(
+        TextTraining(
+            cell=cell,
+            data=data,
+            recipe=recipe,
+            path=options.output,
+            source=source,
+            seed=options.seed,
+            overwrite=options.overwrite,
+            log_dir=options.tensorboard,
+            verbose=0 if options.quiet else 2,
+            units=options.units or UNITS[options.recipe],
+        )
     )
-    return 0
 
 
-def train_and_save(
-    cell: Cell,
-    data: TextData,
-    path: Path,
-    source: dict[str, Any],
-    recipe: TextRecipe,
-    *,
-    units: int,
-    seed: int = 0,
-    log_dir: Path | None = None,
-    overwrite: bool = False,
-    verbose: int = 0,
-) -> keras.Model:
-    """Trains a ShrinkRNN and writes it, with its words and what else its user has to know.
+def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]) -> list[Any]:
+    """Converts a trained language model to files and checks each on the test text.
 
     Args:
-        cell: of the network.
-        data: what to train it on.
-        path: where to write it; a training that was killed goes on, see `pipeline.train_once`.
-        source: where the data came from, for the record.
-        recipe: see `train_language_model`, as for all that follow.
-        units: size of the state.
-        seed: of all random choices.
-        log_dir: folder for TensorBoard.
-        overwrite: see `pipeline.train_once`.
-        verbose: as for `keras.Model.fit`.
+        options: of the command `export`.
+        model: trained.
+        facts: that its training recorded.
 
     Returns:
-        The trained model, from tokens (batch, steps) to logits.
+        A check of each file.
+
+    Raises:
+        ValueError: the model is none of this library's language models, or the text is not the
+            one that it was trained on.
     """
-    settings = {
-        **source,
-        **dataclasses.asdict(recipe),
-        "tokens": len(data.train),
-        "checksum": data.checksum,
-        "vocabulary": len(data.vocabulary),
-        "units": units,
-        "seed": seed,
-        "cell": cell.to_json(),
-    }
-
-    def trained(checkpoint: TrainingCheckpoint) -> pipeline.Result:
-        pipeline.print_plan(verbose, **dataclasses.asdict(recipe), units=units)
-        result = train_language_model(
-            cell,
-            data,
-            recipe,
-            units=units,
-            seed=seed,
-            checkpoint=checkpoint,
-            log_dir=log_dir,
-            verbose=verbose,
-        )
-        macs, params = count_macs(result.model, input_shape=(1,)), count_params(result.model)
-        facts = {
-            "validation_perplexity": result.validation_perplexity,
-            "test_perplexity": result.test_perplexity,
-            "macs": macs,
-            "params": params,
-            "history": result.history,
-        }
-        return pipeline.Result(
-            result.model,
-            facts,
-            f"perplexity {result.validation_perplexity:.2f} of the validation and "
-            f"{result.test_perplexity:.2f} of the test text, {macs:,} MACs for a token, "
-            f"{params:,} parameters",
-            data.vocabulary,
-        )
-
-    return pipeline.train_once(path, settings, recipe.epochs, trained, overwrite=overwrite)
-
-
-def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]) -> int:
-    """Converts a trained language model and checks what came of it."""
-    data = load(_source(options, facts), "train")
+    data = _load(_source(options, facts), "train")
     if facts.get("checksum", data.checksum) != data.checksum:
         raise ValueError(
             f"{options.model}: was trained on another text than {data.name}, or that has been "
             "changed since"
         )
-    folder = options.output_dir or options.model.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    checks = export_and_check(model, data, folder / options.model.stem, options.quantization)
-    pipeline.print_table(tflite_export.render_table(checks))
-    return pipeline.report_checks(checks)
-
-
-def export_and_check(
-    model: keras.Model,
-    data: TextData,
-    stem: Path,
-    quantizations: Sequence[tflite_export.Quantization],
-) -> list[tflite_export.Check]:
-    """Writes `<stem>.<quantization>.tflite` files and their words, and checks each on the test.
-
-    Raises:
-        ValueError: the model is none of this library's language models, or has another number
-            of words than the data.
-    """
     step = step_model(model)
     if step.output_shape[0][-1] != len(data.vocabulary):
         raise ValueError(
             f"model {model.name!r} has {step.output_shape[0][-1]:,} words, the text "
             f"{len(data.vocabulary):,}: it was trained on another one; name it with --data-dir"
         )
+    stem = pipeline.output_stem(options)
     data.vocabulary.save(vocabulary_path(stem.with_name(f"{stem.name}.keras")))
     calibration = tflite_export.representative_steps(step, data.train[:_CALIBRATION])
     test = data.part("test")
@@ -215,15 +184,15 @@ def export_and_check(
     if len(tokens) < len(test):
         _console.print(f"checking on the first {len(tokens):,} of {len(test):,} words of the test")
     checks = []
-    for quantization in quantizations:
+    for quantization in options.quantization:
         path = stem.with_name(f"{stem.name}.{quantization}.tflite")
         tflite_export.convert(step, path, quantization, representative_data=calibration)
         checks.append(tflite_export.check_language_model(step, path, tokens, count_macs(step)))
     return checks
 
 
-def load(source: dict[str, Any], purpose: str, quiet: bool = False) -> TextData:
-    """The text that a search or a training noted, and what is to be said of it."""
+def _load(source: dict[str, Any], purpose: str, quiet: bool = False) -> TextData:
+    """Loads the text that a search or a training recorded, and prints what it is."""
     data = load_text(source["text"], purpose=purpose, vocabulary_size=source["vocabulary_size"])
     if quiet:
         return data
@@ -236,7 +205,7 @@ def load(source: dict[str, Any], purpose: str, quiet: bool = False) -> TextData:
 
 
 def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
-    """Which text to load: as given, else as recorded, else the built-in one."""
+    """Says which text to load: as given, else as recorded, else the built-in one."""
     source = {"task": "text", "text": PYDOC, "vocabulary_size": None}
     # To be found from another folder, too.
     text = str(options.data_dir) if options.data_dir else None
