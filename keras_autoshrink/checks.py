@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import re
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 MOST_NAMED = 5  # in one line; of what is more, the number is enough
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = 100  # paths are longer than the default of 30
 
 
 def is_count(value: object) -> bool:
@@ -60,6 +65,40 @@ def enumerated(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are: `a, b, c, d, e and 3 more`."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Names the settings in which a search or training on the disk differs from ours.
+
+    Args:
+        theirs: plain values, as read from JSON. What they have beside ours does not count, but
+            for the entries of a mapping that both have.
+        ours: plain values, which are compared as JSON would give them back.
+
+    Returns:
+        Such as `seed=0, not 1; config.filters=unset, not 8`; empty if ours are the same.
+
+    Example:
+        >>> difference({"seed": 0, "loss": 2.5}, {"seed": 0, "sizes": (1, 2)})
+        'sizes=unset, not [1, 2]'
+    """
+    ours = json.loads(json.dumps(ours))
+    return "; ".join(_differences(theirs, ours, ours, ""))
+
+
+def _differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Iterable[str], prefix: str
+) -> Iterator[str]:
+    for name in names:
+        if name in theirs and name in ours:
+            one, other = theirs[name], ours[name]
+            if isinstance(one, Mapping) and isinstance(other, Mapping):
+                yield from _differences(one, other, {**one, **other}, f"{prefix}{name}.")
+                continue
+            if one == other:
+                continue
+        said = (_shortened.repr(s[name]) if name in s else "unset" for s in (theirs, ours))
+        yield "{}{}={}, not {}".format(prefix, name, *said)
 
 
 def tensorflow_reason(error: Exception) -> str:

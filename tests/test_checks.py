@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
-from keras_autoshrink.checks import enumerated, is_count, positive, share, whole
+from keras_autoshrink.checks import difference, enumerated, is_count, positive, share, whole
 
 
 def test_good_values_come_back_as_pythons_own():
@@ -49,3 +49,29 @@ def test_of_many_names_the_first_are_said():
     names = [f"n{number}" for number in range(1_006)]
     assert enumerated(names[:5]) == "n0, n1, n2, n3, n4"
     assert enumerated(names) == "n0, n1, n2, n3, n4 and 1,001 more"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        ({"seed": 0, "loss": 2.5}, {"seed": 0}, ""),
+        ({"stages": [1, 2], "rate": 1}, {"stages": (1, 2), "rate": 1.0}, ""),
+        ({"seed": 0, "ema": None}, {"seed": 1, "ema": 0.9}, "seed=0, not 1; ema=None, not 0.9"),
+        ({}, {"seed": 1}, "seed=unset, not 1"),
+        ({"net": {"a": 1, "b": 2}}, {"net": {"a": 1}}, "net.b=2, not unset"),
+        (
+            {"net": {"a": {"b": 1}}},
+            {"net": {"a": {"b": 2, "c": 3}}},
+            "net.a.b=1, not 2; net.a.c=unset, not 3",
+        ),
+        ({"net": {"a": 1}}, {"net": None}, "net={'a': 1}, not None"),
+    ],
+)
+def test_differences_of_settings(theirs, ours, said):
+    assert difference(theirs, ours) == said
+
+
+def test_a_difference_shows_a_path_whole_and_long_values_in_short():
+    said = difference({"path": "/" * 90}, {"path": "a" * 10_000})
+    assert "/" * 90 in said
+    assert len(said) < 300

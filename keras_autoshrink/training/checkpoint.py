@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_autoshrink import files
+from keras_autoshrink.checks import difference
 
 _STATE = "state.json"
 _KINDS = {"settings": dict, "history": dict, "epochs_done": int, "weights": str}
@@ -144,11 +145,3 @@ def remove_state(folder: Path) -> None:
     # First what makes the rest believed: a kill in between leaves no half of a state.
     (folder / _STATE).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
-    """The first of our settings that theirs, read from JSON, do not share: `seed=0, not 1`."""
-    for name, value in json.loads(json.dumps(ours)).items():
-        if name not in theirs or theirs[name] != value:
-            return f"{name}={theirs.get(name)!r}, not {value!r}"
-    return None
