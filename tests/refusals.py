@@ -1,4 +1,4 @@
-"""How tests look at a command that refuses."""
+"""How tests look at a command or a call that refuses."""
 
 import pytest
 
@@ -16,3 +16,12 @@ def refused(capsys, command, status=2):
     assert captured.err.startswith("autoshrink: error: ")
     assert "Traceback" not in captured.err
     return captured.err
+
+
+def refusal(call, *arguments, **options):
+    """The message of the ValueError of a call, which is one line."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its callers look at the message
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

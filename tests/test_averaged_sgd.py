@@ -102,7 +102,7 @@ def build():
     model = keras.Sequential(
         [keras.Input((3,), dtype="int32"), keras.layers.Embedding(5, 2), keras.layers.Dense(1)]
     )
-    model.compile(AveragedSGD(0.3, weight_decay=0.01), "mse")
+    model.compile(AveragedSGD(0.3, weight_decay=0.01), "mse", jit_compile=False)
     return model
 
 

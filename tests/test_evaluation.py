@@ -206,6 +206,7 @@ def fit(model, *callbacks, epochs=2, learning_rate=1.0, optimizer=None, metrics=
         optimizer or keras.optimizers.SGD(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=list(metrics),
+        jit_compile=False,
     )
     x, y = training_windows(TEXT, BATCH, STEPS)
     history = network.fit(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from refusals import refusal
 
 from keras_autoshrink.data.images import Split, is_streamed
 from keras_autoshrink.data.streams import (
@@ -64,15 +65,6 @@ def greys(split: Split) -> list[int]:
 
 def loaded(part: Stream) -> list[tuple[np.ndarray, int]]:
     return list(part.elements.map(part.load).as_numpy_iterator())
-
-
-def refusal(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-    """The message of the ValueError, which is one line."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its callers look at the message
-        call(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture
@@ -215,15 +207,6 @@ def test_folder_of_all_kinds_of_images(tmp_path):
         np.testing.assert_allclose(image, expected, atol=tolerance + 1e-6, err_msg=str(file))
 
 
-def test_file_that_is_no_image_is_named_in_the_pipeline(folder):
-    file = folder / "val" / "bee" / "001.png"
-    file.write_text("hello")
-    part = open_streams(folder).test
-    with pytest.raises(tf.errors.InvalidArgumentError, match="not a BMP, GIF, JPEG") as caught:
-        loaded(part)
-    assert f"[{file}]" in caught.value.message
-
-
 @pytest.mark.parametrize(
     ("spoil", "place", "problem"),
     [
@@ -254,26 +237,28 @@ def test_folder_refused(folder, spoil, place, problem):
 # ImageNet
 
 
-@pytest.mark.parametrize(("part", "split"), [("train", "train"), ("test", "validation")])
-def test_imagenet_parts(small_imagenet, jpegs, part, split):
+def test_imagenet_parts(small_imagenet, jpegs):
     streams = open_streams("imagenet2012", data_dir=small_imagenet)
+    again = open_streams("imagenet2012", data_dir=str(small_imagenet))
     assert streams.input_shape == (224, 224, 3)
     assert streams.validation is None
     assert len(streams.class_names) == 1000
     assert streams.class_names[:2] == ("n01440764", "n01443537")
     assert streams.mean == streams.std == (127.5, 127.5, 127.5)
-    stream = getattr(streams, part)
-    assert len(stream) == stream.shuffle_buffer == len(jpegs[split])
-    elements = list(stream.elements.as_numpy_iterator())
-    # As they were encoded, in the order of the files.
-    assert sorted(elements) == sorted(jpegs[split])
-    again = open_streams("imagenet2012", data_dir=str(small_imagenet))
-    assert list(getattr(again, part).elements.as_numpy_iterator()) == elements
-    assert stream.elements.map(stream.load).element_spec == LOADED
-    for (content, label), (image, loaded_label) in zip(elements, loaded(stream), strict=True):
-        assert loaded_label == label
-        expected = as_network_input(Image.open(io.BytesIO(content)))
-        np.testing.assert_allclose(image, expected, atol=JPEG_TOLERANCE)
+    for stream, same, split in (
+        (streams.train, again.train, "train"),
+        (streams.test, again.test, "validation"),
+    ):
+        assert len(stream) == stream.shuffle_buffer == len(jpegs[split])
+        elements = list(stream.elements.as_numpy_iterator())
+        # As they were encoded, in the order of the files.
+        assert sorted(elements) == sorted(jpegs[split])
+        assert list(same.elements.as_numpy_iterator()) == elements
+        assert stream.elements.map(stream.load).element_spec == LOADED
+        for (content, label), (image, loaded_label) in zip(elements, loaded(stream), strict=True):
+            assert loaded_label == label
+            expected = as_network_input(Image.open(io.BytesIO(content)))
+            np.testing.assert_allclose(image, expected, atol=JPEG_TOLERANCE)
 
 
 @pytest.fixture
@@ -333,7 +318,7 @@ def test_imagenet_prepared_badly(copied_imagenet, spoil, problem):
 # Samples
 
 
-@pytest.mark.parametrize("count", [1, 7, 33])
+@pytest.mark.parametrize("count", [7, 33])
 def test_sample_is_spread_evenly(tmp_path, count):
     write_folder(tmp_path, {"ant": 15, "bee": 25}, {"ant": 1, "bee": 1})
     streams = open_streams(tmp_path, image_size=8)
@@ -345,7 +330,6 @@ def test_sample_is_spread_evenly(tmp_path, count):
     assert gaps.min() >= 1
     assert gaps.max() <= 2 * 40 / count
     assert data.train.y.tolist() == [int(grey >= 15) for grey in chosen]
-    assert greys(sample(streams, count, 1).train) == chosen
 
 
 def test_sample_is_what_a_network_sees(small_imagenet):
@@ -373,22 +357,12 @@ def test_sample_of_a_shuffled_part_does_not_walk_through_it(folder):
     assert greys(sample(streams, 2, 1).train) == [0, 6]
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"hello", "assertion failed: [not a BMP, GIF, JPEG or PNG image:] [{file}]"),
-        (None, "{file}; No such file or directory"),
-    ],
-)
-def test_sample_of_an_unreadable_image(folder, content, problem):
+def test_sample_of_an_unreadable_image(folder):
     streams = open_streams(folder)
     file = folder / "val" / "ant" / "000.png"
-    file.unlink()
-    if content is not None:
-        file.write_bytes(content)
+    file.write_text("hello")
     message = refusal(sample, streams, 1, 1)
-    assert message.startswith("test: an image cannot be read: ")
-    assert problem.format(file=file) in message
+    assert message.startswith(f"test: an image cannot be read: {file} (assertion failed: [not a")
     assert "function_node" not in message
 
 
@@ -440,21 +414,15 @@ def test_center_crop_by_hand():
     np.testing.assert_allclose(cropped[..., 0], expected_rows[:, None] + np.zeros(14), rtol=1e-5)
     np.testing.assert_allclose(cropped[..., 1], expected_columns + np.zeros((7, 1)), rtol=1e-5)
     assert not cropped[..., 2].any()
-
-
-def test_center_crop_leaves_an_image_of_the_networks_size():
-    image = tf.ones((6, 5, 3))
-    assert center_crop(image, (6, 5, 3)) is image
-    assert center_crop(image, (5, 6, 3)).shape == (5, 6, 3)
+    assert center_crop(image, (16, 32, 3)) is image  # of the network's size
 
 
 # Arguments
 
 
-@pytest.mark.parametrize("source", ["imagenet", Path("nowhere")])
-def test_unknown_source(source):
-    assert refusal(open_streams, source).startswith(
-        f"data set {str(source)!r}: expected 'imagenet2012', or a folder with the folders 'train'"
+def test_unknown_source():
+    assert refusal(open_streams, Path("nowhere")).startswith(
+        "data set 'nowhere': expected 'imagenet2012', or a folder with the folders 'train'"
     )
 
 
