@@ -78,10 +78,8 @@ def test_good_images():
     [
         # images, labels, message
         (X[0], Y, "images have shape (8, 9, 3); expected (n, height, width, channels), none 0"),
-        (X[:0], Y[:0], "images have shape (0, 8, 9, 3); expected (n, height, "),
         (X.astype(str), Y, f"pixels are {X.astype(str).dtype}; expected numbers"),
         (X, Y[:5], "12 images, but labels of shape (5,); expected (12,)"),
-        (X, np.eye(3, dtype=int)[Y], "12 images, but labels of shape (12, 3); expected (12,)"),
         (X, Y.astype(float), "labels are float64; expected integers 0 to 2"),
         (X, Y - 1, "label -1 is not one of 0 to 2"),
         (X, Y.astype(np.uint64) + 2**63, f"label {2**63} is not one of 0 to 2"),
@@ -149,7 +147,6 @@ def test_good_data_may_be_looked_through_twice():
             "validation_data: repeats for ever, so that ",
         ),
         ({"validation_data": dataset(BAD, Y)}, "validation_data: batch 2: 2 of 4 images have"),
-        ({"x": tf.constant(BAD)}, f"x: 2 of 12 images have pixels that {NOT_FINITE}"),
         ({"x": X[:, 1:]}, "x: images have shape (7, 9, 3), the hypermodel's input_shape is (8, "),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
@@ -165,7 +162,6 @@ def test_arguments_refused(arguments, message):
         (dataset(X, Y + 1), "batch 1: label 3 is not one of 0 to 2"),
         (dataset(X, (Y - 1).astype(np.float32)), "batch 1: label -1.0 is not one of 0 to 2"),
         (dataset(X, Y, WEIGHTS), f"batch 3: 3 of 4 values of sample_weight {NOT_FINITE}"),
-        (dataset({"x": X, "y": Y}), "has no labels; expected a data set of (images, labels)"),
         (dataset(X, Y, batch=None), "images of shape (8, 9, 3), one by one; call batch() first"),
         (dataset(X.swapaxes(1, 2), Y), "images have shape (9, 8, 3), the hypermodel's input_shape"),
         (dataset(X, Y).batch(2), "images have shape (None, 8, 9, 3), the hypermodel's input_shape"),

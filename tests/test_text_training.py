@@ -212,7 +212,6 @@ def test_a_training_killed_after_its_last_epoch_only_measures(data, whole, seen,
     [
         ({"cell": "tanh"}, "cell='tanh': expected a Cell"),
         ({"data": "pydoc"}, "data: is a str; load it with load_text"),
-        ({"recipe": "small"}, "recipe='small': expected a TextRecipe"),
         ({"units": 0}, "units=0: expected a whole number of 1 or more"),
         ({"seed": -1}, "seed=-1: expected a whole number of 0 or more"),
         (

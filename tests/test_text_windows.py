@@ -34,13 +34,6 @@ def streams_of(rows: np.ndarray, batch_size: int) -> np.ndarray:
 # Streams
 
 
-def test_streams_by_hand():
-    x, y = parallel_streams(text(12), 3)
-    assert x.tolist() == [[1000, 1001, 1002], [1003, 1004, 1005], [1006, 1007, 1008]]
-    assert y.tolist() == [[1001, 1002, 1003], [1004, 1005, 1006], [1007, 1008, 1009]]
-    assert x.dtype == y.dtype == np.int32
-
-
 @given(length=st.integers(2, 200), batch_size=st.integers(1, 9))
 def test_streams_are_the_text_in_its_order(length, batch_size):
     if length <= batch_size:

@@ -279,7 +279,6 @@ def test_a_step_is_traced_once(labels, monkeypatch):
         ({"recipe": RECIPES["imagenet"]}, "the recipe changes colours"),
         ({"cell": "shrinkcnn"}, "cell='shrinkcnn': expected a Cell"),
         ({"data": "digits"}, "data: is a str; load it with load_images"),
-        ({"recipe": "plain"}, "recipe='plain': expected a Recipe"),
         ({"data": load_images("digits", purpose="search")}, "loaded for a search"),
     ],
 )
