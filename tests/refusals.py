@@ -2,11 +2,11 @@
 
 import pytest
 
-from keras_autoshrink.commands.cli import main
-
 
 def refused(capsys, command, status=2):
     """The one line on standard error with which a command refuses."""
+    from keras_autoshrink.commands.cli import main  # most tests that look at a call need no command
+
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(command if isinstance(command, list) else command.split())
