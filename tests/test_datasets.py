@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import urllib.request
@@ -14,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import refusals
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from keras_autoshrink.data import images
 from keras_autoshrink.data.images import ImageData, Split, load_images
 
 CIFAR10_IN_SMALL = Path("cifar10", "3.0.2")
@@ -25,10 +26,10 @@ CIFAR10_IN_SMALL = Path("cifar10", "3.0.2")
 def numbered(count: int, height: int = 4, width: int = 5, first: int = 0) -> np.ndarray:
     """Pictures of one colour each, no two alike: red and green spell the picture's number."""
     number = np.arange(first, first + count)
-    images = np.zeros((count, height, width, 3), np.uint8)
-    images[..., 0], images[..., 1] = (part[:, None, None] for part in (number % 256, number // 256))
-    images[..., 2] = 7
-    return images
+    x = np.zeros((count, height, width, 3), np.uint8)
+    x[..., 0], x[..., 1] = (part[:, None, None] for part in (number % 256, number // 256))
+    x[..., 2] = 7
+    return x
 
 
 def write_folder(root: Path, classes: dict[str, int]) -> Path:
@@ -59,7 +60,7 @@ def npz(tmp_path: Path) -> Callable[..., Path]:
 def small_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data_dir with CIFAR-10 as tensorflow-datasets prepares it, of other and fewer pictures.
 
-    6,500 of them to train on, 30 to test on.
+    70 of them to train on, 30 to test on.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
@@ -72,7 +73,7 @@ def small_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
                 self.info.features["label"].names = [f"class {label}" for label in range(10)]
-                return {"train": self.pictures(0, 6_500), "test": self.pictures(10_000, 30)}
+                return {"train": self.pictures(0, 70), "test": self.pictures(100, 30)}
 
             def pictures(self, first: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
                 for key, image in enumerate(numbered(count, 32, 32, first)):
@@ -115,12 +116,7 @@ def same(first: Split | None, second: Split | None) -> bool:
 
 
 def refusal(source: Any, purpose: str = "train", **options: Any) -> str:
-    """The message of the ValueError, which is one line."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its callers look at the message
-        load_images(source, purpose=purpose, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return refusals.refusal(load_images, source, purpose=purpose, **options)
 
 
 # Sources without parts of their own: all of them are split alike.
@@ -147,63 +143,34 @@ def undivided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, 
 
 
 @pytest.mark.parametrize("name", ["digits", "npz", "folder"])
-class TestUndividedSource:
-    @pytest.fixture
-    def source(self, name: str, undivided: dict[str, Any]) -> tuple[Any, ...]:
-        return undivided[name]
-
-    @staticmethod
-    def load(source: tuple[Any, ...], purpose: str = "train", seed: int = 0) -> ImageData:
-        return load_images(source[0], purpose=purpose, seed=seed, image_size=6)
-
-    @pytest.mark.parametrize("seed", [0, 1])
-    def test_every_image_is_in_one_split(self, source, seed):
-        _, x, y, _ = source
-        data = self.load(source, seed=seed)
-        splits = (data.train, data.validation, data.test)
-        assert contents(*((pixels(s, data), s.y) for s in splits)) == contents((x, y))
-
-    @pytest.mark.parametrize("seed", [0, 1])
-    def test_search_sees_nothing_of_the_test(self, source, seed):
-        searched = self.load(source, "search", seed)
-        trained = self.load(source, "train", seed)
-        assert searched.test is None
-        # The same two splits; with the test before, they are all of the source.
-        assert same(searched.train, trained.train)
-        assert same(searched.validation, trained.validation)
-        assert (searched.mean, searched.std) == (trained.mean, trained.std)
-
-    def test_classes_have_the_same_share_everywhere(self, source):
-        _, _, y, _ = source
-        data = self.load(source)
-        for split, share in [(data.train, 0.64), (data.validation, 0.16), (data.test, 0.2)]:
-            assert len(split) == pytest.approx(share * len(y), abs=1.5)
-            np.testing.assert_allclose(np.bincount(split.y), share * np.bincount(y), atol=1.5)
-
-    def test_seed_decides(self, source):
-        first, again, other = (self.load(source, seed=seed) for seed in (0, 0, 1))
-        for split in ("train", "validation", "test"):
-            assert same(getattr(first, split), getattr(again, split))
-            assert not same(getattr(first, split), getattr(other, split))
-
-    def test_normalised_by_the_training_images(self, source):
-        data = self.load(source)
-        train = pixels(data.train, data).astype(float)
-        np.testing.assert_allclose(data.mean, train.mean(axis=(0, 1, 2)), rtol=1e-9)
-        std = train.std(axis=(0, 1, 2))
-        np.testing.assert_allclose(data.std, np.where(std > 0, std, 1), rtol=1e-9)
-
-    def test_types_and_names(self, source):
-        _, x, _, names = source
-        data = self.load(source)
-        assert data.class_names == names
-        assert data.input_shape == x.shape[1:]
-        assert len(data.mean) == len(data.std) == x.shape[-1]
-        for split in (data.train, data.validation, data.test):
-            assert split.x.dtype == np.float32
-            assert split.x.shape == (len(split), *data.input_shape)
-            assert split.y.dtype == np.int32
-            assert split.y.shape == (len(split),)
+def test_an_undivided_source_is_split_by_its_seed(undivided, name):
+    source, x, y, names = undivided[name]
+    data, again, other = (
+        load_images(source, purpose="train", seed=seed, image_size=6) for seed in (0, 0, 1)
+    )
+    assert data.class_names == names
+    assert data.input_shape == x.shape[1:]
+    splits = (data.train, data.validation, data.test)
+    # Every image is in one of them, and each class has the same share of all.
+    assert contents(*((pixels(s, data), s.y) for s in splits)) == contents((x, y))
+    for split, share in zip(splits, (0.64, 0.16, 0.2), strict=True):
+        np.testing.assert_allclose(np.bincount(split.y), share * np.bincount(y), atol=1.5)
+        assert (split.x.dtype, split.y.dtype) == (np.float32, np.int32)
+        assert split.x.shape == (len(split), *data.input_shape)
+    for part in ("train", "validation", "test"):
+        assert same(getattr(data, part), getattr(again, part))
+        assert not same(getattr(data, part), getattr(other, part))
+    # Normalised by the training images.
+    train = pixels(data.train, data).astype(float)
+    np.testing.assert_allclose(data.mean, train.mean(axis=(0, 1, 2)), rtol=1e-9)
+    std = train.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(data.std, np.where(std > 0, std, 1), rtol=1e-9)
+    # A search sees the same two splits, so nothing of the test part.
+    searched = load_images(source, purpose="search", seed=0, image_size=6)
+    assert searched.test is None
+    assert same(searched.train, data.train)
+    assert same(searched.validation, data.validation)
+    assert (searched.mean, searched.std) == (data.mean, data.std)
 
 
 # .npz files
@@ -248,15 +215,14 @@ def test_npz_parts_are_normalised_by_the_training_part(npz):
     assert data.test.x[..., 0].mean() * data.std[0] == pytest.approx(203.5 - 19.5)
 
 
-@pytest.mark.parametrize("constant", [0, 0.1, 1e-20, 255])
-def test_constant_channel_is_only_centred(npz, constant):
+def test_constant_channel_is_only_centred(npz):
     x = numbered(40).astype(np.float32)
-    x[..., 2] = constant
+    x[..., 2] = 0.1
     test = x.copy()
     test[..., 2] += 3
     data = load_images(npz(x_train=x, x_test=test, y_test=np.arange(40) % 4), purpose="train")
     assert data.std[2] == 1
-    assert data.mean[2] == pytest.approx(constant)
+    assert data.mean[2] == pytest.approx(0.1)
     assert not data.train.x[..., 2].any()
     np.testing.assert_allclose(data.test.x[..., 2], 3, rtol=1e-6)
 
@@ -274,9 +240,8 @@ def test_statistics_of_many_pixels(npz):
     np.testing.assert_allclose(data.std, x[..., 0].std(dtype=np.float64), rtol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float64, bool])
-def test_npz_grayscale_and_types_of_pixels(npz, dtype):
-    gray = (np.arange(40 * 20).reshape(40, 4, 5) % 251).astype(dtype)
+def test_npz_grayscale(npz):
+    gray = np.arange(40 * 20).reshape(40, 4, 5) % 251
     data = load_images(
         npz(x_train=gray, x_val=gray[..., None], y_val=np.arange(40) % 4), purpose="search"
     )
@@ -286,15 +251,6 @@ def test_npz_grayscale_and_types_of_pixels(npz, dtype):
     np.testing.assert_allclose(restored, gray.astype(float), atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64])
-def test_npz_labels_in_a_column(npz, dtype):
-    labels = (np.arange(40) % 4).astype(dtype)
-    flat = load_images(npz(), purpose="train")
-    column = load_images(npz(y_train=labels[:, None]), purpose="train")
-    for split in ("train", "validation", "test"):
-        assert same(getattr(flat, split), getattr(column, split))
-
-
 def test_npz_search_does_not_read_the_test_part_or_other_arrays(npz):
     unreadable = np.array([None])
     path = npz(x_test=unreadable, y_test=unreadable, notes=unreadable)
@@ -302,82 +258,27 @@ def test_npz_search_does_not_read_the_test_part_or_other_arrays(npz):
     assert refusal(path).startswith(f"{path}: not a readable .npz file: Object arrays")
 
 
-@pytest.mark.parametrize("purpose", ["search", "train"])
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({"x_train": None}, "has no array 'x_train' (its arrays: ['y_train'])"),
         ({"y_train": None}, "has no array 'y_train' (its arrays: ['x_train'])"),
-        ({"x_train": None, "y_train": None}, "has no array 'x_train' (its arrays: [])"),
         ({"x_val": VAL["x_val"]}, "has no array 'y_val' (its arrays: "),
-        ({"y_test": TEST["y_test"]}, "has no array 'x_test' (its arrays: "),
-        ({"x_train": np.array([None])}, "not a readable .npz file: Object arrays cannot be"),
-        ({"x_train": numbered(0)}, "train: images have shape (0, 4, 5, 3); expected (n, height"),
-        ({"x_train": numbered(40, 0)}, "train: images have shape (40, 0, 5, 3); expected"),
-        ({"x_train": np.zeros((40, 20))}, "train: images have shape (40, 20); expected (n, "),
-        ({"x_train": np.zeros((40, 4, 5, 3), "U3")}, "train: pixels are <U3; expected numbers"),
-        ({"x_train": numbered(40) * 1j}, "train: pixels are complex128; expected numbers"),
-        ({"y_train": np.zeros(0, int)}, "train: 40 images, but labels of shape (0,); expected "),
-        ({"y_train": np.arange(39) % 4}, "train: 40 images, but labels of shape (39,); expected "),
-        ({"y_train": np.eye(40, 4, dtype=int)}, "train: 40 images, but labels of shape (40, 4)"),
-        ({"y_train": np.array(3)}, "train: 40 images, but labels of shape ()"),
-        ({"y_train": np.arange(40) % 4 / 1}, "train: labels are float64; expected integers 0 to 3"),
-        ({"y_train": np.arange(40) % 4 > 1}, "train: labels are bool; expected integers 0 to 1"),
-        ({"y_train": np.array(list("abcd") * 10)}, "train: labels are <U1; expected integers"),
-        ({"y_train": np.arange(40) % 4 - 1}, "train: label -1 is not one of 0 to 3"),
+        ({"x_train": np.array(3)}, "train: images have shape (); expected (n, height"),
+        # All that check_parts refuses is in test_image_checks.py.
         ({"y_train": np.arange(40) % 4 + 1}, "train: label 4 is not one of 0 to 3"),
-        ({"y_train": np.arange(40) % 4 // 3 * 2**40}, "train: label 1099511627776 is not one of"),
-        ({"y_train": np.zeros(40, int)}, "has one class; expected two or more"),
-        ({**VAL, "y_val": VAL["y_val"] + 1}, "val: label 4 is not one of 0 to 3"),
-        ({**VAL, "y_val": VAL["y_val"][1:]}, "val: 8 images, but labels of shape (7,)"),
-        (
-            {**VAL, "x_val": numbered(8, 5, 5)},
-            "images of val have shape (5, 5, 3), those of train (4, 5, 3)",
-        ),
-        (
-            {**VAL, "x_val": np.zeros((8, 4, 5))},
-            "images of val have shape (4, 5, 1), those of train (4, 5, 3)",
-        ),
-        ({**VAL, "x_val": numbered(0)}, "val: images have shape (0, 4, 5, 3); expected"),
+        ({**VAL, "x_val": numbered(8, 5, 5)}, "images of val have shape (5, 5, 3), those of train"),
         # Here a fifth of a fifth's rest holds none of them.
         (
             {"x_train": numbered(50), "y_train": np.r_[[0] * 48, 1, 1]},
             "too few images to split by class: 2 of class '1'; 7 of each are enough",
         ),
         ({"y_train": np.r_[[0] * 39, 1]}, "too few images to split by class: 1 of class '1'; 7 of"),
-        (
-            {"x_train": numbered(8), "y_train": np.arange(8) % 4},
-            "too few images to split by class: 2 of class '0'; 7 of each are enough",
-        ),
     ],
 )
-def test_npz_refused(npz, purpose, arrays, problem):
+def test_npz_refused(npz, arrays, problem):
     path = npz(**arrays)
-    assert refusal(path, purpose).startswith(f"{path}: {problem}")
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-def test_npz_with_a_pixel_that_is_no_number(npz, value):
-    x = numbered(40).astype(np.float64)
-    x[[3, 3, 5], [0, 1, 2], 0, 0] = value
-    message = "train: 2 of 40 images have pixels that are NaN or infinite in float32"
-    assert refusal(path := npz(x_train=x)) == f"{path}: {message}"
-
-
-def test_npz_with_a_broken_test_part_is_refused_for_training_only(npz):
-    path = npz(**{**TEST, "x_test": numbered(8, 9, 9)})
-    assert len(load_images(path, purpose="search").train) == 32
-    assert "images of test have shape (9, 9, 3), those of train (4, 5, 3)" in refusal(path)
-
-
-@pytest.mark.parametrize("per_class", [7, 8])
-@pytest.mark.parametrize("classes", [2, 3, 10, 40])
-def test_seven_images_of_each_class_are_enough(npz, classes, per_class):
-    y = np.r_[np.tile(np.arange(classes), per_class), [0] * 30]
-    data = load_images(npz(x_train=numbered(len(y)), y_train=y), purpose="train")
-    assert len(data.class_names) == classes
-    for split in (data.train, data.validation, data.test):
-        assert set(split.y.tolist()) == set(range(classes))
+    for purpose in ("search", "train"):
+        assert refusal(path, purpose).startswith(f"{path}: {problem}")
 
 
 def halve(path: Path) -> None:
@@ -390,33 +291,19 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def save_one_array(path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, numbered(2))
-
-
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
         (Path.unlink, "No such file or directory"),
-        (lambda path: path.write_bytes(b""), "no zip archive, or one cut short"),
-        (lambda path: path.write_bytes(b"hello " * 99), "no zip archive, or one cut short"),
         (halve, "no zip archive, or one cut short"),
-        (save_one_array, "no zip archive, or one cut short"),
         (flip, "Bad CRC-32 for file 'x_train.npy'"),
     ],
-    ids=["absent", "empty", "text", "truncated", "npy", "corrupt"],
+    ids=["absent", "truncated", "corrupt"],
 )
 def test_npz_unreadable(npz, spoil, problem):
     path = npz()
     spoil(path)
     assert refusal(path) == f"{path}: not a readable .npz file: {problem}"
-
-
-def test_npz_that_is_a_folder(tmp_path):
-    path = tmp_path / "data.npz"
-    path.mkdir()
-    assert refusal(path) == f"{path}: not a readable .npz file: Is a directory"
 
 
 # Folders of images
@@ -452,38 +339,16 @@ def test_folder_of_all_kinds_of_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("classes", "problem"),
+    ("classes", "place", "problem"),
     [
-        ({}, "expected two or more folders, one a class; found 0"),
-        ({"ant": 9}, "expected two or more folders, one a class; found 1"),
-        ({"ant": 9, "bee": 1}, "too few images to split by class: 1 of class 'bee'; 7 of each"),
-        ({"ant": 3, "bee": 2}, "too few images to split by class: 2 of class 'bee'; 7 of each"),
+        ({"ant": 9}, "", "expected two or more folders, one a class; found 1"),
+        ({"ant": 9, "bee": 1}, "", "too few images to split by class: 1 of class 'bee'; 7 of each"),
+        ({"ant": 9, "bee": 0, "cat": 9}, "/bee", "holds no images (.bmp, .gif, "),
     ],
 )
-@pytest.mark.parametrize("purpose", ["search", "train"])
-def test_folder_refused(tmp_path, purpose, classes, problem):
+def test_folder_refused(tmp_path, classes, place, problem):
     write_folder(tmp_path, classes)
-    assert refusal(tmp_path, purpose).startswith(f"{tmp_path}: {problem}")
-
-
-@pytest.mark.parametrize("leave", [lambda folder: None, lambda folder: (folder / "a.txt").touch()])
-def test_folder_with_a_class_without_images(tmp_path, leave):
-    write_folder(tmp_path, {"ant": 9, "bee": 0, "cat": 9})
-    leave(tmp_path / "bee")
-    assert refusal(tmp_path).startswith(f"{tmp_path / 'bee'}: holds no images (.bmp, .gif, ")
-
-
-SPOILT = pytest.mark.parametrize(
-    ("spoil", "problem"),
-    [
-        (lambda file: file.write_text("hello"), "unknown format"),
-        (lambda file: file.write_bytes(b""), "unknown format"),
-        (halve, "image file is truncated"),
-        (lambda file: file.write_bytes(file.read_bytes()[:45] + bytes(40)), ""),
-        (lambda file: (file.unlink(), file.mkdir()), "Is a directory"),
-    ],
-    ids=["text", "empty", "truncated", "corrupt", "folder"],
-)
+    assert refusal(tmp_path).startswith(f"{tmp_path}{place}: {problem}")
 
 
 @pytest.fixture
@@ -499,44 +364,33 @@ def noisy_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@SPOILT
-@pytest.mark.parametrize("name", ["03.png", "04.jpg"])
-def test_folder_with_a_file_that_is_no_image(noisy_folder, caplog, name, spoil, problem):
-    file = noisy_folder / "bee" / name
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (halve, "image file is truncated"),
+        (lambda file: file.write_text("hello"), "unknown format"),
+        (lambda file: (file.unlink(), file.mkdir()), "Is a directory"),
+    ],
+    ids=["truncated", "text", "folder"],
+)
+def test_folder_with_a_file_that_is_no_image(noisy_folder, caplog, spoil, problem):
+    file = noisy_folder / "bee" / "03.png"
     spoil(file)
+    assert refusal(noisy_folder, strict=True).startswith(f"{file}: not a readable image: {problem}")
+    assert not caplog.messages
     data = load_images(noisy_folder, purpose="train")
     assert data.source_images == 39
     (line,) = caplog.messages
-    begin = f"{noisy_folder}: skipped 1 of 40 images that cannot be read: bee/{name} ({problem}"
+    begin = f"{noisy_folder}: skipped 1 of 40 images that cannot be read: bee/03.png ({problem}"
     assert line.startswith(begin)
     assert "\n" not in line
     caplog.clear()
     # As if it had never been there.
     shutil.rmtree(file) if file.is_dir() else file.unlink()
-    without = load_images(noisy_folder, purpose="train")
+    without = load_images(noisy_folder, purpose="train", strict=True)
     for split in ("train", "validation", "test"):
         assert same(getattr(data, split), getattr(without, split))
     assert not caplog.messages
-
-
-@SPOILT
-def test_strict_folder_with_a_file_that_is_no_image(noisy_folder, caplog, spoil, problem):
-    file = noisy_folder / "bee" / "03.png"
-    assert load_images(noisy_folder, purpose="train", strict=True).source_images == 40
-    spoil(file)
-    message = refusal(noisy_folder, strict=True)
-    assert message.startswith(f"{file}: not a readable image: {problem}")
-    assert not caplog.messages
-
-
-def test_of_many_broken_files_some_are_named_and_all_counted(noisy_folder, caplog):
-    for number in range(1, 15, 2):
-        halve(noisy_folder / "ant" / f"{number:02}.png")
-    assert load_images(noisy_folder, purpose="search").source_images == 33
-    (line,) = caplog.messages
-    assert "skipped 7 of 40 images that cannot be read: ant/01.png (image" in line
-    assert line.count(".png") == 5
-    assert line.endswith(" and 2 more")
 
 
 def test_a_class_of_which_nothing_is_left_is_refused(noisy_folder):
@@ -551,18 +405,19 @@ def test_a_class_of_which_nothing_is_left_is_refused(noisy_folder):
 # Classes that one part alone has
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("rare", range(2, 7))
-def test_our_own_split_never_misses_a_class(npz, rare, seed):
+def test_our_own_split_never_misses_a_class(npz):
     """Of two, three or so images a fifth can be none: it is refused then."""
-    y = np.r_[np.zeros(60, int), np.ones(rare, int), np.full(rare, 2)]
-    path = npz(x_train=numbered(len(y)), y_train=y)
-    try:
-        data = load_images(path, purpose="search", seed=seed)
-    except ValueError as error:
-        assert "too few images to split by class" in str(error)  # noqa: PT017 - one or the other
-    else:
-        assert set(data.train.y) == set(data.validation.y) == {0, 1, 2}
+    for rare in range(2, 8):
+        y = np.r_[np.zeros(60, int), np.ones(rare, int), np.full(rare, 2)]
+        path = npz(x_train=numbered(len(y)), y_train=y)
+        for seed in range(8):
+            try:
+                data = load_images(path, purpose="search", seed=seed)
+            except ValueError as error:
+                assert rare < 7
+                assert "too few images to split by class" in str(error)  # noqa: PT017 - one or other
+            else:
+                assert set(data.train.y) == set(data.validation.y) == {0, 1, 2}
 
 
 def test_validation_part_that_misses_a_class(npz, caplog):
@@ -574,80 +429,60 @@ def test_validation_part_that_misses_a_class(npz, caplog):
     assert not caplog.messages
 
 
-def test_validation_part_of_fewer_images_than_classes(npz, caplog):
-    path = npz(x_val=numbered(2, first=100), y_val=np.array([0, 2]))
-    assert len(load_images(path, purpose="search").validation) == 2
-    assert caplog.messages == [
-        f"{path}: val: has 2 images for 4 classes, none of classes '1', '3' of 4; the score does "
-        "not see them"
-    ]
-
-
 # CIFAR-10
 
 
+@pytest.fixture
+def small_proxy(monkeypatch):
+    assert images._CIFAR10_PROXY == (5_000, 1_000)
+    monkeypatch.setattr(images, "_CIFAR10_PROXY", (50, 10))
+
+
+@pytest.mark.usefixtures("small_proxy")
 def test_cifar10_search_draws_from_the_training_part(small_cifar10):
-    data = load_images("cifar10", purpose="search", data_dir=small_cifar10)
-    assert data.test is None
-    assert data.class_names == tuple(f"class {label}" for label in range(10))
-    assert data.input_shape == (32, 32, 3)
-    assert np.bincount(data.train.y).tolist() == [500] * 10
-    assert np.bincount(data.validation.y).tolist() == [100] * 10
-    trained_on, scored_on = numbers(data.train, data), numbers(data.validation, data)
-    assert not trained_on & scored_on
-    assert trained_on | scored_on < set(range(6_500))
-    # Labels went with their images.
-    drawn = pixels(data.train, data)[:, 0, 0].astype(int)
-    np.testing.assert_array_equal((drawn[:, 0] + 256 * drawn[:, 1]) % 10, data.train.y)
-
-
-def test_cifar10_seed_decides(small_cifar10):
-    first, again, other = (
+    data, again, other = (
         load_images("cifar10", purpose="search", seed=seed, data_dir=str(small_cifar10))
         for seed in (0, 0, 1)
     )
-    for split in ("train", "validation"):
-        assert same(getattr(first, split), getattr(again, split))
-        assert numbers(getattr(first, split), first) != numbers(getattr(other, split), other)
+    assert data.test is None
+    assert data.class_names == tuple(f"class {label}" for label in range(10))
+    assert data.input_shape == (32, 32, 3)
+    assert np.bincount(data.train.y).tolist() == [5] * 10
+    assert np.bincount(data.validation.y).tolist() == [1] * 10
+    trained_on, scored_on = numbers(data.train, data), numbers(data.validation, data)
+    assert not trained_on & scored_on
+    assert trained_on | scored_on < set(range(70))
+    # Labels went with their images.
+    np.testing.assert_array_equal(pixels(data.train, data)[:, 0, 0, 0] % 10, data.train.y)
+    assert same(data.train, again.train)
+    assert same(data.validation, again.validation)
+    assert trained_on != numbers(other.train, other)
 
 
 def test_cifar10_training_takes_everything(small_cifar10):
     data = load_images("cifar10", purpose="train", data_dir=small_cifar10)
-    assert np.bincount(data.train.y).tolist() == [650] * 10
     assert data.validation is None
-    assert numbers(data.train, data) == set(range(6_500))
-    assert numbers(data.test, data) == set(range(10_000, 10_030))
+    assert numbers(data.train, data) == set(range(70))
+    assert numbers(data.test, data) == set(range(100, 130))
 
 
+@pytest.mark.usefixtures("small_proxy")
 def test_cifar10_search_does_not_read_the_test_part(small_cifar10, tmp_path):
     shutil.copytree(small_cifar10 / "cifar10", tmp_path / "cifar10")
     (test,) = tmp_path.rglob("*test.tfrecord*")
     test.write_bytes(b"not a record")
-    assert len(load_images("cifar10", purpose="search", data_dir=tmp_path).train) == 5_000
-    folder = tmp_path / CIFAR10_IN_SMALL
-    assert refusal("cifar10", data_dir=tmp_path).startswith(
-        f"cifar10: cannot be loaded from {folder}: "
-    )
+    assert len(load_images("cifar10", purpose="search", data_dir=tmp_path).train) == 50
+    place = tmp_path / CIFAR10_IN_SMALL
+    assert f"cifar10: cannot be loaded from {place}: " in refusal("cifar10", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "problem"),
-    [
-        ("*train.tfrecord*", None, "No such file or directory"),
-        ("*train.tfrecord*", b"hello" * 99, "corrupted record at 0"),
-        ("dataset_info.json", None, "this likely indicates the dataset has not been generated"),
-        ("dataset_info.json", b"{", "failed to load json"),
-    ],
-)
-def test_cifar10_prepared_badly(small_cifar10, tmp_path, file, content, problem):
+def test_cifar10_prepared_badly(small_cifar10, tmp_path):
     shutil.copytree(small_cifar10 / "cifar10", tmp_path / "cifar10")
-    (spoilt,) = tmp_path.rglob(file)
-    spoilt.unlink()
-    if content is not None:
-        spoilt.write_bytes(content)
+    (spoilt,) = tmp_path.rglob("*train.tfrecord*")
+    spoilt.write_bytes(b"hello" * 99)
     message = refusal("cifar10", "search", data_dir=tmp_path)
     assert message.startswith(f"cifar10: cannot be loaded from {tmp_path}")
-    assert problem.lower() in message.lower()
+    assert "corrupted record at 0" in message
     assert "{{function_node" not in message
 
 
@@ -672,24 +507,6 @@ def test_cifar10_absent_and_out_of_reach(tmp_path, monkeypatch, capfd):
     assert message.endswith("Connection refused")
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.skipif(
-    "AUTOSHRINK_TFDS_DIR" not in os.environ,
-    reason="AUTOSHRINK_TFDS_DIR is not set to a data_dir with CIFAR-10 in it",
-)
-def test_cifar10_itself():
-    folder = os.environ["AUTOSHRINK_TFDS_DIR"]
-    data = load_images("cifar10", purpose="search", data_dir=folder)
-    assert data.class_names[:3] == ("airplane", "automobile", "bird")
-    assert np.bincount(data.train.y).tolist() == [500] * 10
-    assert np.bincount(data.validation.y).tolist() == [100] * 10
-    data = load_images("cifar10", purpose="train", data_dir=folder)
-    assert data.validation is None
-    assert (len(data.train), len(data.test)) == (50_000, 10_000)
-    # As published for the whole training part; re-encoding as JPEG moves them by up to 1.5.
-    np.testing.assert_allclose(data.mean, [125.3, 123.0, 113.9], atol=2)
-    np.testing.assert_allclose(data.std, [63.0, 62.1, 66.7], atol=2)
 
 
 # Proxies
@@ -722,7 +539,6 @@ def test_a_proxy_is_scored_on_the_sources_own_validation_part(npz):
 @pytest.mark.parametrize(
     ("proxy", "problem"),
     [
-        ((13, 8), "13 images cannot be balanced over its 4 classes; take a multiple of 4"),
         ((12, 0), "0 images cannot be balanced over its 4 classes; take a multiple of 4"),
         ((24, 12), "has 8 images of class '0'; 24 + 12 images take 9 of each class"),
     ],
@@ -732,27 +548,28 @@ def test_proxy_refused(npz, proxy, problem):
     assert refusal(path, "search", proxy=proxy) == f"{path}: train: {problem}"
 
 
-def test_only_a_search_has_a_proxy():
-    problem = "proxy=(10, 10): only a search has one; expected None"
-    assert refusal("digits", purpose="train", proxy=(10, 10)) == problem
-
-
 # Arguments
 
 
-@pytest.mark.parametrize("source", ["mnist", "data.csv", "/no/such/folder", Path("nowhere")])
-def test_unknown_source(source):
-    assert refusal(source).startswith(f"data set {str(source)!r}: expected 'digits', 'cifar10', ")
+def test_unknown_source():
+    assert refusal(Path("mnist")).startswith("data set 'mnist': expected 'digits', 'cifar10', ")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"purpose": "test"}, "purpose='test': expected 'search' or 'train'"),
-        ({"seed": -1}, "seed=-1: expected 0 to 2**32 - 1"),
         ({"seed": 2**32}, "seed=4294967296: expected 0 to 2**32 - 1"),
         ({"image_size": 0}, "image_size=0: expected 1 or more"),
+        ({"proxy": (10, 10)}, "proxy=(10, 10): only a search has one; expected None"),
     ],
 )
 def test_argument_refused(options, message):
     assert refusal("digits", **options) == message
+
+
+def test_what_is_streamed_is_not_loaded(tmp_path):
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    for source in ("imagenet2012", tmp_path):
+        assert "are for training a network only, by data.streams.open_streams" in refusal(source)

@@ -58,21 +58,20 @@ def whole(model, tokens=TEXT):
 # The metric
 
 
-def batches(weighted=True):
+def batches():
     """Three of different sizes, one much harder than the others."""
     rng = np.random.default_rng(2)
     for size, scale in ((3, 1.0), (28, 0.1), (2, 6.0)):
         targets = rng.integers(0, VOCABULARY, (size, 5))
-        weights = rng.uniform(0.1, 2, targets.shape) if weighted else np.ones(targets.shape)
+        weights = rng.uniform(0.1, 2, targets.shape)
         yield targets, scale * rng.normal(size=(*targets.shape, VOCABULARY)), weights
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-def test_the_metric_is_exp_of_the_mean_of_all_tokens(weighted):
+def test_the_metric_is_exp_of_the_mean_of_all_tokens():
     metric = Perplexity()
     all_losses, all_weights, of_batches = [], [], []
-    for targets, logits, weights in batches(weighted):
-        metric.update_state(targets, logits, weights if weighted else None)
+    for targets, logits, weights in batches():
+        metric.update_state(targets, logits, weights)
         of_batch = cross_entropies(logits, targets)
         of_batches.append(math.exp(np.average(of_batch, weights=weights)))
         all_losses.append(of_batch.ravel())
@@ -98,19 +97,20 @@ def test_a_weight_of_0_leaves_a_token_out():
     assert float(metric.result()) > 10 * math.exp(expected)
 
 
-@pytest.mark.parametrize(("loss", "expected"), [(80.0, math.exp(80)), (200.0, math.inf)])
-def test_beyond_float32_it_is_infinity(loss, expected):
+def test_beyond_float32_it_is_infinity():
     metric = Perplexity()
-    metric.update_state(np.array([1]), np.array([[loss, 0.0, 0.0]], "float32"))
-    assert float(metric.result()) == pytest.approx(expected, rel=1e-4)
+    metric.update_state(np.array([1]), np.array([[200.0, 0.0, 0.0]], "float32"))
+    assert float(metric.result()) == math.inf
 
 
-def test_a_reset_forgets():
-    metric = Perplexity()
-    assert metric.name == "perplexity"
+def test_a_reset_forgets_and_a_config_makes_it_again():
     first, second, _ = batches()
-    metric.update_state(*first)
+    metric = Perplexity(name="ppl")
+    again = Perplexity.from_config(metric.get_config())
+    for each in (metric, again):
+        each.update_state(*first)
     before = float(metric.result())
+    assert (again.name, float(again.result())) == ("ppl", before)
     metric.update_state(*second)
     assert float(metric.result()) != pytest.approx(before, rel=0.01)
     metric.reset_state()
@@ -118,23 +118,11 @@ def test_a_reset_forgets():
     assert float(metric.result()) == before
 
 
-def test_the_metric_is_made_again_of_its_config():
-    config = Perplexity(name="ppl").get_config()
-    assert config == {"name": "ppl"}
-    again = Perplexity.from_config(config)
-    metric, (targets, logits, weights) = Perplexity(), next(batches())
-    for each in (metric, again):
-        each.update_state(targets, logits, weights)
-    assert again.name == "ppl"
-    assert float(again.result()) == float(metric.result())
-
-
 # Of a text
 
 
-@pytest.mark.parametrize("steps", [1, 7, 35, 136, 500])
-def test_one_stream_is_the_text_from_end_to_end(model, steps):
-    measured = PerplexityEvaluation(model, TEXT, batch_size=1, steps=steps)()
+def test_one_stream_is_the_text_from_end_to_end(model):
+    measured = PerplexityEvaluation(model, TEXT, batch_size=1, steps=7)()
     assert measured == pytest.approx(whole(model), rel=1e-5)
 
 
@@ -152,10 +140,8 @@ def in_streams(model, batch_size, steps, warm):
     return math.exp(found.mean())
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "steps"), [(4, 10), pytest.param(3, 35, marks=pytest.mark.slow)]
-)
-def test_several_streams_start_warm(model, batch_size, steps):
+def test_several_streams_start_warm(model):
+    batch_size, steps = 4, 10
     measured = PerplexityEvaluation(model, TEXT, batch_size, steps)()
     assert measured == pytest.approx(in_streams(model, batch_size, steps, warm=True), rel=1e-5)
     assert measured == pytest.approx(whole(model), rel=3e-3)
@@ -175,29 +161,17 @@ def test_it_measures_the_weights_of_now_and_the_same_again():
     assert abs(second / first - 1) > 0.05
 
 
-def test_a_carrying_model_is_measured_too(model):
-    measured = PerplexityEvaluation(carrying(model, 5, 9), TEXT)()
-    assert measured == pytest.approx(whole(model), rel=1e-5)
-
-
-def test_two_tokens_are_a_text(model):
+def test_a_carrying_model_and_the_shortest_text_are_measured_too(model):
     two = np.array([3, 7])
-    assert PerplexityEvaluation(model, two)() == pytest.approx(whole(model, two), rel=1e-5)
-
-
-def test_an_overflow_is_infinity(model):
-    hopeless = sharp(limit=1000.0)
-    assert losses(hopeless, TEXT).mean() > 90
-    assert PerplexityEvaluation(hopeless, TEXT)() == math.inf
+    measured = PerplexityEvaluation(carrying(model, 5, 9), two)()
+    assert measured == pytest.approx(whole(model, two), rel=1e-5)
 
 
 def test_what_is_refused(model):
     with pytest.raises(ValueError, match="1 tokens: expected 2 or more"):
         PerplexityEvaluation(model, TEXT[:1])
-    with pytest.raises(ValueError, match="batch_size=0: expected 1 or more"):
-        PerplexityEvaluation(model, TEXT, batch_size=0)
-    with pytest.raises(ValueError, match="integers of shape"):
-        PerplexityEvaluation(model, TEXT.astype("float32"))
+    with pytest.raises(ValueError, match="those of a model of 11 words are 0 to 10"):
+        PerplexityEvaluation(model, TEXT + 1)
     dense = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="is no language model of this library"):
         PerplexityEvaluation(dense, TEXT)
@@ -232,6 +206,7 @@ def fit(model, *callbacks, epochs=2, learning_rate=1.0, optimizer=None, metrics=
         optimizer or keras.optimizers.SGD(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=list(metrics),
+        jit_compile=False,
     )
     x, y = training_windows(TEXT, BATCH, STEPS)
     history = network.fit(
@@ -249,19 +224,35 @@ def fit(model, *callbacks, epochs=2, learning_rate=1.0, optimizer=None, metrics=
 VALIDATION = np.random.default_rng(5).integers(0, VOCABULARY, 60)
 
 
-def test_the_logs_hold_perplexities_for_the_callbacks_behind():
-    model, before, behind = sharp(), Recorder(), Recorder()
-    network, history = fit(model, before, PerplexityCallback(VALIDATION, 2, 5), behind)
+def test_the_logs_hold_perplexities_for_the_callbacks_after_it():
+    class Starts(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.optimizer.start_averaging()
+
+        def on_epoch_end(self, epoch, logs=None):
+            weights.append(self.model.get_weights())
+
+    weights = []
+    model, before, after, optimizer = sharp(), Recorder(), Recorder(), AveragedSGD(2.0)
+    callbacks = (before, PerplexityCallback(VALIDATION, 2, 5), after, Starts())
+    network, history = fit(model, *callbacks, optimizer=optimizer)
     assert [set(logs) for logs in before.logs] == [{"loss"}] * 2
     names = {"loss", "perplexity", "val_perplexity", "val_loss"}
-    assert [set(logs) for logs in behind.logs] == [names] * 2
-    assert history == {name: [logs[name] for logs in behind.logs] for name in names}
+    assert [set(logs) for logs in after.logs] == [names] * 2
+    assert history == {name: [logs[name] for logs in after.logs] for name in names}
     assert history["perplexity"] == pytest.approx(np.exp(history["loss"]))
     assert history["val_loss"] == pytest.approx(np.log(history["val_perplexity"]))
-    # Of the weights at the end of the last epoch, as the arguments say.
-    assert history["val_perplexity"][-1] == PerplexityEvaluation(network, VALIDATION, 2, 5)()
-    assert history["val_perplexity"][-1] == pytest.approx(whole(model, VALIDATION), rel=0.02)
-    assert history["val_perplexity"][0] != history["val_perplexity"][1]
+    # In the second epoch of the averages, after which training goes on from the weights.
+    evaluate = PerplexityEvaluation(network, VALIDATION, 2, 5)
+    of_last = evaluate()
+    for weight, last in zip(network.get_weights(), weights[-1], strict=True):
+        np.testing.assert_array_equal(weight, last)
+    with optimizer.averaged():
+        assert history["val_perplexity"][1] == evaluate()
+        assert history["val_perplexity"][1] == pytest.approx(whole(model, VALIDATION), rel=0.02)
+    assert abs(history["val_perplexity"][1] / of_last - 1) > 1e-4
+    assert abs(history["val_perplexity"][1] / history["val_perplexity"][0] - 1) > 1e-4
 
 
 def test_a_perplexity_that_was_measured_stays():
@@ -281,14 +272,10 @@ def test_a_perplexity_that_was_measured_stays():
 def test_each_epoch_begins_with_the_text():
     recorder = Recorder()
     # Nothing is learnt: epochs that begin alike are alike.
-    still = {"epochs": 3, "learning_rate": 0.0}
-    _, history = fit(sharp(), PerplexityCallback(None), recorder, **still)
+    _, history = fit(sharp(), PerplexityCallback(None), recorder, epochs=3, learning_rate=0.0)
     assert [np.abs(states).max() for states in recorder.states_at_begin] == [0, 0, 0]
     assert min(np.abs(states).max() for states in recorder.states_at_end) > 0.01
     assert history["loss"] == [history["loss"][0]] * 3
-    _, without = fit(sharp(), **still)
-    assert without["loss"][0] == history["loss"][0]
-    assert abs(without["loss"][1] - without["loss"][0]) > 1e-4
 
 
 def test_to_measure_disturbs_no_training():
@@ -317,25 +304,3 @@ def test_to_measure_disturbs_no_training():
     assert len(undisturbed) > 6
     for expected, actual in zip(undisturbed, disturbed, strict=True):
         np.testing.assert_array_equal(actual, expected)
-
-
-def test_averaged_weights_are_measured_and_the_others_go_on():
-    class Starts(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.model.optimizer.build(self.model.trainable_variables)
-            self.model.optimizer.start_averaging()
-
-        def on_epoch_end(self, epoch, logs=None):
-            weights.append(self.model.get_layer("embedding").get_weights()[0])
-
-    weights = []
-    optimizer = AveragedSGD(2.0)
-    model = sharp()
-    callbacks = (PerplexityCallback(VALIDATION, 1, 5), Starts())
-    network, history = fit(model, *callbacks, epochs=1, optimizer=optimizer)
-    np.testing.assert_array_equal(model.get_layer("embedding").get_weights()[0], weights[0])
-    evaluate = PerplexityEvaluation(network, VALIDATION, 1, 5)
-    of_last = evaluate()
-    with optimizer.averaged():
-        assert history["val_perplexity"] == [evaluate()]
-    assert abs(history["val_perplexity"][0] / of_last - 1) > 0.01

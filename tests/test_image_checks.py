@@ -1,4 +1,4 @@
-"""What images, labels and the arguments of a search are refused for."""
+"""What images, labels and the arguments of a search are refused for, before anything is trained."""
 
 from __future__ import annotations
 
@@ -8,126 +8,41 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refusal
 
 from keras_autoshrink.data.checks import check_fit_data, check_images, check_parts
 from keras_autoshrink.hypermodels.cnn import CNNCellHyperModel
 
-X = np.random.default_rng(0).random((6, 8, 9, 3), np.float32)
-Y = np.array([0, 1, 2, 2, 1, 0])
+X = np.random.default_rng(0).random((12, 8, 9, 3), np.float32)
+Y = np.arange(12) % 3
+BAD = X.copy()
+BAD[5, 0, 0, 0], BAD[7, 1, 1, 1] = np.nan, np.inf
+WEIGHTS = np.r_[np.ones(9), np.nan, np.inf, 1e300]
+NOT_FINITE = "are NaN or infinite in float32"
 
 
-def with_pixels(*values: float, dtype: Any = np.float32) -> np.ndarray:
-    """The images; the n-th value is a pixel of the n-th image."""
-    x = X.astype(dtype)
-    x[range(len(values)), 3, 4, 1] = values
-    return x
-
-
-def dataset(*tensors: Any, batch: int | None = 2) -> tf.data.Dataset:
+def dataset(*tensors: Any, batch: int | None = 4) -> tf.data.Dataset:
     data = tf.data.Dataset.from_tensor_slices(tensors if len(tensors) > 1 else tensors[0])
     return data.batch(batch) if batch else data
 
 
-def refusal(check: Any, *args: Any, **kwargs: Any) -> str:
-    """The message of the ValueError, which is one line."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its callers compare the message
-        check(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+def batches():
+    for start in (0, 4, 8):
+        yield X[start : start + 4], Y[start : start + 4]
 
 
-@pytest.mark.parametrize("x_type", [np.float32, np.float64, np.float16, np.uint8, np.int64, bool])
-@pytest.mark.parametrize("y_type", [np.int32, np.int64, np.uint8, np.uint64])
-def test_good_images(x_type, y_type):
-    x, y = (X * 255).astype(x_type), Y.astype(y_type)
-    check_images(x, y, 3)
-    check_images(x, y[:, None], 3)
-    check_images(x, y, 4)  # a class may be absent
-    check_images(x[:1, :1, :1, :1], y[:1], 1)
+def generated(make: Any) -> tf.data.Dataset:
+    signature = (tf.TensorSpec((None, 8, 9, 3)), tf.TensorSpec((None,), tf.int64))
+    return tf.data.Dataset.from_generator(make, output_signature=signature)
 
 
-IMAGES_REFUSED = [
-    # images, labels, message
-    (X[0], Y, "images have shape (8, 9, 3); expected (n, height, width, channels), none 0"),
-    (X[..., 0], Y, "images have shape (6, 8, 9); expected (n, height, width, channels), none 0"),
-    (
-        X[None],
-        Y,
-        "images have shape (1, 6, 8, 9, 3); expected (n, height, width, channels), none 0",
-    ),
-    (X[:0], Y[:0], "images have shape (0, 8, 9, 3); expected (n, height, width, channels), none 0"),
-    (
-        X[..., :0],
-        Y,
-        "images have shape (6, 8, 9, 0); expected (n, height, width, channels), none 0",
-    ),
-    (X.astype(str), Y, f"pixels are {X.astype(str).dtype}; expected numbers"),
-    (X.astype(object), Y, "pixels are object; expected numbers"),
-    (X.astype(np.complex64), Y, "pixels are complex64; expected numbers"),
-    (X, Y[:5], "6 images, but labels of shape (5,); expected (6,)"),
-    (X, Y[:0], "6 images, but labels of shape (0,); expected (6,)"),
-    (X, Y[0], "6 images, but labels of shape (); expected (6,)"),
-    (X, np.eye(3, dtype=int)[Y], "6 images, but labels of shape (6, 3); expected (6,)"),
-    (X, Y[:, None, None], "6 images, but labels of shape (6, 1, 1); expected (6,)"),
-    (X, Y.astype(float), "labels are float64; expected integers 0 to 2"),
-    (X, Y.astype(bool), "labels are bool; expected integers 0 to 2"),
-    (X, Y.astype(str).astype("U1"), "labels are <U1; expected integers 0 to 2"),
-    (X, Y - 1, "label -1 is not one of 0 to 2"),
-    (X, Y + 1, "label 3 is not one of 0 to 2"),
-    (X, Y[:, None] * 2, "label 4 is not one of 0 to 2"),
-    (X, Y.astype(np.uint64) + 2**63, f"label {2**63} is not one of 0 to 2"),
-    (with_pixels(np.nan), Y, "1 of 6 images have pixels that are NaN or infinite in float32"),
-    (
-        with_pixels(np.inf, 0, -np.inf, np.nan),
-        Y,
-        "3 of 6 images have pixels that are NaN or infinite in float32",
-    ),
-    (
-        with_pixels(1e300, -1e39, 1e38, dtype=np.float64),
-        Y,
-        "2 of 6 images have pixels that are NaN or infinite in float32",
-    ),
-]
+def of_unknown_rank(x: Any) -> tf.data.Dataset:
+    return tf.data.Dataset.from_generator(lambda: [(x, Y)], output_types=(tf.float32, tf.int32))
 
 
-@pytest.mark.parametrize(("x", "y", "message"), IMAGES_REFUSED)
-def test_images_refused(x, y, message):
-    assert refusal(check_images, x, y, 3) == f"data: {message}"
-    assert refusal(check_images, x, y, 3, "a.npz: train") == f"a.npz: train: {message}"
-
-
-def test_parts():
-    check_parts({"train": (X, Y)}, "abc", "data")
-    check_parts({"train": (X, Y), "val": (X[:2], Y[:2]), "test": (X[2:], Y[2:, None])}, "abc", "d")
-
-
-@pytest.mark.parametrize(
-    ("parts", "names", "message"),
-    [
-        ({"train": (X, Y + 1)}, "abc", "d: train: label 3 is not one of 0 to 2"),
-        ({"train": (X, Y), "val": (X, Y - 1)}, "abc", "d: val: label -1 is not one of 0 to 2"),
-        (
-            {"train": (X, Y), "test": (X[:, 1:], Y)},
-            "abc",
-            "d: images of test have shape (7, 9, 3), those of train (8, 9, 3)",
-        ),
-        (
-            {"val": (X[..., :1], Y), "train": (X, Y)},
-            "abc",
-            "d: images of val have shape (8, 9, 1), those of train (8, 9, 3)",
-        ),
-        ({"train": (X, Y * 0)}, "a", "d: has one class; expected two or more"),
-    ],
-)
-def test_parts_refused(parts, names, message):
-    assert refusal(check_parts, parts, names, "d") == message
-
-
-def check(x: Any = X, y: Any = Y, *args: Any, **kwargs: Any) -> None:
-    """`check_fit_data` for these images, good validation data unless told otherwise."""
-    kwargs = {"validation_data": (X, Y), "input_shape": (8, 9, 3), "classes": 3, **kwargs}
-    check_fit_data(x, y, *args, **kwargs)
+def read_once() -> tf.data.Dataset:
+    generator = batches()
+    return generated(lambda: generator)
 
 
 class Batches(keras.utils.PyDataset):
@@ -140,162 +55,186 @@ class Batches(keras.utils.PyDataset):
         return X, Y
 
 
-OF_UNKNOWN_RANK = tf.data.Dataset.from_generator(
-    lambda: [(X, Y)], output_types=(tf.float32, tf.int32)
-)
-OF_UNKNOWN_SIZE = tf.data.Dataset.from_generator(
-    lambda: [(X, Y)],
-    output_signature=(tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((None,), tf.int32)),
-)
-WEIGHTS = np.ones(6)
+def check(x: Any = X, y: Any = Y, *args: Any, **options: Any) -> None:
+    """`check_fit_data` for these images, with good validation data unless there are others."""
+    if "validation_split" not in options:
+        options = {"validation_data": (X, Y), **options}
+    check_fit_data(x, y, *args, **{"input_shape": (8, 9, 3), "classes": 3, **options})
+
+
+# Arrays
+
+
+def test_good_images():
+    for x_type in (np.float64, np.float16, np.uint8, bool):
+        x = (X * 255).astype(x_type)
+        check_images(x, Y.astype(np.uint64), 3)
+        check_images(x, Y[:, None], 4)  # a class may be absent
+        check_images(x[:1, :1, :1, :1], Y[:1], 1)
 
 
 @pytest.mark.parametrize(
-    "validation",
+    ("x", "y", "message"),
     [
-        {"validation_data": (X, Y)},
-        {"validation_data": [X, Y]},
-        {"validation_data": (X, Y.tolist())},
-        {"validation_data": (X, Y, WEIGHTS)},
-        {"validation_data": dataset(X, Y)},
-        {"validation_data": Batches(workers=1)},
-        {"validation_data": None, "validation_split": 0.2},
+        # images, labels, message
+        (X[0], Y, "images have shape (8, 9, 3); expected (n, height, width, channels), none 0"),
+        (X.astype(str), Y, f"pixels are {X.astype(str).dtype}; expected numbers"),
+        (X, Y[:5], "12 images, but labels of shape (5,); expected (12,)"),
+        (X, Y.astype(float), "labels are float64; expected integers 0 to 2"),
+        (X, Y - 1, "label -1 is not one of 0 to 2"),
+        (X, Y.astype(np.uint64) + 2**63, f"label {2**63} is not one of 0 to 2"),
+        (BAD, Y, f"2 of 12 images have pixels that {NOT_FINITE}"),
+        (1e300 * (1 + X.astype(float)), Y, f"12 of 12 images have pixels that {NOT_FINITE}"),
     ],
 )
-@pytest.mark.parametrize(
-    ("x", "y"),
-    [
-        (X, Y),
+def test_arrays_refused(x, y, message):
+    assert refusal(check_images, x, y, 3, "a.npz: train").startswith(f"a.npz: train: {message}")
+
+
+def test_parts_refused():
+    check_parts({"train": (X, Y), "val": (X[:2], Y[:2]), "test": (X[2:], Y[2:, None])}, "abc", "d")
+    assert refusal(check_parts, {"train": (X, Y), "val": (X, Y - 1)}, "abc", "d") == (
+        "d: val: label -1 is not one of 0 to 2"
+    )
+    assert refusal(check_parts, {"val": (X[..., :1], Y), "train": (X, Y)}, "abc", "d") == (
+        "d: images of val have shape (8, 9, 1), those of train (8, 9, 3)"
+    )
+    message = "d: has one class; expected two or more"
+    assert refusal(check_parts, {"train": (X, Y * 0)}, "a", "d") == message
+
+
+# Arguments of a search
+
+
+def test_good_data_may_be_looked_through_twice():
+    for validation in (
+        {"validation_data": [X, Y.tolist()]},
+        {"validation_data": (X, Y, np.ones((12, 1)).tolist())},
+        {"validation_data": dataset(X, Y)},
+        {"validation_data": None, "validation_split": 0.25},
+    ):
+        check(X, Y, 32, epochs=3, callbacks=[], verbose=0, **validation)
+    for x, y in (
         (X, Y[:, None]),
-        (X, Y.tolist()),
-        (dataset(X, Y), None),
-        (dataset(X, Y, WEIGHTS), None),
+        (dataset(X, Y, np.ones(12)), None),
         (dataset(X, Y).batch(2).unbatch(), None),
-        (OF_UNKNOWN_RANK, None),
-        (OF_UNKNOWN_SIZE, None),
+        (of_unknown_rank(X), None),
+        (generated(batches), None),
         (dataset({"image": X}, Y), None),
         (Batches(workers=1), None),
         (tf.constant(X), tf.constant(Y)),
-    ],
-)
-def test_good_fit_data(x, y, validation):
-    check(x, y, **validation)
-
-
-def test_other_arguments_of_fit_are_let_through():
-    check(X, Y, 32, epochs=3, callbacks=[], verbose=0)
-
-
-NO_DATA = "no training data; call search(x, y, validation_data=(x, y))"
-NO_VALIDATION = "missing; the score is measured on it, pass validation_data=(x, y) to search()"
+        (tf.cast(X, tf.bfloat16), Y),  # which NumPy does not know
+    ):
+        for _ in range(2):
+            check(x, y)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"x": None}, f"x: {NO_DATA}"),
-        ({"validation_data": None}, f"validation_data: {NO_VALIDATION}"),
-        ({"validation_data": None, "validation_split": 0}, f"validation_data: {NO_VALIDATION}"),
-        ({"x": dataset(X, Y), "validation_data": None}, f"validation_data: {NO_VALIDATION}"),
+        ({"x": None}, "x: no training data; call search("),
+        ({"validation_data": None}, "validation_data: missing; the score is measured on it"),
+        ({"validation_data": (X,)}, "validation_data: has 1 parts; expected (x, y) or (x, y, s"),
+        ({"y": None}, "x: has no labels"),
+        ({"sample_weight": np.ones(11)}, "x: 12 images, but a sample_weight of shape (11,); "),
+        ({"sample_weight": WEIGHTS}, f"x: 3 of 12 values of sample_weight {NOT_FINITE}"),
         (
-            {"validation_data": (X,)},
-            "validation_data: has 1 parts; expected (x, y) or (x, y, sample_weight)",
+            {"validation_data": (X, Y, WEIGHTS)},
+            f"validation_data: 3 of 12 values of sample_weight {NOT_FINITE}",
         ),
         (
-            {"validation_data": ()},
-            "validation_data: has 0 parts; expected (x, y) or (x, y, sample_weight)",
+            {"validation_data": dataset(X, Y).repeat()},
+            "validation_data: repeats for ever, so that ",
         ),
-        (
-            {"validation_data": (X, Y, WEIGHTS, X)},
-            "validation_data: has 4 parts; expected (x, y) or (x, y, sample_weight)",
-        ),
+        ({"validation_data": dataset(BAD, Y)}, "validation_data: batch 2: 2 of 4 images have"),
+        ({"x": X[:, 1:]}, "x: images have shape (7, 9, 3), the hypermodel's input_shape is (8, "),
     ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
-def test_fit_data_missing(arguments, message):
-    assert refusal(check, **arguments) == message
+def test_arguments_refused(arguments, message):
+    assert refusal(check, **arguments).startswith(message)
 
 
-@pytest.mark.parametrize("part", ["x", "validation_data"])
-class TestEitherPart:
-    @staticmethod
-    def refusal(part: str, x: Any, y: Any) -> str:
-        """The message for bad training or bad validation data, without the part's name."""
-        if part == "x":
-            message = refusal(check, x, y)
-        else:
-            message = refusal(check, validation_data=x if y is None else (x, y))
-        assert message.startswith(f"{part}: ")
-        return message.removeprefix(f"{part}: ")
-
-    @pytest.mark.parametrize(("x", "y", "message"), IMAGES_REFUSED)
-    def test_arrays_are_looked_through(self, part, x, y, message):
-        assert self.refusal(part, x, y) == message
-
-    @pytest.mark.parametrize(
-        ("x", "message"),
-        [
-            (X, "has no labels"),
-            (dataset(X), "has no labels; expected a data set of (images, labels)"),
-            (
-                dataset(X).map(lambda x: (x,)),
-                "has no labels; expected a data set of (images, labels)",
-            ),
-            (dataset({"x": X, "y": Y}), "has no labels; expected a data set of (images, labels)"),
-        ],
-    )
-    def test_no_labels(self, part, x, message):
-        assert self.refusal(part, x, None) == message
-
-    @pytest.mark.parametrize("as_dataset", [False, True])
-    @pytest.mark.parametrize(
-        ("x", "shape"),
-        [
-            (X[:, 1:], (7, 9, 3)),
-            (X[:, :, 1:], (8, 8, 3)),
-            (X[..., :1], (8, 9, 1)),
-            (X.swapaxes(1, 2), (9, 8, 3)),
-        ],
-    )
-    def test_other_shape_than_the_hypermodel(self, part, x, shape, as_dataset):
-        arguments = (dataset(x, Y), None) if as_dataset else (x, Y)
-        message = f"images have shape {shape}, the hypermodel's input_shape is (8, 9, 3)"
-        assert self.refusal(part, *arguments) == message
-
-    @pytest.mark.parametrize(
-        ("data", "message"),
-        [
-            (
-                dataset(X, Y, batch=None),
-                "images of shape (8, 9, 3), one by one; call batch() first",
-            ),
-            (
-                dataset(X[..., 0], Y),
-                "images have shape (8, 9), the hypermodel's input_shape is (8, 9, 3)",
-            ),
-            (
-                dataset(X, Y).batch(2),
-                "images have shape (None, 8, 9, 3), the hypermodel's input_shape is (8, 9, 3)",
-            ),
-            (
-                dataset(X[:, 0, 0, 0], Y, batch=None),
-                "images have shape (), the hypermodel's input_shape is (8, 9, 3)",
-            ),
-        ],
-    )
-    def test_dataset_of_other_rank(self, part, data, message):
-        assert self.refusal(part, data, None) == message
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (dataset(BAD, Y), f"batch 2: 2 of 4 images have pixels that {NOT_FINITE}"),
+        (dataset(X, Y + 1), "batch 1: label 3 is not one of 0 to 2"),
+        (dataset(X, (Y - 1).astype(np.float32)), "batch 1: label -1.0 is not one of 0 to 2"),
+        (dataset(X, Y, WEIGHTS), f"batch 3: 3 of 4 values of sample_weight {NOT_FINITE}"),
+        (dataset(X, Y, batch=None), "images of shape (8, 9, 3), one by one; call batch() first"),
+        (dataset(X.swapaxes(1, 2), Y), "images have shape (9, 8, 3), the hypermodel's input_shape"),
+        (dataset(X, Y).batch(2), "images have shape (None, 8, 9, 3), the hypermodel's input_shape"),
+        (of_unknown_rank(X[:, 1:]), "batch 1: images have shape (7, 9, 3), the hypermodel's input"),
+        (dataset(X, Y).take(0), "the data set is empty"),
+        (dataset(X, Y).repeat(), "repeats for ever, so that no epoch would end; give STEPS"),
+        (read_once, "the data set is empty when it is read for the second time, and a search"),
+        (
+            dataset(X, Y).map(lambda x, y: (tf.debugging.check_numerics(x / 0, "oh dear"), y)),
+            "batch 1 cannot be read: oh dear : Tensor had Inf values",
+        ),
+        (batches, "a generator can be read once only, and a search reads its data for each"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_data_sets_refused(data, message):
+    data = data() if callable(data) else data
+    message = message.replace("STEPS", "steps_per_epoch")
+    assert refusal(check, data, None).startswith(f"x: {message}")
 
 
-@pytest.mark.parametrize("input_shape", [(8, 9, 3), [8, 9, 3]])
-def test_input_shape_may_be_a_list(input_shape):
-    check(input_shape=input_shape)
-    message = refusal(check, dataset(X, Y, batch=None), None, input_shape=input_shape)
-    assert message == "x: images of shape (8, 9, 3), one by one; call batch() first"
+def test_no_more_is_read_than_an_epoch_reads():
+    endless = dataset(X, Y).concatenate(dataset(BAD, Y)).repeat()
+    check(endless, None, steps_per_epoch=4, validation_data=endless, validation_steps=4)
+    assert "x: batch 5" in refusal(check, endless, None, steps_per_epoch=5)
+    for data in (dataset(X, Y), read_once()):
+        assert refusal(check, validation_data=data, validation_steps=4) == (
+            "validation_data: the data end after 3 batches, but validation_steps=4; lower it, or "
+            "repeat() the data"
+        )
 
 
 def test_the_hypermodel_checks_its_search():
     hypermodel = CNNCellHyperModel(input_shape=[8, 9, 3], classes=3, num_nodes=3)
     hypermodel.check_search_arguments(X, Y, validation_data=(X, Y), epochs=2)
-    assert refusal(hypermodel.check_search_arguments, X, Y) == f"validation_data: {NO_VALIDATION}"
     message = refusal(hypermodel.check_search_arguments, X, Y + 1, validation_data=(X, Y))
     assert message == "x: label 3 is not one of 0 to 2"
+
+
+# Classes that one part alone has
+
+NO_2 = np.arange(12) % 2
+UNSEEN = "has no image of class 2 of 3, which x has; the score would not see it"
+UNKNOWN = "x: has no image of class 2 of 3, which validation_data has"
+
+
+def test_a_class_in_one_part_alone():
+    assert refusal(check, validation_data=(X, NO_2)) == f"validation_data: {UNSEEN}"
+    assert refusal(check, dataset(X, Y), None, validation_data=dataset(X, NO_2)) == (
+        f"validation_data: {UNSEEN}"
+    )
+    assert refusal(check, X, NO_2) == UNKNOWN
+    # What is not trained on cannot be learnt, however few are scored on.
+    assert refusal(check, X, NO_2, validation_data=(X[2:3], Y[2:3])) == UNKNOWN
+    many = {"y": np.arange(12), "classes": 12, "validation_data": (np.r_[X, X], np.zeros(24, int))}
+    assert "classes 1, 2, 3, 4, 5 and 6 more of 12, which x has" in refusal(check, **many)
+    # As Keras splits: the last images.
+    assert refusal(check, y=np.sort(Y), validation_split=0.25) == (
+        "validation_split=0.25: has no image of classes 0, 1 of 3, which x has; the score would "
+        "not see it"
+    )
+
+
+def test_classes_that_are_only_warned_of(caplog):
+    check(validation_data=(X[:2], Y[:2]))
+    check(y=Y + 1, classes=4, validation_data=(X, Y + 1))
+    assert caplog.messages == [
+        "validation_data: has 2 images for 3 classes, none of class 2 of 3; the score does not "
+        "see them",
+        "x, validation_data: have no image of class 0 of 4",
+    ]
+    caplog.clear()
+    # Labels of which only some are seen, or that are not numbers, say nothing about classes.
+    check(dataset(X, np.sort(Y)), None, steps_per_epoch=1)
+    check(dataset(X, np.eye(3)[Y]), None, validation_data=dataset(X, np.eye(3)[Y]))
+    assert not caplog.messages

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from refusals import refusal
 
-from keras_autoshrink.data.images import ImageData, Split, is_streamed
+from keras_autoshrink.data.images import Split, is_streamed
 from keras_autoshrink.data.streams import (
     Stream,
     center_crop,
-    from_arrays,
     naming_unreadable,
     open_streams,
     sample,
-    unreadable,
 )
+
+LOADED = (tf.TensorSpec((None, None, 3), tf.float32), tf.TensorSpec((), tf.int32))
 
 IMAGENET_IN_SMALL = Path("imagenet2012", "5.1.0")
 
@@ -64,15 +65,6 @@ def greys(split: Split) -> list[int]:
 
 def loaded(part: Stream) -> list[tuple[np.ndarray, int]]:
     return list(part.elements.map(part.load).as_numpy_iterator())
-
-
-def refusal(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-    """The message of the ValueError, which is one line."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its callers look at the message
-        call(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture
@@ -126,28 +118,15 @@ def small_imagenet(
     return root
 
 
-@pytest.mark.parametrize(
-    ("folders", "expected"),
-    [
-        (("train", "val"), True),
-        (("train",), False),
-        (("val",), False),
-        (("train", "test"), False),
-        ((), False),
-    ],
-)
-def test_is_streamed(tmp_path, folders, expected):
-    for name in folders:
-        (tmp_path / name).mkdir()
-    assert is_streamed(tmp_path) is is_streamed(str(tmp_path)) is expected
-
-
-def test_is_streamed_by_name(tmp_path):
+def test_is_streamed(tmp_path):
     assert is_streamed("imagenet2012")
     assert not is_streamed("cifar10")
-    for name in ("train", "val"):
-        (tmp_path / name).touch()
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").touch()
     assert not is_streamed(tmp_path)
+    (tmp_path / "val").unlink()
+    (tmp_path / "val").mkdir()
+    assert is_streamed(str(tmp_path))
 
 
 # Folders
@@ -159,7 +138,11 @@ def test_folder_parts(folder):
     (folder / "train" / "bee" / "notes.txt").touch()
     (folder / "val" / ".cache").mkdir()
     (folder / "val" / "README.md").touch()
+    file = folder / "train" / "ant" / "000.png"
+    file.write_text("hello")
     streams = open_streams(folder, image_size=96)
+    # Nothing has been read yet.
+    Image.new("RGB", (2, 3), (0, 255, 51)).save(file)
     assert streams.class_names == ("ant", "bee")
     assert streams.input_shape == (96, 96, 3)
     assert streams.mean == streams.std == (127.5, 127.5, 127.5)
@@ -176,6 +159,10 @@ def test_folder_parts(folder):
         assert [label for _, label in elements] == labels
         assert len(part) == part.shuffle_buffer == len(files)
         assert [label for _, label in loaded(part)] == labels
+    assert streams.train.elements.map(streams.train.load).element_spec == LOADED
+    image, _ = loaded(streams.train)[0]
+    assert image.shape == (3, 2, 3)
+    np.testing.assert_allclose(image, np.broadcast_to([-1, 1, -0.6], (3, 2, 3)), rtol=1e-6)
 
 
 def test_folder_of_all_kinds_of_images(tmp_path):
@@ -220,37 +207,6 @@ def test_folder_of_all_kinds_of_images(tmp_path):
         np.testing.assert_allclose(image, expected, atol=tolerance + 1e-6, err_msg=str(file))
 
 
-def test_what_load_makes(folder):
-    Image.new("RGB", (2, 3), (0, 255, 51)).save(folder / "train" / "ant" / "000.png")
-    part = open_streams(folder).train
-    assert part.elements.map(part.load).element_spec == (
-        tf.TensorSpec((None, None, 3), tf.float32),
-        tf.TensorSpec((), tf.int32),
-    )
-    image, _ = loaded(part)[0]
-    assert image.shape == (3, 2, 3)
-    np.testing.assert_allclose(image, np.broadcast_to([-1, 1, -0.6], (3, 2, 3)), rtol=1e-6)
-
-
-def test_folder_is_not_read_before_it_is_needed(folder):
-    file = folder / "train" / "ant" / "000.png"
-    file.write_text("hello")
-    streams = open_streams(folder)
-    assert len(list(streams.train.elements)) == 7
-    Image.new("RGB", (5, 5), (255, 255, 255)).save(file)
-    assert loaded(streams.train)[0][0].min() == 1
-
-
-@pytest.mark.parametrize("content", [b"hello", b"", b"<html>"])
-def test_file_that_is_no_image_is_named_in_the_pipeline(folder, content):
-    file = folder / "val" / "bee" / "001.png"
-    file.write_bytes(content)
-    part = open_streams(folder).test
-    with pytest.raises(tf.errors.InvalidArgumentError, match="not a BMP, GIF, JPEG") as caught:
-        loaded(part)
-    assert f"[{file}]" in caught.value.message
-
-
 @pytest.mark.parametrize(
     ("spoil", "place", "problem"),
     [
@@ -260,19 +216,9 @@ def test_file_that_is_no_image_is_named_in_the_pipeline(folder, content):
             "has no folder 'bee', but {train} has; both need the same classes",
         ),
         (
-            lambda root: (root / "val" / "cat").mkdir(),
-            "train",
-            "has no folder 'cat', but {val} has; both need the same classes",
-        ),
-        (
             lambda root: shutil.rmtree(root / "train" / "bee"),
             "train",
             "expected two or more folders, one a class; found 1",
-        ),
-        (
-            lambda root: [(root / part / "cat").mkdir() for part in ("train", "val")],
-            "train/cat",
-            "holds no images (.bmp, .gif, .jpeg, .jpg, .png)",
         ),
         (
             lambda root: (root / "val" / "ant" / "000.png").rename(root / "val" / "ant" / "0.webp"),
@@ -280,7 +226,7 @@ def test_file_that_is_no_image_is_named_in_the_pipeline(folder, content):
             "holds no images (.bmp, .gif, .jpeg, .jpg, .png)",
         ),
     ],
-    ids=["missing", "extra", "one class", "empty", "other files"],
+    ids=["missing", "one class", "other files"],
 )
 def test_folder_refused(folder, spoil, place, problem):
     spoil(folder)
@@ -291,29 +237,28 @@ def test_folder_refused(folder, spoil, place, problem):
 # ImageNet
 
 
-@pytest.mark.parametrize(("part", "split"), [("train", "train"), ("test", "validation")])
-def test_imagenet_parts(small_imagenet, jpegs, part, split):
+def test_imagenet_parts(small_imagenet, jpegs):
     streams = open_streams("imagenet2012", data_dir=small_imagenet)
+    again = open_streams("imagenet2012", data_dir=str(small_imagenet))
     assert streams.input_shape == (224, 224, 3)
     assert streams.validation is None
     assert len(streams.class_names) == 1000
     assert streams.class_names[:2] == ("n01440764", "n01443537")
     assert streams.mean == streams.std == (127.5, 127.5, 127.5)
-    stream = getattr(streams, part)
-    assert len(stream) == stream.shuffle_buffer == len(jpegs[split])
-    elements = list(stream.elements.as_numpy_iterator())
-    # As they were encoded, in the order of the files.
-    assert sorted(elements) == sorted(jpegs[split])
-    again = open_streams("imagenet2012", data_dir=str(small_imagenet))
-    assert list(getattr(again, part).elements.as_numpy_iterator()) == elements
-    assert stream.elements.map(stream.load).element_spec == (
-        tf.TensorSpec((None, None, 3), tf.float32),
-        tf.TensorSpec((), tf.int32),
-    )
-    for (content, label), (image, loaded_label) in zip(elements, loaded(stream), strict=True):
-        assert loaded_label == label
-        expected = as_network_input(Image.open(io.BytesIO(content)))
-        np.testing.assert_allclose(image, expected, atol=JPEG_TOLERANCE)
+    for stream, same, split in (
+        (streams.train, again.train, "train"),
+        (streams.test, again.test, "validation"),
+    ):
+        assert len(stream) == stream.shuffle_buffer == len(jpegs[split])
+        elements = list(stream.elements.as_numpy_iterator())
+        # As they were encoded, in the order of the files.
+        assert sorted(elements) == sorted(jpegs[split])
+        assert list(same.elements.as_numpy_iterator()) == elements
+        assert stream.elements.map(stream.load).element_spec == LOADED
+        for (content, label), (image, loaded_label) in zip(elements, loaded(stream), strict=True):
+            assert loaded_label == label
+            expected = as_network_input(Image.open(io.BytesIO(content)))
+            np.testing.assert_allclose(image, expected, atol=JPEG_TOLERANCE)
 
 
 @pytest.fixture
@@ -332,16 +277,11 @@ def edit_info(data_dir: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 def test_imagenet_is_not_read_before_it_is_needed(copied_imagenet):
     for file in copied_imagenet.rglob("*.tfrecord*"):
         file.write_bytes(b"hello" * 99)
-    streams = open_streams("imagenet2012", data_dir=copied_imagenet)
-    for part in (streams.train, streams.test):
-        with pytest.raises(tf.errors.DataLossError):
-            list(part.elements)
-
-
-def test_imagenet_is_shuffled_by_parts(copied_imagenet):
     edit_info(copied_imagenet, lambda info: info["splits"][0].update(shardLengths=["1281167"]))
     streams = open_streams("imagenet2012", data_dir=copied_imagenet)
     assert (len(streams.train), streams.train.shuffle_buffer) == (1_281_167, 16_384)
+    with pytest.raises(tf.errors.DataLossError):
+        list(streams.test.elements)
 
 
 def test_imagenet_not_prepared(tmp_path, capfd):
@@ -362,15 +302,11 @@ def test_imagenet_not_prepared(tmp_path, capfd):
             "has no split 'validation' (its splits: train); prepare it from the archives of both",
         ),
         (
-            lambda folder: (folder / IMAGENET_IN_SMALL / "dataset_info.json").unlink(),
-            "has no split 'train' (its splits: none); prepare it from the archives of both",
-        ),
-        (
             lambda folder: (folder / IMAGENET_IN_SMALL / "dataset_info.json").write_text("{"),
             "failed to load json",
         ),
     ],
-    ids=["no validation", "no info", "broken info"],
+    ids=["no validation", "broken info"],
 )
 def test_imagenet_prepared_badly(copied_imagenet, spoil, problem):
     spoil(copied_imagenet)
@@ -382,7 +318,7 @@ def test_imagenet_prepared_badly(copied_imagenet, spoil, problem):
 # Samples
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 20, 33, 34, 39, 40])
+@pytest.mark.parametrize("count", [7, 33])
 def test_sample_is_spread_evenly(tmp_path, count):
     write_folder(tmp_path, {"ant": 15, "bee": 25}, {"ant": 1, "bee": 1})
     streams = open_streams(tmp_path, image_size=8)
@@ -394,7 +330,6 @@ def test_sample_is_spread_evenly(tmp_path, count):
     assert gaps.min() >= 1
     assert gaps.max() <= 2 * 40 / count
     assert data.train.y.tolist() == [int(grey >= 15) for grey in chosen]
-    assert greys(sample(streams, count, 1).train) == chosen
 
 
 def test_sample_is_what_a_network_sees(small_imagenet):
@@ -422,34 +357,12 @@ def test_sample_of_a_shuffled_part_does_not_walk_through_it(folder):
     assert greys(sample(streams, 2, 1).train) == [0, 6]
 
 
-def test_sample_of_arrays():
-    x = np.random.default_rng(0).normal(size=(6, 5, 4, 1)).astype(np.float32)
-    split = Split(x, np.arange(6, dtype=np.int32))
-    data = ImageData(split, None, split, tuple("abcdef"), (3.0,), (2.0,))
-    drawn = sample(from_arrays(data), 3, 6)
-    np.testing.assert_array_equal(drawn.train.x, x[::2])
-    np.testing.assert_array_equal(drawn.train.y, [0, 2, 4])
-    np.testing.assert_array_equal(drawn.test.x, x)
-    assert (drawn.mean, drawn.std, drawn.class_names) == ((3.0,), (2.0,), data.class_names)
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"hello", "assertion failed: [not a BMP, GIF, JPEG or PNG image:] [{file}]"),
-        (b"\xff\xd8\xff\xe0 cut short", "{file} (jpeg::Uncompress failed. Invalid JPEG data"),
-        (None, "{file}; No such file or directory"),
-    ],
-)
-def test_sample_of_an_unreadable_image(folder, content, problem):
+def test_sample_of_an_unreadable_image(folder):
     streams = open_streams(folder)
     file = folder / "val" / "ant" / "000.png"
-    file.unlink()
-    if content is not None:
-        file.write_bytes(content)
+    file.write_text("hello")
     message = refusal(sample, streams, 1, 1)
-    assert message.startswith("test: an image cannot be read: ")
-    assert problem.format(file=file) in message
+    assert message.startswith(f"test: an image cannot be read: {file} (assertion failed: [not a")
     assert "function_node" not in message
 
 
@@ -477,17 +390,6 @@ def test_broken_files_are_named_when_one_is_met(folder):
     assert "{{" not in message
 
 
-def test_of_many_broken_files_some_are_named_and_all_counted(tmp_path):
-    root = write_folder(tmp_path, {"ant": 9, "bee": 9}, {"ant": 1, "bee": 1})
-    for number in range(9):
-        half(root / "train" / "bee" / f"{number:03}.png")
-    found = unreadable(open_streams(root).train)
-    assert [place.partition(" (")[0] for place in found] == [
-        str(root / "train" / "bee" / f"{number:03}.png") for number in range(9)
-    ]
-    assert ["(" in place for place in found] == [True] * 5 + [False] * 4
-
-
 def test_what_is_no_fault_of_a_file_stays_what_it_is(folder):
     streams = open_streams(folder)
     with (
@@ -512,41 +414,18 @@ def test_center_crop_by_hand():
     np.testing.assert_allclose(cropped[..., 0], expected_rows[:, None] + np.zeros(14), rtol=1e-5)
     np.testing.assert_allclose(cropped[..., 1], expected_columns + np.zeros((7, 1)), rtol=1e-5)
     assert not cropped[..., 2].any()
-
-
-def test_center_crop_leaves_an_image_of_the_networks_size():
-    image = tf.ones((6, 5, 3))
-    assert center_crop(image, (6, 5, 3)) is image
-    assert center_crop(image, (5, 6, 3)).shape == (5, 6, 3)
-
-
-def test_center_crop_of_an_unknown_size():
-    image = np.random.default_rng(0).normal(size=(40, 50, 3)).astype(np.float32)
-    unknown = tf.data.Dataset.from_generator(
-        lambda: [image], output_signature=tf.TensorSpec((None, None, 3))
-    )
-    cropped = unknown.map(lambda image: center_crop(image, (20, 16, 3)))
-    assert cropped.element_spec == tf.TensorSpec((20, 16, 3))
-    expected = center_crop(tf.constant(image), (20, 16, 3))
-    np.testing.assert_allclose(next(cropped.as_numpy_iterator()), expected, atol=1e-6)
+    assert center_crop(image, (16, 32, 3)) is image  # of the network's size
 
 
 # Arguments
 
 
-@pytest.mark.parametrize("source", ["imagenet", "/no/such/folder", Path("nowhere")])
-def test_unknown_source(source):
-    assert refusal(open_streams, source).startswith(
-        f"data set {str(source)!r}: expected 'imagenet2012', or a folder with the folders 'train'"
+def test_unknown_source():
+    assert refusal(open_streams, Path("nowhere")).startswith(
+        "data set 'nowhere': expected 'imagenet2012', or a folder with the folders 'train'"
     )
 
 
-@pytest.mark.parametrize("image_size", [0, -1])
-def test_image_size_refused(folder, image_size):
-    message = f"image_size={image_size}: expected 1 or more"
-    assert refusal(open_streams, folder, image_size=image_size) == message
-
-
-@pytest.mark.parametrize(("counts", "message"), [((0, 1), "train=0"), ((1, -1), "test=-1")])
-def test_sample_refused(folder, counts, message):
-    assert refusal(sample, open_streams(folder), *counts) == f"{message}: expected 1 or more"
+def test_sizes_refused(folder):
+    assert refusal(open_streams, folder, image_size=0) == "image_size=0: expected 1 or more"
+    assert refusal(sample, open_streams(folder), 1, -1) == "test=-1: expected 1 or more"

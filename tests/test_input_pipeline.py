@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +17,7 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 IMAGES, BATCH = 11, 3
 STEPS = IMAGES // BATCH
-SEEDS = [0, 1, 2**31 - 1, 2**32 - 1]
+SEEDS = [0, 2**32 - 1]
 ALL_AUGMENTATIONS = (
     "resized_crop",
     "padded_crop",
@@ -99,9 +95,8 @@ def no_global_seed_afterwards() -> Iterator[None]:
 # Order
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("batch_size", [1, 3, 6, 11])
-def test_an_epoch_has_each_image_once_and_whole_batches_alone(seed, batch_size):
+@pytest.mark.parametrize(("batch_size", "seed"), [(3, 2**32 - 1), (11, 0)])
+def test_an_epoch_has_each_image_once_and_whole_batches_alone(batch_size, seed):
     streams = streams_of(numbered())
     epochs = orders(streams, batch_size=batch_size, seed=seed)
     for order in epochs:
@@ -121,62 +116,33 @@ def test_orders_are_those_of_the_seed():
     assert len(set(epochs)) == 6 * 5  # no epoch of one seed is that of another
 
 
-def test_each_place_of_an_order_gets_all_images():
-    """As it would not where a buffer does not hold them all."""
-    made = np.array(orders(streams_of(numbered(6)), batch_size=6, epochs=range(60)))
-    for place in made.T:
-        assert set(place) == set(range(6))
-
-
-def test_batches_have_known_shapes_and_one_hot_labels():
-    dataset = training_batches(streams_of(noise()), ("cutout",), BATCH, range(2), 0)
-    expected = (tf.TensorSpec((BATCH, 8, 8, 3)), tf.TensorSpec((BATCH, IMAGES)))
-    assert dataset.element_spec == expected
-    for _, y in dataset.as_numpy_iterator():
-        assert set(np.unique(y)) == {0, 1}
-        assert (y.sum(1) == 1).all()
-
-
 def test_without_augmentation_images_are_unchanged():
     x = noise().astype(np.float32)
-    (epoch,) = trained_on(streams_of(x), batch_size=IMAGES, epochs=range(1))
-    ((images, y),) = epoch
-    place = labels(IMAGES).argsort()[y.argmax(1)]
-    np.testing.assert_array_equal(images, x[place])
-
-
-@pytest.mark.parametrize("augmentation", [(), ALL_AUGMENTATIONS])
-def test_a_part_may_be_exactly_one_batch(augmentation):
-    epochs = trained_on(streams_of(noise()), augmentation, batch_size=IMAGES)
-    found = [tuple(y.argmax(1)) for ((_, y),) in epochs]
-    assert all(set(order) == set(range(IMAGES)) for order in found)
-    assert len(set(found)) == 5
+    streams = streams_of(x)
+    dataset = training_batches(streams, (), IMAGES, range(1), 0)
+    assert dataset.element_spec == (tf.TensorSpec((IMAGES, 8, 8, 3)), tf.TensorSpec((IMAGES,) * 2))
+    ((images, y),) = dataset.as_numpy_iterator()
+    assert set(np.unique(y)) == {0, 1}
+    assert (y.sum(1) == 1).all()
+    np.testing.assert_array_equal(images, x[labels(IMAGES).argsort()[y.argmax(1)]])
 
 
 # Going on in the middle
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("augmentation", [(), ALL_AUGMENTATIONS])
-def test_later_epochs_are_the_same_without_the_first(seed, augmentation):
-    streams = streams_of(noise())
-    whole = trained_on(streams, augmentation, seed=seed)
-    assert_same(trained_on(streams, augmentation, epochs=range(2, 5), seed=seed), whole[2:])
-    assert_same(trained_on(streams, augmentation, epochs=range(4, 5), seed=seed), whole[4:])
-    assert trained_on(streams, augmentation, epochs=range(5, 5), seed=seed) == []
-
-
-@pytest.mark.parametrize("seed", [0, 2**32 - 1])
-def test_neither_the_global_seed_nor_what_ran_before_matters(seed):
+def test_epochs_hang_on_their_number_and_the_seed_alone(seed):
+    """Not on the epochs before, on the global seed, or on what has been drawn."""
     streams = streams_of(noise())
     tf.random.set_seed(None)
-    first = trained_on(streams, ALL_AUGMENTATIONS, epochs=range(2), seed=seed)
-    for global_seed in (0, 5, None):
+    whole = trained_on(streams, ALL_AUGMENTATIONS, seed=seed)
+    for global_seed in (0, 5):
         tf.random.set_seed(global_seed)
-        assert_same(trained_on(streams, ALL_AUGMENTATIONS, epochs=range(2), seed=seed), first)
+        later = trained_on(streams, ALL_AUGMENTATIONS, epochs=range(3, 5), seed=seed)
+        assert_same(later, whole[3:])
         tf.random.uniform(())
         list(tf.data.Dataset.range(5).shuffle(5))
-    assert_same(trained_on(streams, ALL_AUGMENTATIONS, epochs=range(2), seed=seed), first)
+    assert trained_on(streams, epochs=range(5, 5), seed=seed) == []
 
 
 def test_the_global_seed_stays_what_it_was():
@@ -184,54 +150,20 @@ def test_the_global_seed_stays_what_it_was():
     expected = [float(tf.random.uniform(())) for _ in range(2)]
     tf.random.set_seed(5)
     drawn = [float(tf.random.uniform(()))]
-    trained_on(streams_of(noise()), ALL_AUGMENTATIONS)
+    trained_on(streams_of(noise()), ("cutout",))
     assert [*drawn, float(tf.random.uniform(()))] == expected
-
-
-def test_batches_are_the_same_when_they_are_gone_through_again():
-    dataset = training_batches(streams_of(noise()), ALL_AUGMENTATIONS, BATCH, range(2), 3)
-    assert_same([list(dataset.as_numpy_iterator())], [list(dataset.as_numpy_iterator())])
-
-
-def sums(seed: int) -> list[list[float]]:
-    """Of the pixels of each batch, and its labels."""
-    (epoch,) = trained_on(streams_of(noise()), ALL_AUGMENTATIONS, epochs=range(3, 4), seed=seed)
-    return [[float(x.sum(dtype=np.float64)), *map(int, y.argmax(1))] for x, y in epoch]
-
-
-@pytest.mark.slow
-def test_another_process_makes_the_same_batches():
-    """As does the one that goes on with a training that was killed."""
-    code = "import json, test_input_pipeline as t; print(json.dumps(t.sums(2**32 - 1)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout) == sums(2**32 - 1)
 
 
 # Augmentation
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_two_images_or_epochs_are_augmented_alike(seed):
-    """Of images that are all the same no two come out the same, whatever their epoch."""
-    streams = streams_of(np.broadcast_to(noise(1), (IMAGES, 8, 8, 3)))
-    epochs = trained_on(streams, ("colour_jitter",), epochs=range(6), seed=seed)
-    images = {image.tobytes() for epoch in epochs for x, _ in epoch for image in x}
-    assert len(images) == 6 * STEPS * BATCH
-
-
-def test_seeds_augment_differently():
+def test_no_two_images_epochs_or_seeds_are_augmented_alike():
     streams = streams_of(np.broadcast_to(noise(1), (IMAGES, 8, 8, 3)))
     images = set()
-    for seed in (*SEEDS, 2, 3, 2**31, 2**32):
-        for epoch in trained_on(streams, ("colour_jitter",), epochs=range(2), seed=seed):
+    for seed in (*SEEDS, 1, 2**31, 2**32):
+        for epoch in trained_on(streams, ("colour_jitter",), epochs=range(3), seed=seed):
             images |= {image.tobytes() for x, _ in epoch for image in x}
-    assert len(images) == 8 * 2 * STEPS * BATCH
+    assert len(images) == 5 * 3 * STEPS * BATCH
 
 
 def test_functions_of_one_image_draw_one_by_one():
@@ -252,10 +184,10 @@ def test_functions_run_in_their_order():
     assert not (first == 0).any()
 
 
-@pytest.mark.parametrize("augmentation", [("cutout",), ("padded_crop", "horizontal_flip")])
-def test_augmented_images_keep_their_labels(augmentation):
+def test_augmented_images_keep_their_labels():
     streams = streams_of(numbered(side=16))
-    for order in orders(streams, augmentation, batch_size=2):  # which looks at the labels
+    # Which looks at the labels.
+    for order in orders(streams, ("padded_crop", "horizontal_flip"), batch_size=2):
         assert len(set(order)) == 10
 
 
@@ -296,41 +228,6 @@ def number_of(batch: Batch) -> list[int]:
     return numbers((x[:, :1, :1, 2:], y))
 
 
-SIZES = [(16, 16), (32, 16), (16, 32), (64, 16), (16, 64)]
-# 7/8 of the sides lie in the middle: of 16 rows the second to the last but one.
-MIDDLE = np.arange(1, 15, dtype=np.float32)
-
-
-@pytest.mark.parametrize("augmentation", [(), ("horizontal_flip",)])
-def test_files_are_cropped_to_their_middle_and_resized(augmentation):
-    streams = file_streams(SIZES, (14, 14, 3))
-    seen = []
-    for epoch in trained_on(streams, augmentation, batch_size=2):
-        for batch in epoch:
-            for number, image in zip(number_of(batch), batch[0], strict=True):
-                assert_is_middle(image, SIZES[number], mirrored=bool(augmentation))
-                seen.append(number)
-    assert set(seen) == set(range(5))
-
-
-def assert_is_middle(image: np.ndarray, size: tuple[int, int], *, mirrored: bool = False) -> None:
-    """The rows and columns of what `center_crop` is to make of an image of a file."""
-    assert image.shape == (14, 14, 3)
-    rows, columns = image[:, 0, 0], image[0, :, 1]
-    np.testing.assert_allclose(image[..., 0], np.broadcast_to(rows[:, None], (14, 14)), atol=1e-3)
-    np.testing.assert_allclose(image[..., 1], np.broadcast_to(columns, (14, 14)), atol=1e-3)
-    if mirrored and columns[0] > columns[-1]:
-        columns = columns[::-1]
-    for found, side in ((rows, size[0]), (columns, size[1])):
-        # Of a longer side several lines make one, which is where their middle was; at the
-        # borders, where there are lines to one side alone, it is not.
-        scale = side / 16
-        expected = (MIDDLE + 0.5) * scale - 0.5
-        inner = slice(None) if scale == 1 else slice(1, -1)
-        np.testing.assert_allclose(found[inner], expected[inner], atol=1e-3)
-        assert (np.abs(found - expected) < scale / 2).all()
-
-
 def test_a_crop_at_random_takes_from_the_whole_image():
     streams = file_streams([(40, 40)] * 30, (80, 80, 3))
     (((x, _),),) = trained_on(streams, ("resized_crop",), 30, range(1))
@@ -350,16 +247,8 @@ def test_files_are_all_augmented():
         assert sorted(y.argmax(1)) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_files_in_later_epochs_are_the_same_without_the_first(seed):
-    streams = file_streams([(20, 16 + n) for n in range(IMAGES)], (16, 16, 3))
-    whole = trained_on(streams, ALL_AUGMENTATIONS, seed=seed)
-    tf.random.set_seed(seed % 7)
-    assert_same(trained_on(streams, ALL_AUGMENTATIONS, epochs=range(2, 5), seed=seed), whole[2:])
-
-
-@pytest.mark.parametrize("shuffle_buffer", [1, 2, 5])
-def test_a_small_shuffle_buffer_gives_each_element_once(shuffle_buffer):
+def test_a_small_shuffle_buffer_gives_each_element_once():
+    shuffle_buffer = 5
     streams = file_streams([(16, 16)] * 20, (16, 16, 3), shuffle_buffer)
     epochs = trained_on(streams, batch_size=4)
     found = [[number for batch in epoch for number in number_of(batch)] for epoch in epochs]
@@ -367,15 +256,15 @@ def test_a_small_shuffle_buffer_gives_each_element_once(shuffle_buffer):
         assert sorted(order) == list(range(20))
         # An element can come late, but not before the buffer has reached it.
         assert all(number < place + shuffle_buffer for place, number in enumerate(order))
-    assert len(set(map(tuple, found))) == (1 if shuffle_buffer == 1 else 5)
+    assert len(set(map(tuple, found))) == 5
     assert_same(trained_on(streams, batch_size=4, epochs=range(3, 5)), epochs[3:])
 
 
 # Evaluation
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 11, 20])
-def test_an_evaluation_has_all_images_in_their_order(batch_size):
+def test_an_evaluation_has_all_images_in_their_order():
+    batch_size = 4
     x = noise().astype(np.float32)
     streams = streams_of(x)
     dataset = evaluation_batches(streams, streams.test, batch_size)
@@ -393,15 +282,7 @@ def test_an_evaluation_has_all_images_in_their_order(batch_size):
 @pytest.mark.parametrize(
     ("batch_size", "devices", "sizes"),
     [
-        (4, 1, [4, 4, 3]),
         (4, 3, [3, 3, 3]),
-        (4, 2, [4, 4]),
-        (6, 1, [6, 5]),
-        (6, 2, [4, 4]),
-        (10, 5, [10]),
-        (8, 4, [8]),
-        (10, 2, [10]),
-        (11, 2, [10]),
         (20, 3, [9]),
     ],
 )
@@ -425,14 +306,3 @@ def test_an_evaluation_takes_the_part_it_is_given():
     (batch,) = evaluation_batches(streams, streams.validation, 4).as_numpy_iterator()
     np.testing.assert_array_equal(batch[0], other.x)
     np.testing.assert_array_equal(batch[1].argmax(1), other.y)
-
-
-def test_an_evaluation_of_files_sees_their_middle():
-    streams = file_streams(SIZES, (14, 14, 3))
-    dataset = evaluation_batches(streams, streams.test, 2)
-    assert dataset.element_spec == (tf.TensorSpec((None, 14, 14, 3)), tf.TensorSpec((None, 5)))
-    batches = list(dataset.as_numpy_iterator())
-    assert [len(x) for x, _ in batches] == [2, 2, 1]
-    assert [number for batch in batches for number in number_of(batch)] == list(range(5))
-    for image, size in zip(np.concatenate([x for x, _ in batches]), SIZES, strict=True):
-        assert_is_middle(image, size)

@@ -15,6 +15,7 @@ from keras_autoshrink.data.windows import (
     parallel_streams,
     training_windows,
 )
+from keras_autoshrink.training.language_model import window_batches
 
 SIZES = {"batch_size": st.integers(1, 9), "steps": st.integers(1, 8)}
 
@@ -31,13 +32,6 @@ def streams_of(rows: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 # Streams
-
-
-def test_streams_by_hand():
-    x, y = parallel_streams(text(12), 3)
-    assert x.tolist() == [[1000, 1001, 1002], [1003, 1004, 1005], [1006, 1007, 1008]]
-    assert y.tolist() == [[1001, 1002, 1003], [1004, 1005, 1006], [1007, 1008, 1009]]
-    assert x.dtype == y.dtype == np.int32
 
 
 @given(length=st.integers(2, 200), batch_size=st.integers(1, 9))
@@ -74,12 +68,6 @@ def test_training_windows_carry_each_stream_on(length, batch_size, steps):
     whole_x, whole_y = parallel_streams(tokens, batch_size)
     np.testing.assert_array_equal(streams_of(x, batch_size), whole_x[:, :positions])
     np.testing.assert_array_equal(streams_of(y, batch_size), whole_y[:, :positions])
-
-
-def test_the_shortest_text_for_a_training_window():
-    x, y = training_windows(text(7), batch_size=2, steps=3)
-    assert x.tolist() == [[1000, 1001, 1002], [1003, 1004, 1005]]
-    assert y[-1, -1] == 1006
 
 
 # Evaluation
@@ -134,20 +122,6 @@ def test_what_counts_was_read_on_from_a_true_beginning(length, batch_size, steps
     assert x[0, 0] == tokens[0]
 
 
-@given(length=st.integers(2, 300), **SIZES)
-def test_evaluation_reads_no_more_windows_than_it_must(length, batch_size, steps):
-    windows = len(evaluation_windows(text(length), batch_size, steps)[0]) // batch_size
-    fewer = windows - 1
-    # All that one window less a stream could count is too little.
-    assert (fewer + (batch_size - 1) * max(0, fewer - 1)) * steps < length - 1
-
-
-def test_more_rows_than_windows():
-    x, _, weights = evaluation_windows(text(5), batch_size=4, steps=8)
-    assert x.shape == (4, 8)
-    assert weights.sum(axis=1).tolist() == [4, 0, 0, 0]
-
-
 # Jittered lengths
 
 
@@ -189,27 +163,18 @@ def test_lengths_differ_from_epoch_to_epoch():
             (text(3), 3),
             "3 tokens: 3 streams take 4 or more; lower batch_size",
         ),
-        (parallel_streams, (text(3), 0), "batch_size=0: expected 1 or more"),
         (
             training_windows,
             (text(4480), 128, 35),
             "4,480 tokens: one window of 35 steps in each of 128 streams takes 4,481; lower "
             "batch_size or steps",
         ),
-        (training_windows, (text(9), -1, 2), "batch_size=-1: expected 1 or more"),
-        (training_windows, (text(9), 2, 0), "steps=0: expected 1 or more"),
         (
             evaluation_windows,
             (text(1), 1, 1),
             "1 tokens: expected 2 or more, to predict one from another",
         ),
-        (
-            evaluation_windows,
-            (text(0), 2, 1),
-            "0 tokens: expected 2 or more, to predict one from another",
-        ),
         (evaluation_windows, (text(9), 0, 2), "batch_size=0: expected 1 or more"),
-        (evaluation_windows, (text(9), 2, 0), "steps=0: expected 1 or more"),
         (
             evaluation_windows,
             (np.ones(3), 1, 1),
@@ -221,7 +186,6 @@ def test_lengths_differ_from_epoch_to_epoch():
             "tokens: int32 of shape (3, 1); expected integers of shape (n,)",
         ),
         (jittered_lengths, (0, 35, np.random.default_rng(0)), "positions=0: expected 1 or more"),
-        (jittered_lengths, (9, 0, np.random.default_rng(0)), "steps=0: expected 1 or more"),
     ],
 )
 def test_refused(function: Any, arguments: tuple[Any, ...], message: str):
@@ -234,8 +198,6 @@ def test_refused(function: Any, arguments: tuple[Any, ...], message: str):
 
 
 def test_batches_of_several_epochs():
-    from keras_autoshrink.training.language_model import window_batches
-
     tokens = text(23)  # two streams of 11 positions
     batches = window_batches(tokens, 2, [[5, 4, 2], [3, 6]])
     assert len(batches) == 5
@@ -250,18 +212,10 @@ def test_batches_of_several_epochs():
             np.testing.assert_array_equal(following, part + 1)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "problem"),
-    [
+def test_batches_refused():
+    for lengths, problem in (
         ([[5], [6, 6]], "1: lengths 6 and more, 12 in all"),
         ([[5, 0]], "0: lengths 0 and more, 5 in all"),
-        ([[]], "0: lengths 0 and more, 0 in all"),
-    ],
-)
-def test_batches_refused(lengths, problem):
-    from keras_autoshrink.training.language_model import window_batches
-
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
-        window_batches(text(23), 2, lengths)
-    expected = "expected 1 and more, and at most 11 in all"
-    assert str(caught.value) == f"windows of epoch {problem}; {expected}"
+    ):
+        with pytest.raises(ValueError, match=rf"^windows of epoch {problem}; expected 1 and more,"):
+            window_batches(text(23), 2, lengths)

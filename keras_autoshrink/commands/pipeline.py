@@ -16,12 +16,13 @@ from rich.table import Table
 
 import tflite_export
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.checks import difference
 from keras_autoshrink.commands.arguments import default_project
 from keras_autoshrink.commands.generate import vocabulary_path
 from keras_autoshrink.data.text import Vocabulary
 from keras_autoshrink.report import plots, saved_search, tensorboard
 from keras_autoshrink.score import Score
-from keras_autoshrink.training.checkpoint import TrainingCheckpoint, difference, remove_state
+from keras_autoshrink.training.checkpoint import TrainingCheckpoint, remove_state
 from keras_autoshrink.training.recipes import Recipe, TextRecipe
 from keras_autoshrink.tuner import service
 from keras_autoshrink.tuner.tuner import AutoShrink

@@ -1,4 +1,4 @@
-"""The input pipeline of a training on images: batches, crops, flips."""
+"""Augmentations of images, and the batches that a training and an evaluation take."""
 
 from __future__ import annotations
 
@@ -59,14 +59,11 @@ def cutout(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
     """Sets a square to 0, the mean, of half the height, its centre anywhere (arXiv 1708.04552)."""
     side = shape[0] // 2
     seeds = tf.random.experimental.stateless_split(seed, 2)
-    inside = []
+    spans = []
     for axis in (0, 1):
         centre = tf.random.stateless_uniform((), seeds[axis], 0, shape[axis], tf.int32)
-        first = centre - side // 2
-        place = tf.range(shape[axis])
-        inside.append((place >= first) & (place < first + side))
-    hole = inside[0][:, None, None] & inside[1][None, :, None]
-    return tf.where(hole, 0.0, image)
+        spans.append((centre - side // 2, side))
+    return tf.where(_rectangle(shape, spans), 0.0, image)
 
 
 def random_erasing(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
@@ -77,19 +74,31 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor
     """
     seeds = tf.random.experimental.stateless_split(seed, 6)
     area = shape[0] * shape[1]
-    inside = []
+    spans = []
     for axis in (0, 1):
         longest = min(shape[axis], round((0.4 / 0.3 * area) ** 0.5))
         shortest = min(longest, max(1, round((0.02 * 0.3 * area) ** 0.5)))
         side = tf.random.stateless_uniform((), seeds[axis], shortest, longest + 1, tf.int32)
         rest = shape[axis] - side
         first = tf.random.stateless_uniform((), seeds[2 + axis], 0, rest + 1, tf.int32)
-        place = tf.range(shape[axis])
-        inside.append((place >= first) & (place < first + side))
-    hole = inside[0][:, None, None] & inside[1][None, :, None]
+        spans.append((first, side))
     erases = tf.random.stateless_uniform((), seeds[4]) < 0.5
     noise = tf.random.stateless_uniform(shape, seeds[5], -1, 1)
-    return tf.where(hole & erases, noise, image)
+    return tf.where(_rectangle(shape, spans) & erases, noise, image)
+
+
+def _rectangle(shape: Shape, spans: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+    """Makes a mask, (height, width, 1), that is true in some rows and columns.
+
+    Args:
+        shape: of the image.
+        spans: the first of the rows and their number, then those of the columns.
+    """
+    rows, columns = (
+        (tf.range(size) >= first) & (tf.range(size) < first + side)
+        for size, (first, side) in zip(shape[:2], spans, strict=True)
+    )
+    return rows[:, None, None] & columns[None, :, None]
 
 
 AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor, Shape], tf.Tensor]] = {
@@ -112,17 +121,16 @@ def training_batches(
     epochs: range,
     seed: int,
 ) -> tf.data.Dataset:
-    """The batches of several epochs, one after the other.
+    """Makes the batches of several epochs, one after the other.
 
     What an epoch holds depends on the seed and its number alone: a training that goes on in the
     middle sees what it would have seen. Each epoch is shuffled anew, as far as the part's buffer
-    reaches, and leaves out the images
-    that do not fill its last batch: a smaller one would count for more, and with several
-    devices one of them could get nothing to normalise by.
+    reaches, and leaves out the images that do not fill its last batch: a smaller one would count
+    for more, and with several devices one of them could get nothing to normalise by.
 
     Args:
         streams: the data set, of which the training part is taken.
-        augmentation: names of functions in `keras_autoshrink.data.augmentation`, in their order.
+        augmentation: names in `AUGMENTATIONS`, in the order in which they are applied.
         batch_size: number of images in a batch, at most those of the training part.
         epochs: which epochs, counted from 0.
         seed: of the order and the augmentation.
@@ -173,18 +181,18 @@ def training_batches(
 def evaluation_batches(
     streams: ImageStreams, part: Stream, batch_size: int, devices: int = 1
 ) -> tf.data.Dataset:
-    """The images of a part in their order, unchanged but for their size.
+    """Makes the batches of a part in its order, the images unchanged but for their size.
 
     Args:
         streams: the data set.
         part: one of its parts.
-        batch_size: number of images in a batch, at most; the last one may have fewer.
+        batch_size: number of images in a batch, at most.
         devices: that share a batch. If there are several, each gets the same number of images
             of every batch: the mean loss over no images would be NaN. Images that do not fill
             the last batch are left out; the size of the batches is chosen so that they are few.
 
     Returns:
-        Batches as of `training_batches`.
+        Batches as `training_batches` makes them; the last one may be smaller.
     """
     if devices > 1:
         largest = min(batch_size, len(part)) // devices * devices

@@ -1,4 +1,4 @@
-"""Checks of images and labels, before anything is trained on them."""
+"""Checks of images and labels, and of what `fit` is given, before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy.typing as npt
 from keras_autoshrink.checks import enumerated, tensorflow_reason
 
 Array = npt.NDArray[Any]
+
+_INFINITE, _UNKNOWN = -1, -2  # as `tf.data.Dataset.cardinality` says it
 
 _logger = logging.getLogger("keras_autoshrink")
 
@@ -110,7 +112,7 @@ def check_classes(labels: Mapping[str, Array], names: Sequence[object]) -> None:
 
 
 def _named(which: Array, names: Sequence[object]) -> str:
-    """Some of the classes: `class 3 of 10`, `classes 'ant', 'bee' of 10`; nothing for none."""
+    """Names some of the classes: `class 3 of 10`, `classes 'ant', 'bee' of 10`; none by nothing."""
     found = [repr(name) for name, here in zip(names, which, strict=True) if here]
     return f"class{'es' * (len(found) > 1)} {enumerated(found)} of {len(names)}" if found else ""
 
@@ -121,7 +123,7 @@ def check_parts(
     """Checks the parts of a data set, `"train"` among them.
 
     Args:
-        parts: images and labels, as for `check_images`.
+        parts: images and labels that `check_images` takes, by the name of their part.
         class_names: one for each label.
         what: what to call the data set in messages.
 
@@ -140,9 +142,6 @@ def check_parts(
         raise ValueError(f"{what}: has one class; expected two or more")
 
 
-_INFINITE, _UNKNOWN = -1, -2  # as `tf.data.Dataset.cardinality` says it
-
-
 def check_fit_data(
     x: Any = None,
     y: Any = None,
@@ -158,10 +157,22 @@ def check_fit_data(
 ) -> None:
     """Checks the arguments of `fit` for an image classifier, as far as they can be seen.
 
-    Arrays are looked through. So is a `tf.data.Dataset`, by reading what an epoch reads of it,
-    once: that is little beside all the epochs of a search, and what is wrong in it would not
-    always show. (TensorFlow's ReLU makes 0 of a NaN: an image of NaN in the validation data
-    leaves a score that looks like any other.) Whatever else `fit` takes is left to it.
+    Arrays are looked through. A `tf.data.Dataset` is read once, as far as an epoch reads it: that
+    is little beside all the epochs of a search, and what is wrong in it would not always show.
+    (TensorFlow's ReLU makes 0 of a NaN: an image of NaN in the validation data leaves a score that
+    looks like any other.) Whatever else `fit` takes is left to it.
+
+    Args:
+        x: images, or a data set of images and labels: the argument of `keras.Model.fit`.
+        y: labels, or None.
+        input_shape: (height, width, channels) of the images.
+        classes: labels are 0 to classes - 1.
+        validation_data: the argument of `keras.Model.fit`, as are those after it. Others of `fit`
+            are taken and not looked at.
+        validation_split: share of the images, the last ones, that the score is measured on.
+        sample_weight: one for each image.
+        steps_per_epoch: batches of `x` in an epoch.
+        validation_steps: batches of `validation_data` in an epoch.
 
     Raises:
         ValueError: they do not fit; the message names the argument.
@@ -248,7 +259,7 @@ def _check_part(
 
 
 def as_array(x: Any) -> Any:
-    """A tensor as an array of NumPy; what cannot be one stays as it is."""
+    """Converts a tensor into an array of NumPy; returns what cannot be one as it is."""
     if isinstance(x, np.ndarray) or not hasattr(x, "__array__"):
         return x
     try:

@@ -18,7 +18,14 @@ from keras_autoshrink.backend import check_tensorflow
 from keras_autoshrink.checks import enumerated, tensorflow_reason
 from keras_autoshrink.data.checks import Array, check_classes, check_parts
 
-Parts = dict[str, tuple[Array, Array]]
+IMAGENET = "imagenet2012"  # its name in tensorflow-datasets
+BUILT_IN = ("digits", "cifar10", IMAGENET)
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+# Of CIFAR-10, unless another is asked for: to train candidates on, and to score them on.
+_CIFAR10_PROXY = (5_000, 1_000)
+
+_logger = logging.getLogger("keras_autoshrink")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,247 +69,12 @@ class ImageData:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of an image."""
+        """The (height, width, channels) of an image."""
         return self.train.x.shape[1:]
 
 
-def split_and_normalise(
-    parts: Parts,
-    class_names: tuple[str, ...],
-    what: str,
-    *,
-    has_test: bool,
-    purpose: str,
-    seed: int,
-    proxy: tuple[int, int] | None = None,
-    holds_out_validation: bool = True,
-) -> ImageData:
-    """Checks the parts of a source, splits off those that it lacks, and normalises all.
-
-    Args:
-        parts: images and labels of `"train"`, and of `"val"` and `"test"` where they were read.
-        class_names: one for each label.
-        what: what to call the data set in messages.
-        has_test: whether the source brings a test part, read or not.
-        purpose: `"search"` leaves out the test part; see `load_images`.
-        seed: of all that is drawn here.
-        proxy: how many images a search trains on and scores on, or None for all.
-        holds_out_validation: whether a training, too, goes without a validation part's images.
-
-    Raises:
-        ValueError: there are images that cannot be trained on, or too few of them.
-    """
-    check_parts(parts, class_names, what)
-    parts = {part: (x, y.reshape(-1).astype(np.int32)) for part, (x, y) in parts.items()}
-    searching = purpose == "search"
-    source_images = len(parts["train"][0])
-    # A source without a test part gives up a fifth for it, whether it is read now or not:
-    # no image that a search has seen is then in the test of the network it found.
-    if not has_test:
-        _split_off("test", parts, class_names, what, seed)
-    if searching:
-        parts.pop("test", None)
-    if searching and proxy:
-        _draw_proxy(parts, proxy, class_names, what, seed)
-    elif "val" not in parts and (searching or holds_out_validation):
-        _split_off("val", parts, class_names, what, seed)
-    if searching:
-        labels = {f"{what}: {part}": parts[part][1] for part in ("train", "val")}
-        check_classes(labels, class_names)
-    mean, std = _statistics(parts["train"][0])
-    splits = {
-        part: Split(np.subtract(x, mean, dtype=np.float32) / np.array(std, np.float32), y)
-        for part, (x, y) in parts.items()
-    }
-    return ImageData(
-        splits["train"],
-        splits.get("val"),
-        splits.get("test"),
-        class_names,
-        mean,
-        std,
-        source_images,
-    )
-
-
-def _split_off(part: str, parts: Parts, class_names: Sequence[str], what: str, seed: int) -> None:
-    """Moves a fifth of the training images, the same share of each class, into another part."""
-    from sklearn.model_selection import train_test_split
-
-    x, y = parts["train"]
-    counts = np.bincount(y)
-    try:
-        x, x_fifth, y, y_fifth = train_test_split(
-            x, y, test_size=0.2, random_state=seed, stratify=y
-        )
-        # A fifth of fewer than 5 can come to none.
-        lacking = np.bincount(y_fifth, minlength=len(class_names)) == 0
-    except ValueError:
-        lacking = counts == counts.min()
-    if lacking.any():
-        scarce = int(lacking.argmax())
-        raise ValueError(
-            f"{what}: too few images to split by class: {counts[scarce]} of class "
-            f"{class_names[scarce]!r}; 7 of each are enough"
-        )
-    parts["train"], parts[part] = (x, y), (x_fifth, y_fifth)
-
-
-def _draw_proxy(
-    parts: Parts, proxy: tuple[int, int], class_names: Sequence[str], what: str, seed: int
-) -> None:
-    """Reduces the parts to so many images, drawn without replacement and as many of each class.
-
-    Those to score on come from the validation part, or, where there is none, from what is left
-    of the training part.
-    """
-    if "val" in parts:
-        for part, size in zip(("train", "val"), proxy, strict=True):
-            x, y = parts[part]
-            (drawn,) = _draw_balanced(y, (size,), class_names, f"{what}: {part}", seed)
-            parts[part] = (x[drawn], y[drawn])
-    else:
-        x, y = parts["train"]
-        train, val = _draw_balanced(y, proxy, class_names, f"{what}: train", seed)
-        parts["train"], parts["val"] = (x[train], y[train]), (x[val], y[val])
-
-
-def _draw_balanced(
-    labels: Array, sizes: Sequence[int], class_names: Sequence[str], what: str, seed: int
-) -> list[Array]:
-    """Disjoint, class-balanced index sets of the given sizes, drawn without replacement."""
-    classes = len(class_names)
-    for size in sizes:
-        if size < 1 or size % classes:
-            raise ValueError(
-                f"{what}: {size} images cannot be balanced over its {classes} classes; take a "
-                f"multiple of {classes}"
-            )
-    stops = np.cumsum([0, *sizes]) // classes
-    counts = np.bincount(labels, minlength=classes)
-    if counts.min() < stops[-1]:
-        scarce = int(counts.argmin())
-        raise ValueError(
-            f"{what}: has {counts[scarce]} images of class {class_names[scarce]!r}; "
-            f"{' + '.join(map(str, sizes))} images take {stops[-1]} of each class"
-        )
-    generator = np.random.default_rng(seed)
-    orders = [generator.permutation(np.flatnonzero(labels == label)) for label in range(classes)]
-    return [
-        np.sort(np.concatenate([order[start:stop] for order in orders]))
-        for start, stop in itertools.pairwise(stops)
-    ]
-
-
-def _statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel; 1 for the deviation of a constant one."""
-    # Float32 sums of ten million pixels stop growing. One channel at a time, for memory.
-    channels = np.moveaxis(images, -1, 0)
-    mean = tuple(float(c.mean(dtype=np.float64)) for c in channels)
-    std = tuple(float(c.std(dtype=np.float64)) if c.min() < c.max() else 1.0 for c in channels)
-    return mean, std
-
-
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-
-_logger = logging.getLogger("keras_autoshrink")
-
-
-def read_folder(path: Path, image_size: int, strict: bool) -> tuple[Array, Array, tuple[str, ...]]:
-    """Reads the images of a folder that holds one folder for each class.
-
-    A file that cannot be read, cut in half perhaps, is left out; how many these are, and which,
-    is said in one warning of the logger `keras_autoshrink`.
-
-    Args:
-        path: the folder. Hidden entries in it, and files of other suffixes, are passed over.
-        image_size: height and width to which images are resized, in pixels.
-        strict: whether a file that cannot be read is an error.
-
-    Returns:
-        Images, uint8 of shape (n, image_size, image_size, 3), labels of shape (n,), and the names
-        of the classes. The order is that of the names of the files.
-
-    Raises:
-        ValueError: there are fewer than two classes, a class has no readable image, or `strict`
-            is true and a file cannot be read.
-    """
-    folders = [entry for entry in _visible(path) if entry.is_dir()]
-    if len(folders) < 2:
-        raise ValueError(f"{path}: expected two or more folders, one a class; found {len(folders)}")
-    images: list[Array] = []
-    labels: list[int] = []
-    skipped: list[str] = []
-    for label, folder in enumerate(folders):
-        found = [entry for entry in _visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
-        if not found:
-            raise ValueError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
-        before = len(skipped)
-        for file in found:
-            try:
-                images.append(_read(file, image_size))
-            except MemoryError:
-                raise  # no fault of the file's
-            except Exception as error:  # Pillow's decoders raise whatever they meet
-                reason = _reason(error)
-                if strict:
-                    raise ValueError(f"{file}: not a readable image: {reason}") from error
-                skipped.append(f"{folder.name}/{file.name} ({reason})")
-            else:
-                labels.append(label)
-        if len(skipped) - before == len(found):
-            raise ValueError(
-                f"{folder}: none of its {len(found):,} images can be read: "
-                f"{enumerated(skipped[before:])}"
-            )
-    if skipped:
-        _logger.warning(
-            "%s: skipped %s of %s images that cannot be read: %s",
-            path,
-            f"{len(skipped):,}",
-            f"{len(skipped) + len(images):,}",
-            enumerated(skipped),
-        )
-    return np.stack(images), np.array(labels), tuple(folder.name for folder in folders)
-
-
-def _visible(folder: Path) -> list[Path]:  # not .ipynb_checkpoints, not ._cat.png of macOS
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _read(file: Path, image_size: int) -> Array:
-    """An image file, in RGB and resized."""
-    from PIL import Image
-
-    with Image.open(file) as opened:
-        image: Image.Image = opened
-        if image.mode.startswith("I"):  # 16 bits, of which convert() keeps 0 to 255
-            image = image.point(lambda grey: grey / 256).convert("L")
-        return np.asarray(image.convert("RGB").resize((image_size, image_size)))
-
-
-def _reason(error: Exception) -> str:
-    """Why an image cannot be read, in a few words of one line."""
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "unknown format"
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.partition("\n")[0]
-
-
-# Of CIFAR-10, unless another is asked for: to train candidates on, and to score them on.
-CIFAR10_PROXY = (5_000, 1_000)
-
-IMAGENET = "imagenet2012"  # its name in tensorflow-datasets
-BUILT_IN = ("digits", "cifar10", IMAGENET)
-
-# What a source holds, whether it brings a test part (read or not), and its class names.
-_Loaded = tuple[Parts, bool, tuple[str, ...]]
-
-
 def is_streamed(source: str | os.PathLike[str]) -> bool:
-    """Whether a data set is one for `imagenet.open_streams`, and not for `load_images`.
+    """Says whether a data set is for `streams.open_streams`, and not for `load_images`.
 
     That is ImageNet, and a folder that holds the folders `train` and `val`.
     """
@@ -365,48 +137,73 @@ def load_images(
     if is_streamed(source):
         raise ValueError(
             f"data set {os.fspath(source)!r}: ImageNet, and a folder with 'train' and 'val', are "
-            "for training a network only, by imagenet.open_streams; search on cifar10, or on some "
-            "of the images"
+            "for training a network only, by data.streams.open_streams; search on cifar10, or on "
+            "some of the images"
         )
     searching = purpose == "search"
     path = Path(source)
     if str(source) == "digits":
-        parts, has_test, class_names = _load_digits()
+        read = _load_digits()
     elif str(source) == "cifar10":
-        parts, has_test, class_names = _load_cifar10(searching, data_dir)
-        proxy = proxy or CIFAR10_PROXY
+        read = _load_cifar10(searching, data_dir)
+        proxy = proxy or _CIFAR10_PROXY
     elif path.suffix == ".npz":
-        parts, has_test, class_names = _load_npz(path, searching)
+        read = _load_npz(path, searching)
     elif path.is_dir():
-        x, y, class_names = read_folder(path, image_size, strict)
-        parts, has_test = {"train": (x, y)}, False
+        read = _load_folder(path, image_size, strict)
     else:
         raise ValueError(
             f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, or a "
             "folder with one folder of images for each class"
         )
-    return split_and_normalise(
-        parts,
-        class_names,
-        os.fspath(source),
-        has_test=has_test,
-        purpose=purpose,
-        seed=seed,
-        proxy=proxy,
-        holds_out_validation=str(source) != "cifar10",
+    check_parts(read.parts, read.class_names, read.name)
+    source_images = len(read.parts["train"][0])
+    _divide(read, searching=searching, seed=seed, proxy=proxy)
+    mean, std = _statistics(read.parts["train"][0])
+    splits = {
+        part: Split(np.subtract(x, mean, dtype=np.float32) / np.array(std, np.float32), y)
+        for part, (x, y) in read.parts.items()
+    }
+    return ImageData(
+        splits["train"],
+        splits.get("val"),
+        splits.get("test"),
+        read.class_names,
+        mean,
+        std,
+        source_images,
     )
 
 
-def _load_digits() -> _Loaded:
+@dataclasses.dataclass
+class _Read:
+    """What was read of a data set, and then what it is divided into.
+
+    Attributes:
+        name: for messages.
+        parts: images and labels of `"train"`, and of `"val"` and `"test"` where they were read.
+        class_names: one for each label.
+        has_test: whether the data set brings a test part, read or not.
+        trains_on_all: whether a training keeps no images back for a validation part.
+    """
+
+    name: str
+    parts: dict[str, tuple[Array, Array]]
+    class_names: tuple[str, ...]
+    has_test: bool
+    trains_on_all: bool = False
+
+
+def _load_digits() -> _Read:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = digits.images[..., None].astype(np.float32)
     names = tuple(str(name) for name in digits.target_names)
-    return {"train": (images, digits.target)}, False, names
+    return _Read("digits", {"train": (images, digits.target)}, names, has_test=False)
 
 
-def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _Loaded:
+def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _Read:
     check_tensorflow("cifar10", "tensorflow-datasets")
     import tensorflow_datasets as tfds
 
@@ -425,11 +222,14 @@ def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _
     except Exception as error:  # whatever the network, the disk or tfds raise
         reason = tensorflow_reason(error)
         raise ValueError(f"cifar10: cannot be loaded from {place}: {reason}") from error
-    return parts, True, names
+    return _Read("cifar10", parts, names, has_test=True, trains_on_all=True)
 
 
 def _check_reachable(address: str) -> None:
-    """Raises an OSError if it is not; tensorflow-datasets would try for minutes, and litter."""
+    """Raises an OSError if nothing answers at an address.
+
+    tensorflow-datasets would try for minutes, and leave files behind.
+    """
     try:
         # An opener of its own: urlopen's keeps the proxies of the process's first request.
         urllib.request.build_opener().open(address, timeout=10).close()
@@ -440,7 +240,7 @@ def _check_reachable(address: str) -> None:
             raise OSError(f"not there, and {address} does not answer: {reason}") from error
 
 
-def _load_npz(path: Path, searching: bool) -> _Loaded:
+def _load_npz(path: Path, searching: bool) -> _Read:
     wanted = ["x_train", "y_train", "x_val", "y_val"] + ([] if searching else ["x_test", "y_test"])
     try:
         with path.open("rb") as stream:  # np.load would leave a broken file open
@@ -464,4 +264,175 @@ def _load_npz(path: Path, searching: bool) -> _Loaded:
             parts[part] = (images[..., None] if images.ndim == 3 else images, labels)
     # As many as there are different labels: the check of their range then finds a gap too.
     classes = tuple(str(label) for label in range(len(np.unique(parts["train"][1]))))
-    return parts, "x_test" in has, classes
+    return _Read(os.fspath(path), parts, classes, has_test="x_test" in has)
+
+
+def _load_folder(path: Path, image_size: int, strict: bool) -> _Read:
+    """Reads the images of a folder that holds one folder for each class.
+
+    Hidden entries and files of other suffixes are passed over. A file that cannot be read, cut in
+    half perhaps, is an error if `strict` is true; it is left out if not, and one warning says how
+    many these are, and which.
+    """
+    folders = [entry for entry in _visible(path) if entry.is_dir()]
+    if len(folders) < 2:
+        raise ValueError(f"{path}: expected two or more folders, one a class; found {len(folders)}")
+    images: list[Array] = []
+    labels: list[int] = []
+    skipped: list[str] = []
+    for label, folder in enumerate(folders):
+        found = [entry for entry in _visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise ValueError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        before = len(skipped)
+        for file in found:
+            try:
+                images.append(_read_image(file, image_size))
+            except MemoryError:
+                raise  # no fault of the file's
+            except Exception as error:  # Pillow's decoders raise whatever they meet
+                reason = _reason(error)
+                if strict:
+                    raise ValueError(f"{file}: not a readable image: {reason}") from error
+                skipped.append(f"{folder.name}/{file.name} ({reason})")
+            else:
+                labels.append(label)
+        if len(skipped) - before == len(found):
+            raise ValueError(
+                f"{folder}: none of its {len(found):,} images can be read: "
+                f"{enumerated(skipped[before:])}"
+            )
+    if skipped:
+        _logger.warning(
+            "%s: skipped %s of %s images that cannot be read: %s",
+            path,
+            f"{len(skipped):,}",
+            f"{len(skipped) + len(images):,}",
+            enumerated(skipped),
+        )
+    names = tuple(folder.name for folder in folders)
+    parts = {"train": (np.stack(images), np.array(labels))}
+    return _Read(os.fspath(path), parts, names, has_test=False)
+
+
+def _visible(folder: Path) -> list[Path]:  # not .ipynb_checkpoints, not ._cat.png of macOS
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _read_image(file: Path, image_size: int) -> Array:
+    """Reads an image file, in RGB and resized."""
+    from PIL import Image
+
+    with Image.open(file) as opened:
+        image: Image.Image = opened
+        if image.mode.startswith("I"):  # 16 bits, of which convert() keeps 0 to 255
+            image = image.point(lambda grey: grey / 256).convert("L")
+        return np.asarray(image.convert("RGB").resize((image_size, image_size)))
+
+
+def _reason(error: Exception) -> str:
+    """Says why an image cannot be read, in a few words of one line."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format"
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.partition("\n")[0]
+
+
+def _divide(read: _Read, *, searching: bool, seed: int, proxy: tuple[int, int] | None) -> None:
+    """Splits off the parts that a data set lacks, and drops those that a search may not see."""
+    parts = read.parts = {
+        part: (x, y.reshape(-1).astype(np.int32)) for part, (x, y) in read.parts.items()
+    }
+    # A source without a test part gives up a fifth for it, whether it is read now or not:
+    # no image that a search has seen is then in the test of the network it found.
+    if not read.has_test:
+        _split_off("test", read, seed)
+    if searching:
+        parts.pop("test", None)
+    if searching and proxy:
+        _draw_proxy(read, proxy, seed)
+    elif "val" not in parts and (searching or not read.trains_on_all):
+        _split_off("val", read, seed)
+    if searching:
+        labels = {f"{read.name}: {part}": parts[part][1] for part in ("train", "val")}
+        check_classes(labels, read.class_names)
+
+
+def _split_off(part: str, read: _Read, seed: int) -> None:
+    """Moves a fifth of the training images, the same share of each class, into another part."""
+    from sklearn.model_selection import train_test_split
+
+    x, y = read.parts["train"]
+    counts = np.bincount(y)
+    try:
+        x, x_fifth, y, y_fifth = train_test_split(
+            x, y, test_size=0.2, random_state=seed, stratify=y
+        )
+        # A fifth of fewer than 5 can come to none.
+        lacking = np.bincount(y_fifth, minlength=len(read.class_names)) == 0
+    except ValueError:
+        lacking = counts == counts.min()
+    if lacking.any():
+        scarce = int(lacking.argmax())
+        raise ValueError(
+            f"{read.name}: too few images to split by class: {counts[scarce]} of class "
+            f"{read.class_names[scarce]!r}; 7 of each are enough"
+        )
+    read.parts["train"], read.parts[part] = (x, y), (x_fifth, y_fifth)
+
+
+def _draw_proxy(read: _Read, proxy: tuple[int, int], seed: int) -> None:
+    """Reduces the parts to so many images, as many of each class, drawn without replacement.
+
+    Those to score on come from the validation part, or, where there is none, from what is left
+    of the training part.
+    """
+    parts = read.parts
+    if "val" in parts:
+        for part, size in zip(("train", "val"), proxy, strict=True):
+            x, y = parts[part]
+            (drawn,) = _draw_balanced(y, (size,), read, part, seed)
+            parts[part] = (x[drawn], y[drawn])
+    else:
+        x, y = parts["train"]
+        train, val = _draw_balanced(y, proxy, read, "train", seed)
+        parts["train"], parts["val"] = (x[train], y[train]), (x[val], y[val])
+
+
+def _draw_balanced(
+    labels: Array, sizes: Sequence[int], read: _Read, part: str, seed: int
+) -> list[Array]:
+    """Draws disjoint, class-balanced sets of indices of the given sizes."""
+    what, class_names = f"{read.name}: {part}", read.class_names
+    classes = len(class_names)
+    for size in sizes:
+        if size < 1 or size % classes:
+            raise ValueError(
+                f"{what}: {size} images cannot be balanced over its {classes} classes; take a "
+                f"multiple of {classes}"
+            )
+    stops = np.cumsum([0, *sizes]) // classes
+    counts = np.bincount(labels, minlength=classes)
+    if counts.min() < stops[-1]:
+        scarce = int(counts.argmin())
+        raise ValueError(
+            f"{what}: has {counts[scarce]} images of class {class_names[scarce]!r}; "
+            f"{' + '.join(map(str, sizes))} images take {stops[-1]} of each class"
+        )
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(np.flatnonzero(labels == label)) for label in range(classes)]
+    return [
+        np.sort(np.concatenate([order[start:stop] for order in orders]))
+        for start, stop in itertools.pairwise(stops)
+    ]
+
+
+def _statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns each channel's mean and standard deviation, 1 for that of a constant channel."""
+    # Float32 sums of ten million pixels stop growing. One channel at a time, for memory.
+    channels = np.moveaxis(images, -1, 0)
+    mean = tuple(float(c.mean(dtype=np.float64)) for c in channels)
+    std = tuple(float(c.std(dtype=np.float64)) if c.min() < c.max() else 1.0 for c in channels)
+    return mean, std

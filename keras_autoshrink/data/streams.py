@@ -1,4 +1,4 @@
-"""Image data sets that are too large for memory, as streams of tf.data."""
+"""Image data sets as streams of tf.data: those in memory, and those that are too large for it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,31 @@ import tensorflow as tf
 from keras_autoshrink.checks import MOST_NAMED, enumerated, tensorflow_reason
 from keras_autoshrink.data.images import IMAGE_SUFFIXES, IMAGENET, ImageData, Split, is_streamed
 
+# Pixels of 0 to 255 become -1 to 1, as in the release of arXiv 1911.09251.
+_MIDDLE = 127.5
+
+# Encoded images: some 2 GB of ImageNet. tensorflow-datasets has shuffled it when writing it.
+_SHUFFLE_BUFFER = 16_384
+
+# Not all releases of TensorFlow decode WebP.
+_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".webp")
+_SIGNATURES = (b"BM", b"GIF8", b"\xff\xd8\xff", b"\x89PNG")
+
+# What TensorFlow raises where an image cannot be read.
+_UNREADABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.FailedPreconditionError,  # a folder by the name of an image
+)
+
+# The training part, the test part and the names of the classes.
+_Opened = tuple["Stream", "Stream", tuple[str, ...]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """One part of a data set.
+    """A part of a data set; its length is the number of its images.
 
     Attributes:
         elements: what there is, in a fixed order and in a form that is cheap to shuffle.
@@ -42,7 +63,7 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class ImageStreams:
-    """A data set for classification, as `ImageData`, read as it is needed.
+    """A data set for classification that is read as it is needed.
 
     Attributes:
         train: what networks are trained on.
@@ -51,7 +72,7 @@ class ImageStreams:
         class_names: one for each label.
         input_shape: (height, width, channels) of what a network sees.
         mean: per channel, in the units of the original pixels.
-        std: likewise; a network sees (pixel - mean) / std.
+        std: per channel, in the units of the original pixels; a network sees (pixel - mean) / std.
     """
 
     train: Stream
@@ -64,7 +85,7 @@ class ImageStreams:
 
 
 def from_arrays(data: ImageData) -> ImageStreams:
-    """Streams of a data set that is in memory.
+    """Makes streams of a data set that is in memory.
 
     Raises:
         ValueError: the data were loaded for a search, without test images.
@@ -94,102 +115,6 @@ def _array_stream(split: Split) -> Stream:
     return Stream(tf.data.Dataset.range(len(split)), load, len(split), len(split))
 
 
-def center_crop(image: tf.Tensor, input_shape: tuple[int, int, int]) -> tf.Tensor:
-    """What a network sees of an image when nothing is left to chance, as in an evaluation.
-
-    The central 87.5% of the height and of the width, resized to those of the network: bilinear,
-    with antialiasing. An image whose static shape is that of the network is left as it is, so
-    that the small images of a data set in memory lose no borders.
-
-    Args:
-        image: float32 of shape (height, width, channels), which may be unknown but for channels.
-        input_shape: (height, width, channels) of what the network sees.
-
-    Returns:
-        float32 of shape `input_shape`.
-    """
-    if image.shape == input_shape:
-        return image
-    image = tf.image.central_crop(image, 0.875)
-    return tf.image.resize(image, input_shape[:2], antialias=True)
-
-
-@contextlib.contextmanager
-def naming_unreadable(streams: ImageStreams) -> Iterator[None]:
-    """Within, TensorFlow's error about an image becomes one that names the files.
-
-    To look at a million files before a training would take as long as an epoch. The first epoch
-    meets nearly all of them anyway; what it stumbles over ends the training, whose state of the
-    last whole epoch is kept. Only then are all files looked at, so that they can be replaced at
-    once. (To leave them out instead would change the number of steps, and by it the schedule of
-    the learning rate, in the middle of a training.)
-
-    Raises:
-        ValueError: files of `streams` cannot be read.
-    """
-    try:
-        yield
-    except _UNREADABLE as error:
-        parts = {"train": streams.train, "test": streams.test}
-        found = {what: unreadable(part) for what, part in parts.items() if part.from_files}
-        said = [
-            f"{what}: {len(files):,} of {len(parts[what]):,} images cannot be read: "
-            f"{enumerated(files)}"
-            for what, files in found.items()
-            if files
-        ]
-        if not said:
-            raise
-        raise ValueError(f"{'; '.join(said)}; replace or remove them and run it again") from error
-
-
-_UNREADABLE = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.FailedPreconditionError,  # a folder by the name of an image
-)
-
-
-def unreadable(part: Stream) -> list[str]:
-    """The files of a part that are no images, or broken ones; the first with what is wrong."""
-
-    def probe(place: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        return place, tf.shape(part.load(*element)[0])  # without the image it would not be read
-
-    probed = part.elements.enumerate().map(probe, num_parallel_calls=tf.data.AUTOTUNE)
-    readable = {int(place) for place, _ in probed.ignore_errors().as_numpy_iterator()}
-    found = []
-    for place, (path, label) in enumerate(part.elements.as_numpy_iterator()):
-        if place not in readable:
-            found.append(path.decode())
-            if len(found) <= MOST_NAMED:
-                found[-1] += f" ({_what_is_wrong(part, path, label)})"
-    return found
-
-
-def _what_is_wrong(part: Stream, *element: object) -> str:
-    try:
-        list(tf.data.Dataset.from_tensors(element).map(part.load))
-    except tf.errors.OpError as error:
-        return tensorflow_reason(error)
-    return "but for a moment"
-
-
-# Not all releases of TensorFlow decode WebP.
-_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".webp")
-_SIGNATURES = (b"BM", b"GIF8", b"\xff\xd8\xff", b"\x89PNG")
-
-# Pixels of 0 to 255 become -1 to 1, as in the release of arXiv 1911.09251.
-_MIDDLE = 127.5
-
-# Encoded images: some 2 GB of ImageNet. tensorflow-datasets has shuffled it when writing it.
-_SHUFFLE_BUFFER = 16_384
-
-# The training part, the test part and the names of the classes.
-_Opened = tuple[Stream, Stream, tuple[str, ...]]
-
-
 def open_streams(
     source: str | os.PathLike[str],
     *,
@@ -207,7 +132,7 @@ def open_streams(
             folder that holds the folders `train` and `val`, each with one folder of BMP, GIF,
             JPEG or PNG images for each class. Of a BMP with a palette TensorFlow takes the
             indices for grey; of an animation it takes the first frame. A file that cannot be read
-            shows, and ends the training, when it is met; see `streams.naming_unreadable`.
+            shows, and ends the training, when it is met; see `naming_unreadable`.
         data_dir: where tensorflow-datasets keeps its data.
         image_size: height and width of what a network sees, in pixels.
 
@@ -238,68 +163,6 @@ def open_streams(
         mean=(_MIDDLE,) * 3,
         std=(_MIDDLE,) * 3,
     )
-
-
-def sample(streams: ImageStreams, train: int, test: int) -> ImageData:
-    """Some images of a data set as arrays, as an export calibrates with them and checks by them.
-
-    They are spread evenly over each part, but not further than its shuffle buffer reaches where
-    that holds enough of them: such a part is in random order already, and the end of ImageNet
-    lies behind 140 GB of images.
-
-    Args:
-        streams: where to take them from; the same images at each call.
-        train: how many of the training images; all of them where there are not so many.
-        test: likewise of the test images.
-
-    Returns:
-        The images in the shape that a network sees, cropped and resized as for an evaluation;
-        no validation part.
-
-    Raises:
-        ValueError: `train` or `test` is less than 1, or an image cannot be read.
-    """
-    for name, count in (("train", train), ("test", test)):
-        if count < 1:
-            raise ValueError(f"{name}={count}: expected 1 or more")
-    return ImageData(
-        train=_sample(streams, streams.train, train, "train"),
-        validation=None,
-        test=_sample(streams, streams.test, test, "test"),
-        class_names=streams.class_names,
-        mean=streams.mean,
-        std=streams.std,
-    )
-
-
-def _sample(streams: ImageStreams, part: Stream, count: int, what: str) -> Split:
-    count = min(count, len(part))
-    within = min(len(part), max(count, part.shuffle_buffer))
-    # A filter calls a function for each element, which took 40 s for the paths of ImageNet: in
-    # steps first, which leaves less than twice as many as are wanted, and then evenly.
-    step = within // count
-    left = -(-within // step)
-
-    def is_wanted(place: tf.Tensor, _: Any) -> tf.Tensor:
-        return place * count % left < count
-
-    def load(*element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label = part.load(*element)
-        return center_crop(image, streams.input_shape), label
-
-    stepped = part.elements.take(within).shard(step, 0)
-    wanted = stepped.enumerate().filter(is_wanted).map(lambda _, element: element)
-    loaded = wanted.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    x = np.empty((count, *streams.input_shape), np.float32)
-    y = np.empty(count, np.int32)
-    try:
-        for place, (image, label) in enumerate(loaded.as_numpy_iterator()):
-            x[place], y[place] = image, label
-    except tf.errors.OpError as error:
-        files = unreadable(dataclasses.replace(part, elements=wanted)) if part.from_files else []
-        reason = enumerated(files) if files else tensorflow_reason(error)
-        raise ValueError(f"{what}: an image cannot be read: {reason}") from error
-    return Split(x, y)
 
 
 def _open_tfds(data_dir: str | os.PathLike[str] | None) -> _Opened:
@@ -389,3 +252,139 @@ def _read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _decode(content: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     image = tf.io.decode_image(content, channels=3, expand_animations=False)
     return (tf.cast(image, tf.float32) - _MIDDLE) / _MIDDLE, tf.cast(label, tf.int32)
+
+
+def center_crop(image: tf.Tensor, input_shape: tuple[int, int, int]) -> tf.Tensor:
+    """Crops and resizes an image without chance, as for an evaluation.
+
+    Takes the central 87.5% of the height and of the width: bilinear, with antialiasing. An image
+    whose static shape is that of the network is left as it is, so that the small images of a data
+    set in memory lose no borders.
+
+    Args:
+        image: float32 of shape (height, width, channels), which may be unknown but for channels.
+        input_shape: (height, width, channels) of what the network sees.
+
+    Returns:
+        float32 of shape `input_shape`.
+    """
+    if image.shape == input_shape:
+        return image
+    image = tf.image.central_crop(image, 0.875)
+    return tf.image.resize(image, input_shape[:2], antialias=True)
+
+
+@contextlib.contextmanager
+def naming_unreadable(streams: ImageStreams) -> Iterator[None]:
+    """Turns TensorFlow's error about an image, raised within, into one that names the files.
+
+    To look at a million files before a training would take as long as an epoch. The first epoch
+    meets nearly all of them anyway; what it stumbles over ends the training, whose state of the
+    last whole epoch is kept. Only then are all files looked at, so that they can be replaced at
+    once. (To leave them out instead would change the number of steps, and by it the schedule of
+    the learning rate, in the middle of a training.)
+
+    Raises:
+        ValueError: files of `streams` cannot be read.
+    """
+    try:
+        yield
+    except _UNREADABLE as error:
+        parts = {"train": streams.train, "test": streams.test}
+        found = {what: unreadable(part) for what, part in parts.items() if part.from_files}
+        said = [
+            f"{what}: {len(files):,} of {len(parts[what]):,} images cannot be read: "
+            f"{enumerated(files)}"
+            for what, files in found.items()
+            if files
+        ]
+        if not said:
+            raise
+        raise ValueError(f"{'; '.join(said)}; replace or remove them and run it again") from error
+
+
+def unreadable(part: Stream) -> list[str]:
+    """Lists the files of a part that cannot be read; of the first of them, why."""
+
+    def probe(place: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        return place, tf.shape(part.load(*element)[0])  # without the image it would not be read
+
+    probed = part.elements.enumerate().map(probe, num_parallel_calls=tf.data.AUTOTUNE)
+    readable = {int(place) for place, _ in probed.ignore_errors().as_numpy_iterator()}
+    found = []
+    for place, (path, label) in enumerate(part.elements.as_numpy_iterator()):
+        if place not in readable:
+            found.append(path.decode())
+            if len(found) <= MOST_NAMED:
+                found[-1] += f" ({_what_is_wrong(part, path, label)})"
+    return found
+
+
+def _what_is_wrong(part: Stream, *element: object) -> str:
+    try:
+        list(tf.data.Dataset.from_tensors(element).map(part.load))
+    except tf.errors.OpError as error:
+        return tensorflow_reason(error)
+    return "but for a moment"
+
+
+def sample(streams: ImageStreams, train: int, test: int) -> ImageData:
+    """Loads some images of a data set as arrays, for an export to calibrate with and check by.
+
+    They are spread evenly over each part, but not further than its shuffle buffer reaches where
+    that holds enough of them: such a part is in random order already, and the end of ImageNet
+    lies behind 140 GB of images.
+
+    Args:
+        streams: where to take them from; the same images at each call.
+        train: how many of the training images; all of them where there are not so many.
+        test: how many of the test images; all of them where there are not so many.
+
+    Returns:
+        The images in the shape that a network sees, cropped and resized as for an evaluation;
+        no validation part.
+
+    Raises:
+        ValueError: `train` or `test` is less than 1, or an image cannot be read.
+    """
+    for name, count in (("train", train), ("test", test)):
+        if count < 1:
+            raise ValueError(f"{name}={count}: expected 1 or more")
+    return ImageData(
+        train=_sample(streams, streams.train, train, "train"),
+        validation=None,
+        test=_sample(streams, streams.test, test, "test"),
+        class_names=streams.class_names,
+        mean=streams.mean,
+        std=streams.std,
+    )
+
+
+def _sample(streams: ImageStreams, part: Stream, count: int, what: str) -> Split:
+    count = min(count, len(part))
+    within = min(len(part), max(count, part.shuffle_buffer))
+    # A filter calls a function for each element, which took 40 s for the paths of ImageNet: in
+    # steps first, which leaves less than twice as many as are wanted, and then evenly.
+    step = within // count
+    left = -(-within // step)
+
+    def is_wanted(place: tf.Tensor, _: Any) -> tf.Tensor:
+        return place * count % left < count
+
+    def load(*element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = part.load(*element)
+        return center_crop(image, streams.input_shape), label
+
+    stepped = part.elements.take(within).shard(step, 0)
+    wanted = stepped.enumerate().filter(is_wanted).map(lambda _, element: element)
+    loaded = wanted.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    x = np.empty((count, *streams.input_shape), np.float32)
+    y = np.empty(count, np.int32)
+    try:
+        for place, (image, label) in enumerate(loaded.as_numpy_iterator()):
+            x[place], y[place] = image, label
+    except tf.errors.OpError as error:
+        files = unreadable(dataclasses.replace(part, elements=wanted)) if part.from_files else []
+        reason = enumerated(files) if files else tensorflow_reason(error)
+        raise ValueError(f"{what}: an image cannot be read: {reason}") from error
+    return Split(x, y)

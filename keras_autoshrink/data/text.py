@@ -1,4 +1,4 @@
-"""Texts and their vocabularies."""
+"""Texts as numbers of words: the built-in one and your own files, and their vocabularies."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ from keras_autoshrink.files import write_text
 
 UNKNOWN = "<unk>"  # stands for every word that is not in the vocabulary
 END = "<eos>"  # the end of a line
+PYDOC = "pydoc"
+PARTS = ("train", "validation", "test")
+
+Tokens = npt.NDArray[np.int32]
 
 _WORD_OR_MARK = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")  # noqa: RUF001 - both apostrophes occur
 
 
 def tokenize(line: str) -> list[str]:
-    """The words of a line of text that is divided into words already, by spaces.
+    """Splits a line of text that is divided into words already, by spaces.
 
     Penn Treebank as Mikolov prepared it and WikiText are. Their published numbers of tokens
     count one more for each line, a blank one too: its `END`, which is for the caller to add.
@@ -34,13 +38,13 @@ def tokenize(line: str) -> list[str]:
 
 
 def tokenize_prose(text: str) -> list[str]:
-    """The words and punctuation marks of a text as people write it, in lower case."""
+    """Splits a text as people write it into words and punctuation marks, in lower case."""
     return _WORD_OR_MARK.findall(text.lower())
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Vocabulary:
-    """Words, each numbered by its place.
+    """The words that a language model knows, each numbered by its place.
 
     Every vocabulary has `"<unk>"`, which stands for all words that it lacks, and `"<eos>"`, the end
     of a line.
@@ -77,7 +81,7 @@ class Vocabulary:
         size: int | None = None,
         min_count: int = 1,
     ) -> Vocabulary:
-        """The vocabulary of a text: the most frequent words first, ties in alphabetical order.
+        """Makes the vocabulary of a text: frequent words first, ties in alphabetical order.
 
         Args:
             words: the text, word by word, or how often it has each word. `"<unk>"` and `"<eos>"`
@@ -106,7 +110,7 @@ class Vocabulary:
         return f"<Vocabulary of {len(self):,} words>"
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """The number of each word; that of `"<unk>"` for words that are not in the vocabulary.
+        """Returns the number of each word, that of `"<unk>"` for words not in the vocabulary.
 
         Raises:
             ValueError: the words are one string.
@@ -117,7 +121,7 @@ class Vocabulary:
         return [self._ids.get(word, unknown) for word in words]
 
     def split(self, text: str) -> list[str]:
-        """The words of a text that somebody typed, as far as possible those of the vocabulary.
+        """Splits a text that somebody typed into words, as far as possible into known ones.
 
         A word that is not in it is taken apart into words and marks in lower case, if these are.
         """
@@ -129,7 +133,7 @@ class Vocabulary:
         return words
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The word of each number.
+        """Returns the word of each number.
 
         Raises:
             ValueError: a number is no word's.
@@ -174,66 +178,6 @@ def _rank(item: tuple[str, int]) -> tuple[int, str]:
     return -count, word
 
 
-PYDOC = "pydoc"
-
-# How much of the text each part gets, and the shortest paragraph, in words and marks, that only
-# one place of the whole text may have. Shorter ones ("See also:") say nothing.
-_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-_SHORTEST = 5
-
-_RULE = re.compile(r"[-=*~^+|]{3,}")  # what underlines headings and frames tables
-
-
-def pydoc_lines() -> dict[str, list[list[str]]]:
-    """The paragraphs of Python's own documentation, one line each.
-
-    It is divided by topic. Many topics contain others: a paragraph belongs to the longest topic
-    that has it, and the others go without it, so that none is in two parts or twice in one.
-
-    Returns:
-        The words of each line of the parts `"train"`, `"validation"` and `"test"`.
-
-    Raises:
-        ValueError: this Python came without it.
-    """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:  # a Python cut down to be small
-        raise ValueError(
-            f"{PYDOC}: is not in this Python; give a folder with train.txt, valid.txt and test.txt"
-        ) from error
-    seen: set[tuple[str, ...]] = set()
-    lines: dict[str, list[list[str]]] = {}
-    for topic, text in sorted(topics.items(), key=lambda item: (-len(item[1]), item[0])):
-        lines[topic] = []
-        for paragraph in re.split(r"\n\s*\n", _RULE.sub(" ", text)):
-            words = tuple(tokenize_prose(paragraph))
-            if words and (len(words) < _SHORTEST or words not in seen):
-                seen.add(words)
-                lines[topic].append([*words, END])
-    sizes = {topic: sum(map(len, of_topic)) for topic, of_topic in lines.items()}
-    parts: dict[str, list[list[str]]] = {part: [] for part in _SHARES}
-    missing = {part: share * sum(sizes.values()) for part, share in _SHARES.items()}
-    # The longest topic first, each to the part that lacks most.
-    for topic in sorted(lines, key=lambda topic: (-sizes[topic], topic)):
-        part = max(missing, key=lambda part: missing[part])
-        parts[part] += lines[topic]
-        missing[part] -= sizes[topic]
-    return parts
-
-
-PARTS = ("train", "validation", "test")
-
-# What a part's file may be called: by us, in WikiText, and in Mikolov's Penn Treebank.
-_FILES = {
-    part: (f"{short}.txt", f"wiki.{short}.tokens", f"ptb.{short}.txt")
-    for part, short in zip(PARTS, ("train", "valid", "test"), strict=True)
-}
-_EXPECTED = "a folder with train.txt, valid.txt and test.txt"
-
-Tokens = npt.NDArray[np.int32]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextData:
     """A text for a language model, as numbers of words; its lines end with `"<eos>"`.
@@ -259,7 +203,7 @@ class TextData:
     files: Mapping[str, str]
 
     def part(self, name: str) -> Tokens:
-        """The tokens of `"train"`, `"validation"` or `"test"`, int32 of shape (n,).
+        """Returns the tokens of `"train"`, `"validation"` or `"test"`, int32 of shape (n,).
 
         Raises:
             ValueError: there is no such part, or it was not read.
@@ -273,13 +217,13 @@ class TextData:
 
     @property
     def checksum(self) -> int:
-        """Of the training and validation text and the words; another text has another one."""
+        """A checksum of the training and validation text and of the words."""
         words = "\n".join(self.vocabulary.words).encode()
         parts = (words, self.train.tobytes(), self.validation.tobytes())
         return functools.reduce(lambda sum_, part: zlib.crc32(part, sum_), parts, 0)
 
     def notes(self) -> list[str]:
-        """What to know of the words that are not in the vocabulary, one line each."""
+        """Describes the words that are not in the vocabulary, in lines for people."""
         if self.name == PYDOC:
             shares = ", ".join(
                 f"{unknown / len(self.part(part)):.1%} of {part}"
@@ -371,21 +315,16 @@ def load_text(
     )
 
 
-def unigram_perplexity(data: TextData, part: str = "validation") -> float:
-    """What a model must beat: the perplexity of a part under the training words' frequencies.
-
-    Each word has the probability `(count + 1) / (tokens + words in the vocabulary)`, whatever
-    stands before it.
-
-    Raises:
-        ValueError: there is no such part, or it was not read.
-    """
-    counts = np.bincount(data.train, minlength=len(data.vocabulary)) + 1
-    return float(np.exp(-np.log(counts / counts.sum())[data.part(part)].mean()))
+# What a part's file may be called: by us, in WikiText, and in Mikolov's Penn Treebank.
+_FILES = {
+    part: (f"{short}.txt", f"wiki.{short}.tokens", f"ptb.{short}.txt")
+    for part, short in zip(PARTS, ("train", "valid", "test"), strict=True)
+}
+_EXPECTED = "a folder with train.txt, valid.txt and test.txt"
 
 
 def _find_files(folder: Path) -> dict[str, str]:
-    """The name of each part's file."""
+    """Finds the file of each part; returns their names."""
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "no such folder"
         raise ValueError(f"{folder}: {problem}; expected {_EXPECTED}, or {PYDOC!r}")
@@ -401,7 +340,7 @@ def _find_files(folder: Path) -> dict[str, str]:
 
 
 def _read_lines(path: Path) -> Iterator[list[str]]:
-    """The words of each line of a file, and its end; blank lines are their end alone."""
+    """Yields the words of each line of a file and its end; blank lines are their end alone."""
     blank = True
     try:
         with path.open(encoding="utf-8-sig") as file:  # without a byte order mark, if it has one
@@ -421,9 +360,66 @@ def _read_lines(path: Path) -> Iterator[list[str]]:
 
 
 def _undecodable(path: Path) -> int:
-    """The first byte, counted from 0, of a file that is not UTF-8."""
+    """Finds the first byte, counted from 0, that is not UTF-8 in a file."""
     try:
         path.read_bytes().decode()
     except UnicodeDecodeError as error:
         return error.start
     raise AssertionError(f"{path} is UTF-8")
+
+
+# How much of the text each part gets, and the shortest paragraph, in words and marks, that only
+# one place of the whole text may have. Shorter ones ("See also:") say nothing.
+_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+_SHORTEST = 5
+
+_RULE = re.compile(r"[-=*~^+|]{3,}")  # what underlines headings and frames tables
+
+
+def pydoc_lines() -> dict[str, list[list[str]]]:
+    """Reads the paragraphs of Python's own documentation, one line each.
+
+    It is divided by topic. Many topics contain others: a paragraph belongs to the longest topic
+    that has it, and the others go without it, so that none is in two parts or twice in one.
+
+    Returns:
+        The words of each line of the parts `"train"`, `"validation"` and `"test"`.
+
+    Raises:
+        ValueError: this Python came without it.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:  # a Python cut down to be small
+        raise ValueError(f"{PYDOC}: is not in this Python; give {_EXPECTED}") from error
+    seen: set[tuple[str, ...]] = set()
+    lines: dict[str, list[list[str]]] = {}
+    for topic, text in sorted(topics.items(), key=lambda item: (-len(item[1]), item[0])):
+        lines[topic] = []
+        for paragraph in re.split(r"\n\s*\n", _RULE.sub(" ", text)):
+            words = tuple(tokenize_prose(paragraph))
+            if words and (len(words) < _SHORTEST or words not in seen):
+                seen.add(words)
+                lines[topic].append([*words, END])
+    sizes = {topic: sum(map(len, of_topic)) for topic, of_topic in lines.items()}
+    parts: dict[str, list[list[str]]] = {part: [] for part in _SHARES}
+    missing = {part: share * sum(sizes.values()) for part, share in _SHARES.items()}
+    # The longest topic first, each to the part that lacks most.
+    for topic in sorted(lines, key=lambda topic: (-sizes[topic], topic)):
+        part = max(missing, key=lambda part: missing[part])
+        parts[part] += lines[topic]
+        missing[part] -= sizes[topic]
+    return parts
+
+
+def unigram_perplexity(data: TextData, part: str = "validation") -> float:
+    """Returns the perplexity of a part under the training words' frequencies: what to beat.
+
+    Each word has the probability `(count + 1) / (tokens + words in the vocabulary)`, whatever
+    stands before it.
+
+    Raises:
+        ValueError: there is no such part, or it was not read.
+    """
+    counts = np.bincount(data.train, minlength=len(data.vocabulary)) + 1
+    return float(np.exp(-np.log(counts / counts.sum())[data.part(part)].mean()))

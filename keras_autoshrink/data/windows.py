@@ -46,7 +46,7 @@ def parallel_streams(tokens: npt.NDArray[Any], batch_size: int) -> tuple[Tokens,
 def training_windows(
     tokens: npt.NDArray[Any], batch_size: int, steps: int
 ) -> tuple[Tokens, Tokens]:
-    """The windows of a text, in the order in which a stateful network reads them.
+    """Cuts a text into windows, in the order in which a stateful network reads them.
 
     `model.fit(x, y, batch_size=batch_size, shuffle=False)` carries the state of each stream
     from one window to the next; it is to be reset before every epoch.
@@ -93,7 +93,7 @@ def check_length(tokens: int, batch_size: int, steps: int) -> None:
 def evaluation_windows(
     tokens: npt.NDArray[Any], batch_size: int, steps: int
 ) -> tuple[Tokens, Tokens, Weights]:
-    """The windows of a text to score a stateful network on, each token exactly once.
+    """Cuts a text into windows to score a stateful network on, each token exactly once.
 
     Every token but the first is predicted with weight 1 in one place. The streams overlap by
     one window: a stream other than the first reads the last window of the stream before it,
@@ -137,19 +137,19 @@ def evaluation_windows(
 
 
 def jittered_lengths(positions: int, steps: int, generator: np.random.Generator) -> list[int]:
-    """The lengths of the windows of one epoch, drawn so that their borders move.
+    """Draws the lengths of the windows of one epoch, so that their borders move.
 
     As in AWD-LSTM (Merity et al. 2018, section 5, arXiv 1708.02182): the mean is `steps` with
     probability 0.95 and half of it else, and the length is drawn from a normal distribution
     around it with standard deviation 5, at least 5 tokens and at most `steps + 10`. There, the
     learning rate of a window is scaled by its length over `steps`.
 
-    Here all lengths are then stretched or shrunk alike, so that each epoch has the same number
+    All lengths are then stretched or shrunk alike, so that each epoch has the same number
     of windows and reads all positions. In texts of many windows that changes them by little; in
     one of few they can get longer than `steps + 10`, or shorter than 5.
 
     Args:
-        positions: of each stream, as of `parallel_streams`.
+        positions: number of tokens in each stream of `parallel_streams`.
         steps: number of tokens in most windows, about.
         generator: what to draw from.
 
@@ -175,7 +175,7 @@ def jittered_lengths(positions: int, steps: int, generator: np.random.Generator)
 
 
 def _checked(tokens: npt.NDArray[Any], **sizes: int) -> Tokens:
-    """The tokens as int32, if they are integers in one dimension and the sizes are positive."""
+    """Returns the tokens as int32; checks that they are 1-D integers and the sizes positive."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}={size}: expected 1 or more")

@@ -1,4 +1,4 @@
-"""Perplexity of language models: during a training, and of a whole text at the end."""
+"""The perplexity of language models: in each epoch of a training, and of a whole text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_autoshrink.networks.language_model import carrying, reset_state
 
 
 class Perplexity(keras.metrics.SparseCategoricalCrossentropy):
-    """exp of the mean cross-entropy of all tokens since the last reset, in natural logarithms.
+    """A metric: exp of the mean cross-entropy, in natural logarithms, of all tokens.
 
     Not the mean of the batches' perplexities, which is larger. Takes logits, and weights of 0
     for what is not to count. Beyond float32's range it is infinity.
@@ -25,16 +25,16 @@ class Perplexity(keras.metrics.SparseCategoricalCrossentropy):
         super().__init__(name=name, from_logits=True)
 
     def result(self) -> Any:
-        """The perplexity, a scalar."""
+        """Computes the perplexity of all tokens since the last reset, a scalar."""
         return keras.ops.exp(super().result())
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, as plain values."""
+        """Returns the arguments, as plain values."""
         return {"name": self.name}
 
 
 class PerplexityEvaluation:
-    """Measures a language model's perplexity on a text, as often as it is asked to.
+    """A measurement of a language model's perplexity on a text, which may be repeated.
 
     Every token after the first counts once. With one stream each is predicted from all that is
     before it. With several, the text is cut into as many parts, which are read in parallel; each
@@ -72,7 +72,7 @@ class PerplexityEvaluation:
         )
 
     def __call__(self) -> float:
-        """The perplexity with the weights that the model has now."""
+        """Measures the perplexity with the weights that the model has now."""
         reset_state(self._model)
         results = self._model.evaluate(
             self._x,
@@ -86,19 +86,19 @@ class PerplexityEvaluation:
 
 
 class PerplexityCallback(keras.callbacks.Callback):
-    """Starts each epoch of a `carrying` model at the text's beginning, and scores it at its end.
+    """A callback that starts each epoch with the text's beginning, and measures perplexities.
 
-    Puts `perplexity` (of the training text, with the weights as they were at each step),
-    `val_perplexity` and `val_loss`, its logarithm, into the logs of each epoch. The last two are
-    those of the averaged weights once an `AveragedSGD` averages them.
+    The model is one of `carrying`. The logs of each epoch get `perplexity` (of the training text,
+    with the weights as they were at each step), `val_perplexity` and `val_loss`, its logarithm. The
+    last two are those of the averaged weights once an `AveragedSGD` averages them.
 
-    A model that is compiled with the metric `Perplexity` has its `perplexity` from there; it has
-    to be where the loss is more than the cross-entropy, or windows differ in length.
+    `perplexity` comes from the metric `Perplexity` if the model is compiled with it. It has to be
+    where the loss is more than the cross-entropy, or windows differ in length.
 
     Args:
         tokens: validation text, integers of shape (n,), or None for none.
-        batch_size: see `PerplexityEvaluation`.
-        steps: likewise.
+        batch_size: number of parallel streams, as for `PerplexityEvaluation`.
+        steps: tokens in a window.
     """
 
     def __init__(self, tokens: Any, batch_size: int = 10, steps: int = 35) -> None:
@@ -107,12 +107,12 @@ class PerplexityCallback(keras.callbacks.Callback):
         self._evaluate: PerplexityEvaluation | None = None
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Makes the model that is scored, of the layers of the one that is trained."""
+        """Builds the model that is measured, of the layers of the one that is trained."""
         if self._arguments[0] is not None:
             self._evaluate = PerplexityEvaluation(self.model, *self._arguments)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Forgets the end of the epoch before."""
+        """Resets the state that the epoch before has left."""
         reset_state(self.model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:

@@ -1,6 +1,6 @@
-"""SGD that averages the weights from some step on, and the rule that decides from which.
+"""Averaged SGD, and the trigger that decides when averaging starts (NT-ASGD).
 
-Merity et al., arXiv 1708.02182, section 4 and algorithm 1: NT-ASGD. Late in a training the
+Merity et al., arXiv 1708.02182, section 4 and algorithm 1. Late in a training the
 weights of SGD move around a minimum; their mean is closer to it than they are.
 """
 
@@ -19,7 +19,7 @@ _NOT_YET = -1
 
 @keras.saving.register_keras_serializable(package="keras_autoshrink")
 class AveragedSGD(keras.optimizers.SGD):
-    """SGD, and from `start_averaging` on also the arithmetic mean of the weights after each step.
+    """SGD that keeps the mean of the weights after each step, from `start_averaging` on.
 
     The averages are kept beside the weights, which go on as if there were none. What is averaged
     are the weights after the whole step, weight decay and clipping included; a constraint that a
@@ -27,8 +27,8 @@ class AveragedSGD(keras.optimizers.SGD):
     in what is saved.
 
     Args:
-        *args: as for `keras.optimizers.SGD`.
-        **kwargs: likewise.
+        *args: of `keras.optimizers.SGD`.
+        **kwargs: of `keras.optimizers.SGD`.
 
     Example:
         >>> weight, optimizer = keras.Variable([1.0]), AveragedSGD(0.5)
@@ -42,7 +42,7 @@ class AveragedSGD(keras.optimizers.SGD):
     """
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the averages, one for each variable, and the step that they begin with."""
+        """Adds the averages, one for each variable, and the step that they begin with."""
         if self.built:
             return
         super().build(variables)
@@ -52,7 +52,7 @@ class AveragedSGD(keras.optimizers.SGD):
         )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One step of one variable, and of its average."""
+        """Updates one variable, and its average."""
         super().update_step(gradient, variable, learning_rate)
         average = self._averages[self._get_variable_index(variable)]
         # The number of steps in the average, this one included. Arithmetic and no branch, which
@@ -70,7 +70,7 @@ class AveragedSGD(keras.optimizers.SGD):
         return self.built and int(self._start) != _NOT_YET
 
     def start_averaging(self) -> None:
-        """Averages from the next step on; between two steps, not within one. Once is enough.
+        """Starts averaging with the next step; to be called between two steps, once.
 
         Raises:
             RuntimeError: the optimizer has no variables yet.
@@ -82,7 +82,7 @@ class AveragedSGD(keras.optimizers.SGD):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The variables hold their averages within, and afterwards exactly what they held.
+        """Gives the variables their averages within, and afterwards exactly what they held.
 
         As long as nothing is averaged they stay as they are.
         """
@@ -98,7 +98,7 @@ class AveragedSGD(keras.optimizers.SGD):
 
 
 def _copies(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """What variables hold now, in memory that is not theirs.
+    """Copies the values of variables into memory that is not theirs.
 
     Backends share it otherwise, between an array and a variable (PyTorch) or between two
     variables of which one is assigned to the other (JAX, which then refuses to train them).
@@ -112,11 +112,11 @@ def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -
 
 
 class NonMonotonicTrigger(keras.callbacks.Callback):
-    """Starts the averaging of `AveragedSGD` once the validation loss no longer falls.
+    """A callback that starts averaging in `AveragedSGD` once the validation loss stops falling.
 
     That is after the first epoch with a `val_loss` above the lowest of all epochs before it but
-    the last `window` (algorithm 1). To stand behind what puts `val_loss` into the logs, and in
-    front of what saves the optimizer's state.
+    the last `window` (algorithm 1). Its place is after the callback that puts `val_loss` into the
+    logs, and before what saves the optimizer's state.
 
     Args:
         window: n, the number of epochs that do not count.
@@ -134,12 +134,12 @@ class NonMonotonicTrigger(keras.callbacks.Callback):
         self.history = list(history)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Compares this epoch with those before it."""
+        """Compares the validation loss with those of earlier epochs; `epoch` counts from 0."""
         loss = (logs or {}).get("val_loss")
         if loss is None:
             raise ValueError(
                 "val_loss: is not in the logs; NonMonotonicTrigger takes its place "
-                "behind the callback that measures it"
+                "after the callback that measures it"
             )
         if loss > min(self.history[: -self.window], default=math.inf):
             self.model.optimizer.start_averaging()

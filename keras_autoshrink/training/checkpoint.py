@@ -1,4 +1,4 @@
-"""The state of a training on the disk, so that it can go on after whatever stopped it."""
+"""Checkpoints of a training, so that it can go on after whatever stopped it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import keras
 import numpy as np
 
 from keras_autoshrink import files
+from keras_autoshrink.checks import difference
 
 _STATE = "state.json"
 _KINDS = {"settings": dict, "history": dict, "epochs_done": int, "weights": str}
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Writes weights, the optimizer's state and the curves of a training after each epoch.
+    """A callback that writes the state of a training after each epoch, and what it has written.
 
-    Given to a training, it reads what one that was killed has left in the folder.
+    The state is the weights, the optimizer's variables and the curves. Given to a training, a
+    checkpoint continues what a killed one has left in the folder.
 
     `keras.callbacks.BackupAndRestore` writes the weights and the number of the epoch into two
     files one after the other: a kill between the two repeats an epoch on weights that have
@@ -31,7 +34,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     Args:
         folder: where to write, or None to write nothing; made when there is something to write.
         settings: plain values that a training has to share to go on with this state, such as the
-            cell, the recipe and the seed; a training does not look at them otherwise.
+            cell, the recipe and the seed.
 
     Attributes:
         history: for each metric its value after each epoch, those before a kill among them.
@@ -71,7 +74,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
 
     def restore(self, model: keras.Model) -> None:
-        """Gives a compiled model the state on the disk, if there is one; a training calls it.
+        """Loads the state on the disk, if there is one, into a compiled model.
 
         Args:
             model: changed in place.
@@ -132,7 +135,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    """All that a training changes.
+    """Lists all that a training changes.
 
     `save_weights` would leave out the state of Dropout's random generators.
     """
@@ -146,9 +149,41 @@ def remove_state(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
-    """The first of our settings that theirs, read from JSON, do not share: `seed=0, not 1`."""
-    for name, value in json.loads(json.dumps(ours)).items():
-        if name not in theirs or theirs[name] != value:
-            return f"{name}={theirs.get(name)!r}, not {value!r}"
-    return None
+def fit(
+    model: keras.Model,
+    checkpoint: TrainingCheckpoint,
+    batches: Callable[[range], Any],
+    *,
+    steps: int,
+    epochs: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    log_dir: Path | None,
+    validation_data: Any = None,
+    verbose: int = 0,
+) -> None:
+    """Trains a compiled model in the epochs that its checkpoint has not done.
+
+    Args:
+        model: with the state of the checkpoint.
+        checkpoint: written after each epoch.
+        batches: makes the batches of some epochs, counted from 0, one after the other.
+        steps: batches of an epoch.
+        epochs: of the whole training.
+        callbacks: called before the checkpoint, which writes what they leave.
+        log_dir: folder for TensorBoard.
+        validation_data: the argument of `keras.Model.fit`.
+        verbose: the argument of `keras.Model.fit`.
+    """
+    callbacks = [*callbacks, checkpoint]
+    if log_dir is not None:
+        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
+    model.fit(
+        batches(range(checkpoint.epochs_done, epochs)),
+        steps_per_epoch=steps,
+        initial_epoch=checkpoint.epochs_done,
+        epochs=epochs,
+        validation_data=validation_data,
+        callbacks=callbacks,
+        shuffle=False,  # the batches come in their order
+        verbose=verbose,
+    )

@@ -1,4 +1,4 @@
-"""Training one network in full, after the search."""
+"""The training in full of an image classifier."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import keras
 
 from keras_autoshrink.backend import check_tensorflow, jit_compile
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.checks import instance, one_of
 from keras_autoshrink.data.images import ImageData
 from keras_autoshrink.networks.cnn import ShrinkCNN
-from keras_autoshrink.training.checkpoint import TrainingCheckpoint
+from keras_autoshrink.training.checkpoint import TrainingCheckpoint, fit
 from keras_autoshrink.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from keras_autoshrink.data.streams import ImageStreams
-
 
 # Below this size the published five stages would leave an image of one pixel.
 _SMALL = 64
@@ -36,7 +36,7 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What came of a training.
+    """The result of the training of an image classifier.
 
     Attributes:
         model: in float32, whatever it was trained in; returns logits of shape (batch, classes).
@@ -50,10 +50,10 @@ class Trained:
 
 
 def architecture(data: ImageData | ImageStreams) -> dict[str, Any]:
-    """The arguments of `ShrinkCNN` that suit the images of a data set, all but its width.
+    """Returns the arguments of `ShrinkCNN` that suit the images of a data set, all but its width.
 
-    The published macro-architecture (arXiv 1911.09251); for images below 64 pixels three stages of
-    two cells each, without the head's convolution.
+    These are the published macro-architecture (arXiv 1911.09251); for images below 64 pixels three
+    stages of two cells each, without the head's convolution.
 
     Args:
         data: as `load_images` returns it.
@@ -88,7 +88,7 @@ def train_network(
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> Trained:
-    """Trains a ShrinkCNN of a cell, built as `architecture` says.
+    """Trains a ShrinkCNN of a cell, built with the arguments of `architecture`.
 
     The network is that of the last epoch, or of its moving average: nothing is chosen by the
     validation images, which are only watched.
@@ -106,7 +106,7 @@ def train_network(
         checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
             after the last epoch that was written, to the same weights. None to write nothing.
         log_dir: folder for TensorBoard.
-        verbose: as for `keras.Model.fit`.
+        verbose: the argument of `keras.Model.fit`.
 
     Returns:
         A `Trained` of the trained network, `model`, in float32; its `history`, the loss and
@@ -134,13 +134,11 @@ def train_network(
     from keras_autoshrink.data import augmentation, streams
     from keras_autoshrink.training import distribution
 
-    for argument, value, kind in (("cell", cell, Cell), ("recipe", recipe, Recipe)):
-        if not isinstance(value, kind):
-            raise TypeError(f"{argument}={value!r}: expected a {kind.__name__}")
+    instance("cell", cell, Cell)
+    instance("recipe", recipe, Recipe)
     if not isinstance(data, (ImageData, streams.ImageStreams)):
         raise TypeError(f"data: is a {type(data).__name__}; load it with load_images")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
+    one_of("precision", precision, PRECISIONS)
     images = streams.from_arrays(data) if isinstance(data, ImageData) else data
     if "colour_jitter" in recipe.augmentation and isinstance(data, ImageData):
         raise ValueError(
@@ -188,27 +186,26 @@ def train_network(
         )
         compile_classifier(model, recipe.build_optimizer(recipe.epochs * steps), loss)
         checkpoint.restore(model)
-    callbacks = [checkpoint]
-    if recipe.ema is not None:
-        # Before all others: what is watched are the averaged weights, what is written are not.
-        # (It swaps the two by adding and subtracting, which rounds the weights.)
-        callbacks.insert(0, keras.callbacks.SwapEMAWeights())
-    if log_dir is not None:
-        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
-    epochs = range(checkpoint.epochs_done, recipe.epochs)
-    batches = augmentation.training_batches(images, recipe.augmentation, batch_size, epochs, seed)
+    # Before all others: what is watched are the averaged weights, what is written are not.
+    # (It swaps the two by adding and subtracting, which rounds the weights.)
+    callbacks = [] if recipe.ema is None else [keras.callbacks.SwapEMAWeights()]
     watched = images.validation and augmentation.evaluation_batches(
         images, images.validation, batch_size, replicas
     )
+
+    def batches(epochs: range) -> Any:
+        return augmentation.training_batches(images, recipe.augmentation, batch_size, epochs, seed)
+
     with devices.scope(), streams.naming_unreadable(images):
-        model.fit(
+        fit(
+            model,
+            checkpoint,
             batches,
-            steps_per_epoch=steps,
-            initial_epoch=epochs.start,
-            epochs=epochs.stop,
-            validation_data=watched,
+            steps=steps,
+            epochs=recipe.epochs,
             callbacks=callbacks,
-            shuffle=False,  # the pipeline has done it
+            log_dir=log_dir,
+            validation_data=watched,
             verbose=verbose,
         )
     # Without what training needs: the regularisers, the mixed precision, the devices.
@@ -229,8 +226,8 @@ def compile_classifier(
 
     Args:
         model: compiled in place.
-        optimizer: as for `keras.Model.compile`.
-        loss: likewise; it says whether labels are numbers or one-hot.
+        optimizer: the argument of `keras.Model.compile`.
+        loss: says by its class whether labels are numbers or one-hot.
     """
     # Not "accuracy" by name: Keras would create that one's variables while TensorFlow traces the
     # first step, which TensorFlow would then trace again.
@@ -243,7 +240,7 @@ def compile_classifier(
 
 @contextlib.contextmanager
 def _dtype_policy(name: str) -> Iterator[None]:
-    """Layers made within have this policy."""
+    """Gives the layers that are made within a dtype policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

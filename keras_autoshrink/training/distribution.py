@@ -18,7 +18,7 @@ Logs = dict[str, tf.Tensor]
 
 
 def create_strategy(name: str) -> tf.distribute.Strategy:
-    """The strategy of a name.
+    """Creates the strategy of a name.
 
     Args:
         name: `"none"` for the default device; `"mirrored"` for all GPUs of this machine, or its
@@ -52,7 +52,7 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes files; without other workers it is."""
+    """Says whether this process is the one that writes files; without other workers it is."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return True
@@ -61,7 +61,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def agree(strategy: tf.distribute.Strategy, number: int) -> bool:
-    """Whether all workers have the same number; each of them has to ask."""
+    """Says whether all workers have the same number; each of them has to call it."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return True
 
@@ -74,7 +74,7 @@ def agree(strategy: tf.distribute.Strategy, number: int) -> bool:
 
 
 def has_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the devices of a strategy belong to several processes."""
+    """Says whether the devices of a strategy belong to several processes."""
     return (
         isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         and strategy.extended._in_multi_worker_mode()
@@ -82,7 +82,7 @@ def has_workers(strategy: tf.distribute.Strategy) -> bool:
 
 
 def build_model(strategy: tf.distribute.Strategy, build: Callable[[], keras.Model]) -> keras.Model:
-    """A model whose variables all devices share, and whose training does not hang on them.
+    """Builds a model whose variables all devices share, and that trains on all of them.
 
     Args:
         strategy: on which devices.
@@ -111,5 +111,5 @@ def build_model(strategy: tf.distribute.Strategy, build: Callable[[], keras.Mode
 
 
 def _with_axis(step: Callable[[Any], Logs], data: Any) -> Logs:
-    """A step that reports metrics of shape (1, ...), one for each device."""
+    """Runs a step, and gives its metrics an axis for the devices: shape (1, ...)."""
     return {name: tf.expand_dims(value, 0) for name, value in step(data).items()}

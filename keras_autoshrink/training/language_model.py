@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from keras_autoshrink.backend import check_tensorflow, jit_compile
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.checks import whole
+from keras_autoshrink.checks import instance, whole
 from keras_autoshrink.data.text import TextData
 from keras_autoshrink.data.windows import Tokens, check_length, jittered_lengths, parallel_streams
 from keras_autoshrink.networks.language_model import ShrinkRNN, carrying
@@ -25,54 +25,13 @@ from keras_autoshrink.networks.perplexity import (
     PerplexityEvaluation,
 )
 from keras_autoshrink.training.averaged_sgd import NonMonotonicTrigger
-from keras_autoshrink.training.checkpoint import TrainingCheckpoint
-from keras_autoshrink.training.recipes import RateByLength, TextRecipe
-
-
-def window_batches(
-    tokens: npt.NDArray[Any], batch_size: int, lengths_of_epochs: Sequence[Sequence[int]]
-) -> Any:
-    """The windows of a text for a stateful network, epoch after epoch.
-
-    Args:
-        tokens: the text, integers of shape (n,).
-        batch_size: number of streams that it is cut into; see `parallel_streams`.
-        lengths_of_epochs: for each epoch the lengths of its windows, in their order, such as
-            `jittered_lengths` draws. An epoch starts at the beginning of the streams, where
-            the network's state is to be reset; what its lengths leave over is not read.
-
-    Returns:
-        As many batches as there are lengths: x and y, int32 of shape (batch_size, length); y
-        holds the token that follows each token of x.
-
-    Raises:
-        ValueError: the text is too short, or a length is under 1.
-    """
-    x, y = parallel_streams(tokens, batch_size)
-    for number, lengths in enumerate(lengths_of_epochs):
-        if not lengths or min(lengths) < 1 or sum(lengths) > x.shape[1]:
-            raise ValueError(
-                f"windows of epoch {number}: lengths {min(lengths, default=0)} and more, "
-                f"{sum(lengths):,} in all; expected 1 and more, and at most {x.shape[1]:,} in all"
-            )
-
-    def windows() -> Iterator[tuple[Tokens, Tokens]]:
-        for lengths in lengths_of_epochs:
-            stops = np.cumsum(lengths)
-            for length, stop in zip(lengths, stops, strict=True):
-                yield x[:, stop - length : stop], y[:, stop - length : stop]
-
-    import tensorflow as tf  # takes seconds; a search needs none
-
-    spec = tf.TensorSpec((batch_size, None), tf.int32)
-    batches = tf.data.Dataset.from_generator(windows, output_signature=(spec, spec))
-    count = sum(len(lengths) for lengths in lengths_of_epochs)
-    return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+from keras_autoshrink.training.checkpoint import TrainingCheckpoint, fit
+from keras_autoshrink.training.recipes import TextRecipe
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedText:
-    """What came of a training.
+    """The result of the training of a language model.
 
     Attributes:
         model: without dropout; from tokens (batch, steps) to logits (batch, steps, vocabulary).
@@ -98,7 +57,7 @@ def train_language_model(
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> TrainedText:
-    """Trains a ShrinkRNN of a cell on a text, by TensorFlow's input pipelines.
+    """Trains a ShrinkRNN of a cell on a text.
 
     Args:
         cell: its cell.
@@ -110,7 +69,7 @@ def train_language_model(
         checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
             after the last epoch that was written, to the same weights. None to write nothing.
         log_dir: folder for TensorBoard.
-        verbose: as for `keras.Model.fit`.
+        verbose: the argument of `keras.Model.fit`.
 
     Returns:
         A `TrainedText` of the trained network, `model`, a `ShrinkRNN`; its `history`, the loss
@@ -133,8 +92,7 @@ def train_language_model(
         >>> trained.model.output_shape, trained.test_perplexity > 1
         ((None, None, 5), True)
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell={cell!r}: expected a Cell")
+    instance("cell", cell, Cell)
     units = whole("units", units, 1)
 
     def build(recipe: TextRecipe) -> keras.Model:
@@ -184,7 +142,7 @@ def train_model(
         checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
             after the last epoch that was written, to the same weights. None to write nothing.
         log_dir: folder for TensorBoard.
-        verbose: as for `keras.Model.fit`.
+        verbose: the argument of `keras.Model.fit`.
 
     Returns:
         A `TrainedText` of the trained network without dropout, its history and its perplexities.
@@ -213,8 +171,7 @@ def train_model(
     check_tensorflow("training in full")
     if not isinstance(data, TextData):
         raise TypeError(f"data: is a {type(data).__name__}; load it with load_text")
-    if not isinstance(recipe, TextRecipe):
-        raise TypeError(f"recipe={recipe!r}: expected a TextRecipe")
+    instance("recipe", recipe, TextRecipe)
     seed = whole("seed", seed, 0)
     test = data.part("test")  # says so if there is none, before and not after the training
     check_length(len(data.train), recipe.batch_size, recipe.steps)
@@ -247,21 +204,21 @@ def train_model(
     if recipe.averaging_window is not None:
         losses = checkpoint.history.get("val_loss", ())
         callbacks.append(NonMonotonicTrigger(recipe.averaging_window, losses))
-    callbacks.append(checkpoint)  # behind all that changes what it writes
-    if log_dir is not None:
-        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
-    epochs = range(checkpoint.epochs_done, recipe.epochs)
-    lengths = [lengths_of_epoch(epoch) for epoch in epochs]
-    if epochs:
-        network.fit(
-            window_batches(data.train, recipe.batch_size, lengths),
-            steps_per_epoch=len(lengths[0]),
-            initial_epoch=epochs.start,
-            epochs=epochs.stop,
-            callbacks=callbacks,
-            shuffle=False,  # a window goes on where the one before it in its stream ended
-            verbose=verbose,
-        )
+
+    def batches(epochs: range) -> Any:
+        lengths = [lengths_of_epoch(epoch) for epoch in epochs]
+        return window_batches(data.train, recipe.batch_size, lengths)
+
+    fit(
+        network,
+        checkpoint,
+        batches,
+        steps=len(lengths_of_epoch(0)),  # as many in every epoch
+        epochs=recipe.epochs,
+        callbacks=callbacks,
+        log_dir=log_dir,
+        verbose=verbose,
+    )
     # Without dropout, of which even a model that drops nothing would keep the random generators.
     result = build(recipe.without_regularization())
     with getattr(network.optimizer, "averaged", contextlib.nullcontext)():
@@ -275,3 +232,75 @@ def train_model(
                 f"the perplexity of the {part} text is {perplexity}; a lower learning rate may help"
             )
     return TrainedText(result, checkpoint.history, validation, tested)
+
+
+def window_batches(
+    tokens: npt.NDArray[Any], batch_size: int, lengths_of_epochs: Sequence[Sequence[int]]
+) -> Any:
+    """Makes batches of the windows of a text for a stateful network, epoch after epoch.
+
+    Args:
+        tokens: the text, integers of shape (n,).
+        batch_size: number of streams that it is cut into; see `parallel_streams`.
+        lengths_of_epochs: for each epoch the lengths of its windows, in their order, such as
+            `jittered_lengths` draws. An epoch starts at the beginning of the streams, where
+            the network's state is to be reset; what its lengths leave over is not read.
+
+    Returns:
+        As many batches as there are lengths: x and y, int32 of shape (batch_size, length); y
+        holds the token that follows each token of x.
+
+    Raises:
+        ValueError: the text is too short, or a length is under 1.
+    """
+    x, y = parallel_streams(tokens, batch_size)
+    for number, lengths in enumerate(lengths_of_epochs):
+        if not lengths or min(lengths) < 1 or sum(lengths) > x.shape[1]:
+            raise ValueError(
+                f"windows of epoch {number}: lengths {min(lengths, default=0)} and more, "
+                f"{sum(lengths):,} in all; expected 1 and more, and at most {x.shape[1]:,} in all"
+            )
+
+    def windows() -> Iterator[tuple[Tokens, Tokens]]:
+        for lengths in lengths_of_epochs:
+            stops = np.cumsum(lengths)
+            for length, stop in zip(lengths, stops, strict=True):
+                yield x[:, stop - length : stop], y[:, stop - length : stop]
+
+    import tensorflow as tf  # takes seconds; a search needs none
+
+    spec = tf.TensorSpec((batch_size, None), tf.int32)
+    batches = tf.data.Dataset.from_generator(windows, output_signature=(spec, spec))
+    count = sum(len(lengths) for lengths in lengths_of_epochs)
+    return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+
+
+class RateByLength(keras.callbacks.Callback):
+    """A callback that sets the learning rate of each window in proportion to its length.
+
+    Args:
+        recipe: whose learning rate is for a window of its `steps`.
+        lengths_of_epoch: the lengths of the windows of an epoch, counted from 0, in tokens.
+    """
+
+    def __init__(
+        self, recipe: TextRecipe, lengths_of_epoch: Callable[[int], Sequence[int]]
+    ) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self._lengths_of_epoch = lengths_of_epoch
+        self._lengths: Sequence[int] = ()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Begins with the first window; `epoch` counts from 0."""
+        self._lengths = self._lengths_of_epoch(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Sets the rate; `batch`, the number of the window, counts from 0."""
+        scale = self._lengths[batch] / self._recipe.steps
+        self.model.optimizer.learning_rate = self._recipe.learning_rate * scale
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Sets the recipe's own rate; `epoch` counts from 0."""
+        # Logs and checkpoints of an epoch then have the recipe's rate.
+        self.model.optimizer.learning_rate = self._recipe.learning_rate

@@ -1,23 +1,38 @@
-"""How networks are trained in full: recipes for images and for texts."""
+"""Recipes: how networks are trained in full on images and on texts."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_autoshrink.checks import is_count
+from keras_autoshrink.checks import instance, not_negative, one_of, positive, share, whole
 from keras_autoshrink.training.averaged_sgd import AveragedSGD
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 
+# Checks a value by its name, and returns it as a plain number.
+_Check = Callable[[str, Any], Any]
+
+_count = functools.partial(whole, least=1)
+
+
+def _or_none(check: _Check) -> _Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _check(recipe: Recipe | TextRecipe, **checks: _Check) -> None:
+    """Sets each value of a recipe to what its check makes of it."""
+    for name, check in checks.items():
+        object.__setattr__(recipe, name, check(name, getattr(recipe, name)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What is done to images and weights in a training; the learning rate falls along a cosine.
+    """A training of an image classifier, whose learning rate falls along a cosine.
 
     Attributes:
         optimizer: `"adam"`; `"sgd"` with Nesterov momentum 0.9; or `"rmsprop"` with momentum
@@ -52,7 +67,7 @@ class Recipe:
         1
         >>> dataclasses.replace(recipe, l2=-1.0)
         Traceback (most recent call last):
-        ValueError: l2=-1.0: expected 0 or more
+        ValueError: l2=-1.0: expected a number of 0 or more
     """
 
     optimizer: str
@@ -67,22 +82,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        ema = 0 if self.ema is None else self.ema
-        for valid, name, expected in (
-            (self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}"),
-            (0 < self.learning_rate < math.inf, "learning_rate", "more than 0"),
-            (is_count(self.batch_size), "batch_size", "a whole number of 1 or more"),
-            (is_count(self.epochs), "epochs", "a whole number of 1 or more"),
-            (0 <= self.l2 < math.inf, "l2", "0 or more"),
-            (0 <= self.label_smoothing < 1, "label_smoothing", "0 or more and less than 1"),
-            (0 <= ema < 1, "ema", "0 or more and less than 1"),
-            (0 <= self.batchnorm_momentum < 1, "batchnorm_momentum", "0 or more and less than 1"),
-        ):
-            if not valid:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+        _check(
+            self,
+            optimizer=functools.partial(one_of, expected=OPTIMIZERS),
+            learning_rate=positive,
+            batch_size=_count,
+            epochs=_count,
+            l2=not_negative,
+            label_smoothing=share,
+            ema=_or_none(share),
+            batchnorm_momentum=share,
+        )
 
     def build_optimizer(self, steps: int) -> keras.Optimizer:
-        """The optimizer of a training.
+        """Builds the optimizer of a training.
 
         Args:
             steps: number of steps in which the learning rate falls to 0.
@@ -139,13 +152,13 @@ RECIPES = {
 
 
 def default_recipe(dataset: str) -> str:
-    """The name of the recipe for a data set: its own if there is one, else the plain one."""
+    """Names the recipe for a data set: its own if there is one, else the plain one."""
     return {"cifar10": "cifar10", "imagenet2012": "imagenet"}.get(dataset, "plain")
 
 
 @dataclasses.dataclass(frozen=True)
 class TextRecipe:
-    """How a text is read, what regularises the network, and the steps that are taken.
+    """A training of a language model: how a text is read, what regularises, and the steps.
 
     The text is read in windows by truncated backpropagation through time, and the optimizer is
     SGD. (Merity et al., arXiv 1708.02182, have all of this.)
@@ -167,12 +180,12 @@ class TextRecipe:
         embedding_dropout: share of the embedded input that is dropped.
         word_dropout: share of the vocabulary's words whose embedding is dropped.
         activation_regularization: weight in the loss of the mean square of how the output changes
-            from step to step; see `networks.language_model.language_model`, also for
-            the dropouts.
+            from step to step; see `networks.language_model.language_model`, also for the dropouts.
         averaging_window: n: weights are averaged after the first epoch whose validation loss is
             above the lowest of all epochs before it but the last n; None to average none.
 
     Raises:
+        TypeError: `jitter` is not True or False.
         ValueError: a value is out of its range; the message names it.
 
     Example:
@@ -202,49 +215,39 @@ class TextRecipe:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        count, share = "a whole number of 1 or more", "0 or more and less than 1"
-        for valid, name, expected in (
-            (0 < self.learning_rate < math.inf, "learning_rate", "more than 0"),
-            (is_count(self.batch_size), "batch_size", count),
-            (is_count(self.epochs), "epochs", count),
-            (is_count(self.steps), "steps", count),
-            (isinstance(self.jitter, bool), "jitter", "True or False"),
-            (0 < self.clip_norm < math.inf, "clip_norm", "more than 0"),
-            (0 <= self.weight_decay < math.inf, "weight_decay", "0 or more"),
-            (0 <= self.output_dropout < 1, "output_dropout", share),
-            (0 <= self.recurrent_dropout < 1, "recurrent_dropout", share),
-            (0 <= self.dropout < 1, "dropout", share),
-            (0 <= self.embedding_dropout < 1, "embedding_dropout", share),
-            (0 <= self.word_dropout < 1, "word_dropout", share),
-            (
-                0 <= self.activation_regularization < math.inf,
-                "activation_regularization",
-                "0 or more",
-            ),
-            (
-                self.averaging_window is None or is_count(self.averaging_window),
-                "averaging_window",
-                f"{count}, or None",
-            ),
-        ):
-            if not valid:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+        _check(
+            self,
+            learning_rate=positive,
+            batch_size=_count,
+            epochs=_count,
+            steps=_count,
+            clip_norm=positive,
+            weight_decay=not_negative,
+            output_dropout=share,
+            recurrent_dropout=share,
+            dropout=share,
+            embedding_dropout=share,
+            word_dropout=share,
+            activation_regularization=not_negative,
+            averaging_window=_or_none(_count),
+        )
+        instance("jitter", self.jitter, bool)
 
     def build_optimizer(self) -> keras.optimizers.SGD:
-        """The optimizer of a training: SGD, which also averages the weights if they are to be."""
+        """Builds the optimizer of a training: SGD, or AveragedSGD if weights are to be averaged."""
         kind = keras.optimizers.SGD if self.averaging_window is None else AveragedSGD
         return kind(
-            float(self.learning_rate),
-            global_clipnorm=float(self.clip_norm),
-            weight_decay=float(self.weight_decay) or None,
+            self.learning_rate,
+            global_clipnorm=self.clip_norm,
+            weight_decay=self.weight_decay or None,
         )
 
     def cell_dropouts(self) -> dict[str, float]:
-        """The arguments of a recurrent cell, ours or one of Keras's."""
+        """Returns the dropouts as arguments of a recurrent cell, ours or one of Keras's."""
         return {"dropout": self.dropout, "recurrent_dropout": self.recurrent_dropout}
 
     def regularization(self) -> dict[str, float]:
-        """The arguments of `networks.language_model.language_model`."""
+        """Returns what regularises as arguments of `networks.language_model.language_model`."""
         names = (
             "word_dropout",
             "embedding_dropout",
@@ -254,40 +257,9 @@ class TextRecipe:
         return {name: getattr(self, name) for name in names}
 
     def without_regularization(self) -> TextRecipe:
-        """The same without dropout and activation regularisation: for a network that is used."""
+        """Returns the recipe without what regularises, to build a network that is used."""
         names = (*self.cell_dropouts(), *self.regularization())
         return dataclasses.replace(self, **dict.fromkeys(names, 0.0))
-
-
-class RateByLength(keras.callbacks.Callback):
-    """Sets the learning rate of each window in proportion to its length.
-
-    Args:
-        recipe: whose learning rate is for a window of its `steps`.
-        lengths_of_epoch: the lengths of the windows of an epoch, counted from 0, in tokens.
-    """
-
-    def __init__(
-        self, recipe: TextRecipe, lengths_of_epoch: Callable[[int], Sequence[int]]
-    ) -> None:
-        super().__init__()
-        self._recipe = recipe
-        self._lengths_of_epoch = lengths_of_epoch
-        self._lengths: Sequence[int] = ()
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Begins with the first window; `epoch` counts from 0."""
-        self._lengths = self._lengths_of_epoch(epoch)
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Sets the rate; `batch`, the number of the window, counts from 0."""
-        scale = self._lengths[batch] / self._recipe.steps
-        self.model.optimizer.learning_rate = self._recipe.learning_rate * scale
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Sets the recipe's own rate; `epoch` counts from 0."""
-        # What is written of an epoch says what the recipe says.
-        self.model.optimizer.learning_rate = self._recipe.learning_rate
 
 
 TEXT_RECIPES = {
