@@ -96,7 +96,7 @@ def walk(networks: Networks, k: int, seed: int, exact: bool) -> tuple[int, float
         cell = pending[0].cell
         trained.append(networks.index(cell))
         score = networks.true[trained[-1]] if exact else session.train(cell)
-        search.tell(cell, Outcome(float(score), macs=networks.count_macs(cell)))
+        search.tell(cell, Outcome(float(score), costs={"macs": networks.count_macs(cell)}))
     found = networks.index(Cell.from_json(search.best()["cell"]))
     regrets = 1e4 * (networks.true.max() - networks.true)
     return len(trained), regrets[found], regrets[trained].min()

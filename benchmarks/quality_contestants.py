@@ -10,7 +10,6 @@ import io
 import itertools
 import random
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +21,6 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
-
-# Where standard error goes is the whole process's business.
-_ONE_AT_A_TIME = threading.Lock()
-
 
 def regrets(
     search: Callable[[Session, int], None], networks: Networks, seed: int, budget: int
@@ -69,8 +64,8 @@ def shrinking(num_candidates: int, **settings: Any) -> Callable[[Session, int], 
             )
             while pending := state.pending():
                 cell = pending[0].cell
-                score = session.train(cell)
-                state.tell(cell, Outcome(score, macs=session.networks.count_macs(cell)))
+                score, macs = session.train(cell), session.networks.count_macs(cell)
+                state.tell(cell, Outcome(score, costs={"macs": macs}))
 
     return search
 
@@ -143,7 +138,7 @@ def keras_tuner_oracle(
             tuner.session = session
             # KerasTuner prints the traceback of each failed trial, scikit-learn warns.
             quiet = contextlib.redirect_stderr(io.StringIO())
-            with _ONE_AT_A_TIME, quiet, warnings.catch_warnings():
+            with quiet, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tuner.search(verbose=0)
 
