@@ -22,6 +22,7 @@ from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
 
+
 def regrets(
     search: Callable[[Session, int], None], networks: Networks, seed: int, budget: int
 ) -> list[float]:
