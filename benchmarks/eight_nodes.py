@@ -105,7 +105,7 @@ class Untrained(Space):
         return self._trainings.costs(cell)[0]
 
     def draw(self, generator: random.Random, count: int | None = None) -> Iterator[Cell]:
-        """So many distinct networks, by default without end.
+        """Draws so many distinct networks, by default without end.
 
         All numbers of edges are equally likely, as they are where "bayesian" begins, until dead
         edges go. Were all networks equally likely, nearly all would have about half of the edges,
@@ -125,7 +125,7 @@ class Untrained(Space):
 
 
 class Session:
-    """What one search may ask: the score of each network that it trains, until that is enough.
+    """The trainings of one search, up to its budget.
 
     Attributes:
         seen: of each network by its key, the score that the search has seen.
@@ -143,7 +143,7 @@ class Session:
         self.answers: list[Cell] = []
 
     def train(self, cell: Cell) -> float:
-        """The score of a network; one of before is free."""
+        """Returns the score of a network; one of before is free."""
         if cell.key not in self.seen:
             if len(self.seen) == self._budget:
                 raise SpentError
@@ -154,7 +154,7 @@ class Session:
 
 
 def true_score(answer: dict[str, Any]) -> float:
-    """The mean over the training seeds that the search did not see."""
+    """Takes the mean over the training seeds that the search did not see."""
     return statistics.mean(
         SCORE({"val_accuracy": accuracy}, answer["macs"]) for accuracy in answer["accuracies"]
     )
@@ -193,7 +193,7 @@ def _found(
 
 
 def _table(task: str, results: Results, counts: Sequence[int], against: str) -> Table:
-    """Mean true scores, and by how much they are better than another method's, seed by seed."""
+    """Makes the table of mean true scores, compared with another method's seed by seed."""
     table = Table(
         box=box.MARKDOWN,
         title=f"{task}, {NODES} nodes: mean true score (sd between searches), and what it is above "
@@ -218,7 +218,7 @@ def _table(task: str, results: Results, counts: Sequence[int], against: str) -> 
 
 
 def _scores(searches: dict[str, dict[str, Any]], count: str) -> dict[str, float]:
-    """The true score of each search by its seed."""
+    """Maps the seed of each search to its true score."""
     return {seed: true_score(found[count]) for seed, found in searches.items() if count in found}
 
 

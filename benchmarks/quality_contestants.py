@@ -26,7 +26,7 @@ from keras_autoshrink.search.shrink import ShrinkSearch
 def regrets(
     search: Callable[[Session, int], None], networks: Networks, seed: int, budget: int
 ) -> list[float]:
-    """The regrets of one search, by how many networks it has trained: 0 to `budget`."""
+    """Returns the regrets of one search, by how many networks it has trained: 0 to `budget`."""
     session = Session(networks, seed, budget)
     spend(search, session, seed)
     return session.finish()
@@ -39,13 +39,13 @@ def spend(search: Callable[[Session, int], None], session: Session, seed: int) -
 
 
 def random_networks(session: Session, seed: int) -> None:
-    """Distinct networks, as the space draws them."""
+    """Trains distinct networks, as the space draws them."""
     for cell in session.networks.draw(random.Random(f"random/{seed}")):
         session.train(cell)
 
 
 def shrinking(num_candidates: int, **settings: Any) -> Callable[[Session, int], None]:
-    """The library's own search; once it has ended, another one with the next seed.
+    """Makes the library's own search; once it has ended, it begins again with the next seed.
 
     Until 20 in a row have trained nothing new: one that tries all edges in each round always
     goes the same way.
@@ -72,7 +72,7 @@ def shrinking(num_candidates: int, **settings: Any) -> Callable[[Session, int], 
 
 
 def evolution(population: int, sample: int) -> Callable[[Session, int], None]:
-    """Regularised evolution (Real et al. 2019, arXiv 1802.01548).
+    """Makes a search by regularised evolution (Real et al. 2019, arXiv 1802.01548).
 
     The oldest of the population gives way to a changed copy (one edge added or removed) of the
     best of a sample.
@@ -91,7 +91,7 @@ def evolution(population: int, sample: int) -> Callable[[Session, int], None]:
 
 
 def local_search(first_better: bool) -> Callable[[Session, int], None]:
-    """Hill climbing from random networks (White et al. 2020, arXiv 2005.02960).
+    """Makes a hill climb from random networks (White et al. 2020, arXiv 2005.02960).
 
     Args:
         first_better: whether to go on from the first better neighbour, not the best of all.
@@ -121,7 +121,7 @@ def local_search(first_better: bool) -> Callable[[Session, int], None]:
 def keras_tuner_oracle(
     make: Callable[..., Any], **arguments: Any
 ) -> Callable[[Session, int], None]:
-    """One of KerasTuner's oracles, in a tuner that looks scores up.
+    """Puts one of KerasTuner's oracles into a tuner that looks scores up.
 
     Each edge is a Boolean. What is no cell, for no edge leaves node 0, is a failed trial and
     costs nothing. Of an oracle that trains for fewer epochs only those count.
