@@ -121,13 +121,14 @@ def plain_tuner(hypermodel: Any, directory: str, project_name: str, **settings: 
     import keras_autoshrink as kas
     from keras_autoshrink.hypermodels.callbacks import ScoreCallback
     from keras_autoshrink.hypermodels.seeding import training_seed
+    from keras_autoshrink.tuner.costs import count_costs
 
     score = getattr(hypermodel, "default_score", kas.AccuracyScore())
 
     class Plain(keras_tuner.Tuner):
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
             keras.utils.set_random_seed(training_seed(0, self.oracle.cell_of(trial)))
-            callbacks = [ScoreCallback(score, {})]
+            callbacks = [ScoreCallback(score, {}, count_costs)]
             return super().run_trial(trial, *args, **{**kwargs, "callbacks": callbacks})
 
     oracle = kas.AutoShrinkOracle(metric=score.objective, **settings)
