@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 import keras_autoshrink as kas
-from keras_autoshrink.report.plots import colours
+from keras_autoshrink.networks.operations import colours
 
 
 def picture(figure: Figure, height: int) -> Image.Image:
