@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint docs tutorials clean
+.PHONY: demo test lint docs tutorials clean
 
 demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
@@ -10,18 +10,18 @@ demo: .venv/installed
 # Three processes for two cores, as tests often wait for processes of their own. Each takes a file at
 # a time, so that no fixture is made twice.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
-
-test-slow: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Builds the pages, then runs what they show: their examples, the README's script, and the notebooks
+# with less of everything, two at a time.
 docs: .venv/installed
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-glob '*.rst' docs/checks docs/api
 
 # All in full, about an hour of processor time; `make tutorials NAMES=01_first_search` runs one.
 tutorials: .venv/installed

@@ -55,7 +55,7 @@ setup(
             "jax>=0.4.35",
             "mypy>=1.10",
             "myst-parser>=4",
-            # The tests run the tutorials.
+            # `make docs` runs the tutorials.
             "ipykernel>=6.29",
             "nbclient>=0.10",
             "nbformat>=5.10",

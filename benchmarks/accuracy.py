@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _results(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """The facts of all trainings, by cell and seed."""
+    """Trains all networks and returns their facts, by cell and seed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
     with native_output_silenced():  # TensorFlow announces its devices when it is imported
         from keras_autoshrink.data.images import load_images
@@ -120,7 +120,7 @@ def _train(
 
 
 def _table(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> Table:
-    """Accuracies by cell and seed; of all but the first also what they lie above it, by seed."""
+    """Makes the table of accuracies; all cells but the first are also compared with it."""
     table = Table(box=box.SIMPLE_HEAD, title=f"test accuracy, mean and spread of seeds {seeds}")
     for heading in ("cell", "width", "MACs", "params", *(f"seed {seed}" for seed in seeds)):
         table.add_column(heading, justify="right")

@@ -6,8 +6,8 @@
 The contestants of `search_quality.py` search the complete DAG of 8 nodes (28 edges) on the tasks
 of `quality_training.py`. A network is trained when a search first asks for it, as there: to the
 end. Which of three training seeds a search sees of a network is drawn by the search's own seed,
-alike for all methods, which so share trainings. Nobody knows the best network: what counts is the
-true score of the network that a search would return, the mean of three training seeds that no
+alike for all methods, so that they share trainings. Nobody knows the best network: what counts is
+the true score of the network that a search would return, the mean of three training seeds that no
 search sees. Trainings are kept in a cache, results in a JSON file; a run that was cut off goes on
 from both.
 """
@@ -15,7 +15,6 @@ from both.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import json
 import random
 import statistics
@@ -25,12 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import search_quality
-import tensorflow as tf
-from keras_autoshrink.masked_network import MaskedNetwork
-from keras_autoshrink.masked_training import Program
 from quality_contestants import spend
 from quality_networks import Space, SpentError
-from quality_training import EPOCHS, SEEDS, Trainings, compiled, load
+from quality_training import EPOCHS, SEEDS, Trainings
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -73,7 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", metavar="NAME", choices=METHODS, default=METHODS[0])
     parser.add_argument("--cache", type=Path, metavar="FILE", help="default: TASK_8.lines")
     parser.add_argument("--json", type=Path, metavar="FILE", default=_HERE / "eight_nodes.json")
-    parser.add_argument("--threads", type=int, default=2, help="searches at a time")
     options = parser.parse_args(arguments)
     known = json.loads(options.json.read_text()) if options.json.exists() else {}
     results = known.setdefault(options.task, {})
@@ -98,15 +93,19 @@ class Untrained(Space):
     """The networks of a complete DAG, which nobody has listed.
 
     Args:
-        network: of the complete DAG.
+        trainings: of these networks.
     """
 
-    def __init__(self, network: MaskedNetwork) -> None:
-        super().__init__(network.cell.ops)
-        self.count_macs: Callable[[Cell], int] = network.count_macs
+    def __init__(self, trainings: Trainings) -> None:
+        super().__init__(trainings.hypermodel.cell.ops)
+        self._trainings = trainings
+
+    def count_macs(self, cell: Cell) -> int:
+        """Counts a network's multiply-accumulates for one image."""
+        return self._trainings.costs(cell)[0]
 
     def draw(self, generator: random.Random, count: int | None = None) -> Iterator[Cell]:
-        """So many distinct networks, by default without end.
+        """Draws so many distinct networks, by default without end.
 
         All numbers of edges are equally likely, as they are where "bayesian" begins, until dead
         edges go. Were all networks equally likely, nearly all would have about half of the edges,
@@ -126,7 +125,7 @@ class Untrained(Space):
 
 
 class Session:
-    """What one search may ask: the score of each network that it trains, until that is enough.
+    """The trainings of one search, up to its budget.
 
     Attributes:
         seen: of each network by its key, the score that the search has seen.
@@ -144,7 +143,7 @@ class Session:
         self.answers: list[Cell] = []
 
     def train(self, cell: Cell) -> float:
-        """The score of a network; one of before is free."""
+        """Returns the score of a network; one of before is free."""
         if cell.key not in self.seen:
             if len(self.seen) == self._budget:
                 raise SpentError
@@ -155,62 +154,46 @@ class Session:
 
 
 def true_score(answer: dict[str, Any]) -> float:
-    """The mean over the training seeds that the search did not see."""
+    """Takes the mean over the training seeds that the search did not see."""
     return statistics.mean(
         SCORE({"val_accuracy": accuracy}, answer["macs"]) for accuracy in answer["accuracies"]
     )
 
 
-def prepared(task: str, data_dir: str | None) -> tuple[Program, int]:
-    """The program that trains all networks of a task, and its number of training images."""
-    # Two searches share two cores better than one training shares its work between them.
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    (data, validation), hypermodel = load(task, data_dir, NODES)
-    return compiled(data, validation, hypermodel), len(data[1])
-
-
 def _found(
     jobs: Sequence[tuple[str, int]], options: argparse.Namespace
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Searches, several at a time, and yields what each found as it ends."""
-    program, images = prepared(options.task, options.data_dir)
+    """Searches, and yields what each search found as it ends."""
     cache = options.cache or _HERE / f"{options.task}_8.lines"
-    trainings = Trainings(cache, program, images, EPOCHS[options.task])
-    space = Untrained(program.network)
-    contestants = search_quality.searches(EPOCHS[options.task], max(options.counts))
+    trainings = Trainings(options.task, options.data_dir, NODES, cache)
+    space = Untrained(trainings)
+    contestants = search_quality.searches(trainings.epochs, max(options.counts))
 
     def accuracy(cell: Cell, seed: int) -> float:
         return max(trainings.accuracies(cell, seed))
 
-    def found(name: str, seed: int) -> tuple[str, int, dict[str, Any]]:
-        def score(cell: Cell) -> float:
+    for name, seed in jobs:
+
+        def score(cell: Cell, seed: int = seed) -> float:
             drawn = random.Random(f"session/{seed}/{cell.key}").randrange(SEEDS)
             return SCORE({"val_accuracy": accuracy(cell, drawn)}, space.count_macs(cell))
 
         session = Session(space, score, max(options.counts))
         spend(contestants[name], session, seed)
-        answers = {str(count): session.answers[:count][-1] for count in options.counts}
-        return name, seed, {count: described(cell, session) for count, cell in answers.items()}
-
-    def described(cell: Cell, session: Session) -> dict[str, Any]:
-        return {
-            "edges": cell.edges,
-            "macs": space.count_macs(cell),
-            "seen": round(session.seen[cell.key], 4),
-            "accuracies": [accuracy(cell, seed) for seed in _UNSEEN],
-        }
-
-    with concurrent.futures.ThreadPoolExecutor(options.threads) as pool:
-        futures = [pool.submit(found, *job) for job in jobs]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        found = {}
+        for count in options.counts:
+            cell = session.answers[:count][-1]
+            found[str(count)] = {
+                "edges": cell.edges,
+                "macs": space.count_macs(cell),
+                "seen": round(session.seen[cell.key], 4),
+                "accuracies": [accuracy(cell, unseen) for unseen in _UNSEEN],
+            }
+        yield name, seed, found
 
 
 def _table(task: str, results: Results, counts: Sequence[int], against: str) -> Table:
-    """Mean true scores, and by how much they are better than another method's, seed by seed."""
+    """Makes the table of mean true scores, compared with another method's seed by seed."""
     table = Table(
         box=box.MARKDOWN,
         title=f"{task}, {NODES} nodes: mean true score (sd between searches), and what it is above "
@@ -235,7 +218,7 @@ def _table(task: str, results: Results, counts: Sequence[int], against: str) -> 
 
 
 def _scores(searches: dict[str, dict[str, Any]], count: str) -> dict[str, float]:
-    """The true score of each search by its seed."""
+    """Maps the seed of each search to its true score."""
     return {seed: true_score(found[count]) for seed, found in searches.items() if count in found}
 
 

@@ -97,7 +97,7 @@ def _shrinkcnn(cell: kas.Cell, architecture: dict[str, Any], width: float) -> An
 
 
 def mobilenet_stack(width: float, input_shape: tuple[int, int, int] = (32, 32, 3)) -> Any:
-    """Inverted residuals (Sandler et al., arXiv 1801.04381, table 1) in a ShrinkCNN's stages.
+    """Stacks inverted residuals (Sandler et al., arXiv 1801.04381, table 1) in our stages.
 
     A stem of 32 filters, three stages of two blocks, 16, 32 and 64 filters, strides 1, 2 and 2,
     expansion 6, times the width; no head convolution, as in the ShrinkCNN for small images.
@@ -130,7 +130,7 @@ def mobilenet_stack(width: float, input_shape: tuple[int, int, int] = (32, 32, 3
 
 
 def fit_width(build: Build, latency_ms: float, stem: Path) -> tuple[Path, float]:
-    """The file, and the width, whose latency is nearest to what is asked for."""
+    """Finds the file, and the width, whose latency is nearest to what is asked for."""
     measured: dict[int, tuple[float, Path]] = {}
 
     def latency(index: int) -> float:
@@ -150,7 +150,7 @@ def fit_width(build: Build, latency_ms: float, stem: Path) -> tuple[Path, float]
 
 
 def measure(paths: Sequence[Path]) -> list[tuple[float, float]]:
-    """Of each file the smallest of its passes' medians, in ms, and the median one over it.
+    """Takes the smallest of each file's medians of passes, in ms, and the median one over it.
 
     What else a machine does can only add time, so the smallest is the nearest to the file's own;
     in every pass each file has its turn.
@@ -163,7 +163,7 @@ def measure(paths: Sequence[Path]) -> list[tuple[float, float]]:
 
 
 def train(build: Callable[[], Any], data: Any, epochs: int, seed: int) -> float:
-    """The test accuracy of a network that was trained by the recipe `cifar10`."""
+    """Trains a network by the recipe `cifar10` and returns its test accuracy."""
     import keras
 
     from keras_autoshrink.data import augmentation, streams

@@ -17,18 +17,18 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 import keras_autoshrink as kas
-from keras_autoshrink.report.plots import colours
+from keras_autoshrink.networks.operations import colours
 
 
 def picture(figure: Figure, height: int) -> Image.Image:
-    """A figure as an image of a height in pixels, its sides kept in proportion."""
+    """Draws a figure as an image of a height in pixels, its sides kept in proportion."""
     file = BytesIO()
     figure.savefig(file, dpi=height / figure.get_figheight())
     return Image.open(file)
 
 
 def cell_of(record: dict[str, Any]) -> Figure:
-    """A round's cell, to be read at a third of its size: ops by their colours alone."""
+    """Draws a round's cell to be read at a third of its size: ops by their colours alone."""
     cell = kas.Cell.from_json(record["cell"])
     figure = kas.plot_cell(cell, title=f"round {record['round']}: {record['edges_left']} edges")
     (axes,) = figure.axes

@@ -116,7 +116,7 @@ def search(folder: Path) -> None:
 
 
 def trajectory(folder: Path) -> list[dict[str, Any]]:
-    """What a search in a folder came to, but for the seconds that it took."""
+    """Reads what a search in a folder came to, but for the seconds that it took."""
     found = saved_search.read_search(folder)
     if not found.done:
         raise ValueError(f"{folder}: the search has not ended")
@@ -127,7 +127,7 @@ def trajectory(folder: Path) -> list[dict[str, Any]]:
 
 
 def die_writing(how: str, number: int) -> None:
-    """Sees to it that this process kills itself in its write of this number, counted from 0.
+    """Makes this process kill itself in its write of this number, counted from 0.
 
     Args:
         how: one of `IN_A_WRITE`.
@@ -187,7 +187,7 @@ def _run(
 
 
 def _run_counting_writes(folder: Path) -> int:
-    """How many files an undisturbed search writes."""
+    """Counts the files that an undisturbed search writes."""
     count = folder.with_suffix(".count")
 
     def before() -> None:

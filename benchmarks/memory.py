@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _search(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
-    """What one search takes after each of its trials; this runs in a process of its own."""
+    """Measures what one search takes after each of its trials, in a process of its own."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
     from tflite_export.runtime import native_output_silenced
 
@@ -139,7 +139,7 @@ def _search(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def costliest(logs: dict[str, float], macs: int) -> float:
-    """A score by which a round takes away as little as it can: of all, it makes most trials."""
+    """Scores the largest network best, so that a search takes most trials to its end."""
     return float(macs)
 
 
@@ -152,12 +152,12 @@ def _checkpoints(directory: str | Path) -> list[int]:
 
 
 def _sizes(directory: str | Path, pattern: str) -> list[int]:
-    """The sizes of all files of a pattern in a folder and below it, in bytes."""
+    """Returns the sizes of all files of a pattern in a folder and below it, in bytes."""
     return [path.stat().st_size for path in Path(directory).rglob(pattern) if path.is_file()]
 
 
 def _tables(figures: dict[str, list[dict[str, float]]], trials: int) -> list[Table]:
-    """Memory, disk and time after a tenth, a third, two thirds and all of the trials."""
+    """Makes the tables of memory, disk and time as the number of trials grows."""
     marks = sorted({max(1, trials * part // 30) for part in (3, 10, 20, 30)})
     first, last = marks[0], marks[-1]
     memory = _empty("resident memory, MB", [f"after {mark}" for mark in marks], f"{last} / {first}")

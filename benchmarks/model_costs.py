@@ -71,7 +71,7 @@ class Costs:
     passes_ms: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """All of it, and what is published, as JSON takes it."""
+        """Returns all of it, and what is published, as JSON takes it."""
         record = dataclasses.asdict(self)
         record["median_ms"] = {key: statistics.median(ms) for key, ms in self.passes_ms.items()}
         record["published"] = dataclasses.asdict(PUBLISHED[self.name])
@@ -126,7 +126,7 @@ def measure(costs: list[Costs], folder: Path, threads: list[int], runs: int, pas
 
 
 def environment() -> dict[str, str]:
-    """The processor and the versions behind the figures."""
+    """Returns the processor and the versions behind the figures."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
@@ -140,7 +140,7 @@ def environment() -> dict[str, str]:
 
 
 def grids(costs: Sequence[Costs], facts: Sequence[dict[str, Any]]) -> list[Grid]:
-    """The tables: the costs, how far the passes lie apart, the counts, the search space."""
+    """Makes the tables of costs, of how far passes differ, of counts, and of the search space."""
     timings = list(dict.fromkeys(key for one in costs for key in one.passes_ms))
     sizes = [f"{quantization} MB" for quantization in _QUANTIZATIONS]
     summary, spread, counts, space = [], [], [], []
@@ -169,14 +169,14 @@ def grids(costs: Sequence[Costs], facts: Sequence[dict[str, Any]]) -> list[Grid]
 
 
 def to_markdown(grid: Grid) -> str:
-    """A table as GitHub shows it."""
+    """Writes a table as GitHub shows it."""
     title, headings, rows = grid
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "\n".join([f"**{title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def to_table(grid: Grid) -> Table:
-    """A table as `rich` prints it; it fits into 80 characters."""
+    """Makes a table as `rich` prints it; it fits into 80 characters."""
     title, headings, rows = grid
     lines = (heading.replace(" ", "\n") for heading in headings)
     table = Table(*lines, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def facts(networks: Networks) -> list[str]:
-    """What makes a table easy or hard to search, a line each."""
+    """Says what makes a table easy or hard to search, a line each."""
     true, cells = networks.true, networks.cells
     beside = [[networks.index(other) for other in networks.neighbours(cell)] for cell in cells]
     optima = sum(all(true[j] <= true[i] for j in near) for i, near in enumerate(beside))
@@ -88,7 +88,7 @@ def facts(networks: Networks) -> list[str]:
 
 
 def walk(networks: Networks, k: int, seed: int, exact: bool) -> tuple[int, float, float]:
-    """A walk: networks it trained, the regret of what it found, and of the best among them."""
+    """Walks; returns the networks trained, the regret of what was found, and that of the best."""
     session = Session(networks, seed, len(networks.cells))
     search = ShrinkSearch(networks.dense, num_candidates=k, seed=seed, strategy="paper")
     trained = []
@@ -96,7 +96,7 @@ def walk(networks: Networks, k: int, seed: int, exact: bool) -> tuple[int, float
         cell = pending[0].cell
         trained.append(networks.index(cell))
         score = networks.true[trained[-1]] if exact else session.train(cell)
-        search.tell(cell, Outcome(float(score), macs=networks.count_macs(cell)))
+        search.tell(cell, Outcome(float(score), costs={"macs": networks.count_macs(cell)}))
     found = networks.index(Cell.from_json(search.best()["cell"]))
     regrets = 1e4 * (networks.true.max() - networks.true)
     return len(trained), regrets[found], regrets[trained].min()

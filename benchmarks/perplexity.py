@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _results(data: TextData, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """What came of all trainings, by network and seed."""
+    """Trains all networks and returns what came of them, by network and seed."""
     given = {"epochs": options.epochs, "batch_size": options.batch_size}
     recipe = dataclasses.replace(
         TEXT_RECIPES[options.recipe], **{n: value for n, value in given.items() if value}
@@ -134,7 +134,7 @@ def _lstm(data: TextData) -> Build:
 
 
 def _units(build: Build, recipe: TextRecipe, params: int) -> int:
-    """The number of units that brings a network closest to a number of parameters."""
+    """Finds the number of units that brings a network closest to a number of parameters."""
     few, many = 1, 2
     while count_params(build(many, recipe)) < params:
         few, many = many, 2 * many
@@ -148,7 +148,7 @@ def _units(build: Build, recipe: TextRecipe, params: int) -> int:
 def _train(
     build: Build, data: TextData, recipe: TextRecipe, settings: dict[str, Any], path: Path
 ) -> dict[str, Any]:
-    """What came of a training; read, where it has ended already."""
+    """Trains a network, or reads what came of a training that has ended."""
     if path.is_file():
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if differs := difference(facts, settings):
@@ -178,7 +178,7 @@ def _train(
 
 
 def _table(data: TextData, results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> Table:
-    """Perplexities by network and seed; of all but the first what they lie above it, by seed."""
+    """Makes the table of perplexities; all networks but the first are also compared with it."""
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"perplexity, mean and spread of seeds {seeds}; unigram model: validation "

@@ -35,11 +35,11 @@ class Published:
     note: str = ""
 
     def agrees(self, macs: int) -> bool:
-        """Whether a count is within 1% of `macs`, or rounds to it: 0.39B is good to 1.3% only."""
+        """Says whether a count is within 1% of `macs`, or rounds to it: 0.39B is good to 1.3%."""
         return abs(macs - self.macs) <= max(MAX_DEVIATION * self.macs, self.macs_unit / 2)
 
     def sources(self) -> str:
-        """Where the figures stand."""
+        """Says where the figures stand."""
         if self.top1_source == self.macs_source:
             return f"top-1 {self.top1} and {self.macs:,} MACs: {self.macs_source}"
         return f"top-1 {self.top1}: {self.top1_source}; {self.macs:,} MACs: {self.macs_source}"

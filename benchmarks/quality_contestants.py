@@ -10,7 +10,6 @@ import io
 import itertools
 import random
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,14 +22,11 @@ from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
 
-# Where standard error goes is the whole process's business.
-_ONE_AT_A_TIME = threading.Lock()
-
 
 def regrets(
     search: Callable[[Session, int], None], networks: Networks, seed: int, budget: int
 ) -> list[float]:
-    """The regrets of one search, by how many networks it has trained: 0 to `budget`."""
+    """Returns the regrets of one search, by how many networks it has trained: 0 to `budget`."""
     session = Session(networks, seed, budget)
     spend(search, session, seed)
     return session.finish()
@@ -43,13 +39,13 @@ def spend(search: Callable[[Session, int], None], session: Session, seed: int) -
 
 
 def random_networks(session: Session, seed: int) -> None:
-    """Distinct networks, as the space draws them."""
+    """Trains distinct networks, as the space draws them."""
     for cell in session.networks.draw(random.Random(f"random/{seed}")):
         session.train(cell)
 
 
 def shrinking(num_candidates: int, **settings: Any) -> Callable[[Session, int], None]:
-    """The library's own search; once it has ended, another one with the next seed.
+    """Makes the library's own search; once it has ended, it begins again with the next seed.
 
     Until 20 in a row have trained nothing new: one that tries all edges in each round always
     goes the same way.
@@ -69,14 +65,14 @@ def shrinking(num_candidates: int, **settings: Any) -> Callable[[Session, int], 
             )
             while pending := state.pending():
                 cell = pending[0].cell
-                score = session.train(cell)
-                state.tell(cell, Outcome(score, macs=session.networks.count_macs(cell)))
+                score, macs = session.train(cell), session.networks.count_macs(cell)
+                state.tell(cell, Outcome(score, costs={"macs": macs}))
 
     return search
 
 
 def evolution(population: int, sample: int) -> Callable[[Session, int], None]:
-    """Regularised evolution (Real et al. 2019, arXiv 1802.01548).
+    """Makes a search by regularised evolution (Real et al. 2019, arXiv 1802.01548).
 
     The oldest of the population gives way to a changed copy (one edge added or removed) of the
     best of a sample.
@@ -95,7 +91,7 @@ def evolution(population: int, sample: int) -> Callable[[Session, int], None]:
 
 
 def local_search(first_better: bool) -> Callable[[Session, int], None]:
-    """Hill climbing from random networks (White et al. 2020, arXiv 2005.02960).
+    """Makes a hill climb from random networks (White et al. 2020, arXiv 2005.02960).
 
     Args:
         first_better: whether to go on from the first better neighbour, not the best of all.
@@ -125,7 +121,7 @@ def local_search(first_better: bool) -> Callable[[Session, int], None]:
 def keras_tuner_oracle(
     make: Callable[..., Any], **arguments: Any
 ) -> Callable[[Session, int], None]:
-    """One of KerasTuner's oracles, in a tuner that looks scores up.
+    """Puts one of KerasTuner's oracles into a tuner that looks scores up.
 
     Each edge is a Boolean. What is no cell, for no edge leaves node 0, is a failed trial and
     costs nothing. Of an oracle that trains for fewer epochs only those count.
@@ -143,7 +139,7 @@ def keras_tuner_oracle(
             tuner.session = session
             # KerasTuner prints the traceback of each failed trial, scikit-learn warns.
             quiet = contextlib.redirect_stderr(io.StringIO())
-            with _ONE_AT_A_TIME, quiet, warnings.catch_warnings():
+            with quiet, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tuner.search(verbose=0)
 

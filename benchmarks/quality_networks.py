@@ -27,7 +27,7 @@ OPS = ("input", "sepconv3x3", "sepconv3x3", "conv1x1", "conv1x1")
 
 
 def distinct_networks(cell: Cell) -> list[Cell]:
-    """One cell for each distinct network that a part of `cell`'s edges makes.
+    """Lists one cell for each distinct network that a part of `cell`'s edges makes.
 
     Args:
         cell: of few edges: all 2^|E| parts are tried.
@@ -42,7 +42,7 @@ def distinct_networks(cell: Cell) -> list[Cell]:
 
 
 def all_parts(cell: Cell) -> Iterator[Cell]:
-    """Every part of `cell`'s edges that is a cell, those of most edges first."""
+    """Yields every part of `cell`'s edges that is a cell, those of most edges first."""
     for count in range(len(cell.edges), 0, -1):
         for edges in itertools.combinations(cell.edges, count):
             if any(i == 0 for i, _ in edges):
@@ -65,7 +65,7 @@ class Space:
 
     @functools.cache  # noqa: B019 - a benchmark has few spaces, and keeps them
     def neighbours(self, cell: Cell) -> list[Cell]:
-        """The other networks that one edge more or less makes of a cell, each once."""
+        """Finds the other networks that one edge more or less makes of a cell, each once."""
         found, tried = {}, set()
         for edges in self._written(cell):
             for edge in self.dense.edges:
@@ -80,7 +80,7 @@ class Space:
         return list(found.values())
 
     def _written(self, cell: Cell) -> list[frozenset[Edge]]:
-        """The sets of edges of the complete DAG that are the same network as a cell."""
+        """Finds the sets of edges of the complete DAG that are the same network as a cell."""
         small = cell.prune().to_networkx()
         alike = categorical_node_match("op", None)
         found = set()
@@ -135,19 +135,19 @@ class Networks(Space):
         self._macs = [network["macs"] for network in table["networks"]]
 
     def index(self, cell: Cell) -> int:
-        """Which network a cell is."""
+        """Finds the index of a cell's network."""
         return self._index[cell.key]
 
     def count_macs(self, cell: Cell) -> int:
-        """Multiply-accumulates of a network for one image."""
+        """Returns the multiply-accumulates of a network for one image."""
         return self._macs[self.index(cell)]
 
     def draw(self, generator: random.Random, count: int | None = None) -> list[Cell]:
-        """So many distinct networks, by default all, all equally likely."""
+        """Draws so many distinct networks, by default all, all equally likely."""
         return generator.sample(self.cells, len(self.cells) if count is None else count)
 
     def neighbours(self, cell: Cell) -> list[Cell]:
-        """As of `Space`, those of the table."""
+        """Finds the neighbours in a space, as the table has them."""
         return [self.cells[self.index(other)] for other in super().neighbours(cell)]
 
 
@@ -156,7 +156,7 @@ class SpentError(Exception):
 
 
 class Session:
-    """What one search may ask: it sees one seed's score of each network that it pays for.
+    """The trainings of one search: it sees one seed's score of each network that it pays for.
 
     Which seed's is drawn by the search's own, the same for all methods.
 
@@ -185,11 +185,11 @@ class Session:
         self._depth: dict[int, int] = {}
 
     def best_seen(self) -> int:
-        """The network with the best score of all seen."""
+        """Returns the network with the best score of all seen."""
         return max(self.seen, key=lambda index: max(self.seen[index]))
 
     def train(self, cell: Cell) -> float:
-        """The score of a network; a new one costs 1, one of before nothing."""
+        """Returns the score of a network; a new one costs 1, one of before nothing."""
         index = self.networks.index(cell)
         if index not in self.seen:
             self._pay(1.0)
@@ -197,7 +197,7 @@ class Session:
         return self.seen[index][0]
 
     def train_until(self, cell: Cell, epochs: int) -> float:
-        """The score of a network after so many epochs; costs those that are new."""
+        """Returns the score of a network after so many epochs; those that are new cost."""
         index = self.networks.index(cell)
         curve = self.networks.curves[index][self._order[index][0]]
         epochs = min(epochs, len(curve))
@@ -209,7 +209,7 @@ class Session:
         return curve[epochs - 1]
 
     def finish(self) -> list[float]:
-        """The regrets; a search that ended before its budget keeps its answer."""
+        """Returns the regrets; a search that ended before its budget keeps its answer."""
         self._note(self.budget + 1.0)
         return self.regrets
 

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def searches(epochs: int, budget: int) -> dict[str, Any]:
-    """All contestants by their names.
+    """Maps the names of all contestants to their searches.
 
     Args:
         epochs: the most that a network of the table trained.
@@ -122,7 +122,7 @@ def _tables() -> list[Path]:
 
 
 def _table(networks: Networks, results: dict[str, list[list[float]]]) -> Table:
-    """Mean regrets in units of 0.0001, with what the mean may be off by."""
+    """Makes the table of mean regrets in units of 0.0001, with what they may be off by."""
     table = Table(
         box=box.MARKDOWN,
         title=f"{networks.task}: mean regret of n searches x 10,000 ± 95% interval (sd); "

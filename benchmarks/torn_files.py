@@ -83,11 +83,11 @@ class TornFiles:
             _search(_tuner(folder / "stopped", stop_at=_STOP_AT))
 
     def size(self, name: str) -> int:
-        """The length of a file, in bytes."""
+        """Returns the length of a file, in bytes."""
         return (self.folder / "stopped" / _PROJECT / name).stat().st_size
 
     def outcome(self, name: str, length: int) -> str:
-        """What comes of the search if this file keeps so many bytes.
+        """Runs the search with so many bytes of this file, and says what comes of it.
 
         Returns:
             `"recovered"`, `"refused"` or `"lost"`.
@@ -109,7 +109,7 @@ class TornFiles:
         return "recovered" if same and enough else "lost"
 
     def expected_trials(self) -> set[str]:
-        """The trials of the undisturbed search."""
+        """Returns the trials of the undisturbed search."""
         return {c["trial_id"] for record in self.expected for c in record["candidates"]}
 
 
@@ -122,7 +122,7 @@ class _Computes(keras_tuner.Tuner):
         super().__init__(*args, **kwargs)
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """A number that follows from the cell."""
+        """Computes a number that follows from the cell."""
         if len(self.ran) == self.stop_at:
             raise KeyboardInterrupt
         cell = self.oracle.cell_of(trial)
@@ -150,7 +150,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 
 def without_ids(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A trajectory but for the numbers of its trials: one that is trained again gets another."""
+    """Drops the numbers of trials from a trajectory: one that is trained again gets another."""
     candidates = [
         [{name: c[name] for name in c if name != "trial_id"} for c in record["candidates"]]
         for record in records

@@ -194,7 +194,7 @@ class Observed:
                 self.waiting.add(spent - spent_before, now - before)
 
     def processes(self) -> dict[str, psutil.Process]:
-        """The chief and the workers, by their IDs in the search."""
+        """Returns the chief and the workers, by their IDs in the search."""
         children = self._launcher.children()
         found = {child.environ().get("KERASTUNER_TUNER_ID"): child for child in children}
         return {name: child for name, child in found.items() if name}
@@ -227,7 +227,7 @@ def kill_the_chief(observed: Observed) -> bool:
 
 
 def _timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A trajectory without what may differ: seconds, and the order in which trials began."""
+    """Drops from a trajectory what may differ: seconds, and the order in which trials began."""
     for each in [
         *records,
         *(candidate for record in records for candidate in record["candidates"]),

@@ -45,7 +45,8 @@ class ObjectRole(PyXRefRole):
         """Keeps the title, of which Sphinx would drop a leading dot, and finds what is called."""
         _, target = super().process_link(env, refnode, has_explicit_title, title, target)
         target = target.partition("(")[0]
-        if target[:1].isupper():  # the name of a class is known in all modules
+        # The name of a class is known in all modules, and one with its module's in all packages.
+        if target[:1].isupper() or "." in target:
             refnode["refspecific"] = True
         return title, target
 

@@ -7,6 +7,7 @@ code has been changed and not run since. Files that a notebook makes go to `runs
 import argparse
 import hashlib
 import os
+import re
 import time
 from pathlib import Path
 
@@ -18,8 +19,15 @@ NAMES = sorted(path.stem for path in HERE.glob("*.ipynb"))
 
 
 def code_digest(notebook: nbformat.NotebookNode) -> str:
-    """SHA-256, as hexadecimal digits, of the sources of all code cells in their order."""
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    """Digests the sources of all code cells in their order: SHA-256, as hexadecimal digits.
+
+    Lines that import do not count: where a name comes from changes no output.
+    """
+    sources = [
+        re.sub(r"(?m)^(?:from|import) .*\n?", "", cell.source)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
 
