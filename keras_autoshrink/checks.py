@@ -134,6 +134,30 @@ def _differences(
         yield "{}{}={}, not {}".format(prefix, name, *said)
 
 
+# What to do where a folder holds another search.
+ANOTHER_SEARCH = (
+    "use another project_name (--project-name), or overwrite=True (--overwrite) to delete it"
+)
+
+
+def check_same(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], what: str, way_out: str = ANOTHER_SEARCH
+) -> None:
+    """Checks that what is on the disk is ours, to go on with.
+
+    Args:
+        theirs: its settings, plain values.
+        ours: those that it has to have.
+        what: where it is and what, as "runs/digits holds a search".
+        way_out: what to do if it is not.
+
+    Raises:
+        ValueError: it differs; the message names the settings that do.
+    """
+    if differs := difference(theirs, ours):
+        raise ValueError(f"{what} with {differs}; {way_out}")
+
+
 def tensorflow_reason(error: Exception) -> str:
     """Returns the first line of an error of TensorFlow's, without what that puts before it."""
     line = str(getattr(error, "message", error)).partition("\n")[0].rpartition("}} ")[2]

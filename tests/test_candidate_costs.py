@@ -78,7 +78,7 @@ def test_a_search_by_a_callable(tmp_path):
         assert found["measured_cost"] == 7 * found["params"]
         expected = found["objective"] - 0.1 * (math.log10(found["measured_cost"]) - 6)
         assert found["score"] == pytest.approx(expected)
-    with pytest.raises(ValueError, match=r"another score: .*size_of.*, not .*'params'"):
+    with pytest.raises(ValueError, match=r"score=.*size_of.*, not .*'params'"):
         run(tmp_path, kas.AccuracyScore(cost="params"))
     run(tmp_path, kas.AccuracyScore(cost="params"), overwrite=True)
     assert not (tmp_path / "search" / saved_search.COSTS).exists()  # they go with their search

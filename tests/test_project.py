@@ -96,13 +96,13 @@ def test_spaces_that_differ_are_told_apart(tmp_path):
     make = functools.partial(WithTuner.make, tmp_path)
     make(hypermodel=builder(3)).save()
     make(hypermodel=builder(3))
-    with pytest.raises(ValueError, match=r"another hypermodel: params=4, not 6"):
+    with pytest.raises(ValueError, match=r"hypermodel\.params=4, not 6"):
         make(hypermodel=builder(5))
     with pytest.raises(ValueError, match=r"learning_rate.*0.001.*, not .*0.05"):
         make(hypermodel=builder(3, 0.05))
     fixed = keras_tuner.HyperParameters()
     fixed.Fixed("learning_rate", 0.01)
-    with pytest.raises(ValueError, match=r"another hyperparameters: .*0.01"):
+    with pytest.raises(ValueError, match=r"hyperparameters=None, not .*0.01"):
         make(hypermodel=builder(3), hyperparameters=fixed)
 
 

@@ -98,7 +98,7 @@ def test_an_older_state_than_the_trials_loses_nothing(finished, tmp_path):
 
 
 def test_what_cannot_be_recovered_is_named(copied, tmp_path):
-    with pytest.raises(ValueError, match=r"another seed: .*overwrite=True"):
+    with pytest.raises(ValueError, match=r"seed=0, not 1; .*overwrite=True"):
         WithOracle.make(copied.parent, **SETTINGS, seed=1)
     (copied / "oracle.json").write_text("{")
     with pytest.raises(ValueError, match=r"trial \d+ is of another search.*overwrite=True"):

@@ -171,7 +171,7 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
         storage.run(folder, **small)
         before = (folder / "search" / "oracle.json").read_bytes()
         for name, value in (("seed", 1), ("keep_fraction", 0.5), ("num_candidates", 7)):
-            with pytest.raises(ValueError, match=rf"another {name}: .*overwrite=True"):
+            with pytest.raises(ValueError, match=rf"{name}=.*, not .*overwrite=True"):
                 storage.make(folder, **{**small, name: value})
         assert (folder / "search" / "oracle.json").read_bytes() == before
         found, ran = storage.run(folder, **small, seed=1, overwrite=True)

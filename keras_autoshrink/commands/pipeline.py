@@ -16,7 +16,7 @@ from rich.table import Table
 
 import tflite_export
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.checks import difference
+from keras_autoshrink.checks import check_same
 from keras_autoshrink.commands.arguments import default_project
 from keras_autoshrink.commands.generate import vocabulary_path
 from keras_autoshrink.data.text import Vocabulary
@@ -58,7 +58,8 @@ def search_and_report(
     folder = options.directory / name
     worker = service.role() == "worker"
     if worker or not options.overwrite:
-        saved_search.check_settings(folder, settings)
+        theirs = saved_search.read_settings(folder)
+        check_same(theirs or settings, settings, f"{folder} holds a search")
     tuner = AutoShrink(
         hypermodel,
         score=score,
@@ -172,12 +173,8 @@ def train_and_save(job: TrainingJob) -> keras.Model:
     checkpoint = TrainingCheckpoint(folder, settings)
     # Where there is a checkpoint, a kill may have come between the model and its facts: it goes on.
     if path.is_file() and not (job.overwrite or checkpoint.epochs_done):
-        differs = difference(saved_search.read_facts(path), settings)
-        if differs:
-            raise ValueError(
-                f"{path}: is there already, with {differs}; take another name, or overwrite=True "
-                "(--overwrite) to replace it"
-            )
+        way_out = "take another name, or overwrite=True (--overwrite) to replace it"
+        check_same(saved_search.read_facts(path), settings, f"{path}: is there already", way_out)
         _console.print(f"{path} has been trained like this already")
         return tflite_export.load_model(path)
     if checkpoint.epochs_done:

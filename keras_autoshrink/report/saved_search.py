@@ -197,30 +197,8 @@ def describe_costs(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Checks that a search with these settings may go on in a folder.
-
-    Args:
-        folder: need not exist.
-        settings: plain values that the two searches must share.
-
-    Raises:
-        ValueError: the folder holds a search with other settings.
-    """
-    theirs = read_settings(folder)
-    names = {n for n in {**theirs, **settings} if n != "argv"} if theirs else ()
-    differing = [n for n in names if theirs.get(n) != settings.get(n)]
-    if differing:
-        name = differing[0]
-        option = "seed" if name == "split_seed" else name
-        raise ValueError(
-            f"{folder} holds a search with {option}={theirs.get(name)!r}, not "
-            f"{settings.get(name)!r}; use another --project-name, or --overwrite to delete it"
-        )
-
-
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings of a search, and the command line that began it, for `check_settings`."""
+    """Writes the settings of a search, and the command line that began it."""
     folder.mkdir(parents=True, exist_ok=True)  # KerasTuner leaves none after overwrite=True
     settings = {**settings, "argv": read_settings(folder).get("argv", sys.argv)}
     files.write_text(folder / _SETTINGS, json.dumps(settings, indent=1) + "\n")

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_autoshrink import files
-from keras_autoshrink.checks import difference
+from keras_autoshrink.checks import check_same
 
 _STATE = "state.json"
 _KINDS = {"settings": dict, "history": dict, "epochs_done": int, "weights": str}
@@ -63,15 +63,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         for name, kind in _KINDS.items():
             if not isinstance(state.get(name), kind):
                 raise ValueError(f"{folder / _STATE}: damaged: has no {name}; delete its folder")
-        theirs = state["settings"]
         self.history, self.epochs_done = state["history"], state["epochs_done"]
         self._weights = folder / state["weights"]
-        differs = difference(theirs, self.settings)
-        if differs:
-            raise ValueError(
-                f"{folder} holds an unfinished training with {differs}; give it the same settings "
-                "to go on, or overwrite=True (--overwrite) to begin anew"
-            )
+        check_same(
+            state["settings"],
+            self.settings,
+            f"{folder} holds an unfinished training",
+            "give it the same settings to go on, or overwrite=True (--overwrite) to begin anew",
+        )
 
     def restore(self, model: keras.Model) -> None:
         """Loads the state on the disk, if there is one, into a compiled model.

@@ -13,13 +13,12 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.checks import positive
+from keras_autoshrink.checks import ANOTHER_SEARCH, check_same, positive
 from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.search.records import Outcome
-from keras_autoshrink.search.shrink import SETTINGS, ShrinkSearch, check_settings
+from keras_autoshrink.search.shrink import ShrinkSearch, check_settings
 from keras_autoshrink.tuner import service
 from keras_autoshrink.tuner.costs import CandidateCosts
-from keras_autoshrink.tuner.project import check_same
 from keras_autoshrink.tuner.state import (
     ENDED,
     State,
@@ -392,12 +391,9 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         """
         folder = self._project_dir
         if "search" not in state:
-            raise ValueError(
-                f"{folder} holds the search of another oracle; use another "
-                "project_name (--project-name), or overwrite=True (--overwrite) to delete it"
-            )
+            raise ValueError(f"{folder} holds the search of another oracle; {ANOTHER_SEARCH}")
         searched = state["search"] or {}
-        check_same({n: searched[n] for n in SETTINGS if n in searched}, self.settings, folder)
+        check_same(searched or self.settings, self.settings, f"{folder} holds a search")
         super().set_state({**state, "ongoing_trials": {}, "retry_queue": []})
         self.seed = self.settings["seed"]
         self.token = state["token"]

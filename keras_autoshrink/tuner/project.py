@@ -9,7 +9,6 @@ import logging
 import numbers
 import os
 import platform
-import reprlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,9 +22,6 @@ import keras_autoshrink
 from keras_autoshrink import files
 from keras_autoshrink.costs import count_params
 from keras_autoshrink.hypermodels.search_space import CellSpace
-
-# Their differences name what differs in them.
-_DETAILED = ("score", "hypermodel", "hyperparameters", "training")
 
 _log = logging.getLogger(__name__)
 
@@ -93,37 +89,6 @@ def versions() -> dict[str, str]:
         if name in sys.modules:
             found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
     return found
-
-
-def difference(theirs: Any, ours: Any, name: str = "") -> str:
-    """Says in which entries two settings differ: `filters=4, not 8`."""
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
-        names = [n for n in {**theirs, **ours} if theirs.get(n) != ours.get(n)]
-        return "; ".join(difference(theirs.get(n), ours.get(n), n) for n in names)
-    shown = ["unset" if value is None else reprlib.repr(value) for value in (theirs, ours)]
-    return f"{name}={shown[0]}, not {shown[1]}" if name else f"{shown[0]}, not {shown[1]}"
-
-
-def check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], folder: str) -> None:
-    """Checks that a search may go on in the folder of another one.
-
-    Args:
-        theirs: the settings of the search in the folder.
-        ours: those of the search that is to go on there.
-        folder: for the message.
-
-    Raises:
-        ValueError: they differ.
-    """
-    # A folder of another tuner has not all of them, nor has a search that has not begun.
-    for name in [n for n in ours if n in theirs]:
-        if ours[name] != theirs[name]:
-            differs = difference(theirs[name], ours[name], "" if name in _DETAILED else name)
-            raise ValueError(
-                f"{folder} holds a search with another {name}: {differs}; use "
-                "another project_name (--project-name), or overwrite=True (--overwrite) to "
-                "delete it"
-            )
 
 
 def check_place(directory: str | os.PathLike[str] | None, project_name: str | None) -> None:

@@ -19,6 +19,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_autoshrink import files
 from keras_autoshrink.backend import check_tensorflow_backend
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.checks import check_same
 from keras_autoshrink.hypermodels.callbacks import Interrupts
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.report.progress import SearchProgress
@@ -433,7 +434,9 @@ class AutoShrink(keras_tuner.Tuner):
         Raises:
             ValueError: it is another one.
         """
-        project.check_same(state, self._settings, self.project_dir)
+        # Another tuner's has none of them, and one that was saved before it began lacks some.
+        ours = {name: value for name, value in self._settings.items() if name in state}
+        check_same(state, ours, f"{self.project_dir} holds a search")
 
     def _get_tuner_fname(self) -> str:
         # One name for the chief and for a search without one: either goes on with the other's.
