@@ -480,16 +480,12 @@ TO = "--output m.keras"
         (f"train shrinkcnn {TO} --vocabulary-size 8", "--vocabulary-size: is for text"),
         # Values.
         ("search --nodes 1", "num_nodes=1"),
-        ("search --keep-fraction 3", "keep_fraction=3"),
-        ("search --mac-weight -1", "weight=-1"),
         ("search --proxy-images 333 100", "digits: train: 333 images cannot"),
         (f"train shrinkcnn {TO} --target-macs 10", "target_macs=10"),
-        (f"train shrinkcnn {TO} --ema 1", "ema=1.0"),
         (f"train shrinkcnn {TO} --distribution-strategy multiworker", "TF_CONFIG has to name"),
         (f"train shrinkcnn {TO} --recipe imagenet", "recipe changes colours"),
         # Data.
         ("search --dataset absent.npz", "absent.npz"),
-        ("search --dataset labels.npz", "label -1"),
         ("search --dataset classes", "no images"),
         ("search --dataset imagenet2012", "training a network only"),
         ("search --data-dir empty", "--data-dir empty: is where tensorflow-datasets keeps"),

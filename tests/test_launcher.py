@@ -208,9 +208,7 @@ def test_a_connection_that_meets_itself_is_no_chief(monkeypatch):
     assert not Address("127.0.0.1", free_port()).listens()
 
 
-@pytest.mark.parametrize(
-    "text", ["5000", "node1:", ":5000", "node1:0", "node1:65536", "node1:x", "::1:5000", "[]:1"]
-)
+@pytest.mark.parametrize("text", ["5000", ":5000", "node1:0", "node1:65536", "node1:x", "::1:5000"])
 def test_bad_addresses_are_refused(text, capsys):
     error = refused(capsys, f"search --chief {text}")
     assert f"argument --chief: {text!r} is no address of the kind node1:5000" in error
