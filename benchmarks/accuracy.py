@@ -96,7 +96,7 @@ def _results(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 def _train(
     cell: kas.Cell, data: Any, path: Path, dataset: str, recipe: Any, width: float, seed: int
 ) -> dict[str, Any]:
-    """The facts of a training."""
+    """Trains a network and returns the facts of its file."""
     from keras_autoshrink.commands.images import ImageTraining
     from keras_autoshrink.commands.pipeline import train_and_save
     from keras_autoshrink.report.saved_search import read_facts

@@ -145,9 +145,9 @@ def perplexity(path: str | os.PathLike[str], tokens: npt.ArrayLike) -> float:
             carried on to its end.
 
     Returns:
-        exp of the mean over all tokens but the first of -log p(token | the tokens before): how
-        many tokens the model hesitates between, on average. Infinity where that is too large for
-        a float; NaN if the file gives NaN.
+        exp of the mean over all tokens but the first of -log p(token | the tokens before), which
+        is how many tokens the model hesitates between, on average. Infinity where that is too
+        large for a float; NaN if the file gives NaN.
 
     Raises:
         ValueError: The file is not a language model's; the text is too short, not of integers or

@@ -58,7 +58,7 @@ class Agreement:
 
     @property
     def accuracy_drop(self) -> float | None:
-        """Computes ``model_accuracy - file_accuracy``, a share: 0.01 is one percentage point.
+        """Computes ``model_accuracy - file_accuracy``, of which 0.01 is one percentage point.
 
         Below 0 if the file is better; None without labels.
         """

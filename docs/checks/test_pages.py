@@ -29,6 +29,7 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.timeout(900)  # a search takes a minute on a quiet machine
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_of_python_runs(block, tmp_path, monkeypatch):
     if block.startswith(">>> "):
