@@ -31,8 +31,9 @@ _VERSION = 1
 class Cell:
     """A DAG of operations (Zhang et al., AAAI 2020, arXiv 1911.09251).
 
-    Nodes are in topological order and node 0 is the input. Node `j` concatenates the outputs of
-    all nodes `i` with an edge `(i, j)` and applies its op. The cell's output are its `leaves`.
+    Nodes are in topological order and node 0 is the input. Node `j` has its op and reads the
+    outputs of all nodes `i` with an edge `(i, j)`; the cell's output is that of its `leaves`.
+    `networks.cnn.apply_cell` and `networks.rnn.ShrinkRNNCell` build the layers.
     Nodes that cannot be reached from node 0 are allowed and mean nothing: `prune` drops them.
     Cells are compared as they are written; two that are the *same network* under another numbering
     of their nodes have the same `key`. Whether there is code for an op is not the cell's business:

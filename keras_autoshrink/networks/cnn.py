@@ -164,7 +164,8 @@ def apply_cell(cell: Cell, x: Any, filters: int, stride: int, style: CellStyle, 
     """Applies a cell's layers to a tensor.
 
     A node concatenates its inputs on the channel axis, then applies its op, BatchNorm and the
-    activation. Node 0 is the identity, or a max-pool if the cell strides.
+    activation. Node 0 is the identity, or a max-pool if the cell strides. With residuals the leaves
+    have no activation, and the cell's input is added to its output.
 
     Args:
         cell: nodes that cannot be reached from node 0 are left out.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from keras_autoshrink.search.bayesian import Bayesian
-from keras_autoshrink.search.strategies import Paper, Strategy
+from keras_autoshrink.search.paper import Paper
+from keras_autoshrink.search.strategies import Strategy
 
 # A strategy is a class with a place here: commands, tuner and reports know it by its name.
 STRATEGIES: dict[str, type[Strategy]] = {each.name: each for each in (Bayesian, Paper)}

@@ -1,9 +1,8 @@
 """Strategies: which cells a round of a search tries, and when the search is over.
 
 `shrink.ShrinkSearch` keeps the books of rounds and outcomes and asks a strategy for the next round.
-`search.STRATEGIES` lists them all; `bayesian.Bayesian` is the default, `Paper` is figure 2 of
-arXiv 1911.09251. By benchmarks/search_quality.md the first leaves half of the regret of random
-networks at equal numbers of trained ones, and the second does not.
+`search.STRATEGIES` lists them all. By benchmarks/search_quality.md `bayesian.Bayesian` leaves half of
+the regret of random networks for as many trained ones, and `paper.Paper` does not.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import random
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -120,53 +118,3 @@ class Strategy(abc.ABC):
     def trained_below(self, cell: Cell, edges: int) -> int:
         """Counts the networks of fewer edges that the paper's walk trains at most."""
         return sum(min(self.num_candidates, e) for e in range(self.edges_to_keep(cell) + 1, edges))
-
-
-class Paper(Strategy):
-    """The walk of the paper: each round tries cells that lack one edge of the current one.
-
-    A round draws k edges and goes on from the best candidate (ties: fewer MACs, then the smaller
-    edge), of a round over the limits from the cheapest. The walk ends when the cell has no more
-    than `max(1, round(keep_fraction * initial edges))` edges, or when a whole round failed
-    (Zhang et al., arXiv 1911.09251, figure 2).
-
-    Raises:
-        ValueError: `max_candidates` is given; the walk ends by itself.
-    """
-
-    name = "paper"
-    goes_on_over_limits = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_candidates is not None:
-            raise ValueError(
-                f"max_candidates={self.max_candidates}: the strategy 'paper' ends by itself; "
-                "keep_fraction and num_candidates say when"
-            )
-
-    def propose(self, state: State) -> list[Cell]:
-        """Returns cells that lack one edge of the current one, which is drawn."""
-        cell = state.current
-        # Sorting by random() rather than sample(): Python promises the same numbers from this
-        # one method in all its versions, and a resumed search draws the old rounds again.
-        generator = random.Random(state.round_seed)
-        ways_in = sum(i == 0 for i, _ in cell.edges)
-        # The last edge out of the input has to stay: without it there is no cell.
-        removable = [edge for edge in cell.edges if edge[0] != 0 or ways_in > 1]
-        drawn = sorted(removable, key=lambda _: generator.random())[: self.num_candidates]
-        smaller = [cell.without_edge(edge) for edge in drawn]
-        return [dataclasses.replace(each, edges=each.live_edges) for each in smaller]
-
-    def is_over(self, state: State) -> bool:
-        """Tells whether the cell is as small as it is to become."""
-        return len(state.current.edges) <= self.edges_to_keep(state.cell)
-
-    def gives_up(self, state: State) -> bool:
-        """Tells that there is no cell to go on from."""
-        return True
-
-    def max_remaining(self, state: State) -> int:
-        """Returns how many networks are left; duplicates and pruning make it fewer."""
-        edges = len(state.current.edges) if state.adopted else len(state.cell.edges) + 1
-        return len(state.pending()) + self.trained_below(state.cell, edges)

@@ -225,7 +225,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         return trial
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Chooses the next candidate that nobody trains yet; see `keras_tuner.Oracle`."""
+        """Hands out a candidate of the round that nobody trains yet; see `keras_tuner.Oracle`."""
         if self.search.done:
             return {"status": TrialStatus.STOPPED}
         pending = [c.cell for c in self.search.pending()]
@@ -249,6 +249,9 @@ class AutoShrinkOracle(keras_tuner.Oracle):
     @keras_tuner.synchronized
     def end_trial(self, trial: Trial) -> None:
         """Takes a trial's end; the last one of a round makes the search go on.
+
+        KerasTuner's own `end_trial` writes the trial's file and then the state, by `_save_trial`
+        and `save`.
 
         The end of a trial that is not out, such as one that was taken over, changes nothing.
         """

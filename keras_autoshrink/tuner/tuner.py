@@ -179,8 +179,8 @@ class AutoShrink(keras_tuner.Tuner):
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Trains candidates until the search has trained as many as it may.
 
-        Of all processes that run a search one leads: it alone writes, shows progress and hears
-        Ctrl-C. Others are workers of KerasTuner's service.
+        Of all processes that run a search one leads: it alone writes the state, shows progress and
+        hears Ctrl-C. Others are workers of KerasTuner's service.
 
         Args:
             *args: those of `keras.Model.fit`: arrays, or a `tf.data.Dataset`.
