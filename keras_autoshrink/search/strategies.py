@@ -1,8 +1,8 @@
 """Strategies: which cells a round of a search tries, and when the search is over.
 
 `shrink.ShrinkSearch` keeps the books of rounds and outcomes and asks a strategy for the next round.
-`search.STRATEGIES` lists them all. By benchmarks/search_quality.md `bayesian.Bayesian` leaves half of
-the regret of random networks for as many trained ones, and `paper.Paper` does not.
+`search.STRATEGIES` lists them all. `bayesian.Bayesian` leaves half of the regret of random networks
+for as many trained ones (benchmarks/search_quality.md), and `paper.Paper` does not.
 """
 
 from __future__ import annotations
