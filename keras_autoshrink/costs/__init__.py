@@ -1,9 +1,4 @@
-"""What a Keras model costs: its multiply-accumulates and its parameters.
-
-One multiply-accumulate is one, not two FLOPs. Convolutions, dense layers and matrix products
-count; normalization, bias, activation, pooling and addition do not (the convention of
-arXiv 1911.09251, whose score weighs accuracy against this number).
-"""
+"""What a Keras model costs: its multiply-accumulates and its parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +16,7 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
 
     Convolutions, dense layers and matrix products count, one multiply-accumulate as one, not as two
     FLOPs; normalization, bias, activation, pooling and addition do not (the convention of arXiv
-    1911.09251).
+    1911.09251, whose score weighs accuracy against this number).
 
     The model is walked, not run, and not changed. A layer that is shared counts at every call.
     A sample of a language model is a whole sequence; for the number per token pass one time
@@ -108,12 +103,8 @@ def count_params(model: keras.Model, batchnorm: bool = True) -> int:
             )
     sizes = {id(weight): math.prod(weight.shape) for weight in model.weights}
     for layer in layers:
-        if getattr(type(layer), "carries_state", False):
-            for state in layer.states:
-                sizes.pop(id(state), None)
-    if not batchnorm:
-        for layer in layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                for weight in layer.weights:
-                    sizes.pop(id(weight), None)
+        left_out = not batchnorm and isinstance(layer, keras.layers.BatchNormalization)
+        if left_out or getattr(type(layer), "carries_state", False):
+            for weight in layer.weights:  # of what carries a state, its states
+                sizes.pop(id(weight), None)
     return sum(sizes.values())

@@ -78,11 +78,7 @@ class Call:
 
     @functools.cached_property
     def outputs(self) -> Any:
-        """What the operation returns, as KerasTensors: shapes are inferred, nothing is run.
-
-        Raises:
-            MisfitError: The operation does not take inputs of these shapes.
-        """
+        """What the operation returns, as KerasTensors: shapes are inferred, nothing is run."""
         try:
             return self.operation.compute_output_spec(*self.args, **self.kwargs)
         except Exception as error:
@@ -103,11 +99,7 @@ class Call:
         return self.known(self.arguments[name])
 
     def known(self, tensor: Any) -> Shape:
-        """Returns the shape of a tensor, no dimension of which is None.
-
-        Raises:
-            UnknownSizeError: A dimension is None.
-        """
+        """Returns the shape of a tensor, or raises UnknownSizeError if a dimension is None."""
         shape = shape_of(tensor)
         if any(size is None for size in shape):
             raise UnknownSizeError(

@@ -13,11 +13,7 @@ from keras_autoshrink.costs.rules import RULES, WRAPPERS, costs_nothing, functio
 
 
 def check_model(model: Any) -> None:
-    """Checks that a model is functional or Sequential.
-
-    Raises:
-        TypeError: it is not.
-    """
+    """Raises TypeError if a model is neither functional nor Sequential."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"count_macs takes a Keras 3 model, not {type(model)}")
     # A train_step of its own does not make a subclassed model of it.
@@ -41,14 +37,7 @@ def walk(model: Any, shapes: Sequence[Sequence[int | None]]) -> tuple[int, list[
         shapes: The inputs' shapes, (batch, ...) each.
 
     Returns:
-        The multiply-accumulates of the whole batch; the outputs, KerasTensors of shape
-        (batch, ...), flattened.
-
-    Raises:
-        TypeError: A subclassed model is nested in it, or a custom layer's answer is no number.
-        UnknownSizeError: A count needs a dimension that is None.
-        MisfitError: A layer does not take the input that it gets.
-        ValueError: A layer is not known.
+        The multiply-accumulates of the whole batch; the outputs, KerasTensors, flattened.
     """
     total = 0
 
@@ -190,15 +179,7 @@ def _overridden(cls: type) -> str | None:
 
 
 def batch_shapes(model: Any, input_shape: Any) -> list[tuple[int | None, ...]]:
-    """Returns the shapes to count a model at, (batch, ...) each, in the order of its inputs.
-
-    Args:
-        model: A functional or built Sequential model.
-        input_shape: As for `count_macs`.
-
-    Raises:
-        ValueError: `input_shape` does not fit, or fixed batch sizes differ.
-    """
+    """Returns the shapes to count a model at, (batch, ...) each, in the order of its inputs."""
     shapes = [tuple(x.shape) for x in model.inputs]
     fixed = sorted({shape[0] for shape in shapes if shape and shape[0] is not None})
     if len(fixed) > 1:
@@ -274,11 +255,7 @@ def _sample_shape(value: Any) -> Shape:
 
 
 def built_copy(model: keras.Sequential, input_shape: Any) -> keras.Sequential:
-    """Builds a copy of a Sequential model that has no input yet; the original stays unbuilt.
-
-    Raises:
-        ValueError: `input_shape` is missing, no shape, or none that the model can be built with.
-    """
+    """Builds a copy of a Sequential model that has no input yet; the original stays unbuilt."""
     if input_shape is None:
         raise ValueError(
             f"Sequential model {model.name!r} is not built: pass input_shape=(224, 224, 3), "

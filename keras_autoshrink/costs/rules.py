@@ -89,19 +89,9 @@ def _einsum(call: Call) -> int:
 def _einsum_macs(call: Call, equation: str, tensors: Sequence[Any]) -> int:
     """Counts the multiply-accumulates of an einsum, `...` included.
 
-    Args:
-        call: The call, for the errors.
-        equation: As for `keras.ops.einsum`, such as "bij,jk->bik".
-        tensors: The operands.
-
-    Returns:
-        The product of the sizes of the labels, but for those that one operand alone has and that
-        are summed before; 0 if no label that both operands share is summed.
-
-    Raises:
-        MisfitError: A label has two sizes.
-        ValueError: There are three operands or more: the count depends on the order in which
-            a backend contracts them.
+    That is the product of the sizes of the labels, but for those that one operand alone has and
+    that are summed before; 0 if no label that both operands share is summed. With three operands
+    or more it would depend on the order in which a backend contracts them.
     """
     name = f"{describe(call.operation)}: einsum {equation!r}"
     left, arrow, output = equation.replace(" ", "").partition("->")
@@ -219,54 +209,33 @@ def _tensordot(call: Call) -> int:
     return math.prod(call.output_shape) * math.prod(contracted) if contracted else 0
 
 
-# By `Call.kind`; keras.layers exports GroupedQueryAttention as GroupQueryAttention.
-RULES: dict[str, Rule] = {
-    "Conv1D": _conv,
-    "Conv2D": _conv,
-    "Conv3D": _conv,
-    "DepthwiseConv1D": _conv,
-    "DepthwiseConv2D": _conv,
-    "ops.nn.Conv": _conv,
-    "ops.nn.DepthwiseConv": _conv,
-    "Conv1DTranspose": _conv_transpose,
-    "Conv2DTranspose": _conv_transpose,
-    "Conv3DTranspose": _conv_transpose,
-    "ops.nn.ConvTranspose": _conv_transpose,
-    "SeparableConv1D": _separable_conv,
-    "SeparableConv2D": _separable_conv,
-    "ops.nn.SeparableConv": _separable_conv,
-    "ConvLSTM1D": _conv_lstm,
-    "ConvLSTM2D": _conv_lstm,
-    "ConvLSTM3D": _conv_lstm,
-    "SimpleRNNCell": _rnn_cell,
-    "LSTMCell": _rnn_cell,
-    "GRUCell": _rnn_cell,
-    "Dense": _dense,
-    "ReversibleEmbedding": _reversible_embedding,
-    "EinsumDense": _einsum_dense,
-    "ops.numpy.Einsum": _einsum,
-    "MultiHeadAttention": _multi_head_attention,
-    "GroupedQueryAttention": _group_query_attention,
-    "Attention": _attention,
-    "AdditiveAttention": _attention,
-    "ops.nn.DotProductAttention": _dot_product_attention,
-    "Dot": _dot_layer,
-    "ops.numpy.Matmul": _matrix_product,
-    "ops.numpy.Dot": _matrix_product,
-    "ops.numpy.Inner": _matrix_product,
-    "ops.numpy.Vdot": _vdot,
-    "ops.numpy.Tensordot": _tensordot,
+_RULE_KINDS: dict[Rule, str] = {
+    _conv: "Conv1D Conv2D Conv3D DepthwiseConv1D DepthwiseConv2D ops.nn.Conv ops.nn.DepthwiseConv",
+    _conv_transpose: "Conv1DTranspose Conv2DTranspose Conv3DTranspose ops.nn.ConvTranspose",
+    _separable_conv: "SeparableConv1D SeparableConv2D ops.nn.SeparableConv",
+    _conv_lstm: "ConvLSTM1D ConvLSTM2D ConvLSTM3D",
+    _rnn_cell: "SimpleRNNCell LSTMCell GRUCell",
+    _dense: "Dense",
+    _reversible_embedding: "ReversibleEmbedding",
+    _einsum_dense: "EinsumDense",
+    _einsum: "ops.numpy.Einsum",
+    _multi_head_attention: "MultiHeadAttention",
+    _group_query_attention: "GroupedQueryAttention",  # keras.layers exports GroupQueryAttention
+    _attention: "Attention AdditiveAttention",
+    _dot_product_attention: "ops.nn.DotProductAttention",
+    _dot_layer: "Dot",
+    _matrix_product: "ops.numpy.Matmul ops.numpy.Dot ops.numpy.Inner",
+    _vdot: "ops.numpy.Vdot",
+    _tensordot: "ops.numpy.Tensordot",
 }
+# By `Call.kind`.
+RULES = {kind: rule for rule, kinds in _RULE_KINDS.items() for kind in kinds.split()}
 
 
 def _steps(call: Call) -> Any:
     """Returns a sequence (batch, steps, ...) as a layer or cell sees it: (batch x steps, ...)."""
     batch, steps, *rest = call.known(call.first)
     return keras.KerasTensor((batch * steps, *rest), dtype=call.first.dtype)
-
-
-def _rnn(call: Call) -> list[Call]:
-    return [Call(call.operation.cell, (_steps(call),))]
 
 
 def _stacked_cells(call: Call) -> list[Call]:
@@ -278,30 +247,20 @@ def _stacked_cells(call: Call) -> list[Call]:
     return calls
 
 
-def _time_distributed(call: Call) -> list[Call]:
-    return [Call(call.operation.layer, (_steps(call),))]
-
-
-def _bidirectional(call: Call) -> list[Call]:
-    layers = (call.operation.forward_layer, call.operation.backward_layer)
-    return [Call(layer, (call.first,)) for layer in layers]
-
-
-def _spectral_normalization(call: Call) -> list[Call]:
-    # At inference the wrapped layer alone runs; the power iterations belong to training.
-    return [Call(call.operation.layer, (call.first,))]
-
-
 # The calls that a layer makes of the layers in it; they are all its multiply-accumulates.
 WRAPPERS: dict[str, Callable[[Call], list[Call]]] = {
-    "RNN": _rnn,
-    "SimpleRNN": _rnn,
-    "LSTM": _rnn,
-    "GRU": _rnn,
+    **dict.fromkeys(
+        ("RNN", "SimpleRNN", "LSTM", "GRU"),
+        lambda call: [Call(call.operation.cell, (_steps(call),))],
+    ),
     "StackedRNNCells": _stacked_cells,
-    "TimeDistributed": _time_distributed,
-    "Bidirectional": _bidirectional,
-    "SpectralNormalization": _spectral_normalization,
+    "TimeDistributed": lambda call: [Call(call.operation.layer, (_steps(call),))],
+    "Bidirectional": lambda call: [
+        Call(layer, (call.first,))
+        for layer in (call.operation.forward_layer, call.operation.backward_layer)
+    ],
+    # At inference the wrapped layer alone runs; the power iterations belong to training.
+    "SpectralNormalization": lambda call: [Call(call.operation.layer, (call.first,))],
 }
 
 
