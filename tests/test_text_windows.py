@@ -185,7 +185,6 @@ def test_lengths_differ_from_epoch_to_epoch():
             (np.ones((3, 1), np.int32), 1, 1),
             "tokens: int32 of shape (3, 1); expected integers of shape (n,)",
         ),
-        (jittered_lengths, (0, 35, np.random.default_rng(0)), "positions=0: expected 1 or more"),
     ],
 )
 def test_refused(function: Any, arguments: tuple[Any, ...], message: str):
@@ -210,12 +209,3 @@ def test_batches_of_several_epochs():
         np.testing.assert_array_equal(second, first[:, :9])
         for part, following in zip(x, y, strict=True):
             np.testing.assert_array_equal(following, part + 1)
-
-
-def test_batches_refused():
-    for lengths, problem in (
-        ([[5], [6, 6]], "1: lengths 6 and more, 12 in all"),
-        ([[5, 0]], "0: lengths 0 and more, 5 in all"),
-    ):
-        with pytest.raises(ValueError, match=rf"^windows of epoch {problem}; expected 1 and more,"):
-            window_batches(text(23), 2, lengths)

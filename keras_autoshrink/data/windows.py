@@ -157,13 +157,7 @@ def jittered_lengths(positions: int, steps: int, generator: np.random.Generator)
         Lengths of 1 or more, whose sum is `positions`. Their number is
         `max(1, round(positions / mean))` with the mean length 0.975 times `steps`, or 5 if that
         is more.
-
-    Raises:
-        ValueError: `positions` or `steps` is under 1.
     """
-    for name, value in (("positions", positions), ("steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected 1 or more")
     count = max(1, round(positions / max(5, 0.975 * steps)))
     means = np.where(generator.random(count) < 0.95, steps, steps / 2)
     lengths = np.clip(generator.normal(means, 5).astype(np.int64), 5, steps + 10)

@@ -29,16 +29,6 @@ class AveragedSGD(keras.optimizers.SGD):
     Args:
         *args: of `keras.optimizers.SGD`.
         **kwargs: of `keras.optimizers.SGD`.
-
-    Example:
-        >>> weight, optimizer = keras.Variable([1.0]), AveragedSGD(0.5)
-        >>> optimizer.build([weight])
-        >>> optimizer.start_averaging()
-        >>> for _ in range(2):  # 0.5, and then 0
-        ...     optimizer.apply([keras.ops.ones(1)])
-        >>> with optimizer.averaged():
-        ...     float(weight[0])
-        0.25
     """
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -70,13 +60,7 @@ class AveragedSGD(keras.optimizers.SGD):
         return self.built and int(self._start) != _NOT_YET
 
     def start_averaging(self) -> None:
-        """Starts averaging with the next step; to be called between two steps, once.
-
-        Raises:
-            RuntimeError: the optimizer has no variables yet.
-        """
-        if not self.built:
-            raise RuntimeError("start_averaging: the optimizer is not built; call build(variables)")
+        """Starts averaging with the next step, once built; to be called between two steps."""
         if not self.averaging:
             self._start.assign(int(self.iterations))
 
@@ -121,26 +105,16 @@ class NonMonotonicTrigger(keras.callbacks.Callback):
     Args:
         window: n, the number of epochs that do not count.
         history: `val_loss` of the epochs before this training, if it goes on with an earlier one.
-
-    Raises:
-        ValueError: `window` is under 1; at the end of an epoch, there is no `val_loss`.
     """
 
-    def __init__(self, window: int = 5, history: Sequence[float] = ()) -> None:
+    def __init__(self, window: int, history: Sequence[float] = ()) -> None:
         super().__init__()
-        if window < 1:
-            raise ValueError(f"window={window}: expected 1 or more")
         self.window = window
         self.history = list(history)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Compares the validation loss with those of earlier epochs; `epoch` counts from 0."""
-        loss = (logs or {}).get("val_loss")
-        if loss is None:
-            raise ValueError(
-                "val_loss: is not in the logs; NonMonotonicTrigger takes its place "
-                "after the callback that measures it"
-            )
+        loss = logs["val_loss"]
         if loss > min(self.history[: -self.window], default=math.inf):
             self.model.optimizer.start_averaging()
         # An epoch that overflowed is no lowest one, and nothing is less than NaN.

@@ -42,12 +42,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Raises:
         ValueError: the folder holds a state of other settings, or a damaged one.
-
-    Example:
-        >>> from pathlib import Path
-        >>> checkpoint = TrainingCheckpoint(Path("training"), {"seed": 0})
-        >>> checkpoint.epochs_done, checkpoint.history  # nothing has been left there
-        (0, {})
     """
 
     def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
@@ -162,16 +156,8 @@ def fit(
 ) -> None:
     """Trains a compiled model in the epochs that its checkpoint has not done.
 
-    Args:
-        model: with the state of the checkpoint.
-        checkpoint: written after each epoch.
-        batches: makes the batches of some epochs, counted from 0, one after the other.
-        steps: batches of an epoch.
-        epochs: of the whole training.
-        callbacks: called before the checkpoint, which writes what they leave.
-        log_dir: folder for TensorBoard.
-        validation_data: the argument of `keras.Model.fit`.
-        verbose: the argument of `keras.Model.fit`.
+    `batches` makes the `steps` batches of each of some epochs, which are counted from 0. The
+    checkpoint, which has been restored into the model, writes what the other callbacks leave.
     """
     callbacks = [*callbacks, checkpoint]
     if log_dir is not None:

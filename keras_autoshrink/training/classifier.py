@@ -60,12 +60,6 @@ def architecture(data: ImageData | ImageStreams) -> dict[str, Any]:
 
     Returns:
         Arguments by name, `input_shape`, (height, width, channels), and `classes` among them.
-
-    Example:
-        >>> from keras_autoshrink import load_images
-        >>> arguments = architecture(load_images("digits", purpose="search"))
-        >>> arguments["input_shape"], arguments["classes"], arguments["stage_repeats"]
-        ((8, 8, 1), 10, (2, 2, 2))
     """
     return {
         "input_shape": data.input_shape,
@@ -222,13 +216,7 @@ def train_network(
 def compile_classifier(
     model: keras.Model, optimizer: keras.Optimizer | str, loss: keras.Loss
 ) -> None:
-    """Compiles an image classifier.
-
-    Args:
-        model: compiled in place.
-        optimizer: the argument of `keras.Model.compile`.
-        loss: says by its class whether labels are numbers or one-hot.
-    """
+    """Compiles an image classifier; the loss says by its class whether labels are one-hot."""
     # Not "accuracy" by name: Keras would create that one's variables while TensorFlow traces the
     # first step, which TensorFlow would then trace again.
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):

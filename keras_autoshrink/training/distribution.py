@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_autoshrink.backend import check_tensorflow_backend
+from keras_autoshrink.checks import one_of
 
 STRATEGIES = ("none", "mirrored", "multiworker")
 
@@ -29,9 +30,7 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
     Raises:
         ValueError: there is no such strategy, or Keras runs on another backend than TensorFlow.
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"distribution_strategy={name!r}: expected one of {', '.join(STRATEGIES)}")
-    if name == "none":
+    if one_of("distribution_strategy", name, STRATEGIES) == "none":
         return tf.distribute.get_strategy()
     check_tensorflow_backend(f"distribution_strategy={name!r}")
     if name == "multiworker":
@@ -73,24 +72,8 @@ def agree(strategy: tf.distribute.Strategy, number: int) -> bool:
     return bool(reduced[0] * reduced[2] == reduced[1] ** 2)
 
 
-def has_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Says whether the devices of a strategy belong to several processes."""
-    return (
-        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        and strategy.extended._in_multi_worker_mode()
-    )
-
-
 def build_model(strategy: tf.distribute.Strategy, build: Callable[[], keras.Model]) -> keras.Model:
-    """Builds a model whose variables all devices share, and that trains on all of them.
-
-    Args:
-        strategy: on which devices.
-        build: makes a model, compiled or not.
-
-    Returns:
-        The model; compile and train it in the strategy's scope.
-    """
+    """Builds a model that trains on all devices; compile and train it in the strategy's scope."""
     with strategy.scope():
         model = build()
     if not isinstance(model, keras.Model):
@@ -100,7 +83,8 @@ def build_model(strategy: tf.distribute.Strategy, build: Callable[[], keras.Mode
             # By the statistics of the whole step, as one device would: without it workers
             # would end up with moving statistics of their own.
             layer.synchronized = strategy.num_replicas_in_sync > 1
-    if has_workers(strategy):
+    workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if workers and strategy.extended._in_multi_worker_mode():
         # Keras 3 fails on several workers with a model that was made in the scope, and with
         # logs that have no axis to reduce (its issue 20585). The variables are what has to be
         # made there. (A model around this one would lose what it was compiled with.)

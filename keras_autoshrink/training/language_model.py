@@ -93,25 +93,13 @@ def train_language_model(
         ((None, None, 5), True)
     """
     instance("cell", cell, Cell)
-    units = whole("units", units, 1)
 
     def build(recipe: TextRecipe) -> keras.Model:
-        return ShrinkRNN(
-            cell,
-            len(data.vocabulary),
-            units,
-            **recipe.cell_dropouts(),
-            **recipe.regularization(),
-        )
+        regularization = {**recipe.cell_dropouts(), **recipe.regularization()}
+        return ShrinkRNN(cell, len(data.vocabulary), units, **regularization)
 
     return train_model(
-        build,
-        data,
-        recipe,
-        seed=seed,
-        checkpoint=checkpoint,
-        log_dir=log_dir,
-        verbose=verbose,
+        build, data, recipe, seed=seed, checkpoint=checkpoint, log_dir=log_dir, verbose=verbose
     )
 
 
@@ -152,21 +140,6 @@ def train_model(
         ValueError: an argument is out of its range, the text is too short or has no test part, or
             the model has another vocabulary than the text.
         RuntimeError: the loss or the perplexity is no longer a finite number.
-
-    Example:
-        >>> from pathlib import Path
-        >>> for part in ("train", "valid", "test"):
-        ...     _ = Path(f"{part}.txt").write_text("a rose is a rose " * 8)
-        >>> import keras
-        >>> from keras_autoshrink import load_text
-        >>> from keras_autoshrink.networks.language_model import language_model
-        >>> text = load_text(".", purpose="train")
-        >>> def build(recipe):
-        ...     cell = keras.layers.LSTMCell(4, **recipe.cell_dropouts())
-        ...     return language_model(cell, len(text.vocabulary), **recipe.regularization())
-        >>> recipe = TextRecipe(learning_rate=1.0, batch_size=2, epochs=1, steps=5)
-        >>> sorted(train_model(build, text, recipe).history)
-        ['loss', 'perplexity', 'val_loss', 'val_perplexity']
     """
     check_tensorflow("training in full")
     if not isinstance(data, TextData):
@@ -242,24 +215,14 @@ def window_batches(
     Args:
         tokens: the text, integers of shape (n,).
         batch_size: number of streams that it is cut into; see `parallel_streams`.
-        lengths_of_epochs: for each epoch the lengths of its windows, in their order, such as
-            `jittered_lengths` draws. An epoch starts at the beginning of the streams, where
-            the network's state is to be reset; what its lengths leave over is not read.
+        lengths_of_epochs: for each epoch the lengths of its windows, in their order. An epoch
+            starts at the beginning of the streams; what its lengths leave over is not read.
 
     Returns:
         As many batches as there are lengths: x and y, int32 of shape (batch_size, length); y
         holds the token that follows each token of x.
-
-    Raises:
-        ValueError: the text is too short, or a length is under 1.
     """
     x, y = parallel_streams(tokens, batch_size)
-    for number, lengths in enumerate(lengths_of_epochs):
-        if not lengths or min(lengths) < 1 or sum(lengths) > x.shape[1]:
-            raise ValueError(
-                f"windows of epoch {number}: lengths {min(lengths, default=0)} and more, "
-                f"{sum(lengths):,} in all; expected 1 and more, and at most {x.shape[1]:,} in all"
-            )
 
     def windows() -> Iterator[tuple[Tokens, Tokens]]:
         for lengths in lengths_of_epochs:

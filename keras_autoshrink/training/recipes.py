@@ -81,7 +81,6 @@ class Recipe:
     batchnorm_momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        """Checks the values."""
         _check(
             self,
             optimizer=functools.partial(one_of, expected=OPTIMIZERS),
@@ -214,7 +213,6 @@ class TextRecipe:
     averaging_window: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks the values."""
         _check(
             self,
             learning_rate=positive,
