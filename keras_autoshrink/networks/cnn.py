@@ -105,7 +105,11 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         name="stem",
     )
     x = style.normalise(stem(inputs), "stem")
-    x = apply_stages(cell, x, stage_filters, stage_strides, stage_repeats, style)
+    for stage, repeats in enumerate(stage_repeats):
+        for index in range(repeats):
+            stride = stage_strides[stage] if index == 0 else 1
+            prefix = f"stage{stage + 1}_cell{index + 1}"
+            x = apply_cell(cell, x, stage_filters[stage], stride, style, prefix)
     if head_filters is not None:
         x = keras.layers.Conv2D(head_filters, 1, use_bias=False, name="head")(x)
         x = style.normalise(x, "head")
@@ -129,35 +133,6 @@ def _check_stages(scales: Sequence[float], strides: Sequence[int], repeats: Sequ
             )
         for value in values:
             whole(argument, value, 1)
-
-
-def apply_stages(
-    cell: Cell,
-    x: Any,
-    filters: Sequence[int],
-    strides: Sequence[int],
-    repeats: Sequence[int],
-    style: CellStyle,
-) -> Any:
-    """Applies stages of equal cells; the first cell of each has the stage's stride.
-
-    Args:
-        cell: the cell of all stages.
-        x: tensor of shape (batch, height, width, channels).
-        filters: f of each stage.
-        strides: of each stage.
-        repeats: how many cells each stage has.
-        style: of the cells.
-
-    Returns:
-        The output of the last cell, see `apply_cell`.
-    """
-    for stage, stage_repeats in enumerate(repeats, start=1):
-        for index in range(stage_repeats):
-            stride = strides[stage - 1] if index == 0 else 1
-            name = f"stage{stage}_cell{index + 1}"
-            x = apply_cell(cell, x, filters[stage - 1], stride, style, name)
-    return x
 
 
 def apply_cell(cell: Cell, x: Any, filters: int, stride: int, style: CellStyle, name: str) -> Any:
