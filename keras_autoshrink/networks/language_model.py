@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_autoshrink.cell import SHRINKRNN_CELL, Cell
-from keras_autoshrink.checks import share, whole
+from keras_autoshrink.checks import not_negative, share, whole
 from keras_autoshrink.networks.rnn import ShrinkRNNCell
 
 
@@ -86,23 +86,12 @@ def language_model(
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
-
-    Example:
-        >>> import keras
-        >>> language_model(keras.layers.LSTMCell(16), vocabulary_size=100).output_shape
-        (None, None, 100)
     """
     vocabulary_size = whole("vocabulary_size", vocabulary_size, 2)
-    for argument, rate in (
-        ("word_dropout", word_dropout),
-        ("embedding_dropout", embedding_dropout),
-        ("output_dropout", output_dropout),
-    ):
-        share(argument, rate)
-    if not 0 <= activation_regularization < float("inf"):
-        raise ValueError(
-            f"activation_regularization={activation_regularization!r}: expected 0 or more"
-        )
+    share("word_dropout", word_dropout)
+    share("embedding_dropout", embedding_dropout)
+    share("output_dropout", output_dropout)
+    not_negative("activation_regularization", activation_regularization)
     dropout = keras.layers.SpatialDropout1D  # one mask for all steps
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     embedding = TiedEmbedding(
@@ -118,16 +107,8 @@ def language_model(
 def carrying(model: keras.Model, batch_size: int, steps: int | None = None) -> keras.Model:
     """Builds a model that begins each batch with the state that the batch before left.
 
-    For truncated backpropagation through time. Begin a stream of text with
-    `reset_state(model)`.
-
-    Args:
-        model: a `language_model`.
-        batch_size: number of streams, the same in every batch.
-        steps: length of a window, if it is always the same.
-
-    Returns:
-        A model of the same layers from tokens (batch_size, steps) to logits.
+    For truncated backpropagation through time: of the same layers, from tokens (batch_size, steps)
+    to logits. Begin a stream of text with `reset_state(model)`.
 
     Raises:
         ValueError: `model` is no language model.
@@ -144,11 +125,7 @@ def carrying(model: keras.Model, batch_size: int, steps: int | None = None) -> k
 
 
 def reset_state(model: keras.Model) -> None:
-    """Sets the state of a `carrying` model to zeros.
-
-    Raises:
-        ValueError: `model` carries no state.
-    """
+    """Sets the state of a `carrying` model to zeros."""
     model.get_layer("carried_state").reset()
 
 
@@ -245,8 +222,6 @@ class TiedEmbedding(keras.layers.Layer):
         output_dim: size of an embedding.
         word_dropout: share of the words that are dropped wherever they occur in a batch of
             training; the others are scaled up (arXiv 1708.02182, section 4.3).
-        initializer: of the embeddings; by default uniform from -0.1 to 0.1.
-        seed: of the dropout.
         **kwargs: as for every Keras layer.
 
     Call arguments:
@@ -257,29 +232,20 @@ class TiedEmbedding(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        output_dim: int,
-        word_dropout: float = 0.0,
-        initializer: Any = None,
-        seed: int | None = None,
-        **kwargs: Any,
+        self, input_dim: int, output_dim: int, word_dropout: float = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.word_dropout = word_dropout
-        self.initializer = keras.initializers.get(
-            initializer or keras.initializers.RandomUniform(-0.1, 0.1)
-        )
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self._initializer = keras.initializers.RandomUniform(-0.1, 0.1)
+        self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, input_shape: Any = None) -> None:
         """Makes the embeddings, (input_dim, output_dim), and the softmax's bias, (input_dim,)."""
         self.embeddings = self.add_weight(
             shape=(self.input_dim, self.output_dim),
-            initializer=self.initializer,
+            initializer=self._initializer,
             name="embeddings",
         )
         self.bias = self.add_weight(shape=(self.input_dim,), initializer="zeros", name="bias")
@@ -313,8 +279,6 @@ class TiedEmbedding(keras.layers.Layer):
             "input_dim": self.input_dim,
             "output_dim": self.output_dim,
             "word_dropout": self.word_dropout,
-            "initializer": keras.initializers.serialize(self.initializer),
-            "seed": self.seed,
         }
 
 

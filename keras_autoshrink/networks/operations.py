@@ -133,11 +133,7 @@ def get_layers(name: str) -> Layers:
 
 
 def check_activation(name: str) -> None:
-    """Checks that an op is an activation of recurrent cells.
-
-    Raises:
-        ValueError: it is none; the message names those that there are.
-    """
+    """Raises ValueError, with those that there are, if an op is no activation."""
     if not is_activation(name):
         known = ", ".join(op.name for op in _registry.values() if op.layers is None)
         raise ValueError(f"op {name!r}: a recurrent cell's nodes are activations, {known}")
@@ -154,10 +150,6 @@ def colours(ops: Iterable[str]) -> dict[str, str]:
     Args:
         ops: of a cell, in any order. Ops of a colour of their own have it whatever stands beside
             them; others share, in the order of their names, what these leave.
-
-    Example:
-        >>> colours(("input", "conv1x1", "shift"))
-        {'conv1x1': '#56B4E9', 'shift': '#CC79A7'}
     """
     names = sorted({*ops} - {INPUT})
     own = {name: _registry[name].colour for name in names if name in _registry}
