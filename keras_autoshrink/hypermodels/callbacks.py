@@ -37,27 +37,19 @@ class Deadline(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Looks at the clock."""
-        self._check()
-
-    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Looks at the clock."""
-        self._check()
-
-    def _check(self) -> None:
         if time.monotonic() > self.end:
             raise keras_tuner.errors.FailedTrialError(
                 f"took longer than max_seconds_per_trial={self.seconds:g}"
             )
 
+    on_test_batch_end = on_train_batch_end
+
 
 @contextlib.contextmanager
 def killed_after(seconds: float) -> Iterator[None]:
-    """Kills this process if what is done within hangs, where no callback is asked any more.
+    """Kills this process, some time after the limit, if what is done within hangs.
 
-    Only for a worker, which is started again and gets another trial.
-
-    Args:
-        seconds: the limit; the process is granted a little more.
+    No callback is asked then any more. Only for a worker, which is started again.
     """
     timer = threading.Timer(seconds + _HANGS, os.kill, (os.getpid(), signal.SIGKILL))
     timer.daemon = True

@@ -17,7 +17,7 @@ from keras_autoshrink.checks import positive, whole
 from keras_autoshrink.data.checks import as_array, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, ProxyStopping
 from keras_autoshrink.hypermodels.search_space import declare_cell
-from keras_autoshrink.hypermodels.seeding import ShuffledBatches, draw_seed
+from keras_autoshrink.hypermodels.seeding import ShuffledBatches
 from keras_autoshrink.networks.cnn import ShrinkCNN
 from keras_autoshrink.networks.operations import CNN_OPERATIONS, get_layers
 from keras_autoshrink.training.classifier import compile_classifier
@@ -108,10 +108,6 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         pool.sort(key=lambda _: generator.random())
         self.cell = Cell.dense((INPUT, *pool[1:]))
 
-    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
-        """Declares the edges and ops of the complete DAG."""
-        declare_cell(hp, self.cell)
-
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Builds and compiles the network of the cell that `hp` holds.
 
@@ -167,9 +163,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         elif hasattr(data, "element_spec"):
             given.setdefault("shuffle", False)  # a tf.data set shuffles itself; Keras would warn
         if _is_shuffled_here(given):
-            batches = ShuffledBatches(
-                as_array(data), as_array(given.pop("y")), given.pop("batch_size"), draw_seed()
-            )
+            x, y, size = as_array(data), as_array(given.pop("y")), given.pop("batch_size")
+            batches = ShuffledBatches(x, y, size, seed=random.randint(1, int(1e9)))
             given.update(x=batches, shuffle=False)
             given["validation_batch_size"] = (
                 given.get("validation_batch_size") or batches.batch_size

@@ -97,10 +97,6 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         drawn = [operations[int(generator.random() * len(operations))] for _ in range(1, num_nodes)]
         self.cell = Cell.dense((INPUT, *drawn))
 
-    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
-        """Declares the edges and ops of the complete DAG."""
-        declare_cell(hp, self.cell)
-
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Builds and compiles the model of the cell that `hp` holds, which carries its state on.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,24 +11,12 @@ from keras_autoshrink.cell import Cell
 
 
 def training_seed(seed: int, cell: Cell) -> int:
-    """Returns the seed to train a cell with, which follows from the search's seed and the network.
+    """Returns the seed to train a cell with, 0 to 2**31 - 1, by the search's and the network.
 
     So neither the order of trials, nor a resume, nor parallel workers change a result.
-
-    Returns:
-        An integer from 0 to 2**31 - 1.
     """
     digest = hashlib.sha256(f"{seed}/{cell.key}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def draw_seed(generator: Any = random) -> int:
-    """Draws a seed of the order of images.
-
-    Args:
-        generator: a `random.Random`; by default Python's own.
-    """
-    return int(generator.randint(1, int(1e9)))
 
 
 def order_of_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
