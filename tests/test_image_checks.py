@@ -68,9 +68,9 @@ def check(x: Any = X, y: Any = Y, *args: Any, **options: Any) -> None:
 def test_good_images():
     for x_type in (np.float64, np.float16, np.uint8, bool):
         x = (X * 255).astype(x_type)
-        check_images(x, Y.astype(np.uint64), 3)
-        check_images(x, Y[:, None], 4)  # a class may be absent
-        check_images(x[:1, :1, :1, :1], Y[:1], 1)
+        check_images(x, Y.astype(np.uint64), 3, "data")
+        check_images(x, Y[:, None], 4, "data")  # a class may be absent
+        check_images(x[:1, :1, :1, :1], Y[:1], 1, "data")
 
 
 @pytest.mark.parametrize(

@@ -428,4 +428,3 @@ def test_unknown_source():
 
 def test_sizes_refused(folder):
     assert refusal(open_streams, folder, image_size=0) == "image_size=0: expected 1 or more"
-    assert refusal(sample, open_streams(folder), 1, -1) == "test=-1: expected 1 or more"

@@ -88,12 +88,7 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor
 
 
 def _rectangle(shape: Shape, spans: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
-    """Makes a mask, (height, width, 1), that is true in some rows and columns.
-
-    Args:
-        shape: of the image.
-        spans: the first of the rows and their number, then those of the columns.
-    """
+    """Makes a mask, (height, width, 1), of a span (first, number) of rows and one of columns."""
     rows, columns = (
         (tf.range(size) >= first) & (tf.range(size) < first + side)
         for size, (first, side) in zip(shape[:2], spans, strict=True)

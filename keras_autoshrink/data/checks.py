@@ -20,18 +20,8 @@ _INFINITE, _UNKNOWN = -1, -2  # as `tf.data.Dataset.cardinality` says it
 _logger = logging.getLogger("keras_autoshrink")
 
 
-def check_images(x: Array, y: Array, classes: int, what: str = "data") -> None:
-    """Checks that images and labels can be trained on.
-
-    Args:
-        x: images, shape (n, height, width, channels).
-        y: integer labels, shape (n,) or (n, 1).
-        classes: labels are 0 to classes - 1.
-        what: what to call the data in messages.
-
-    Raises:
-        ValueError: they cannot.
-    """
+def check_images(x: Array, y: Array, classes: int, what: str) -> None:
+    """Checks that images and labels can be trained on; `what` names them in messages."""
     if x.ndim != 4 or 0 in x.shape:
         raise ValueError(
             f"{what}: images have shape {x.shape}; expected (n, height, width, channels), none 0"
@@ -51,16 +41,7 @@ def check_images(x: Array, y: Array, classes: int, what: str = "data") -> None:
 
 
 def check_finite(values: Array, what: str, things: str) -> None:
-    """Checks that numbers stay numbers in the float32 of a network.
-
-    Args:
-        values: shape (n, ...).
-        what: what to call the data in messages.
-        things: what the n are, as the subject of a sentence.
-
-    Raises:
-        ValueError: some are NaN or infinite.
-    """
+    """Checks that numbers, (n, ...), stay numbers in float32; `things` says what the n are."""
     if values.dtype.kind != "f":
         return
     with np.errstate(over="ignore"):
@@ -82,9 +63,6 @@ def check_classes(labels: Mapping[str, Array], names: Sequence[object]) -> None:
         labels: of the training and of the validation images, in this order, integers of any
             shape; the keys are what to call them in messages.
         names: of the classes, one for each label.
-
-    Raises:
-        ValueError: a class is in one part alone.
     """
     (train, in_train), (validation, in_validation) = (
         (part, np.bincount(y.reshape(-1).astype(np.int64), minlength=len(names)))
@@ -120,17 +98,7 @@ def _named(which: Array, names: Sequence[object]) -> str:
 def check_parts(
     parts: Mapping[str, tuple[Array, Array]], class_names: Sequence[str], what: str
 ) -> None:
-    """Checks the parts of a data set, `"train"` among them.
-
-    Args:
-        parts: images and labels that `check_images` takes, by the name of their part.
-        class_names: one for each label.
-        what: what to call the data set in messages.
-
-    Raises:
-        ValueError: a part cannot be trained on, the images of two parts differ in shape, or
-            there is one class only.
-    """
+    """Checks the images and labels of the parts of a data set, `"train"` among them."""
     shape = parts["train"][0].shape[1:]
     for part, (x, y) in parts.items():
         check_images(x, y, len(class_names), f"{what}: {part}")
@@ -161,21 +129,7 @@ def check_fit_data(
     is little beside all the epochs of a search, and what is wrong in it would not always show.
     (TensorFlow's ReLU makes 0 of a NaN: an image of NaN in the validation data leaves a score that
     looks like any other.) Whatever else `fit` takes is left to it.
-
-    Args:
-        x: images, or a data set of images and labels: the argument of `keras.Model.fit`.
-        y: labels, or None.
-        input_shape: (height, width, channels) of the images.
-        classes: labels are 0 to classes - 1.
-        validation_data: the argument of `keras.Model.fit`, as are those after it. Others of `fit`
-            are taken and not looked at.
-        validation_split: share of the images, the last ones, that the score is measured on.
-        sample_weight: one for each image.
-        steps_per_epoch: batches of `x` in an epoch.
-        validation_steps: batches of `validation_data` in an epoch.
-
-    Raises:
-        ValueError: they do not fit; the message names the argument.
+    The message of the ValueError names the argument.
     """
     if x is None:
         raise ValueError("x: no training data; call search(x, y, validation_data=(x, y))")

@@ -177,21 +177,13 @@ def load_images(
 
 @dataclasses.dataclass
 class _Read:
-    """What was read of a data set, and then what it is divided into.
-
-    Attributes:
-        name: for messages.
-        parts: images and labels of `"train"`, and of `"val"` and `"test"` where they were read.
-        class_names: one for each label.
-        has_test: whether the data set brings a test part, read or not.
-        trains_on_all: whether a training keeps no images back for a validation part.
-    """
+    """What was read of a data set, and then what it is divided into."""
 
     name: str
-    parts: dict[str, tuple[Array, Array]]
+    parts: dict[str, tuple[Array, Array]]  # "train", and "val" and "test" where they were read
     class_names: tuple[str, ...]
-    has_test: bool
-    trains_on_all: bool = False
+    has_test: bool  # whether the data set brings a test part, read or not
+    trains_on_all: bool = False  # whether a training keeps no images back for a validation part
 
 
 def _load_digits() -> _Read:
@@ -268,12 +260,7 @@ def _load_npz(path: Path, searching: bool) -> _Read:
 
 
 def _load_folder(path: Path, image_size: int, strict: bool) -> _Read:
-    """Reads the images of a folder that holds one folder for each class.
-
-    Hidden entries and files of other suffixes are passed over. A file that cannot be read, cut in
-    half perhaps, is an error if `strict` is true; it is left out if not, and one warning says how
-    many these are, and which.
-    """
+    """Reads the images of a folder that holds one folder for each class."""
     folders = [entry for entry in _visible(path) if entry.is_dir()]
     if len(folders) < 2:
         raise ValueError(f"{path}: expected two or more folders, one a class; found {len(folders)}")

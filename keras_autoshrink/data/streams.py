@@ -260,13 +260,6 @@ def center_crop(image: tf.Tensor, input_shape: tuple[int, int, int]) -> tf.Tenso
     Takes the central 87.5% of the height and of the width: bilinear, with antialiasing. An image
     whose static shape is that of the network is left as it is, so that the small images of a data
     set in memory lose no borders.
-
-    Args:
-        image: float32 of shape (height, width, channels), which may be unknown but for channels.
-        input_shape: (height, width, channels) of what the network sees.
-
-    Returns:
-        float32 of shape `input_shape`.
     """
     if image.shape == input_shape:
         return image
@@ -337,19 +330,15 @@ def sample(streams: ImageStreams, train: int, test: int) -> ImageData:
 
     Args:
         streams: where to take them from; the same images at each call.
-        train: how many of the training images; all of them where there are not so many.
-        test: how many of the test images; all of them where there are not so many.
+        train: how many of the training images, 1 or more; all where there are not so many.
+        test: how many of the test images, 1 or more; all where there are not so many.
 
     Returns:
-        The images in the shape that a network sees, cropped and resized as for an evaluation;
-        no validation part.
+        The images as an evaluation crops and resizes them; no validation part.
 
     Raises:
-        ValueError: `train` or `test` is less than 1, or an image cannot be read.
+        ValueError: an image cannot be read.
     """
-    for name, count in (("train", train), ("test", test)):
-        if count < 1:
-            raise ValueError(f"{name}={count}: expected 1 or more")
     return ImageData(
         train=_sample(streams, streams.train, train, "train"),
         validation=None,

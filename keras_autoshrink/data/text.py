@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from keras_autoshrink.checks import one_of
 from keras_autoshrink.files import write_text
 
 UNKNOWN = "<unk>"  # stands for every word that is not in the vocabulary
@@ -208,9 +209,7 @@ class TextData:
         Raises:
             ValueError: there is no such part, or it was not read.
         """
-        if name not in PARTS:
-            raise ValueError(f"part={name!r}: expected one of {', '.join(PARTS)}")
-        tokens: Tokens | None = getattr(self, name)
+        tokens: Tokens | None = getattr(self, one_of("part", name, PARTS))
         if tokens is None:
             raise ValueError(f"part={name!r}: was not read; load_text with purpose='train' does")
         return tokens
@@ -381,12 +380,6 @@ def pydoc_lines() -> dict[str, list[list[str]]]:
 
     It is divided by topic. Many topics contain others: a paragraph belongs to the longest topic
     that has it, and the others go without it, so that none is in two parts or twice in one.
-
-    Returns:
-        The words of each line of the parts `"train"`, `"validation"` and `"test"`.
-
-    Raises:
-        ValueError: this Python came without it.
     """
     try:
         from pydoc_data.topics import topics
@@ -417,9 +410,6 @@ def unigram_perplexity(data: TextData, part: str = "validation") -> float:
 
     Each word has the probability `(count + 1) / (tokens + words in the vocabulary)`, whatever
     stands before it.
-
-    Raises:
-        ValueError: there is no such part, or it was not read.
     """
     counts = np.bincount(data.train, minlength=len(data.vocabulary)) + 1
     return float(np.exp(-np.log(counts / counts.sum())[data.part(part)].mean()))
