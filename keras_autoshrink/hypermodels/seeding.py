@@ -11,7 +11,7 @@ from keras_autoshrink.cell import Cell
 
 
 def training_seed(seed: int, cell: Cell) -> int:
-    """Returns the seed to train a cell with, 0 to 2**31 - 1, by the search's and the network.
+    """Returns the seed to train a cell with, 0 to 2**31 - 1, in a search of some seed.
 
     So neither the order of trials, nor a resume, nor parallel workers change a result.
     """
