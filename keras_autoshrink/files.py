@@ -77,10 +77,9 @@ def remove_unfinished(folder: str | os.PathLike[str]) -> None:
 
     Only for a process that alone writes there: it deletes those of writes under way, too.
     """
-    for kind in ("json", "npz"):
-        for pattern in (f".*.{kind}.????????", f"*/.*.{kind}.????????"):
-            for path in Path(folder).glob(pattern):
-                path.unlink(missing_ok=True)
+    for pattern in (".*.json.????????", "*/.*.json.????????"):
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import types
 import weakref
 
@@ -10,6 +11,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import KILLED, outcome
 
 import keras_autoshrink as kas
 from keras_autoshrink.hypermodels import callbacks
@@ -21,6 +23,7 @@ from keras_autoshrink.hypermodels.callbacks import (
     ScoreCallback,
 )
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches, training_seed
+from keras_autoshrink.tuner.trainer import Trainer
 
 X = np.random.default_rng(0).random((40, 6), np.float32)
 Y = np.arange(40) % 2
@@ -122,6 +125,17 @@ def test_a_candidate_that_takes_too_long_has_failed(monkeypatch):
     assert next(now) == 400
 
 
+def hangs():
+    callbacks._HANGS = 0.1
+    os.environ.update(KERASTUNER_ORACLE_IP="127.0.0.1", KERASTUNER_TUNER_ID="worker")
+    with Trainer(None, None, 0.1, None).killed_when_hanging():
+        time.sleep(60)
+
+
+def test_a_worker_that_hangs_is_killed():
+    assert outcome(hangs) == KILLED
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_ctrl_c_that_python_drops_is_not_lost():
     class Thing:
@@ -202,4 +216,4 @@ def test_batches_are_of_one_size_and_an_epoch_has_all_images():
     again = ShuffledBatches(x, -x, 4, seed=7)
     assert np.concatenate([again[index][0] for index in range(3)]).tolist() == epochs[0]
     few = ShuffledBatches(x[:3], -x[:3], 4, seed=7)
-    assert (len(few), len(few[0][0])) == (1, 3)
+    assert (len(few), len(few[0][0]), few.batch_size) == (1, 3, 4)

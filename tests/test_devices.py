@@ -12,6 +12,7 @@ import tensorflow as tf
 from forked import Script
 
 import keras_autoshrink as kas
+from keras_autoshrink.hypermodels.seeding import ShuffledBatches
 from keras_autoshrink.tuner import devices
 from keras_autoshrink.tuner.devices import SearchDevices
 
@@ -28,11 +29,11 @@ def part(data, count):
 
 def make(directory, strategy, seed=0):
     model = kas.CNNCellHyperModel(
-        input_shape=(8, 8, 1), num_nodes=2, filters=4, stem_filters=4, batch_size=32,
+        input_shape=(8, 8, 1), num_nodes=3, filters=4, stem_filters=4, batch_size=32,
         stage_scales=(1,), stage_strides=(2,), stage_repeats=(1,),
     )
     return kas.AutoShrink(
-        model, seed=seed, strategy="paper",
+        model, seed=seed, strategy="paper", num_candidates=1, keep_fraction=0.6,
         directory=directory, project_name="search", distribution_strategy=strategy,
     )
 
@@ -118,7 +119,7 @@ def mirrored(tmp_path_factory):
 
 def assert_same(records, others, tolerance=1e-4):
     """The same rounds with the same cells, and scores that are equal but for rounding."""
-    assert len(records) == len(others) > 0
+    assert len(records) == len(others) > 1
     for record, other in zip(records, others, strict=True):
         for one, two in zip(record["candidates"], other["candidates"], strict=True):
             for name in ("score", "objective"):
@@ -180,6 +181,13 @@ def test_batches_depend_on_the_seed_and_not_on_the_devices():
     assert batches_of({**arguments, "initial_epoch": 1})[1] == batches[3:]
     unshuffled = batches_of({**arguments, "shuffle": False})[1]
     assert [batch[0] for batch in unshuffled] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 0]]
+
+
+def test_fewer_images_than_a_batch_are_shared_all_the_same():
+    x = np.arange(97.0)
+    prepared = devices.prepare({"x": ShuffledBatches(x, x, 128, seed=0)}, 2, 0)
+    assert prepared["steps_per_epoch"] == 2
+    assert len(next(iter(prepared["x"]))[0]) == 96
 
 
 def test_weights_splits_and_several_inputs_are_as_keras_has_them():

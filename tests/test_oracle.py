@@ -60,6 +60,8 @@ def test_an_objective_to_minimise(finished, tmp_path):
     ours = [record["cell"] for record in made.oracle.search.trajectory()]
     assert ours == [record["cell"] for record in finished.oracle.search.trajectory()]
     assert oracle.get_state()["about"]["direction"] == "min"
+    for metric, direction in (("val_loss", "min"), ("val_accuracy", "max"), ("mine", "max")):
+        assert kas.AutoShrinkOracle(metric=metric).metric.direction == direction
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN axis encountered:RuntimeWarning")  # KerasTuner's

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from forked import KILLED, start
-from searches import OPS, unassigned
+from searches import OPS, WithTuner, unassigned
 
 import keras_autoshrink as kas
 from keras_autoshrink.tuner.service import Attempts
@@ -155,6 +155,7 @@ def service(tmp_path):
 
 
 def test_three_workers_of_which_one_is_killed_end_as_a_search_alone(service, alone):
+    service.arguments["overwrite"] = True  # which only the chief does, before the first trial
     for trial_id in ("0001", "0002", "0003"):
         service.order(trial_id, "wait")
     for name in ("chief", "w1", "w2", "w3"):
@@ -214,6 +215,25 @@ def test_a_chief_that_dies_goes_on_and_its_workers_with_it(service, alone):
     assert service.trajectory() == alone
     # Nobody trained it again: its worker has lived on.
     assert len(service.begun()) == len(service.trials())
+
+
+def test_a_worker_that_lives_on_without_a_chief_learns_that_all_is_over(service, alone):
+    service.order("0002", "wait")
+    service.order("0003", "wait")
+    service.start("chief")
+    for name in ("w1", "w2"):
+        service.start(name)
+    service.wait_for_trial("0003")
+    service.wait_for_trial("0002")
+    service.kill("chief")
+    owner = dict(service.begun())["0003"]
+    service.order("0003", "wait for long")
+    service.carry_on("0002")
+    service.start("chief").join()
+    service.carry_on("0003")
+    assert set(service.statuses().values()) == {0}
+    assert owner in service.started
+    assert service.trajectory() == alone
 
 
 def test_a_round_without_survivors_ends_chief_and_workers(service, alone):
@@ -332,3 +352,22 @@ def test_a_network_is_taken_from_three_workers_at_most(clock):
     attempts = Attempts(60, clock)
     assert [attempts.take_from("a") for _ in range(3)] == [True, True, False]
     assert attempts.take_from("b")
+
+
+def test_a_worker_asks_the_files_whether_the_search_is_over(tmp_path):
+    made = WithTuner.make(tmp_path, ops=OPS[:3])
+    assert not made._is_over(True)  # there is none yet
+    made.search(verbose=0)
+    assert made._is_over(False)
+    made._overwrite = True  # a chief may come to delete it
+    assert not made._is_over(False)
+    assert made._is_over(True)
+
+    def fails(cell):
+        raise ValueError("boom")
+
+    failed = WithTuner.make(tmp_path / "failed", fails, OPS[:3])
+    with pytest.raises(RuntimeError, match="boom"):
+        failed.search(verbose=0)
+    assert not failed._is_over(False)  # a chief may come to try again
+    assert failed._is_over(True)

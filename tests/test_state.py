@@ -141,6 +141,29 @@ def test_a_trial_that_ends_while_somebody_reads_is_not_taken_for_lost(
     assert caplog.text == ""
 
 
+def test_a_failed_round_that_is_killed_in_its_second_try_starts_that_again(finished, tmp_path):
+    """What one of its candidates came to in time must not end the round without the others."""
+
+    def fails(cell):
+        if len(cell.edges) < 6:
+            raise ValueError("boom")
+        return computed(cell)
+
+    found, _ = WithOracle.run(tmp_path, fails, **SETTINGS)
+    assert "boom" in found.error
+
+    def killed_at_the_second(cell):
+        if len(made.ran) > 1:
+            raise KeyboardInterrupt
+        return computed(cell)
+
+    made = WithOracle.make(tmp_path, killed_at_the_second, **SETTINGS)
+    with pytest.raises(KeyboardInterrupt):
+        made.search(verbose=0)
+    found, _ = WithOracle.run(tmp_path, **SETTINGS)
+    assert found.trajectory() == finished[1]
+
+
 def killed_in_a_write(folder, write):
     die_writing(write)
     WithOracle.run(folder, **SETTINGS)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from forked import KILLED, outcome, start
-from searches import ONE_STAGE, folder_of, timeless, wait_for
+from searches import ONE_STAGE, die_writing, folder_of, timeless, wait_for
 
 import keras_autoshrink as kas
 from keras_autoshrink.data.images import load_images
@@ -89,16 +89,14 @@ def test_summaries_are_keras_tuners_own(finished, capsys):
 
 
 def killed(folder, data):
-    class Kill(keras.callbacks.Callback):
-        def on_train_end(self, logs=None):
-            if (folder / "search" / "trial_0002").exists():
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    search(make(folder), data, epochs=2, callbacks=[Kill()])
+    die_writing(11)
+    search(make(folder), data, epochs=2)
 
 
-def test_killed_in_a_training_it_ends_the_same(finished, tmp_path, data):
+def test_killed_in_a_write_it_ends_the_same(finished, tmp_path, data):
     assert outcome(killed, tmp_path, data) == KILLED
+    assert len(list(tmp_path.rglob("trial.json"))) > 1
+    assert list(tmp_path.rglob(".*.json.*"))
     resumed = search(make(tmp_path), data, epochs=2)
     assert timeless(resumed.trajectory()) == timeless(finished.trajectory())
     # What the kill left of a write is gone.
@@ -243,6 +241,34 @@ def test_a_score_and_a_hypermodel_of_the_users_own(tmp_path):
     assert last_drawn[0] == last_drawn[1] != last_drawn[2]
 
 
+def test_a_hypermodel_that_drops_its_callbacks_is_told_so(tmp_path, data):
+    class Drops(kas.CNNCellHyperModel):
+        def fit(self, hp, model, *args, callbacks, **kwargs):
+            return model.fit(*args, **kwargs)
+
+    with pytest.raises(ValueError, match="pass its callbacks on"):
+        search(make(tmp_path, hypermodel(Drops, num_nodes=2)), data)
+
+
+def test_a_candidate_that_takes_too_long_has_failed(tmp_path, data):
+    tuner = make(tmp_path, hypermodel(num_nodes=2), max_seconds_per_trial=1e-3)
+    with pytest.raises(RuntimeError, match=r"took longer than max_seconds_per_trial=0\.001"):
+        search(tuner, data)
+
+
+def test_measured_costs_reach_the_score_of_a_training(tmp_path, data):
+    def size_of(model):
+        return 7.0 * kas.count_params(model)
+
+    score = kas.AccuracyScore(cost=size_of)
+    tuner = search(make(tmp_path, hypermodel(num_nodes=2), score=score, max_latency_ms=1e3), data)
+    (record,) = tuner.trajectory()
+    assert record["measured_cost"] == 7 * record["params"]
+    assert record["latency_ms"] > 0
+    expected = record["objective"] - 0.1 * (math.log10(record["measured_cost"]) - 6)
+    assert record["score"] == pytest.approx(expected)
+
+
 def test_the_optimizer_is_built_before_it_is_traced(data, tmp_path):
     built = []
 
@@ -251,8 +277,10 @@ def test_the_optimizer_is_built_before_it_is_traced(data, tmp_path):
             built.append(model.optimizer.built)
             return super().fit(hp, model, *args, **kwargs)
 
-    search(make(tmp_path, hypermodel(Looks, num_nodes=2)), data)
+    tuner = search(make(tmp_path, hypermodel(Looks, num_nodes=2)), data)
     assert built == [True]
+    # A model to go on with is as the HyperModel makes it.
+    assert not tuner.get_best_models()[0].optimizer.built
 
 
 def images(shape=(8, 8, 8, 1), classes=10):

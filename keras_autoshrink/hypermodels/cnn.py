@@ -152,11 +152,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         """
         given = inspect.signature(keras.Model.fit).bind_partial(model, *args, **kwargs).arguments
         del given["self"]
-        callbacks = [
-            *(given.pop("callbacks", None) or ()),
-            keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
-            ProxyStopping(self.architecture["classes"]),
-        ]
+        callbacks = [*(given.pop("callbacks", None) or ()), *self.stopping_rules()]
         data = given.get("x")
         if hasattr(data, "shape"):
             given["batch_size"] = given.get("batch_size") or self.batch_size
@@ -176,6 +172,13 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", OUT_OF_DATA)  # where it matters, it is an error
             return model.fit(**given, callbacks=callbacks)
+
+    def stopping_rules(self) -> list[keras.callbacks.Callback]:
+        """Makes the callbacks that stop a candidate early; a subclass may have others, or none."""
+        return [
+            keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
+            ProxyStopping(self.architecture["classes"]),
+        ]
 
     def check_search_arguments(self, *args: Any, **kwargs: Any) -> None:
         """Checks the data of a search.

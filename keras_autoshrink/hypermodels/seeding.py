@@ -32,8 +32,8 @@ class ShuffledBatches(keras.utils.PyDataset):
     Args:
         x: array of shape (n, ...).
         y: array of shape (n, ...).
-        batch_size: of all batches. What is left over of an epoch makes a batch with those that the
-            epoch began with: a smaller one would be traced again.
+        batch_size: of all batches, at most n. The last one of an epoch is filled up with those that
+            the epoch began with: a smaller one would be traced again.
         seed: of the order.
     """
 
@@ -42,17 +42,18 @@ class ShuffledBatches(keras.utils.PyDataset):
         # As Keras takes arrays of floats.
         floats = x.dtype.kind == "f"
         self.x, self.y = x.astype(keras.config.floatx(), copy=False) if floats else x, y
-        self.batch_size = min(batch_size, len(x))
+        self.batch_size = batch_size
+        self._size = min(batch_size, len(x))
         self.seed = seed
         self.begin(0)
 
     def __len__(self) -> int:
         """Returns the number of batches of an epoch."""
-        return -(-len(self.x) // self.batch_size)
+        return -(-len(self.x) // self._size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns one batch of the epoch under way."""
-        places = self._places[index * self.batch_size :][: self.batch_size]
+        places = self._places[index * self._size :][: self._size]
         return self.x[places], self.y[places]
 
     def begin(self, epoch: int) -> None:
@@ -62,4 +63,4 @@ class ShuffledBatches(keras.utils.PyDataset):
         only looks at the first batch.
         """
         order = order_of_epoch(self.seed, epoch, len(self.x))
-        self._places = np.resize(order, len(self) * self.batch_size)
+        self._places = np.resize(order, len(self) * self._size)

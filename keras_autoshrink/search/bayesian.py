@@ -45,10 +45,9 @@ _CHEAPEST = 10
 class Bayesian(Strategy):
     """Bayesian optimisation: each round tries parts of the complete DAG that should score best.
 
-    All scores so far say which; an edge may come back. A round of which nothing survives adopts
-    nothing. The search ends when `max_candidates` networks have been trained (by default as many
-    as the paper's walk trains at most), when no network has a score, or when too many in a row
-    failed or were over the limits.
+    All scores so far say which; an edge may come back. The search ends when `max_candidates`
+    networks have been trained (by default as many as the paper's walk trains at most), when no
+    network has a score, or when too many in a row failed or were over the limits.
     """
 
     name = "bayesian"

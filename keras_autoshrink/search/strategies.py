@@ -70,8 +70,8 @@ class Strategy(abc.ABC):
 
     Attributes:
         name: what users call it.
-        goes_on_over_limits: whether a round that is over the limits as a whole adopts its cheapest
-            candidate.
+        goes_on_over_limits: whether a later round that is over the limits as a whole adopts its
+            cheapest candidate, as round 0 does.
     """
 
     num_candidates: int = 10
@@ -85,9 +85,13 @@ class Strategy(abc.ABC):
     def __post_init__(self) -> None:
         set_ = functools.partial(object.__setattr__, self)  # Python's own numbers
         set_("num_candidates", whole("num_candidates", self.num_candidates, 1))
+        try:
+            is_share = 0 <= self.keep_fraction <= 1
+        except TypeError:
+            is_share = False
+        if not is_share:
+            raise ValueError(f"keep_fraction={self.keep_fraction!r}: give a number from 0 to 1")
         set_("keep_fraction", float(self.keep_fraction))
-        if not 0 <= self.keep_fraction <= 1:
-            raise ValueError(f"keep_fraction={self.keep_fraction}: give a number from 0 to 1")
         if self.max_candidates is not None:
             set_("max_candidates", whole("max_candidates", self.max_candidates, 1))
 

@@ -143,7 +143,7 @@ class CandidateCosts:
         return self._times or self._count is not None
 
     def measured(self, cell: Cell) -> dict[str, float]:
-        """Returns what was measured of a candidate, by `Cost.name`; the rest is counted.
+        """Returns what was counted and measured of a candidate before its training, by `Cost.name`.
 
         Raises:
             ValueError: it has not been measured, or not in this folder.

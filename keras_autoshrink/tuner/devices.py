@@ -12,6 +12,7 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
+from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches, order_of_epoch
 from keras_autoshrink.training import distribution
 
@@ -29,7 +30,7 @@ class SearchDevices:
 
     Args:
         strategy: a MirroredStrategy or OneDeviceStrategy.
-        hypermodel: of the search; where its attribute `one_device` is true, one device has to do.
+        hypermodel: of the search; one whose attribute `one_device` is true takes a single device.
 
     Attributes:
         seed: of the order of the training data, to be set for each candidate.
@@ -77,7 +78,7 @@ class SearchDevices:
             with self.strategy.scope(), warnings.catch_warnings():
                 if not given.get("steps_per_epoch"):
                     # An epoch that has ended: which batches are left out is not known before.
-                    warnings.filterwarnings("ignore", "Your input ran out of data")
+                    warnings.filterwarnings("ignore", OUT_OF_DATA)
                 return fit(**prepare(given, self._replicas, seed))
 
         # Here rather than in the tuner: a HyperModel.fit of one's own goes on seeing arrays.

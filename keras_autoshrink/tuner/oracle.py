@@ -49,7 +49,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             be maximised. The trajectory's score is what is maximised: for an objective to be
             minimised, its negative.
         metric: name or `keras_tuner.Objective` of the metric behind it, for the record; by default
-            the objective itself.
+            the objective itself. Of a name KerasTuner says whether less or more is better; of one
+            that it does not know more is.
         num_candidates: k, how many cells are tried in a round, 1 or more.
         keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
             tries no smaller cells.
@@ -131,9 +132,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             max_consecutive_failed_trials=None,
         )
         self.seed = self.settings["seed"]  # KerasTuner replaces 0 by a random seed
-        if isinstance(metric, str):
-            metric = keras_tuner.Objective(metric, "max")
-        self.metric = metric or self.objective
+        self.metric = _with_direction(metric) if metric else self.objective
         self.costs: CandidateCosts | None = None
         self.on_begin: Callable[[Trial], None] = lambda trial: None
         self.on_end: Callable[[Trial], None] = lambda trial: None
@@ -533,3 +532,12 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         """The hyperparameters of a cell; those that are not its own keep their defaults."""
         defaults = {p.name: p.default for p in self.hyperparameters.space}
         return {**defaults, **self.space.values(cell)}
+
+
+def _with_direction(metric: str | keras_tuner.Objective) -> keras_tuner.Objective:
+    if not isinstance(metric, str):
+        return metric
+    try:
+        return keras_tuner.Oracle(objective=metric, seed=1).objective
+    except ValueError:  # KerasTuner does not know it
+        return keras_tuner.Objective(metric, "max")

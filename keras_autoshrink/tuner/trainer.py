@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from keras_autoshrink.tuner.state import ENDED
 
 
 class Trainer:
-    """Trains the candidates of a search, and keeps the weights of the best.
+    """The way in which the candidates of a search are built and trained.
 
     Args:
         score: callable `score(logs, macs)`.
@@ -44,6 +44,7 @@ class Trainer:
         self._costs = costs
         self._max_seconds = max_seconds
         self._devices = devices
+        self._as_declared = False
 
     def train(
         self, cell: Cell, seed: int, fit: Callable[..., list[Any]], callbacks: list[Any]
@@ -92,6 +93,8 @@ class Trainer:
         Args:
             build: makes a compiled model.
         """
+        if self._as_declared:
+            return build()
         if self._devices:
             return self._devices.build(build)
         model = build()
@@ -102,13 +105,13 @@ class Trainer:
         return model
 
     @contextlib.contextmanager
-    def without_devices(self) -> Any:
-        """Builds, within, on the default device."""
-        devices, self._devices = self._devices, None
+    def as_declared(self) -> Iterator[None]:
+        """Builds models, within, as the HyperModel does: for no training, on the default device."""
+        self._as_declared = True
         try:
             yield
         finally:
-            self._devices = devices
+            self._as_declared = False
 
     def killed_when_hanging(self) -> contextlib.AbstractContextManager[None]:
         """Kills a worker, within, whose candidate hangs; it is started again with another."""

@@ -49,16 +49,15 @@ class AutoShrink(keras_tuner.Tuner):
     Args:
         hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
             declares a cell's edges (see `declare_cell`).
-        score: callable `score(logs, macs)` to be maximised (see `docs/api/scores`), which several
-            threads may call at once; by default the hypermodel's `default_score` if it has one,
-            else `AccuracyScore()`.
+        score: callable `score(logs, macs)` to be maximised (see `docs/api/scores`); by default the
+            hypermodel's `default_score` if it has one, else `AccuracyScore()`.
         num_candidates: k, how many cells are tried in a round, 1 or more.
         keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
             tries no smaller cells.
         max_seconds_per_trial: a candidate that trains for more seconds has failed; by default none.
             See `docs/guide/limits.md` for when the clock is looked at.
-        seed: integer, 0 included. A candidate's draws follow from it and the cell alone; where
-            it is built by itself, the global generators are seeded so.
+        seed: integer, 0 included. A candidate's draws follow from it and the cell alone: the
+            global generators of Python, NumPy and Keras are seeded for each.
         directory: folder of all projects.
         project_name: folder of this search in it.
         overwrite: whether to delete what is there and start anew.
@@ -74,8 +73,8 @@ class AutoShrink(keras_tuner.Tuner):
             train at most. ("paper" ends by itself.)
         max_macs: a candidate of more multiply-accumulates for one image or token is not trained; by
             default all are. It is no failure, and does not count as a candidate.
-        max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds, measured
-            for `cost="latency"` of a score, is not trained either; by default none is.
+        max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds is not
+            trained either; by default none is measured.
         **kwargs: of `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
             and `distribution_strategy`: a MirroredStrategy or OneDeviceStrategy of TensorFlow. Its
             devices share each batch: `batch_size` stays that of a step, so that a score means the
@@ -195,7 +194,7 @@ class AutoShrink(keras_tuner.Tuner):
                 error. Or no network is within the limits.
         """
         verbose = kwargs.pop("verbose", 1)
-        # KerasTuner would take a verbose of 2 for word to print tables of its own.
+        # At a verbose of 2 KerasTuner would print tables of its own.
         self._trainer.verbose = 2 if verbose == 2 else 0
         if kwargs.get("epochs", 1) < 1:
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
@@ -333,8 +332,8 @@ class AutoShrink(keras_tuner.Tuner):
             )
         strategy, self.distribution_strategy = self.distribution_strategy, None
         try:
-            with warnings.catch_warnings(), self._trainer.without_devices():
-                # The checkpoint holds the state of an optimizer that has been used; ours has not.
+            with warnings.catch_warnings(), self._trainer.as_declared():
+                # The checkpoint holds the state of an optimizer, which this model need not go on.
                 warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
                 return super().load_model(trial)
         finally:
@@ -422,10 +421,7 @@ class AutoShrink(keras_tuner.Tuner):
             self.oracle.reload()
 
     def get_state(self) -> dict[str, Any]:
-        """Returns what a search that goes on here must have in common with this one.
-
-        And, for the record, the versions of what it runs on.
-        """
+        """Returns what a search that goes on here must share, and the versions that it runs on."""
         return {**self._settings, "versions": project.versions()}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -456,10 +452,10 @@ class AutoShrink(keras_tuner.Tuner):
         return search.done and (met_chief or not (search.error or self._overwrite))
 
 
-def _metric(score: Score) -> keras_tuner.Objective | None:
-    """The metric behind a score that names one, and whether more of it is better."""
-    name = getattr(score, "objective", None)
-    return name and keras_tuner.Objective(name, getattr(score, "direction", "max"))
+def _metric(score: Score) -> str | keras_tuner.Objective | None:
+    """The metric behind a score that names one, and whether more of it is better if it says so."""
+    name, direction = (getattr(score, attribute, None) for attribute in ("objective", "direction"))
+    return keras_tuner.Objective(name, direction) if name and direction else name
 
 
 def _search_devices(strategy: Any, hypermodel: Any) -> Any:
