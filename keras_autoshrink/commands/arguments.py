@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from keras_autoshrink import __version__
 from keras_autoshrink.commands.processes import Address
@@ -72,7 +73,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         option, other = unknown[0].partition("=")[0], TASKS[1 - TASKS.index(task)]
-        if option in _Outline(options.command, other).options:
+        if option in _options_of(options.command, other):
             parser.error(f"{option}: is for {other}, this is {task}")
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.task = task
@@ -132,63 +133,36 @@ def default_project(options: argparse.Namespace) -> str:
 
 def _find_task(arguments: Sequence[str]) -> str:
     """Finds the task: by --task, of `train` by the cell, of `export` by the model."""
-    command, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    command, *rest = arguments or [""]
     if command in ("demo", "search"):
         parser = Parser(prog=PROGRAM, add_help=False)
-        _add_task(parser)
+        parser.add_argument("--task", choices=TASKS, default=TASKS[0])
         task: str = parser.parse_known_args(rest)[0].task
         return task
     if command in ("train", "export"):
-        path = _Outline(command, *TASKS).find_positional(rest)
-        if path is not None and command == "train":
-            return saved_search.task_of(saved_search.read_cell(path))
-        if path is not None:
-            return _task_of_model(path)
+        actions = _options_of(command, "images") | _options_of(command, "text")
+        flags = {name for name, action in actions.items() if action.nargs == 0}
+        for before, argument in itertools.pairwise(["", *rest]):
+            is_option = before.startswith("--") and before != "--"
+            is_value = is_option and "=" not in before and before not in flags
+            if is_value or argument.startswith("-"):
+                continue
+            if command == "train":
+                return saved_search.task_of(saved_search.read_cell(Path(argument)))
+            if argument.endswith(".keras"):  # and no further value of --quantization
+                return _task_of_model(argument)
     return TASKS[0]
 
 
-class _Outline(Parser):
-    """A parser that knows of a command's options no more than how many values each takes.
-
-    Args:
-        command: the name of one.
-        *tasks: whose options it has.
-
-    Attributes:
-        options: the names of all.
-    """
-
-    _complete = False  # argparse's own groups are made
-
-    def __init__(self, command: str, *tasks: str) -> None:
-        super().__init__(prog=PROGRAM, add_help=False, conflict_handler="resolve")
-        super().add_argument("positional", nargs="?", type=Path)
-        self._complete = True
-        self.options: set[str] = set()
-        add = {"search": _add_search, "train": _add_train, "export": _add_export}
-        for task in tasks:
-            if command in add:
-                add[command](self, task)
-
-    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
-        if not names[0].startswith("-"):
-            return argparse.Action([], names[0])
-        self.options.update(names)
-        return super().add_argument(*names, **{n: how[n] for n in ("action", "nargs") if n in how})
-
-    def add_argument_group(self, *args: Any, **how: Any) -> Any:
-        return self if self._complete else super().add_argument_group(*args, **how)
-
-    def add_mutually_exclusive_group(self, **how: Any) -> Any:
-        return self
-
-    def find_positional(self, arguments: Sequence[str]) -> Path | None:
-        """Finds the one argument that is no option's, or returns None."""
-        found: Path | None = self.parse_known_args(arguments)[0].positional
-        return found
+def _options_of(command: str, task: str) -> dict[str, argparse.Action]:
+    parser = Parser()
+    add = {"search": _add_search, "train": _add_train, "export": _add_export}.get(command)
+    if add:
+        add(parser, task)
+    return parser._option_string_actions
 
 
-def _task_of_model(path: Path) -> str:
+def _task_of_model(path: str) -> str:
     """Tells the task of a `.keras` file by its layers, without Keras."""
     try:
         with zipfile.ZipFile(path) as file:
