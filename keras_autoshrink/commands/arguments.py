@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
+import re
 import textwrap
 import zipfile
 from collections.abc import Callable, Sequence
@@ -431,25 +433,20 @@ def positive(text: str) -> int:
 
 def rate(text: str) -> float:
     """Reads a finite number greater than 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
 
 
 def count(text: str) -> int:
     """Reads a number such as 300M."""
     factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper())
-    try:
+    with contextlib.suppress(ValueError):
         number = float(text[:-1]) * factor if factor else float(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
-    return round(number)
+        if 1 <= number < math.inf:
+            return round(number)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
 
 
 def keras_file(text: str) -> Path:
@@ -472,11 +469,7 @@ def folder(text: str) -> Path:
 
 def address(text: str) -> Address:
     """Reads a host and a port, such as 192.168.0.7:5000, node1:5000 or [::1]:5000."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    if not (host and port.isdecimal() and 1 <= int(port) < 2**16):
-        raise argparse.ArgumentTypeError(f"{text!r} is no address of the kind node1:5000")
-    return Address(host, int(port))
+    match = re.fullmatch(r"(?:\[(.+)\]|([^:\[\]]+)):(\d+)", text)
+    if match and 1 <= int(match[3]) < 2**16:
+        return Address(match[1] or match[2], int(match[3]))
+    raise argparse.ArgumentTypeError(f"{text!r} is no address of the kind node1:5000")
