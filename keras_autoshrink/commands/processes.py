@@ -73,8 +73,7 @@ class Address(NamedTuple):
         try:
             with socket.create_connection(self, _CONNECTION_TIMEOUT) as connection:
                 # Where nobody listens a connection can, by chance, meet itself.
-                met: bool = connection.getsockname() != connection.getpeername()
-                return met
+                return bool(connection.getsockname() != connection.getpeername())
         except OSError:
             return False
 
@@ -88,23 +87,21 @@ class Address(NamedTuple):
         Raises:
             ValueError: it is in use, or not an address of this machine.
         """
-        family, kind, protocol, _, place = self._resolved()[0]
-        with contextlib.ExitStack() as stack:
+        *kind, _, place = self._resolved()[0]
+        with socket.socket(*kind) as held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             try:
-                with socket.socket(family, kind, protocol) as probe:
+                with socket.socket(*kind) as probe:
                     # Connections that have ended do not count, listeners do.
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(place)
-                    port = probe.getsockname()[1]
-                if hasattr(socket, "SO_REUSEPORT"):
-                    held = stack.enter_context(socket.socket(family, kind, protocol))
-                    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                    held.bind((place[0], port, *place[2:]))
+                    place = probe.getsockname()
+                held.bind(place)
             except OSError as error:
                 raise ValueError(f"cannot listen at {self}: {error.strerror}") from error
-            yield Address(self.host, port)
+            yield Address(self.host, place[1])
 
-    def _resolved(self) -> Sequence[tuple[int, int, int, str, tuple[Any, ...]]]:
+    def _resolved(self) -> Sequence[tuple[Any, ...]]:
         try:
             return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
