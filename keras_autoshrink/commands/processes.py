@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ipaddress
 import os
 import signal
@@ -126,6 +127,7 @@ def _wait_and_kill(descriptor: int) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
+@dataclasses.dataclass
 class Child:
     """A process that can be started again.
 
@@ -137,26 +139,17 @@ class Child:
         command: its command line.
         environment: all of it.
         log: a file for its output, which `close` closes; by default it shares this process's.
-
-    Attributes:
         started: when it was started last, by its supervisor's clock.
         quick_deaths: how often in a row a signal has killed it soon after its start.
     """
 
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        environment: dict[str, str],
-        log: BinaryIO | None = None,
-    ) -> None:
-        self.name = name
-        self.command = command
-        self.environment = environment
-        self.log = log
-        self.started = 0.0
-        self.quick_deaths = 0
-        self._process: subprocess.Popen[bytes] | None = None
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str]
+    log: BinaryIO | None = None
+    started: float = 0.0
+    quick_deaths: int = 0
+    _process: subprocess.Popen[bytes] | None = None
 
     def start(self, parent_pipe: int, more: Sequence[str] = ()) -> None:
         """Starts the process, or starts it again.
