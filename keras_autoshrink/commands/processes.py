@@ -230,7 +230,7 @@ class Supervisor:
         self._first_arguments = first_arguments
         self._clock = clock
         self._sleep = sleep
-        self._workers: list[Child] | None = None
+        self._workers: list[Child] = []
         self._await_chief = True  # before workers are started, or started again
         self._signal = 0
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -266,69 +266,56 @@ class Supervisor:
             self._console.control(Control(ControlType.CARRIAGE_RETURN, erase))
 
     def _children(self) -> list[Child]:
-        return [*([self._chief] if self._chief else ()), *(self._workers or ())]
+        return [*([self._chief] if self._chief else ()), *self._workers]
 
     def _supervise(self) -> tuple[int, str]:
         if self._chief:
-            self._start(self._chief, self._first_arguments)
+            self._start(self._chief)
         while not self._signal:
-            ended = self._check_chief() or self._check_workers()
+            if self._await_chief and self._chief_listens():
+                self._await_chief, self._first_arguments = False, ()
+                self._workers = self._workers or self._make_workers()
+                for worker in self._workers:
+                    if not worker.runs:
+                        self._start(worker)
+            ended = self._check()
             if ended:
                 return ended
             self._sleep(_POLL)
         return self._interrupt(self._signal)
 
-    def _check_chief(self) -> tuple[int, str] | None:
-        if self._chief is None or self._chief.status is None:
-            return None
-        if self._chief.status >= 0:
-            self._end(self._workers or [], _SECONDS_AFTER_SEARCH)
-            return self._chief.status, ""
-        # A new chief may have candidates for workers that have ended with the one before.
-        self._await_chief = True
-        return self._restart(self._chief, self._first_arguments)
-
-    def _check_workers(self) -> tuple[int, str] | None:
-        if self._await_chief and self._chief_listens():
-            self._await_chief, self._first_arguments = False, ()
-            if self._workers is None:
-                self._workers = self._make_workers()
-            for worker in self._workers:
-                if not worker.runs:
-                    self._start(worker)
-        workers = self._workers or []
-        for worker in workers:
-            status = worker.status
-            if status is None or status == 0:
+    def _check(self) -> tuple[int, str] | None:
+        """Returns how the search has ended; until then starts again whom a signal has killed."""
+        for child in self._children():
+            status = child.status
+            if status is None:
                 continue
-            if status > 0:
-                return status, f"{worker.name}: {worker.last_line()}"
-            ended = self._restart(worker)
-            if ended:
-                return ended
-        if self._chief is None and workers and all(worker.status == 0 for worker in workers):
+            if status < 0:
+                quick = self._clock() - child.started < _QUICK_DEATH
+                child.quick_deaths = child.quick_deaths + 1 if quick else 1
+                if child.quick_deaths == RESTART_LIMIT:
+                    log = f"; see {child.log.name}" if child.log else ""
+                    return 1, f"{child.name} was killed {RESTART_LIMIT} times in a row{log}"
+                self.say(f"{child.name} was killed (signal {-status}); starting it again")
+                self._start(child)
+                # A new chief may have candidates for workers that have ended with the one before.
+                self._await_chief |= child is self._chief
+            elif child is self._chief:
+                self._end(self._workers, _SECONDS_AFTER_SEARCH)
+                return status, ""
+            elif status:
+                return status, f"{child.name}: {child.last_line()}"
+        if not self._chief and self._workers and all(w.status == 0 for w in self._workers):
             return 0, ""
         return None
 
-    def _start(self, child: Child, more: Sequence[str] = ()) -> None:
+    def _start(self, child: Child) -> None:
         child.started = self._clock()
-        child.start(self._parent_pipe, more)
-
-    def _restart(self, child: Child, more: Sequence[str] = ()) -> tuple[int, str] | None:
-        """Starts a child again that a signal has killed, unless it is at the restart limit."""
-        assert child.status is not None
-        quick = self._clock() - child.started < _QUICK_DEATH
-        child.quick_deaths = child.quick_deaths + 1 if quick else 1
-        if child.quick_deaths == RESTART_LIMIT:
-            log = f"; see {child.log.name}" if child.log else ""
-            return 1, f"{child.name} was killed {RESTART_LIMIT} times in a row{log}"
-        self.say(f"{child.name} was killed (signal {-child.status}); starting it again")
-        self._start(child, more)
-        return None
+        child.start(self._parent_pipe, self._first_arguments if child is self._chief else ())
 
     def _interrupt(self, number: int) -> tuple[int, str]:
         self._signal = 0
-        for worker in self._workers or ():
+        for worker in self._workers:
             worker.send(signal.SIGTERM)
         if self._chief:
             # One that still imports its modules would print where Ctrl-C found it.
