@@ -344,11 +344,9 @@ class Supervisor:
         """Notes the signals that would end this process, instead of ending."""
         before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._note)
-            elif number == signal.SIGINT:
-                # As in the background of a shell script. A chief would inherit SIG_IGN.
-                signal.signal(number, lambda number, frame: None)
+            # Ignored signals, as in the background of a shell script, children would ignore too.
+            ignored = handler is signal.SIG_IGN
+            signal.signal(number, (lambda number, frame: None) if ignored else self._note)
         try:
             yield
         finally:
