@@ -66,8 +66,7 @@ class Address(NamedTuple):
         Raises:
             ValueError: there is no such host.
         """
-        numbers = {str(found[-1][0]).partition("%")[0] for found in self._resolved()}
-        return all(ipaddress.ip_address(number).is_loopback for number in numbers)
+        return all(ipaddress.ip_address(found[-1][0]).is_loopback for found in self._resolved())
 
     def listens(self) -> bool:
         """Tells whether a process accepts connections there."""
@@ -116,15 +115,15 @@ def end_with_parent() -> None:
     lead a process group of its own; without a pipe in the environment nothing happens.
     """
     # Not for processes that this one starts: they do not inherit the descriptor.
-    descriptor = os.environ.pop(_PARENT_PIPE, None)
-    if descriptor is not None:
-        threading.Thread(target=_wait_and_kill, args=(int(descriptor),), daemon=True).start()
+    descriptor = int(os.environ.pop(_PARENT_PIPE, -1))
 
+    def wait_and_kill() -> None:
+        os.read(descriptor, 1)
+        # Not in an orderly way, which may take long or hang; all files are whole at any moment.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
-def _wait_and_kill(descriptor: int) -> None:
-    os.read(descriptor, 1)
-    # Not in an orderly way, which may take long or hang; all files are whole at any moment.
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    if descriptor >= 0:
+        threading.Thread(target=wait_and_kill, daemon=True).start()
 
 
 @dataclasses.dataclass
@@ -176,7 +175,7 @@ class Child:
     @property
     def runs(self) -> bool:
         """Whether it has been started and has not ended."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self.status is None
 
     def send(self, number: int) -> None:
         """Sends a signal to the process, if it runs; SIGKILL also to what it has started."""
@@ -191,10 +190,8 @@ class Child:
 
     def last_line(self) -> str:
         """Returns the last line of its log that is not empty."""
-        if self.log is None:
-            return ""
-        lines = Path(self.log.name).read_text(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        text = Path(self.log.name).read_text(errors="replace") if self.log else ""
+        return "".join(text.strip().splitlines()[-1:]).strip()
 
     def close(self) -> None:
         """Closes its log."""
