@@ -199,6 +199,7 @@ class Child:
             self.log.close()
 
 
+@dataclasses.dataclass
 class Supervisor:
     """The parent of a chief and its workers, or of workers whose chief runs on another machine.
 
@@ -212,21 +213,14 @@ class Supervisor:
         sleep: waits for a number of seconds.
     """
 
-    def __init__(
-        self,
-        chief: Child | None,
-        make_workers: Callable[[], list[Child]],
-        chief_listens: Callable[[], bool],
-        first_arguments: Sequence[str] = (),
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._chief = chief
-        self._make_workers = make_workers
-        self._chief_listens = chief_listens
-        self._first_arguments = first_arguments
-        self._clock = clock
-        self._sleep = sleep
+    chief: Child | None
+    make_workers: Callable[[], list[Child]]
+    chief_listens: Callable[[], bool]
+    first_arguments: Sequence[str] = ()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
         self._workers: list[Child] = []
         self._await_chief = True  # before workers are started, or started again
         self._signal = 0
@@ -263,22 +257,22 @@ class Supervisor:
             self._console.control(Control(ControlType.CARRIAGE_RETURN, erase))
 
     def _children(self) -> list[Child]:
-        return [*([self._chief] if self._chief else ()), *self._workers]
+        return [*([self.chief] if self.chief else ()), *self._workers]
 
     def _supervise(self) -> tuple[int, str]:
-        if self._chief:
-            self._start(self._chief)
+        if self.chief:
+            self._start(self.chief)
         while not self._signal:
-            if self._await_chief and self._chief_listens():
-                self._await_chief, self._first_arguments = False, ()
-                self._workers = self._workers or self._make_workers()
+            if self._await_chief and self.chief_listens():
+                self._await_chief, self.first_arguments = False, ()
+                self._workers = self._workers or self.make_workers()
                 for worker in self._workers:
                     if not worker.runs:
                         self._start(worker)
             ended = self._check()
             if ended:
                 return ended
-            self._sleep(_POLL)
+            self.sleep(_POLL)
         return self._interrupt(self._signal)
 
     def _check(self) -> tuple[int, str] | None:
@@ -288,7 +282,7 @@ class Supervisor:
             if status is None:
                 continue
             if status < 0:
-                quick = self._clock() - child.started < _QUICK_DEATH
+                quick = self.clock() - child.started < _QUICK_DEATH
                 child.quick_deaths = child.quick_deaths + 1 if quick else 1
                 if child.quick_deaths == RESTART_LIMIT:
                     log = f"; see {child.log.name}" if child.log else ""
@@ -296,29 +290,29 @@ class Supervisor:
                 self.say(f"{child.name} was killed (signal {-status}); starting it again")
                 self._start(child)
                 # A new chief may have candidates for workers that have ended with the one before.
-                self._await_chief |= child is self._chief
-            elif child is self._chief:
+                self._await_chief |= child is self.chief
+            elif child is self.chief:
                 self._end(self._workers, _SECONDS_AFTER_SEARCH)
                 return status, ""
             elif status:
                 return status, f"{child.name}: {child.last_line()}"
-        if not self._chief and self._workers and all(w.status == 0 for w in self._workers):
+        if not self.chief and self._workers and all(w.status == 0 for w in self._workers):
             return 0, ""
         return None
 
     def _start(self, child: Child) -> None:
-        child.started = self._clock()
-        child.start(self._parent_pipe, self._first_arguments if child is self._chief else ())
+        child.started = self.clock()
+        child.start(self._parent_pipe, self.first_arguments if child is self.chief else ())
 
     def _interrupt(self, number: int) -> tuple[int, str]:
         self._signal = 0
         for worker in self._workers:
             worker.send(signal.SIGTERM)
-        if self._chief:
+        if self.chief:
             # One that still imports its modules would print where Ctrl-C found it.
-            self._chief.send(signal.SIGTERM if self._await_chief else signal.SIGINT)
+            self.chief.send(signal.SIGTERM if self._await_chief else signal.SIGINT)
         self._end(self._children(), _SECONDS_AFTER_SIGNAL)
-        if self._chief and self._chief.status == 128 + signal.SIGINT:  # it has printed a message
+        if self.chief and self.chief.status == 128 + signal.SIGINT:  # it has printed a message
             return 128 + number, ""
         return 128 + number, "interrupted; run it again, without --overwrite, to go on"
 
@@ -330,9 +324,9 @@ class Supervisor:
         for number in (0, signal.SIGTERM):
             for child in children if number else ():
                 child.send(number)
-            deadline = self._clock() + seconds
-            while any(c.runs for c in children) and not self._signal and self._clock() < deadline:
-                self._sleep(_POLL)
+            deadline = self.clock() + seconds
+            while any(c.runs for c in children) and not self._signal and self.clock() < deadline:
+                self.sleep(_POLL)
         for child in children:
             child.send(signal.SIGKILL)
 
