@@ -258,13 +258,7 @@ def _export_quantized(
     stem: Path,
     quantizations: Sequence[tflite_export.Quantization],
 ) -> list[tflite_export.Check]:
-    """Writes `<stem>.<quantization>.tflite` files and checks each on the test images.
-
-    Each has the class names, the mean and deviation of the pixels, and white, inside.
-
-    Raises:
-        ValueError: the model takes other images, or tells other classes apart, than the data's.
-    """
+    """Writes a file of each quantization and checks each on the test images."""
     _check_fits(model, data)
     checks = []
     for quantization in quantizations:
@@ -277,11 +271,7 @@ def _export_quantized(
 
 
 def _check_fits(model: keras.Model, data: ImageData) -> None:
-    """Refuses a model of other images or classes than the data's, and data without a test part.
-
-    Raises:
-        ValueError: for one of these.
-    """
+    """Refuses a model of other images or classes than the data's, and data without a test part."""
     if data.test is None:
         raise ValueError("data: loaded for a search, without test images; use purpose='train'")
     shapes = ((None, *data.input_shape), (None, len(data.class_names)))
@@ -295,15 +285,7 @@ def _check_fits(model: keras.Model, data: ImageData) -> None:
 def _check_file(
     model: keras.Model, data: ImageData, path: Path, name: str, kind: str
 ) -> tflite_export.Check:
-    """Writes metadata into a model's file, and checks the file on the test images.
-
-    Args:
-        model: that the file was made from.
-        data: with a test part.
-        path: of the file.
-        name: of the network.
-        kind: of numbers that the file holds, for its description.
-    """
+    """Writes labels and the scale of pixels into a model's file, and checks it on test images."""
     tflite_export.add_metadata(
         path,
         name=name,
@@ -320,23 +302,10 @@ def _check_file(
 def _choose_quantization(
     model: keras.Model, data: ImageData, max_accuracy_drop: float
 ) -> tuple[tflite_export.Quantization | None, ImageData]:
-    """Converts a model to all kinds of files, prints how good each is, and chooses one.
+    """Prints how good a model's files of all kinds are, and chooses one, or None if none holds.
 
-    The choice is made by the validation images. Where all but the test images were trained on, it
-    is made by every other test image, and the file has to be checked on the rest.
-
-    Args:
-        model: a classifier of the data's images.
-        data: as for the training of a network.
-        max_accuracy_drop: by how much a file's accuracy may be below the model's, a share.
-
-    Returns:
-        The quantization, None if no file holds; and the data, with a test part that the choice
-        has not seen.
-
-    Raises:
-        ValueError: the model takes other images, or tells other classes apart, than the data's;
-            or `max_accuracy_drop` is below 0, or above what the check of an export allows.
+    The choice is made by the validation images, or else by every other test image; the data that
+    are returned have a test part that the choice has not seen.
     """
     if not 0 <= max_accuracy_drop <= MAX_ACCURACY_LOSS:
         raise ValueError(
@@ -381,18 +350,7 @@ def _halved(data: ImageData) -> tuple[Split, ImageData, str]:
 def _check_optimisable(
     options: argparse.Namespace, model: keras.Model, data: ImageData | ImageStreams
 ) -> None:
-    """Refuses what cannot be optimised, before there is a file.
-
-    Args:
-        options: of the command `export`.
-        model: trained.
-        data: that the model was trained on.
-
-    Raises:
-        ModuleNotFoundError: TFMOT or tf_keras is not installed.
-        ValueError: the options contradict one another, or the data, or the model has a layer
-            that cannot be optimised.
-    """
+    """Refuses what cannot be optimised, before there is a file."""
     optimised = options.qat or options.prune is not None
     if options.epochs is not None and not optimised:
         raise ValueError("--epochs: is for --qat and --prune")
@@ -411,18 +369,9 @@ def _export_optimised(
     quantizations: Sequence[tflite_export.Quantization],
     options: argparse.Namespace,
 ) -> list[tflite_export.Check]:
-    """Writes the files that `--prune` and `--qat` ask for, and checks each on the test images.
+    """Writes and checks the files of `--prune` and `--qat`.
 
-    They are `<stem>.pruned.<quantization>.tflite`, and `<stem>.qat.int8.tflite` or, with both,
-    `<stem>.pruned.qat.int8.tflite`. Each is held against the network that it was made from: the
-    one that was trained on, not `model`.
-
-    Args:
-        model: trained.
-        data: of the training; its images are as they are, without augmentation.
-        stem: the path that the files' names begin with.
-        quantizations: of the pruned files.
-        options: of the command `export`.
+    Each is held against the network that it was made from: the one trained on, not `model`.
     """
     epochs = options.epochs or OPTIMISING_EPOCHS
     checks = []
