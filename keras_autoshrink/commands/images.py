@@ -275,10 +275,11 @@ def _check_fits(model: keras.Model, data: ImageData) -> None:
     if data.test is None:
         raise ValueError("data: loaded for a search, without test images; use purpose='train'")
     shapes = ((None, *data.input_shape), (None, len(data.class_names)))
-    if not model.built or (model.input_shape, model.output_shape) != shapes:
+    found = [getattr(model, name, "an unknown shape") for name in ("input_shape", "output_shape")]
+    if (*found,) != shapes:
         raise ValueError(
-            f"model {model.name!r} takes {_shape(model, 'input')} and returns "
-            f"{_shape(model, 'output')}; the data set needs {shapes[0]} and {shapes[1]}"
+            f"model {model.name!r} takes {found[0]} and returns {found[1]}; the data set needs "
+            f"{shapes[0]} and {shapes[1]}"
         )
 
 
@@ -313,9 +314,8 @@ def _choose_quantization(
             "file that loses more of the test images does not pass the check at the end"
         )
     _check_fits(model, data)
-    if data.validation is not None:
-        by, what = data.validation, "the validation images"
-    else:
+    by, what = data.validation, "the validation images"
+    if by is None:
         by, data, what = _halved(data)
     _console.print(f"choosing by {len(by):,} images: {what}")
     with tempfile.TemporaryDirectory() as folder:
@@ -466,7 +466,3 @@ def _pixel_max(data: ImageData | ImageStreams) -> float:
         return 255.0  # streams are of 8-bit images
     largest = data.train.x.max(axis=(0, 1, 2)) * np.array(data.std) + np.array(data.mean)
     return round(float(largest.max()), 3)
-
-
-def _shape(model: keras.Model, end: str) -> str:
-    return str(getattr(model, f"{end}_shape", "an unknown shape"))
