@@ -178,7 +178,7 @@ def train(options: argparse.Namespace, cell: Cell) -> None:
     recipe = pipeline.changed_recipe(
         recipe, options, "epochs", "batch_size", "learning_rate", "label_smoothing", "ema"
     )
-    data = _training_data(source, options)
+    data = _load(source, options, "train")
     changed = _changed(searched, source, data)
     if changed:
         _logger.warning("%s; images that the search has seen may be in the test", changed)
@@ -221,7 +221,7 @@ def export(
         A check of each file; none where no file is as accurate as `--max-accuracy-drop` says.
     """
     source = _source(options, facts)
-    data = _training_data(source, options)
+    data = _load(source, options, "train")
     _check_optimisable(options, model, data)
     if not isinstance(data, ImageData):
         from keras_autoshrink.data import streams
@@ -410,32 +410,21 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
     return source
 
 
-def _training_data(source: dict[str, Any], options: argparse.Namespace) -> ImageData | ImageStreams:
-    """Loads the data set for the training of a network, in memory if it fits."""
-    if not is_streamed(source["dataset"]):
-        return _load(source, options, "train")
-    from keras_autoshrink.data import streams
-
-    return streams.open_streams(
-        source["dataset"], data_dir=options.data_dir, image_size=source["image_size"]
-    )
-
-
 def _load(
     source: dict[str, Any],
     options: argparse.Namespace,
     purpose: str,
     proxy: tuple[int, int] | None = None,
-) -> ImageData:
-    return load_images(
-        source["dataset"],
-        purpose=purpose,
-        seed=source["split_seed"],
-        data_dir=options.data_dir,
-        image_size=source["image_size"],
-        proxy=proxy,
-        strict=options.strict,
-    )
+) -> ImageData | ImageStreams:
+    """Loads the data set: `ImageStreams` for a training on what does not fit into memory."""
+    name = source["dataset"]
+    where = {"data_dir": options.data_dir, "image_size": source["image_size"]}
+    if purpose == "train" and is_streamed(name):
+        from keras_autoshrink.data import streams
+
+        return streams.open_streams(name, **where)
+    split = {"purpose": purpose, "seed": source["split_seed"], "proxy": proxy}
+    return load_images(name, **split, **where, strict=options.strict)
 
 
 def _counted(source: dict[str, Any], data: ImageData | ImageStreams) -> dict[str, int]:
