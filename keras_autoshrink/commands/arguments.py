@@ -9,7 +9,7 @@ import math
 import re
 import textwrap
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -185,9 +185,9 @@ def _task_of_model(path: str) -> str:
 
 def _add_demo(parser: argparse.ArgumentParser, task: str) -> None:
     _add_task(parser, "on handwritten digits, or on Python's own documentation")
-    _add(parser, "--directory DIR", "where to put it all", Path("demo"), Path)
+    _add(parser, "--directory DIR", "where to put it all", Path("demo"), type=Path)
     _add_flag(parser, "--overwrite", "delete an earlier demo there")
-    _add(parser, "--seed N", "all random choices come from it", 0, int)
+    _add(parser, "--seed N", "all random choices come from it", 0, type=int)
 
 
 def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
@@ -203,7 +203,7 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
         _add(data, "--vocabulary-size N", _VOCABULARY.format("all that occur"))
 
     folder = parser.add_argument_group("folder")
-    _add(folder, "--directory DIR", "folder of searches", Path("runs"), Path)
+    _add(folder, "--directory DIR", "folder of searches", Path("runs"), type=Path)
     _add(
         folder, "--project-name NAME", "this search's folder in it (default: the data's)", type=str
     )
@@ -215,7 +215,7 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     _add(search, "--candidates N", "cells tried in a round", 10)
     _add(search, "--max-candidates N")
     _add(search, "--keep-fraction SHARE", default=0.01, type=float)
-    _add(search, "--seed N", "all random choices come from it", 0, int)
+    _add(search, "--seed N", "all random choices come from it", 0, type=int)
 
     training = parser.add_argument_group("training of a candidate")
     _add(training, "--epochs N", "most epochs of a candidate", 20 if images else 10)
@@ -223,12 +223,12 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
         _add(training, "--filters N", "of the first stage", 16)
         _add(training, "--stem-filters N", "filters of the stem", 32)
         _add(training, "--batch-size N", "images in a step", 128)
-        _add(training, "--learning-rate RATE", "of Adam", 4e-3, rate)
+        _add(training, "--learning-rate RATE", "of Adam", 4e-3, type=rate)
     else:
         _add(training, "--units N", "size of the state", 100)
         _add(training, "--steps N", "tokens in a window", 35)
         _add(training, "--batch-size N", "windows in a step", 128)
-        _add(training, "--learning-rate RATE", "of SGD", 20.0, rate)
+        _add(training, "--learning-rate RATE", "of SGD", 20.0, type=rate)
     _add(training, "--max-seconds-per-trial SECONDS", type=rate)
     if images:
         mirrored = "'mirrored' trains each candidate on all GPUs of this machine"
@@ -258,7 +258,7 @@ def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
     _add_flag(parser, "--quiet", "no progress, only the results")
     _add_data(parser, task, "that of the search", large=True)
     seed = "of the initial weights; the data are split as the search split them"
-    _add(parser, "--seed N", seed, 0, int)
+    _add(parser, "--seed N", seed, 0, type=int)
     if images:
         _add(parser, "--recipe", choices=("plain", "cifar10", "imagenet"))
     else:
@@ -273,7 +273,7 @@ def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
         _add(parser, "--units N", f"size of the state (default: {units})")
         return
     size = parser.add_mutually_exclusive_group()
-    _add(size, "--width WIDTH", "width multiplier", 1.0, rate)
+    _add(size, "--width WIDTH", "width multiplier", 1.0, type=rate)
     _add(size, "--target-macs N", type=count)
     _add(parser, "--label-smoothing SHARE", _OF_RECIPE, type=float)
     average = f"take the moving average of the weights, such as 0.999 {_OF_RECIPE}"
@@ -378,18 +378,11 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
 _Options = argparse._ActionsContainer  # a parser, or a group of its options
 
 
-def _add(
-    options: _Options,
-    name: str,
-    what: str = "",
-    default: Any = None,
-    type: Callable[[str], Any] | None = None,
-    **how: Any,
-) -> None:
+def _add(options: _Options, name: str, what: str = "", default: Any = None, **how: Any) -> None:
     """Adds an option: of choices, or `--name METAVAR` of a type, by default a positive number."""
     name, _, metavar = name.partition(" ")
     if "choices" not in how:
-        how = {"type": type or positive, "metavar": metavar, **how}
+        how = {"type": positive, "metavar": metavar, **how}
     said = "" if default is None else " (default: %(default)s)"
     options.add_argument(name, default=default, help=(what or _HELP[name]) + said, **how)
 
