@@ -92,6 +92,7 @@ class Team:
     logs: Path
 
     def __post_init__(self) -> None:
+        self._command = [sys.executable, "-m", "keras_autoshrink.commands.cli", *self.arguments]
         self.gpus = visible_gpus()
 
     def chief(self) -> Child:
@@ -100,7 +101,7 @@ class Team:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = "-1"
             environment["JAX_PLATFORMS"] = "cpu"  # JAX takes it for an error to find no GPU
-        return self._child("the chief", environment)
+        return Child("the chief", self._command, environment)
 
     def workers(self) -> list[Child]:
         """Returns the workers, each with one of the GPUs if there are any, and opens their logs."""
@@ -111,12 +112,8 @@ class Team:
             environment = self._environment(tuner_id, self.address.from_here)
             if self.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = self.gpus[index % len(self.gpus)]
-            workers.append(self._child(f"worker {tuner_id}", environment, log))
+            workers.append(Child(f"worker {tuner_id}", self._command, environment, log))
         return workers
-
-    def _child(self, name: str, environment: dict[str, str], log: BinaryIO | None = None) -> Child:
-        command = [sys.executable, "-m", "keras_autoshrink.commands.cli", *self.arguments]
-        return Child(name, command, environment, log)
 
     def _environment(self, tuner_id: str, address: Address) -> dict[str, str]:
         environment = {
