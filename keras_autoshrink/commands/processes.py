@@ -232,10 +232,14 @@ class Supervisor:
         Returns:
             The exit status, and a message that nobody has printed yet, or "".
         """
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for number, handler in before.items():
+            # Ignored signals, as in the background of a shell script, children would ignore too.
+            ignored = handler is signal.SIG_IGN
+            signal.signal(number, (lambda number, frame: None) if ignored else self._note)
         self._parent_pipe, held = os.pipe()
         try:
-            with self._signals():
-                return self._supervise()
+            return self._supervise()
         finally:
             for child in self._children():
                 child.send(signal.SIGKILL)
@@ -245,6 +249,8 @@ class Supervisor:
             # A chief that is killed leaves its line, and no cursor.
             self._clear_line()
             Console().show_cursor()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def say(self, line: str) -> None:
         """Prints a line on standard error, over the chief's progress if that is there."""
@@ -329,20 +335,6 @@ class Supervisor:
                 self.sleep(_POLL)
         for child in children:
             child.send(signal.SIGKILL)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Notes the signals that would end this process, instead of ending."""
-        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        for number, handler in before.items():
-            # Ignored signals, as in the background of a shell script, children would ignore too.
-            ignored = handler is signal.SIG_IGN
-            signal.signal(number, (lambda number, frame: None) if ignored else self._note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
