@@ -439,10 +439,9 @@ def _changed(
     """Says whether the recorded split was one of another number of images; None if not."""
     then = recorded.get("source_images")
     now = _counted(source, data).get("source_images")
-    if then is None or now is None or then == now:
+    same = all(recorded.get(name) == value for name, value in source.items())
+    if None in (then, now) or then == now or not same:  # of other data it says nothing
         return None
-    if any(recorded.get(name) != value for name, value in source.items()):
-        return None  # of other data it says nothing
     return (
         f"{source['dataset']}: has {now:,} images that can be read, it had {then:,}: they are "
         "split otherwise"
