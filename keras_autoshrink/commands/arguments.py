@@ -184,7 +184,8 @@ def _task_of_model(path: str) -> str:
 
 
 def _add_demo(parser: argparse.ArgumentParser, task: str) -> None:
-    _add_task(parser, "on handwritten digits, or on Python's own documentation")
+    data = "on handwritten digits, or on Python's own documentation"
+    _add(parser, "--task", data, TASKS[0], choices=TASKS)
     _add(parser, "--directory DIR", "where to put it all", Path("demo"), type=Path)
     _add_flag(parser, "--overwrite", "delete an earlier demo there")
     _add(parser, "--seed N", "all random choices come from it", 0, type=int)
@@ -192,7 +193,8 @@ def _add_demo(parser: argparse.ArgumentParser, task: str) -> None:
 
 def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     images = task == "images"
-    _add_task(parser, "a cell of convolutions, or a recurrent one of a language model")
+    cell = "a cell of convolutions, or a recurrent one of a language model"
+    _add(parser, "--task", cell, TASKS[0], choices=TASKS)
     _add_flag(parser, "--quiet", "no progress, only the results")
 
     data = parser.add_argument_group("data")
@@ -389,10 +391,6 @@ def _add(options: _Options, name: str, what: str = "", default: Any = None, **ho
 
 def _add_flag(options: _Options, name: str, what: str = "") -> None:
     options.add_argument(name, action="store_true", help=what or _HELP[name])
-
-
-def _add_task(options: _Options, what: str) -> None:
-    _add(options, "--task", what, TASKS[0], choices=TASKS)
 
 
 def _add_data(options: _Options, task: str, default: str, large: bool = False) -> None:
