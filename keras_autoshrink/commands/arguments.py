@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import math
+import re
 import textwrap
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,33 +27,54 @@ TASKS = ("images", "text")
 UNITS = {"small": 200, "ptb": 745}  # of a text's network by its recipe, unless --units says more
 OPTIMISING_EPOCHS = 3  # of --prune and of --qat, unless --epochs says more
 
-# What the help of a command ends with: an example, and how to get the help of its other task.
-_EXAMPLES: dict[str, str | dict[str, str]] = {
-    "demo": {
-        "images": "autoshrink demo --directory demo\nfor text: autoshrink demo --task text",
-        "text": "autoshrink demo --task text --directory demo\nfor images: autoshrink demo",
-    },
-    "search": {
-        "images": "autoshrink search --dataset digits --nodes 5 --candidates 4 --epochs 10\n"
-        "the options of text: autoshrink search --task text --help",
-        "text": "autoshrink search --task text --data-dir texts --max-candidates 20\n"
-        "the options of images: autoshrink search --help",
-    },
-    "train": {
-        "images": "autoshrink train runs/digits --epochs 30 --output digits.keras\n"
-        "the options of text, as for any recurrent CELL: autoshrink train shrinkrnn --help",
-        "text": "autoshrink train runs/texts --units 200 --output lm.keras\n"
-        "the options of images, as for any other CELL: autoshrink train shrinkcnn --help",
-    },
-    "export": {
-        "images": "autoshrink export digits.keras --quantization float32 int8\n"
-        "the options of text, as for any language model: autoshrink export lm.keras --help",
-        "text": "autoshrink export lm.keras --quantization float32 dynamic\n"
-        "the options of images: autoshrink export --help",
-    },
-    "generate": "autoshrink generate lm.float32.tflite 'the exception is'",
-    "show": "autoshrink show runs/digits --picture cell.png --html report.html",
+# The help of an option that takes more than a line.
+_HELP = {
+    "--proxy-images": "how many images to train candidates on, and to score them on, as many of "
+    "each class (default: all; of cifar10 5000 1000)",
+    "--strategy": "'bayesian' tries any parts of the complete cell, those that are likely to score "
+    "best by all scores so far; 'paper' cells that lack one edge of the current one; for as many "
+    "trained networks the first finds better ones",
+    "--max-candidates": "how many networks 'bayesian' trains (default: as many as 'paper' would at "
+    "most)",
+    "--keep-fraction": "of the edges at which 'paper' stops; 'bayesian' tries no smaller cells",
+    "--max-seconds-per-trial": "a candidate that takes longer has failed (default: none does)",
+    "--cost": "what the score holds {quality} against: multiply-accumulates, parameters, or the "
+    "time of the candidate's .tflite file with LiteRT on one thread of this machine",
+    "--mac-weight": "validation accuracy that ten times the multiply-accumulates, or what --cost "
+    "says, have to buy",
+    "--max-latency-ms": "train no candidate whose .tflite file takes longer, measured as for "
+    "--cost latency",
+    "--workers": "how many workers to start here (default: none, this process trains; with --chief "
+    "none, with --worker 1)",
+    "--chief": "where the chief, which starts here, listens for workers on other machines: without "
+    "authentication or encryption (default: on this machine alone)",
+    "--worker": "start no chief here; the workers join the one that listens there",
+    "--recipe": "how to train: 'plain' (Adam, images as they are), 'cifar10' (SGD, random crop, "
+    "flip, cutout) or 'imagenet' (as published) (default: that of the data set, else 'plain')",
+    "--target-macs": "take the largest width whose multiply-accumulates for one image are at most "
+    "N, such as 300M",
+    "--distribution-strategy": "'mirrored' trains on all GPUs of this machine, 'multiworker' on "
+    "those of all machines that TF_CONFIG names; they have to see the folder of the output",
+    "--max-accuracy-drop": "one file: the smallest of all kinds whose accuracy is at most so much "
+    "below the model's (0.01: one percentage point), by the validation images, or by half of the "
+    "test images where there are none, which the check then leaves out",
+    "--prune": "train on while so many of the kernels' weights become zero, and write a .pruned "
+    "file of each quantization, too",
+    "--qat": "quantisation-aware training: train on with 8-bit numbers, with --prune the pruned "
+    "network, and write a .qat.int8 file, too",
+    "--vocabulary": "the words, one a line (default: the .vocabulary.txt beside the model)",
+    "--html": "write a report of the search as one page for a browser: its cells as a slider over "
+    "the rounds, curves, all candidates, settings (default: report.html in the search's folder)",
+    "--strict": "refuse a folder with an image that cannot be read; such images are left out and "
+    "named by default",
+    "cell": "a search's folder, a cell's .json file, or 'shrinkcnn' or 'shrinkrnn' for the "
+    "published cells",
+    "workers": "Each is a process that trains one candidate at a time, on a GPU of its own where "
+    "there are enough; a chief says which. The search is that of one process. All machines have to "
+    "see the same --directory, where NAME.logs has what workers print.",
 }
+_OF_RECIPE = "(default: the recipe's)"
+_VOCABULARY = "how many words to keep, the most frequent (default: {})"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -72,7 +96,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         option, other = unknown[0].partition("=")[0], TASKS[1 - TASKS.index(task)]
-        if option in _Outline(options.command, other).options:
+        if option in _options_of(options.command, other):
             parser.error(f"{option}: is for {other}, this is {task}")
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.task = task
@@ -94,29 +118,16 @@ def build_parser(task: str = "images") -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, usage: str, summary: str, details: str = "") -> argparse.ArgumentParser:
-        example = _EXAMPLES[name]
-        return commands.add_parser(
+    for name, (add_options, usage, summary, *examples) in _COMMANDS.items():
+        command = commands.add_parser(
             name,
-            help=summary,
-            usage=f"{PROGRAM} {name} {usage}",
-            description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}.{details}", 80),
-            epilog=f"example: {example if isinstance(example, str) else example[task]}",
+            help=summary.partition(". ")[0],
+            usage=f"{PROGRAM} {name} {usage}[OPTION ...]",
+            description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}.", 80),
+            epilog=f"example: {PROGRAM} {name} {examples[-1 if task == 'text' else 0]}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-
-    demo = "search, train, export and check, on small data that come along"
-    _add_demo(command("demo", "[--task TASK] [OPTION ...]", demo))
-    _add_search(command("search", "[--task TASK] [OPTION ...]", "find a cell"), task)
-    train = "train a network of a cell in full"
-    _add_train(command("train", "CELL --output MODEL.keras [OPTION ...]", train), task)
-    export = "convert a trained model to .tflite files and check them"
-    failed = " Exits with 1 if a file has other multiply-accumulates or predictions than its model."
-    _add_export(command("export", "MODEL.keras [OPTION ...]", export, failed), task)
-    generate = "continue a text with a language model's .tflite file"
-    _add_generate(command("generate", "MODEL.tflite TEXT [OPTION ...]", generate))
-    _add_show(command("show", "CELL [OPTION ...]", "draw and describe a cell or a search"))
+        add_options(command, task)
     return parser
 
 
@@ -132,63 +143,34 @@ def default_project(options: argparse.Namespace) -> str:
 
 def _find_task(arguments: Sequence[str]) -> str:
     """Finds the task: by --task, of `train` by the cell, of `export` by the model."""
-    command, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    command, *rest = arguments or [""]
     if command in ("demo", "search"):
         parser = Parser(prog=PROGRAM, add_help=False)
-        _add_task(parser)
+        parser.add_argument("--task", choices=TASKS, default=TASKS[0])
         task: str = parser.parse_known_args(rest)[0].task
         return task
     if command in ("train", "export"):
-        path = _Outline(command, *TASKS).find_positional(rest)
-        if path is not None and command == "train":
-            return saved_search.task_of(saved_search.read_cell(path))
-        if path is not None:
-            return _task_of_model(path)
+        actions = _options_of(command, "images") | _options_of(command, "text")
+        flags = {name for name, action in actions.items() if action.nargs == 0}
+        for before, argument in itertools.pairwise(["", *rest]):
+            is_option = before.startswith("--") and before != "--"
+            is_value = is_option and "=" not in before and before not in flags
+            if is_value or argument.startswith("-"):
+                continue
+            if command == "train":
+                return saved_search.task_of(saved_search.read_cell(Path(argument)))
+            if argument.endswith(".keras"):  # and no further value of --quantization
+                return _task_of_model(argument)
     return TASKS[0]
 
 
-class _Outline(Parser):
-    """A parser that knows of a command's options no more than how many values each takes.
-
-    Args:
-        command: the name of one.
-        *tasks: whose options it has.
-
-    Attributes:
-        options: the names of all.
-    """
-
-    _complete = False  # argparse's own groups are made
-
-    def __init__(self, command: str, *tasks: str) -> None:
-        super().__init__(prog=PROGRAM, add_help=False, conflict_handler="resolve")
-        super().add_argument("positional", nargs="?", type=Path)
-        self._complete = True
-        self.options: set[str] = set()
-        add = {"search": _add_search, "train": _add_train, "export": _add_export}
-        for task in tasks:
-            if command in add:
-                add[command](self, task)
-
-    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
-        if not names[0].startswith("-"):
-            return argparse.Action([], names[0])
-        self.options.update(names)
-        return super().add_argument(*names, **{n: how[n] for n in ("action", "nargs") if n in how})
-
-    def add_argument_group(self, *args: Any, **how: Any) -> Any:
-        return self if self._complete else super().add_argument_group(*args, **how)
-
-    def add_mutually_exclusive_group(self, **how: Any) -> Any:
-        return self
-
-    def find_positional(self, arguments: Sequence[str]) -> Path | None:
-        """Finds the one argument that is no option's, or returns None."""
-        found: Path | None = self.parse_known_args(arguments)[0].positional
-        return found
+def _options_of(command: str, task: str) -> dict[str, argparse.Action]:
+    parser = Parser()
+    _COMMANDS[command][0](parser, task)
+    return parser._option_string_actions
 
 
-def _task_of_model(path: Path) -> str:
+def _task_of_model(path: str) -> str:
     """Tells the task of a `.keras` file by its layers, without Keras."""
     try:
         with zipfile.ZipFile(path) as file:
@@ -201,228 +183,114 @@ def _task_of_model(path: Path) -> str:
 # The options of each command
 
 
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    _add_task(parser, "on handwritten digits, or on Python's own documentation")
-    _add_path(parser, "--directory", "where to put it all", Path("demo"))
+def _add_demo(parser: argparse.ArgumentParser, task: str) -> None:
+    data = "on handwritten digits, or on Python's own documentation"
+    _add(parser, "--task", data, TASKS[0], choices=TASKS)
+    _add(parser, "--directory DIR", "where to put it all", Path("demo"), type=Path)
     _add_flag(parser, "--overwrite", "delete an earlier demo there")
-    _add_seed(parser, "all random choices come from it")
+    _add(parser, "--seed N", "all random choices come from it", 0, type=int)
 
 
 def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     images = task == "images"
-    _add_task(parser, "a cell of convolutions, or a recurrent one of a language model")
+    cell = "a cell of convolutions, or a recurrent one of a language model"
+    _add(parser, "--task", cell, TASKS[0], choices=TASKS)
     _add_flag(parser, "--quiet", "no progress, only the results")
 
     data = parser.add_argument_group("data")
     _add_data(data, task, "digits" if images else "Python's own documentation")
     if images:
-        data.add_argument(
-            "--proxy-images",
-            type=positive,
-            nargs=2,
-            metavar=("TRAIN", "VALIDATION"),
-            help="how many images to train candidates on, and to score them on, as many of each "
-            "class (default: all; of cifar10 5000 1000)",
-        )
+        _add(data, "--proxy-images", nargs=2, metavar=("TRAIN", "VALIDATION"))
     else:
-        _add_number(data, "--vocabulary-size", _VOCABULARY.format("all that occur"))
+        _add(data, "--vocabulary-size N", _VOCABULARY.format("all that occur"))
 
     folder = parser.add_argument_group("folder")
-    _add_path(folder, "--directory", "folder of searches", Path("runs"))
-    folder.add_argument(
-        "--project-name", metavar="NAME", help="this search's folder in it (default: the data's)"
+    _add(folder, "--directory DIR", "folder of searches", Path("runs"), type=Path)
+    _add(
+        folder, "--project-name NAME", "this search's folder in it (default: the data's)", type=str
     )
     _add_flag(folder, "--overwrite", "delete the search in it")
 
     search = parser.add_argument_group("search")
-    _add_number(search, "--nodes", "of the complete cell, its input included", 8 if images else 6)
-    _add_choice(
-        search,
-        "--strategy",
-        "'bayesian' tries any parts of the complete cell, those that are likely to score best by "
-        "all scores so far; 'paper' cells that lack one edge of the current one; for as many "
-        "trained networks the first finds better ones",
-        STRATEGIES,
-        "bayesian",
-    )
-    _add_number(search, "--candidates", "cells tried in a round", 10)
-    _add_number(
-        search,
-        "--max-candidates",
-        "how many networks 'bayesian' trains (default: as many as 'paper' would at most)",
-    )
-    _add_number(
-        search,
-        "--keep-fraction",
-        "of the edges at which 'paper' stops; 'bayesian' tries no smaller cells",
-        0.01,
-        type=float,
-        metavar="SHARE",
-    )
-    _add_seed(search, "all random choices come from it")
+    _add(search, "--nodes N", "of the complete cell, its input included", 8 if images else 6)
+    _add(search, "--strategy", default="bayesian", choices=tuple(STRATEGIES))
+    _add(search, "--candidates N", "cells tried in a round", 10)
+    _add(search, "--max-candidates N")
+    _add(search, "--keep-fraction SHARE", default=0.01, type=float)
+    _add(search, "--seed N", "all random choices come from it", 0, type=int)
 
     training = parser.add_argument_group("training of a candidate")
-    _add_number(training, "--epochs", "most epochs of a candidate", 20 if images else 10)
+    _add(training, "--epochs N", "most epochs of a candidate", 20 if images else 10)
     if images:
-        _add_number(training, "--filters", "of the first stage", 16)
-        _add_number(training, "--stem-filters", "filters of the stem", 32)
-        _add_number(training, "--batch-size", "images in a step", 128)
-        _add_number(training, "--learning-rate", "of Adam", 4e-3, type=rate, metavar="RATE")
+        _add(training, "--filters N", "of the first stage", 16)
+        _add(training, "--stem-filters N", "filters of the stem", 32)
+        _add(training, "--batch-size N", "images in a step", 128)
+        _add(training, "--learning-rate RATE", "of Adam", 4e-3, type=rate)
     else:
-        _add_number(training, "--units", "size of the state", 100)
-        _add_number(training, "--steps", "tokens in a window", 35)
-        _add_number(training, "--batch-size", "windows in a step", 128)
-        _add_number(training, "--learning-rate", "of SGD", 20.0, type=rate, metavar="RATE")
-    _add_number(
-        training,
-        "--max-seconds-per-trial",
-        "a candidate that takes longer has failed (default: none does)",
-        type=rate,
-        metavar="SECONDS",
-    )
+        _add(training, "--units N", "size of the state", 100)
+        _add(training, "--steps N", "tokens in a window", 35)
+        _add(training, "--batch-size N", "windows in a step", 128)
+        _add(training, "--learning-rate RATE", "of SGD", 20.0, type=rate)
+    _add(training, "--max-seconds-per-trial SECONDS", type=rate)
     if images:
-        _add_choice(
-            training,
-            "--distribution-strategy",
-            "'mirrored' trains each candidate on all GPUs of this machine",
-            ("none", "mirrored"),
-            "none",
-        )
+        mirrored = "'mirrored' trains each candidate on all GPUs of this machine"
+        kinds = ("none", "mirrored")
+        _add(training, "--distribution-strategy", mirrored, "none", choices=kinds)
 
     costs = parser.add_argument_group("costs")
-    _add_choice(
-        costs,
-        "--cost",
-        f"what the score holds {'accuracy' if images else 'perplexity'} against: "
-        "multiply-accumulates, parameters, or the time of the candidate's .tflite file with LiteRT "
-        "on one thread of this machine",
-        COSTS,
-        "macs",
-    )
+    cost = _HELP["--cost"].format(quality="accuracy" if images else "perplexity")
+    _add(costs, "--cost", cost, "macs", choices=tuple(COSTS))
     if images:
-        _add_number(
-            costs,
-            "--mac-weight",
-            "validation accuracy that ten times the multiply-accumulates, or what --cost says, "
-            "have to buy",
-            0.1,
-            type=float,
-            metavar="WEIGHT",
-        )
-    _add_number(costs, "--max-macs", "train no candidate of more MACs, such as 2M", type=count)
-    _add_number(
-        costs,
-        "--max-latency-ms",
-        "train no candidate whose .tflite file takes longer, measured as for --cost latency",
-        type=rate,
-        metavar="MS",
-    )
-    _add_workers(parser)
+        _add(costs, "--mac-weight WEIGHT", default=0.1, type=float)
+    _add(costs, "--max-macs N", "train no candidate of more MACs, such as 2M", type=count)
+    _add(costs, "--max-latency-ms MS", type=rate)
 
-
-def _add_workers(parser: argparse.ArgumentParser) -> None:
-    description = (
-        "Each is a process that trains one candidate at a time, on a GPU of its own where there "
-        "are enough; a chief says which. The search is that of one process. All machines have to "
-        "see the same --directory, where NAME.logs has what workers print."
-    )
-    workers = parser.add_argument_group("several workers", textwrap.fill(description, 76))
-    _add_number(
-        workers,
-        "--workers",
-        "how many workers to start here (default: none, this process trains; with --chief none, "
-        "with --worker 1)",
-    )
+    workers = parser.add_argument_group("several workers", textwrap.fill(_HELP["workers"], 76))
+    _add(workers, "--workers N")
     part = workers.add_mutually_exclusive_group()
-    part.add_argument(
-        "--chief",
-        type=address,
-        metavar="HOST:PORT",
-        help="where the chief, which starts here, listens for workers on other machines: without "
-        "authentication or encryption (default: on this machine alone)",
-    )
-    part.add_argument(
-        "--worker",
-        type=address,
-        metavar="HOST:PORT",
-        help="start no chief here; the workers join the one that listens there",
-    )
+    _add(part, "--chief HOST:PORT", type=address)
+    _add(part, "--worker HOST:PORT", type=address)
 
 
 def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
     images = task == "images"
-    _add_cell(parser)
+    parser.add_argument("cell", metavar="CELL", help=_HELP["cell"])
     parser.add_argument("--output", type=keras_file, required=True, metavar="MODEL.keras")
     _add_flag(parser, "--overwrite", "replace an output that is there, and begin anew")
     _add_flag(parser, "--quiet", "no progress, only the results")
     _add_data(parser, task, "that of the search", large=True)
-    _add_seed(parser, "of the initial weights; the data are split as the search split them")
+    seed = "of the initial weights; the data are split as the search split them"
+    _add(parser, "--seed N", seed, 0, type=int)
     if images:
-        parser.add_argument(
-            "--recipe",
-            choices=("plain", "cifar10", "imagenet"),
-            help="how to train: 'plain' (Adam, images as they are), 'cifar10' (SGD, random crop, "
-            "flip, cutout) or 'imagenet' (as published) (default: that of the data set, else "
-            "'plain')",
-        )
+        _add(parser, "--recipe", choices=("plain", "cifar10", "imagenet"))
     else:
-        _add_choice(parser, "--recipe", "how to train; 'ptb' is as published", UNITS, "small")
-    _add_number(parser, "--epochs", _OF_RECIPE)
-    _add_number(
-        parser, "--batch-size", f"{'images' if images else 'windows'} in a step {_OF_RECIPE}"
-    )
-    _add_number(
-        parser, "--learning-rate", f"at the first step {_OF_RECIPE}", type=rate, metavar="RATE"
-    )
-    parser.add_argument("--tensorboard", type=folder, metavar="DIR", help="folder for TensorBoard")
-    if images:
-        _add_image_training(parser)
-    else:
-        _add_number(parser, "--vocabulary-size", _VOCABULARY.format("that of the search"))
+        _add(parser, "--recipe", "how to train; 'ptb' is as published", "small", choices=(*UNITS,))
+    _add(parser, "--epochs N", _OF_RECIPE)
+    _add(parser, "--batch-size N", f"{'images' if images else 'windows'} in a step {_OF_RECIPE}")
+    _add(parser, "--learning-rate RATE", f"at the first step {_OF_RECIPE}", type=rate)
+    _add(parser, "--tensorboard DIR", "folder for TensorBoard", type=folder)
+    if not images:
+        _add(parser, "--vocabulary-size N", _VOCABULARY.format("that of the search"))
         units = ", ".join(f"{units} with --recipe {recipe}" for recipe, units in UNITS.items())
-        _add_number(parser, "--units", f"size of the state (default: {units})")
-
-
-def _add_image_training(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `train` that only networks of images have."""
+        _add(parser, "--units N", f"size of the state (default: {units})")
+        return
     size = parser.add_mutually_exclusive_group()
-    _add_number(size, "--width", "width multiplier", 1.0, type=rate, metavar="WIDTH")
-    _add_number(
-        size,
-        "--target-macs",
-        "take the largest width whose multiply-accumulates for one image are at most N, such as "
-        "300M",
-        type=count,
-    )
-    _add_number(parser, "--label-smoothing", _OF_RECIPE, type=float, metavar="SHARE")
-    _add_number(
-        parser,
-        "--ema",
-        f"take the moving average of the weights, such as 0.999 {_OF_RECIPE}",
-        type=float,
-        metavar="MOMENTUM",
-    )
-    _add_choice(parser, "--activation", "of all BatchNorms", ("relu", "swish"), "relu")
-    _add_choice(
-        parser,
-        "--precision",
-        "of the computation; the trained model is float32",
-        ("float32", "mixed_float16", "mixed_bfloat16"),
-        "float32",
-    )
-    _add_choice(
-        parser,
-        "--distribution-strategy",
-        "'mirrored' trains on all GPUs of this machine, 'multiworker' on those of all machines "
-        "that TF_CONFIG names; they have to see the folder of the output",
-        ("none", "mirrored", "multiworker"),
-        "none",
-    )
+    _add(size, "--width WIDTH", "width multiplier", 1.0, type=rate)
+    _add(size, "--target-macs N", type=count)
+    _add(parser, "--label-smoothing SHARE", _OF_RECIPE, type=float)
+    average = f"take the moving average of the weights, such as 0.999 {_OF_RECIPE}"
+    _add(parser, "--ema MOMENTUM", average, type=float)
+    _add(parser, "--activation", "of all BatchNorms", "relu", choices=("relu", "swish"))
+    computed = "of the computation; the trained model is float32"
+    kinds = ("float32", "mixed_float16", "mixed_bfloat16")
+    _add(parser, "--precision", computed, "float32", choices=kinds)
+    kinds = ("none", "mirrored", "multiworker")
+    _add(parser, "--distribution-strategy", default="none", choices=kinds)
 
 
 def _add_export(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.keras")
-    _add_path(parser, "--output-dir", "for the files (default: the model's folder)")
+    _add(parser, "--output-dir DIR", "for the files (default: the model's folder)", type=Path)
     _add_data(parser, task, "that of the training", large=True)
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(
@@ -433,159 +301,115 @@ def _add_export(parser: argparse.ArgumentParser, task: str) -> None:
         default=["float32", "int8"],
         help=f"a file for each, of {', '.join(get_args(Quantization))} (default: float32 int8)",
     )
-    if task == "text":
-        return
-    _add_number(
-        kinds,
-        "--max-accuracy-drop",
-        "one file: the smallest of all kinds whose accuracy is at most so much below the model's "
-        "(0.01: one percentage point), by the validation images, or by half of the test images "
-        "where there are none, which the check then leaves out",
-        type=float,
-        metavar="SHARE",
-    )
-    _add_number(
-        parser,
-        "--prune",
-        "train on while so many of the kernels' weights become zero, and write a .pruned file of "
-        "each quantization, too",
-        type=float,
-        metavar="SHARE",
-    )
-    _add_flag(
-        parser,
-        "--qat",
-        "quantisation-aware training: train on with 8-bit numbers, with --prune the pruned "
-        "network, and write a .qat.int8 file, too",
-    )
-    _add_number(parser, "--epochs", f"of --prune and of --qat (default: {OPTIMISING_EPOCHS})")
+    if task == "images":
+        _add(kinds, "--max-accuracy-drop SHARE", type=float)
+        _add(parser, "--prune SHARE", type=float)
+        _add_flag(parser, "--qat")
+        _add(parser, "--epochs N", f"of --prune and of --qat (default: {OPTIMISING_EPOCHS})")
 
 
-def _add_generate(parser: argparse.ArgumentParser) -> None:
+def _add_generate(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.tflite")
     parser.add_argument("prompt", metavar="TEXT", help="what to continue, words divided by spaces")
-    _add_number(parser, "--words", "how many words to add", 20)
-    parser.add_argument(
-        "--vocabulary",
-        type=Path,
-        metavar="FILE.txt",
-        help="the words, one a line (default: the .vocabulary.txt beside the model)",
-    )
+    _add(parser, "--words N", "how many words to add", 20)
+    _add(parser, "--vocabulary FILE.txt", type=Path)
 
 
-def _add_show(parser: argparse.ArgumentParser) -> None:
-    _add_cell(parser)
-    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="save the cell's picture")
-    parser.add_argument(
-        "--html",
-        nargs="?",
-        type=Path,
-        const=True,
-        metavar="FILE.html",
-        help="write a report of the search as one page for a browser: its cells as a slider over "
-        "the rounds, curves, all candidates, settings (default: report.html in the search's "
-        "folder)",
-    )
-    _add_flag(
-        parser,
-        "--tensorboard",
-        "write the search for 'tensorboard --logdir CELL', as a search does when it ends",
-    )
+def _add_show(parser: argparse.ArgumentParser, task: str) -> None:
+    parser.add_argument("cell", metavar="CELL", help=_HELP["cell"])
+    _add(parser, "--picture FILE.png", "save the cell's picture", type=Path)
+    _add(parser, "--html FILE.html", type=Path, nargs="?", const=True)
+    files = "write the search for 'tensorboard --logdir CELL', as a search does when it ends"
+    _add_flag(parser, "--tensorboard", files)
+
+
+# Of each command: what adds its options, its usage before them, what it does, and an example; where
+# the tasks differ, one for images and one for text, each with how to get the other's help.
+_COMMANDS: dict[str, tuple[Any, ...]] = {
+    "demo": (
+        _add_demo,
+        "[--task TASK] ",
+        "search, train, export and check, on small data that come along",
+        "--directory demo\nfor text: autoshrink demo --task text",
+        "--task text --directory demo\nfor images: autoshrink demo",
+    ),
+    "search": (
+        _add_search,
+        "[--task TASK] ",
+        "find a cell",
+        "--dataset digits --nodes 5 --candidates 4 --epochs 10\n"
+        "the options of text: autoshrink search --task text --help",
+        "--task text --data-dir texts --max-candidates 20\n"
+        "the options of images: autoshrink search --help",
+    ),
+    "train": (
+        _add_train,
+        "CELL --output MODEL.keras ",
+        "train a network of a cell in full",
+        "runs/digits --epochs 30 --output digits.keras\n"
+        "the options of text, as for any recurrent CELL: autoshrink train shrinkrnn --help",
+        "runs/texts --units 200 --output lm.keras\n"
+        "the options of images, as for any other CELL: autoshrink train shrinkcnn --help",
+    ),
+    "export": (
+        _add_export,
+        "MODEL.keras ",
+        "convert a trained model to .tflite files and check them. Exits with 1 if a file has other "
+        "multiply-accumulates or predictions than its model",
+        "digits.keras --quantization float32 int8\n"
+        "the options of text, as for any language model: autoshrink export lm.keras --help",
+        "lm.keras --quantization float32 dynamic\nthe options of images: autoshrink export --help",
+    ),
+    "generate": (
+        _add_generate,
+        "MODEL.tflite TEXT ",
+        "continue a text with a language model's .tflite file",
+        "lm.float32.tflite 'the exception is'",
+    ),
+    "show": (
+        _add_show,
+        "CELL ",
+        "draw and describe a cell or a search",
+        "runs/digits --picture cell.png --html report.html",
+    ),
+}
 
 
 # Options of a kind
 
 _Options = argparse._ActionsContainer  # a parser, or a group of its options
 
-_OF_RECIPE = "(default: the recipe's)"
-_VOCABULARY = "how many words to keep, the most frequent (default: {})"
 
-
-def _add_number(
-    options: _Options,
-    name: str,
-    what: str,
-    default: float | None = None,
-    type: Callable[[str], float] | None = None,
-    metavar: str = "N",
-) -> None:
-    """Adds a number of 1 or more, or of another type; its help says the default if there is one."""
+def _add(options: _Options, name: str, what: str = "", default: Any = None, **how: Any) -> None:
+    """Adds an option: of choices, or `--name METAVAR` of a type, by default a positive number."""
+    name, _, metavar = name.partition(" ")
+    if "choices" not in how:
+        how = {"type": positive, "metavar": metavar, **how}
     said = "" if default is None else " (default: %(default)s)"
-    options.add_argument(
-        name, type=type or positive, default=default, metavar=metavar, help=what + said
-    )
+    options.add_argument(name, default=default, help=(what or _HELP[name]) + said, **how)
 
 
-def _add_choice(
-    options: _Options, name: str, what: str, choices: Iterable[str], default: str
-) -> None:
-    help = f"{what} (default: %(default)s)"
-    options.add_argument(name, choices=tuple(choices), default=default, help=help)
-
-
-def _add_flag(options: _Options, name: str, what: str) -> None:
-    options.add_argument(name, action="store_true", help=what)
-
-
-def _add_path(options: _Options, name: str, what: str, default: Path | None = None) -> None:
-    said = "" if default is None else " (default: %(default)s)"
-    options.add_argument(name, type=Path, default=default, metavar="DIR", help=what + said)
-
-
-def _add_seed(options: _Options, what: str) -> None:
-    _add_number(options, "--seed", what, 0, type=int)
-
-
-def _add_task(options: _Options, what: str = "") -> None:
-    _add_choice(options, "--task", what, TASKS, TASKS[0])
-
-
-def _add_cell(options: _Options) -> None:
-    options.add_argument(
-        "cell",
-        metavar="CELL",
-        help="a search's folder, a cell's .json file, or 'shrinkcnn' or 'shrinkrnn' for the "
-        "published cells",
-    )
+def _add_flag(options: _Options, name: str, what: str = "") -> None:
+    options.add_argument(name, action="store_true", help=what or _HELP[name])
 
 
 def _add_data(options: _Options, task: str, default: str, large: bool = False) -> None:
-    """Adds the options that say which data to load.
-
-    Args:
-        options: of a command.
-        task: `"images"` or `"text"`.
-        default: which data the help names as those loaded by default.
-        large: whether the command also takes images that do not fit into memory.
-    """
+    """Adds which data to load; `large` ones are images that do not fit into memory."""
     if task == "text":
-        _add_path(
-            options,
-            "--data-dir",
-            f"folder with train.txt, valid.txt and test.txt (default: {default})",
-        )
+        parts = f"folder with train.txt, valid.txt and test.txt (default: {default})"
+        _add(options, "--data-dir DIR", parts, type=Path)
         return
     folders = ", 'imagenet2012', or a folder with two such folders, 'train' and 'val'"
-    options.add_argument(
-        "--dataset",
-        metavar="DATA",
-        help="'digits', 'cifar10', an .npz file with x_train and y_train, a folder with one folder "
-        f"of images for each class{folders if large else ''} (default: {default})",
+    kinds = (
+        "'digits', 'cifar10', an .npz file with x_train and y_train, a folder with one folder "
+        f"of images for each class{folders if large else ''} (default: {default})"
     )
-    _add_path(options, "--data-dir", "where tensorflow-datasets keeps its data")
+    _add(options, "--dataset DATA", kinds, type=str)
+    _add(options, "--data-dir DIR", "where tensorflow-datasets keeps its data", type=Path)
     sizes = "32; of 'imagenet2012' and 'train' and 'val' 224" if large else "32"
-    _add_number(
-        options,
-        "--image-size",
-        f"to which images from files are resized, in RGB (default: {sizes})",
-        metavar="PIXELS",
-    )
-    _add_flag(
-        options,
-        "--strict",
-        "refuse a folder with an image that cannot be read; such images are left out and named by "
-        "default",
-    )
+    resized = f"to which images from files are resized, in RGB (default: {sizes})"
+    _add(options, "--image-size PIXELS", resized)
+    _add_flag(options, "--strict")
 
 
 # The values of options
@@ -600,25 +424,20 @@ def positive(text: str) -> int:
 
 def rate(text: str) -> float:
     """Reads a finite number greater than 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
 
 
 def count(text: str) -> int:
     """Reads a number such as 300M."""
     factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper())
-    try:
+    with contextlib.suppress(ValueError):
         number = float(text[:-1]) * factor if factor else float(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
-    return round(number)
+        if 1 <= number < math.inf:
+            return round(number)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind 300M or 300000000")
 
 
 def keras_file(text: str) -> Path:
@@ -641,11 +460,7 @@ def folder(text: str) -> Path:
 
 def address(text: str) -> Address:
     """Reads a host and a port, such as 192.168.0.7:5000, node1:5000 or [::1]:5000."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    if not (host and port.isdecimal() and 1 <= int(port) < 2**16):
-        raise argparse.ArgumentTypeError(f"{text!r} is no address of the kind node1:5000")
-    return Address(host, int(port))
+    match = re.fullmatch(r"(?:\[(.+)\]|([^:\[\]]+)):(\d+)", text)
+    if match and 1 <= int(match[3]) < 2**16:
+        return Address(match[1] or match[2], int(match[3]))
+    raise argparse.ArgumentTypeError(f"{text!r} is no address of the kind node1:5000")

@@ -49,9 +49,6 @@ def generate(options: argparse.Namespace) -> int:
     continuation = continue_text(model, prompt, options.words)
     if len(continuation) < options.words:
         raise ValueError(f"{options.model}: its log-probabilities are NaN")
-    lines: list[list[str]] = [[]]
-    for word in [*words, *vocabulary.decode(continuation)]:
-        lines += [[]] if word == END else []
-        lines[-1] += [] if word == END else [word]
-    console.print("\n".join(" ".join(line) for line in lines))
+    text = " ".join("\n" if x == END else x for x in [*words, *vocabulary.decode(continuation)])
+    console.print(text.replace(" \n", "\n").replace("\n ", "\n"))
     return 0

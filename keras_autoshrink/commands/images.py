@@ -178,7 +178,7 @@ def train(options: argparse.Namespace, cell: Cell) -> None:
     recipe = pipeline.changed_recipe(
         recipe, options, "epochs", "batch_size", "learning_rate", "label_smoothing", "ema"
     )
-    data = _training_data(source, options)
+    data = _load(source, options, "train")
     changed = _changed(searched, source, data)
     if changed:
         _logger.warning("%s; images that the search has seen may be in the test", changed)
@@ -221,7 +221,7 @@ def export(
         A check of each file; none where no file is as accurate as `--max-accuracy-drop` says.
     """
     source = _source(options, facts)
-    data = _training_data(source, options)
+    data = _load(source, options, "train")
     _check_optimisable(options, model, data)
     if not isinstance(data, ImageData):
         from keras_autoshrink.data import streams
@@ -258,13 +258,7 @@ def _export_quantized(
     stem: Path,
     quantizations: Sequence[tflite_export.Quantization],
 ) -> list[tflite_export.Check]:
-    """Writes `<stem>.<quantization>.tflite` files and checks each on the test images.
-
-    Each has the class names, the mean and deviation of the pixels, and white, inside.
-
-    Raises:
-        ValueError: the model takes other images, or tells other classes apart, than the data's.
-    """
+    """Writes a file of each quantization and checks each on the test images."""
     _check_fits(model, data)
     checks = []
     for quantization in quantizations:
@@ -277,33 +271,22 @@ def _export_quantized(
 
 
 def _check_fits(model: keras.Model, data: ImageData) -> None:
-    """Refuses a model of other images or classes than the data's, and data without a test part.
-
-    Raises:
-        ValueError: for one of these.
-    """
+    """Refuses a model of other images or classes than the data's, and data without a test part."""
     if data.test is None:
         raise ValueError("data: loaded for a search, without test images; use purpose='train'")
     shapes = ((None, *data.input_shape), (None, len(data.class_names)))
-    if not model.built or (model.input_shape, model.output_shape) != shapes:
+    found = [getattr(model, name, "an unknown shape") for name in ("input_shape", "output_shape")]
+    if (*found,) != shapes:
         raise ValueError(
-            f"model {model.name!r} takes {_shape(model, 'input')} and returns "
-            f"{_shape(model, 'output')}; the data set needs {shapes[0]} and {shapes[1]}"
+            f"model {model.name!r} takes {found[0]} and returns {found[1]}; the data set needs "
+            f"{shapes[0]} and {shapes[1]}"
         )
 
 
 def _check_file(
     model: keras.Model, data: ImageData, path: Path, name: str, kind: str
 ) -> tflite_export.Check:
-    """Writes metadata into a model's file, and checks the file on the test images.
-
-    Args:
-        model: that the file was made from.
-        data: with a test part.
-        path: of the file.
-        name: of the network.
-        kind: of numbers that the file holds, for its description.
-    """
+    """Writes labels and the scale of pixels into a model's file, and checks it on test images."""
     tflite_export.add_metadata(
         path,
         name=name,
@@ -320,23 +303,10 @@ def _check_file(
 def _choose_quantization(
     model: keras.Model, data: ImageData, max_accuracy_drop: float
 ) -> tuple[tflite_export.Quantization | None, ImageData]:
-    """Converts a model to all kinds of files, prints how good each is, and chooses one.
+    """Prints how good a model's files of all kinds are, and chooses one, or None if none holds.
 
-    The choice is made by the validation images. Where all but the test images were trained on, it
-    is made by every other test image, and the file has to be checked on the rest.
-
-    Args:
-        model: a classifier of the data's images.
-        data: as for the training of a network.
-        max_accuracy_drop: by how much a file's accuracy may be below the model's, a share.
-
-    Returns:
-        The quantization, None if no file holds; and the data, with a test part that the choice
-        has not seen.
-
-    Raises:
-        ValueError: the model takes other images, or tells other classes apart, than the data's;
-            or `max_accuracy_drop` is below 0, or above what the check of an export allows.
+    The choice is made by the validation images, or else by every other test image; the data that
+    are returned have a test part that the choice has not seen.
     """
     if not 0 <= max_accuracy_drop <= MAX_ACCURACY_LOSS:
         raise ValueError(
@@ -344,9 +314,8 @@ def _choose_quantization(
             "file that loses more of the test images does not pass the check at the end"
         )
     _check_fits(model, data)
-    if data.validation is not None:
-        by, what = data.validation, "the validation images"
-    else:
+    by, what = data.validation, "the validation images"
+    if by is None:
         by, data, what = _halved(data)
     _console.print(f"choosing by {len(by):,} images: {what}")
     with tempfile.TemporaryDirectory() as folder:
@@ -381,18 +350,7 @@ def _halved(data: ImageData) -> tuple[Split, ImageData, str]:
 def _check_optimisable(
     options: argparse.Namespace, model: keras.Model, data: ImageData | ImageStreams
 ) -> None:
-    """Refuses what cannot be optimised, before there is a file.
-
-    Args:
-        options: of the command `export`.
-        model: trained.
-        data: that the model was trained on.
-
-    Raises:
-        ModuleNotFoundError: TFMOT or tf_keras is not installed.
-        ValueError: the options contradict one another, or the data, or the model has a layer
-            that cannot be optimised.
-    """
+    """Refuses what cannot be optimised, before there is a file."""
     optimised = options.qat or options.prune is not None
     if options.epochs is not None and not optimised:
         raise ValueError("--epochs: is for --qat and --prune")
@@ -411,18 +369,9 @@ def _export_optimised(
     quantizations: Sequence[tflite_export.Quantization],
     options: argparse.Namespace,
 ) -> list[tflite_export.Check]:
-    """Writes the files that `--prune` and `--qat` ask for, and checks each on the test images.
+    """Writes and checks the files of `--prune` and `--qat`.
 
-    They are `<stem>.pruned.<quantization>.tflite`, and `<stem>.qat.int8.tflite` or, with both,
-    `<stem>.pruned.qat.int8.tflite`. Each is held against the network that it was made from: the
-    one that was trained on, not `model`.
-
-    Args:
-        model: trained.
-        data: of the training; its images are as they are, without augmentation.
-        stem: the path that the files' names begin with.
-        quantizations: of the pruned files.
-        options: of the command `export`.
+    Each is held against the network that it was made from: the one trained on, not `model`.
     """
     epochs = options.epochs or OPTIMISING_EPOCHS
     checks = []
@@ -461,32 +410,21 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
     return source
 
 
-def _training_data(source: dict[str, Any], options: argparse.Namespace) -> ImageData | ImageStreams:
-    """Loads the data set for the training of a network, in memory if it fits."""
-    if not is_streamed(source["dataset"]):
-        return _load(source, options, "train")
-    from keras_autoshrink.data import streams
-
-    return streams.open_streams(
-        source["dataset"], data_dir=options.data_dir, image_size=source["image_size"]
-    )
-
-
 def _load(
     source: dict[str, Any],
     options: argparse.Namespace,
     purpose: str,
     proxy: tuple[int, int] | None = None,
-) -> ImageData:
-    return load_images(
-        source["dataset"],
-        purpose=purpose,
-        seed=source["split_seed"],
-        data_dir=options.data_dir,
-        image_size=source["image_size"],
-        proxy=proxy,
-        strict=options.strict,
-    )
+) -> ImageData | ImageStreams:
+    """Loads the data set: `ImageStreams` for a training on what does not fit into memory."""
+    name = source["dataset"]
+    where = {"data_dir": options.data_dir, "image_size": source["image_size"]}
+    if purpose == "train" and is_streamed(name):
+        from keras_autoshrink.data import streams
+
+        return streams.open_streams(name, **where)
+    split = {"purpose": purpose, "seed": source["split_seed"], "proxy": proxy}
+    return load_images(name, **split, **where, strict=options.strict)
 
 
 def _counted(source: dict[str, Any], data: ImageData | ImageStreams) -> dict[str, int]:
@@ -501,10 +439,9 @@ def _changed(
     """Says whether the recorded split was one of another number of images; None if not."""
     then = recorded.get("source_images")
     now = _counted(source, data).get("source_images")
-    if then is None or now is None or then == now:
+    same = all(recorded.get(name) == value for name, value in source.items())
+    if None in (then, now) or then == now or not same:  # of other data it says nothing
         return None
-    if any(recorded.get(name) != value for name, value in source.items()):
-        return None  # of other data it says nothing
     return (
         f"{source['dataset']}: has {now:,} images that can be read, it had {then:,}: they are "
         "split otherwise"
@@ -517,7 +454,3 @@ def _pixel_max(data: ImageData | ImageStreams) -> float:
         return 255.0  # streams are of 8-bit images
     largest = data.train.x.max(axis=(0, 1, 2)) * np.array(data.std) + np.array(data.mean)
     return round(float(largest.max()), 3)
-
-
-def _shape(model: keras.Model, end: str) -> str:
-    return str(getattr(model, f"{end}_shape", "an unknown shape"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import os
@@ -44,11 +45,8 @@ def launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             "it, or leave out --workers, --chief and --worker"
         )
     count = options.workers or (1 if options.worker else 0)
-    with contextlib.ExitStack() as stack:
-        address = options.worker
-        if address is None:
-            wanted = options.chief or Address("127.0.0.1", 0)
-            address = stack.enter_context(wanted.reserved())
+    own = options.chief or Address("127.0.0.1", 0)
+    with contextlib.nullcontext(options.worker) if options.worker else own.reserved() as address:
         # Beside the search's folder, which --overwrite deletes.
         logs = options.directory / f"{options.project_name or default_project(options)}.logs"
         team = Team(_without_part(arguments), address, count, logs)
@@ -74,6 +72,7 @@ def launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     return status
 
 
+@dataclasses.dataclass
 class Team:
     """The processes of a search, before they are started.
 
@@ -87,16 +86,18 @@ class Team:
         gpus: that the workers share, each as CUDA_VISIBLE_DEVICES names it.
     """
 
-    def __init__(self, arguments: Sequence[str], address: Address, count: int, logs: Path) -> None:
-        self._command = [sys.executable, "-m", "keras_autoshrink.commands.cli", *arguments]
-        self._address = address
-        self._count = count
-        self._logs = logs
+    arguments: Sequence[str]
+    address: Address
+    count: int
+    logs: Path
+
+    def __post_init__(self) -> None:
+        self._command = [sys.executable, "-m", "keras_autoshrink.commands.cli", *self.arguments]
         self.gpus = visible_gpus()
 
     def chief(self) -> Child:
         """Returns the chief, which trains nothing."""
-        environment = self._environment("chief", self._address)
+        environment = self._environment("chief", self.address)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = "-1"
             environment["JAX_PLATFORMS"] = "cpu"  # JAX takes it for an error to find no GPU
@@ -104,11 +105,11 @@ class Team:
 
     def workers(self) -> list[Child]:
         """Returns the workers, each with one of the GPUs if there are any, and opens their logs."""
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
         workers = []
-        for index in range(self._count):
-            tuner_id, log = _open_log(self._logs)
-            environment = self._environment(tuner_id, self._address.from_here)
+        for index in range(self.count):
+            tuner_id, log = _open_log(self.logs)
+            environment = self._environment(tuner_id, self.address.from_here)
             if self.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = self.gpus[index % len(self.gpus)]
             workers.append(Child(f"worker {tuner_id}", self._command, environment, log))
@@ -165,8 +166,7 @@ def _open_log(folder: Path) -> tuple[str, BinaryIO]:
     prefix = os.environ.get("KERASTUNER_TUNER_ID") or socket.gethostname()
     prefix = re.sub(r"[^\w.-]", "_", prefix).replace("chief", "CHIEF")
     for number in itertools.count(1):
-        tuner_id = f"{prefix}-{number}"
-        log = (folder / f"{tuner_id}.log").open("ab")
+        log = (folder / f"{prefix}-{number}.log").open("ab")
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -174,6 +174,6 @@ def _open_log(folder: Path) -> tuple[str, BinaryIO]:
             continue
         except OSError:  # a file system without locks
             pass
-        log.truncate(0)
-        return tuner_id, log
-    raise AssertionError  # itertools.count has no end
+        break
+    log.truncate(0)
+    return f"{prefix}-{number}", log

@@ -199,9 +199,7 @@ def train_and_save(job: TrainingJob) -> keras.Model:
 def changed_recipe(recipe: Any, options: argparse.Namespace, *names: str) -> Any:
     """Returns a recipe with those of the named values that `options` have."""
     given = {name: getattr(options, name) for name in names}
-    return dataclasses.replace(
-        recipe, **{name: value for name, value in given.items() if value is not None}
-    )
+    return dataclasses.replace(recipe, **{n: v for n, v in given.items() if v is not None})
 
 
 def output_stem(options: argparse.Namespace) -> Path:
@@ -223,15 +221,13 @@ def report_checks(checks: Sequence[tflite_export.Check]) -> int:
     """
     if checks:
         print_table(tflite_export.render_table(checks))
-    status = 0 if checks else 1
+    faults = []
     for check in checks:
-        if not check.macs_equal:
-            _console.print(f"{check.path}: its MACs are not those of the model")
-            status = 1
-        if not check.agreement.agrees:
-            _console.print(f"{check.path}: its predictions are not those of the model")
-            status = 1
-    return status
+        same = {"MACs": check.macs_equal, "predictions": check.agreement.agrees}
+        faults += [f"{check.path}: its {n} are not those of the model" for n in same if not same[n]]
+    for fault in faults:
+        _console.print(fault)
+    return 0 if checks and not faults else 1
 
 
 def print_table(table: Table) -> None:

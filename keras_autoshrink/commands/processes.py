@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ipaddress
 import os
 import signal
@@ -65,16 +66,14 @@ class Address(NamedTuple):
         Raises:
             ValueError: there is no such host.
         """
-        numbers = {str(found[-1][0]).partition("%")[0] for found in self._resolved()}
-        return all(ipaddress.ip_address(number).is_loopback for number in numbers)
+        return all(ipaddress.ip_address(found[-1][0]).is_loopback for found in self._resolved())
 
     def listens(self) -> bool:
         """Tells whether a process accepts connections there."""
         try:
             with socket.create_connection(self, _CONNECTION_TIMEOUT) as connection:
                 # Where nobody listens a connection can, by chance, meet itself.
-                met: bool = connection.getsockname() != connection.getpeername()
-                return met
+                return bool(connection.getsockname() != connection.getpeername())
         except OSError:
             return False
 
@@ -88,23 +87,21 @@ class Address(NamedTuple):
         Raises:
             ValueError: it is in use, or not an address of this machine.
         """
-        family, kind, protocol, _, place = self._resolved()[0]
-        with contextlib.ExitStack() as stack:
+        *kind, _, place = self._resolved()[0]
+        with socket.socket(*kind) as held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             try:
-                with socket.socket(family, kind, protocol) as probe:
+                with socket.socket(*kind) as probe:
                     # Connections that have ended do not count, listeners do.
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(place)
-                    port = probe.getsockname()[1]
-                if hasattr(socket, "SO_REUSEPORT"):
-                    held = stack.enter_context(socket.socket(family, kind, protocol))
-                    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                    held.bind((place[0], port, *place[2:]))
+                    place = probe.getsockname()
+                held.bind(place)
             except OSError as error:
                 raise ValueError(f"cannot listen at {self}: {error.strerror}") from error
-            yield Address(self.host, port)
+            yield Address(self.host, place[1])
 
-    def _resolved(self) -> Sequence[tuple[int, int, int, str, tuple[Any, ...]]]:
+    def _resolved(self) -> Sequence[tuple[Any, ...]]:
         try:
             return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -118,17 +115,18 @@ def end_with_parent() -> None:
     lead a process group of its own; without a pipe in the environment nothing happens.
     """
     # Not for processes that this one starts: they do not inherit the descriptor.
-    descriptor = os.environ.pop(_PARENT_PIPE, None)
-    if descriptor is not None:
-        threading.Thread(target=_wait_and_kill, args=(int(descriptor),), daemon=True).start()
+    descriptor = int(os.environ.pop(_PARENT_PIPE, -1))
+
+    def wait_and_kill() -> None:
+        os.read(descriptor, 1)
+        # Not in an orderly way, which may take long or hang; all files are whole at any moment.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    if descriptor >= 0:
+        threading.Thread(target=wait_and_kill, daemon=True).start()
 
 
-def _wait_and_kill(descriptor: int) -> None:
-    os.read(descriptor, 1)
-    # Not in an orderly way, which may take long or hang; all files are whole at any moment.
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
+@dataclasses.dataclass
 class Child:
     """A process that can be started again.
 
@@ -140,26 +138,17 @@ class Child:
         command: its command line.
         environment: all of it.
         log: a file for its output, which `close` closes; by default it shares this process's.
-
-    Attributes:
         started: when it was started last, by its supervisor's clock.
         quick_deaths: how often in a row a signal has killed it soon after its start.
     """
 
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        environment: dict[str, str],
-        log: BinaryIO | None = None,
-    ) -> None:
-        self.name = name
-        self.command = command
-        self.environment = environment
-        self.log = log
-        self.started = 0.0
-        self.quick_deaths = 0
-        self._process: subprocess.Popen[bytes] | None = None
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str]
+    log: BinaryIO | None = None
+    started: float = 0.0
+    quick_deaths: int = 0
+    _process: subprocess.Popen[bytes] | None = None
 
     def start(self, parent_pipe: int, more: Sequence[str] = ()) -> None:
         """Starts the process, or starts it again.
@@ -186,7 +175,7 @@ class Child:
     @property
     def runs(self) -> bool:
         """Whether it has been started and has not ended."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self.status is None
 
     def send(self, number: int) -> None:
         """Sends a signal to the process, if it runs; SIGKILL also to what it has started."""
@@ -201,10 +190,8 @@ class Child:
 
     def last_line(self) -> str:
         """Returns the last line of its log that is not empty."""
-        if self.log is None:
-            return ""
-        lines = Path(self.log.name).read_text(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        text = Path(self.log.name).read_text(errors="replace") if self.log else ""
+        return "".join(text.strip().splitlines()[-1:]).strip()
 
     def close(self) -> None:
         """Closes its log."""
@@ -212,6 +199,7 @@ class Child:
             self.log.close()
 
 
+@dataclasses.dataclass
 class Supervisor:
     """The parent of a chief and its workers, or of workers whose chief runs on another machine.
 
@@ -225,22 +213,15 @@ class Supervisor:
         sleep: waits for a number of seconds.
     """
 
-    def __init__(
-        self,
-        chief: Child | None,
-        make_workers: Callable[[], list[Child]],
-        chief_listens: Callable[[], bool],
-        first_arguments: Sequence[str] = (),
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._chief = chief
-        self._make_workers = make_workers
-        self._chief_listens = chief_listens
-        self._first_arguments = first_arguments
-        self._clock = clock
-        self._sleep = sleep
-        self._workers: list[Child] | None = None
+    chief: Child | None
+    make_workers: Callable[[], list[Child]]
+    chief_listens: Callable[[], bool]
+    first_arguments: Sequence[str] = ()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        self._workers: list[Child] = []
         self._await_chief = True  # before workers are started, or started again
         self._signal = 0
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -251,10 +232,14 @@ class Supervisor:
         Returns:
             The exit status, and a message that nobody has printed yet, or "".
         """
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for number, handler in before.items():
+            # Ignored signals, as in the background of a shell script, children would ignore too.
+            ignored = handler is signal.SIG_IGN
+            signal.signal(number, (lambda number, frame: None) if ignored else self._note)
         self._parent_pipe, held = os.pipe()
         try:
-            with self._signals():
-                return self._supervise()
+            return self._supervise()
         finally:
             for child in self._children():
                 child.send(signal.SIGKILL)
@@ -264,6 +249,8 @@ class Supervisor:
             # A chief that is killed leaves its line, and no cursor.
             self._clear_line()
             Console().show_cursor()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def say(self, line: str) -> None:
         """Prints a line on standard error, over the chief's progress if that is there."""
@@ -276,75 +263,62 @@ class Supervisor:
             self._console.control(Control(ControlType.CARRIAGE_RETURN, erase))
 
     def _children(self) -> list[Child]:
-        return [*([self._chief] if self._chief else ()), *(self._workers or ())]
+        return [*([self.chief] if self.chief else ()), *self._workers]
 
     def _supervise(self) -> tuple[int, str]:
-        if self._chief:
-            self._start(self._chief, self._first_arguments)
+        if self.chief:
+            self._start(self.chief)
         while not self._signal:
-            ended = self._check_chief() or self._check_workers()
+            if self._await_chief and self.chief_listens():
+                self._await_chief, self.first_arguments = False, ()
+                self._workers = self._workers or self.make_workers()
+                for worker in self._workers:
+                    if not worker.runs:
+                        self._start(worker)
+            ended = self._check()
             if ended:
                 return ended
-            self._sleep(_POLL)
+            self.sleep(_POLL)
         return self._interrupt(self._signal)
 
-    def _check_chief(self) -> tuple[int, str] | None:
-        if self._chief is None or self._chief.status is None:
-            return None
-        if self._chief.status >= 0:
-            self._end(self._workers or [], _SECONDS_AFTER_SEARCH)
-            return self._chief.status, ""
-        # A new chief may have candidates for workers that have ended with the one before.
-        self._await_chief = True
-        return self._restart(self._chief, self._first_arguments)
-
-    def _check_workers(self) -> tuple[int, str] | None:
-        if self._await_chief and self._chief_listens():
-            self._await_chief, self._first_arguments = False, ()
-            if self._workers is None:
-                self._workers = self._make_workers()
-            for worker in self._workers:
-                if not worker.runs:
-                    self._start(worker)
-        workers = self._workers or []
-        for worker in workers:
-            status = worker.status
-            if status is None or status == 0:
+    def _check(self) -> tuple[int, str] | None:
+        """Returns how the search has ended; until then starts again whom a signal has killed."""
+        for child in self._children():
+            status = child.status
+            if status is None:
                 continue
-            if status > 0:
-                return status, f"{worker.name}: {worker.last_line()}"
-            ended = self._restart(worker)
-            if ended:
-                return ended
-        if self._chief is None and workers and all(worker.status == 0 for worker in workers):
+            if status < 0:
+                quick = self.clock() - child.started < _QUICK_DEATH
+                child.quick_deaths = child.quick_deaths + 1 if quick else 1
+                if child.quick_deaths == RESTART_LIMIT:
+                    log = f"; see {child.log.name}" if child.log else ""
+                    return 1, f"{child.name} was killed {RESTART_LIMIT} times in a row{log}"
+                self.say(f"{child.name} was killed (signal {-status}); starting it again")
+                self._start(child)
+                # A new chief may have candidates for workers that have ended with the one before.
+                self._await_chief |= child is self.chief
+            elif child is self.chief:
+                self._end(self._workers, _SECONDS_AFTER_SEARCH)
+                return status, ""
+            elif status:
+                return status, f"{child.name}: {child.last_line()}"
+        if not self.chief and self._workers and all(w.status == 0 for w in self._workers):
             return 0, ""
         return None
 
-    def _start(self, child: Child, more: Sequence[str] = ()) -> None:
-        child.started = self._clock()
-        child.start(self._parent_pipe, more)
-
-    def _restart(self, child: Child, more: Sequence[str] = ()) -> tuple[int, str] | None:
-        """Starts a child again that a signal has killed, unless it is at the restart limit."""
-        assert child.status is not None
-        quick = self._clock() - child.started < _QUICK_DEATH
-        child.quick_deaths = child.quick_deaths + 1 if quick else 1
-        if child.quick_deaths == RESTART_LIMIT:
-            log = f"; see {child.log.name}" if child.log else ""
-            return 1, f"{child.name} was killed {RESTART_LIMIT} times in a row{log}"
-        self.say(f"{child.name} was killed (signal {-child.status}); starting it again")
-        self._start(child, more)
-        return None
+    def _start(self, child: Child) -> None:
+        child.started = self.clock()
+        child.start(self._parent_pipe, self.first_arguments if child is self.chief else ())
 
     def _interrupt(self, number: int) -> tuple[int, str]:
         self._signal = 0
-        for worker in self._workers or ():
+        for worker in self._workers:
             worker.send(signal.SIGTERM)
-        if self._chief:
+        if self.chief:
             # One that still imports its modules would print where Ctrl-C found it.
-            self._chief.send(signal.SIGTERM if self._await_chief else signal.SIGINT)
+            self.chief.send(signal.SIGTERM if self._await_chief else signal.SIGINT)
         self._end(self._children(), _SECONDS_AFTER_SIGNAL)
-        if self._chief and self._chief.status == 128 + signal.SIGINT:  # it has printed a message
+        if self.chief and self.chief.status == 128 + signal.SIGINT:  # it has printed a message
             return 128 + number, ""
         return 128 + number, "interrupted; run it again, without --overwrite, to go on"
 
@@ -356,27 +330,11 @@ class Supervisor:
         for number in (0, signal.SIGTERM):
             for child in children if number else ():
                 child.send(number)
-            deadline = self._clock() + seconds
-            while any(c.runs for c in children) and not self._signal and self._clock() < deadline:
-                self._sleep(_POLL)
+            deadline = self.clock() + seconds
+            while any(c.runs for c in children) and not self._signal and self.clock() < deadline:
+                self.sleep(_POLL)
         for child in children:
             child.send(signal.SIGKILL)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Notes the signals that would end this process, instead of ending."""
-        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._note)
-            elif number == signal.SIGINT:
-                # As in the background of a shell script. A chief would inherit SIG_IGN.
-                signal.signal(number, lambda number, frame: None)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
