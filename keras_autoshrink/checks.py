@@ -26,7 +26,7 @@ def whole(name: str, value: Any, least: int) -> int:
         number = operator.index(value)
     except TypeError:
         number = least - 1
-    if number < least:
+    if number < least or isinstance(value, bool):
         raise ValueError(f"{name}={value!r}: expected a whole number of {least} or more")
     return number
 

@@ -25,7 +25,8 @@ def test_good_values_come_back_as_pythons_own():
         assert share("dropout", value) == value
     for value in (1, 1e-9, np.float32(0.25), np.int64(3)):
         assert (type(positive("rate", value)), positive("rate", value)) == (float, value)
-    assert whole("seed", True, 0) == 1
+    with pytest.raises(ValueError, match="seed=True"):
+        whole("seed", True, 0)
     assert not_negative("l2", 0) == 0
     assert one_of("optimizer", "sgd", ("adam", "sgd")) == "sgd"
     instance("name", "sgd", str)

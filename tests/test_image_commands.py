@@ -52,7 +52,8 @@ def shown(tmp_path_factory, one_cell_in_each_stage):
         patch.setattr(images, "export", recorded)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             status = main(["demo", "--directory", str(folder)])
-    assert status in (0, 1)  # so little training need not survive 8 bits
+    # So little training need not survive 8 bits.
+    assert status == int(not all(each.macs_equal and each.agreement.agrees for each in checks))
     return folder, printed.getvalue(), checks
 
 
@@ -123,7 +124,7 @@ def test_the_same_command_goes_on_where_it_stopped(folder, search, capsys):
     ("change", "culprit"),
     [
         ("--epochs 2", "epochs=1, not 2"),
-        ("--seed 1", "seed=0, not 1"),
+        ("--seed 1", " seed=0, not 1"),
         ("--proxy-images 100 50", "not [100, 50]"),
         ("--filters 8", "filters=4, not 8"),
         ("--mac-weight 0.2", "score=["),
@@ -311,7 +312,7 @@ def test_export_ends_with_a_table_of_equal_macs(shown):
         assert metadata.labels == tuple(facts["class_names"])
         assert metadata.mean == pytest.approx(facts["mean"])
         assert metadata.std == pytest.approx(facts["std"])
-        # So that `serve` can try a picture where no file of facts lies beside it.
+        # So that `serve` can try a picture.
         assert metadata.pixel_max == facts["pixel_max"] == 16
 
 
@@ -340,7 +341,7 @@ def test_a_file_is_chosen_by_images_that_the_check_leaves_out(
     tried = []
     monkeypatch.setattr(images, "load_images", load)
     monkeypatch.setattr(tflite_export, "convert_smallest", nothing_holds)
-    monkeypatch.setattr(images, "choice_tables", lambda *given: [])
+    monkeypatch.setattr(images, "_print_choice", lambda *given: None)
     out = tmp_path / "out"
     command = f"export {folder}/found.keras --output-dir {out} --max-accuracy-drop 0.02"
     assert main(command.split()) == 1

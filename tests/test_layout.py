@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # Each package imports only from those before it; the ground floor's modules are one of them.
 LAYERS = ["ground", "costs", "search", "data", "networks", "training", "hypermodels"]
 LAYERS += ["report", "tuner", "commands"]
-# What these import, they import when they are called: the export, and TensorFlow's pipelines.
+# Who may import the export, and what loads TensorFlow's pipelines.
 WITH_EXPORT = {"tuner", "commands"}
 WITH_TENSORFLOW = {"data/streams.py", "data/augmentation.py", "training/distribution.py"}
 WITH_TENSORFLOW |= {"tuner/devices.py"}

@@ -1,7 +1,6 @@
 """What a folder says of the search in it, and of the command that ran it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -74,12 +73,10 @@ def test_results_are_written_beside_a_search(tmp_path, finished):
     assert records == json.loads(json.dumps(finished.trajectory()))
 
 
-def test_settings_are_kept_with_the_first_command(tmp_path, monkeypatch):
+def test_settings_are_kept_with_the_first_command(tmp_path):
     folder, settings = tmp_path / "search", {"dataset": "digits", "split_seed": 0}
-    monkeypatch.setattr(sys, "argv", ["autoshrink", "first"])
-    saved_search.write_settings(folder, settings)
-    monkeypatch.setattr(sys, "argv", ["autoshrink", "second"])
-    saved_search.write_settings(folder, settings)
+    saved_search.write_settings(folder, settings, ["autoshrink", "first"])
+    saved_search.write_settings(folder, settings, ["autoshrink", "second"])
     noted = {**settings, "argv": ["autoshrink", "first"]}
     assert saved_search.settings_of(str(folder / "cell.json")) == noted
     (folder / "settings.json").write_text("{")

@@ -502,3 +502,17 @@ def test_what_is_refused_is_named_and_leaves_nothing(bad, monkeypatch, capsys, c
     assert culprit in refused(capsys, command)
     assert listing(bad) == before
     assert not (bad / "runs").exists()
+
+
+def test_a_search_that_could_not_begin_leaves_nothing_that_refuses_another(text, tmp_path, capsys):
+    search = f"search --task text --data-dir {text} --directory {tmp_path / 'runs'}"
+    assert "batch_size" in refused(capsys, f"{search} --batch-size 100000")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("cell", "option"), [("not/there", "--width"), ("shrinkrnn", "--units")])
+def test_help_needs_no_cell_that_is_there(cell, option, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", cell, "--help"])
+    assert stopped.value.code == 0
+    assert option in capsys.readouterr().out

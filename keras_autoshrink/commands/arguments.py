@@ -100,6 +100,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"{option}: is for {other}, this is {task}")
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.task = task
+    # For the record: with --overwrite it would delete what it is a record of.
+    options.argv = [PROGRAM, *(argument for argument in arguments if argument != "--overwrite")]
     if options.command == "search" and options.strategy == "paper" and options.max_candidates:
         raise ValueError(
             f"--max-candidates {options.max_candidates}: is for --strategy bayesian; paper ends by "
@@ -157,6 +159,8 @@ def _find_task(arguments: Sequence[str]) -> str:
             is_value = is_option and "=" not in before and before not in flags
             if is_value or argument.startswith("-"):
                 continue
+            if command == "train" and {"-h", "--help"} & {*rest} and not Path(argument).exists():
+                return "text" if argument == "shrinkrnn" else TASKS[0]
             if command == "train":
                 return saved_search.task_of(saved_search.read_cell(Path(argument)))
             if argument.endswith(".keras"):  # and no further value of --quantization

@@ -120,7 +120,10 @@ def _comparison(
     plan: _Demo, params: dict[str, int], checks: dict[str, list[tflite_export.Check]]
 ) -> Table:
     """Compares the cell found with the complete one, as trained and as exported."""
-    table = Table(box=box.SIMPLE_HEAD, title="the cell found against the complete cell")
+    agreement = next(iter(checks.values()))[0].agreement
+    samples = getattr(agreement, "num_samples", None) or agreement.num_tokens
+    what = f"the cell found against the complete cell ({samples:,} test {plan.sample}s)"
+    table = Table(box=box.SIMPLE_HEAD, title=what)
     table.add_column("")
     for heading in ("found", "complete", "found / complete"):
         table.add_column(heading, justify="right")
@@ -134,7 +137,11 @@ def _comparison(
     for files in zip(*checks.values(), strict=True):
         kind = files[0].quantization
         quality = [getattr(file.agreement, f"file_{plan.quality}") for file in files]
-        add(f"{kind}: {plan.quality}", *quality, ".4f")
+        if plan.quality == "accuracy":  # of which a share says nothing
+            shown = (*(f"{each:.4f}" for each in quality), f"{quality[0] - quality[1]:+.4f}")
+            table.add_row(f"{kind}: accuracy", *shown)
+        else:
+            add(f"{kind}: {plan.quality}", *quality, ".2f")
         add(f"{kind}: bytes", *(file.num_bytes for file in files), ",")
         for latencies in zip(*(file.latencies for file in files), strict=True):
             threads = f"{latencies[0].num_threads} thread" + "s" * (latencies[0].num_threads > 1)

@@ -14,7 +14,7 @@ from tflite_export.language import LanguageModelFile, continue_text
 
 
 def vocabulary_path(model: Path) -> Path:
-    """Where the words of a model, or of a file that it was exported to, are written.
+    """Returns where the words of a model, or of a file that it was exported to, are written.
 
     Example:
         >>> vocabulary_path(Path("lm.int8.tflite")).name, vocabulary_path(Path("lm.keras")).name

@@ -329,13 +329,16 @@ def _choose_quantization(
                 representative_data=data.train.x[:_CALIBRATION],
             )
         except tflite_export.NoModeHoldsError as error:
-            for table in choice_tables(error.modes, max_accuracy_drop):
-                pipeline.print_table(table)
+            _print_choice(error.modes, max_accuracy_drop)
             _console.print(str(error))
             return None, data
-    for table in choice_tables(chosen.modes, max_accuracy_drop, chosen):
-        pipeline.print_table(table)
+    _print_choice(chosen.modes, max_accuracy_drop, chosen)
     return chosen.chosen.quantization, data
+
+
+def _print_choice(*choice: Any) -> None:
+    for table in choice_tables(*choice):
+        Console(width=80, highlight=False).print(table)
 
 
 def _halved(data: ImageData) -> tuple[Split, ImageData, str]:

@@ -30,6 +30,9 @@ from keras_autoshrink.tuner.tuner import AutoShrink
 _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
+_OPTION = {"split_seed": "seed"}
+
+
 def search_and_report(
     hypermodel: keras_tuner.HyperModel,
     score: Score,
@@ -58,8 +61,10 @@ def search_and_report(
     folder = options.directory / name
     worker = service.role() == "worker"
     if worker or not options.overwrite:
-        theirs = saved_search.read_settings(folder)
-        check_same(theirs or settings, settings, f"{folder} holds a search")
+        theirs = saved_search.read_settings(folder) or settings
+        # The split follows from the option --seed.
+        theirs, ours = ({_OPTION.get(n, n): v for n, v in s.items()} for s in (theirs, settings))
+        check_same(theirs, ours, f"{folder} holds a search")
     tuner = AutoShrink(
         hypermodel,
         score=score,
@@ -77,7 +82,7 @@ def search_and_report(
         distribution_strategy=distribution_strategy,
     )
     if not worker:
-        saved_search.write_settings(folder, settings)
+        saved_search.write_settings(folder, settings, options.argv)
     tuner.search(**data, epochs=options.epochs, verbose=0 if options.quiet else 1)
     if worker:
         return

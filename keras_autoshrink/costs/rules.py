@@ -345,12 +345,12 @@ _ZERO_FUNCTIONS = frozenset(f"keras.src.{kind.lower()}" for kind in _ZERO_OPERAT
 
 
 def costs_nothing(kind: str) -> bool:
-    """Whether a kind of layer or operation that no rule counts is known to cost nothing."""
+    """Tells whether a kind of layer or operation that no rule counts is known to cost nothing."""
     return kind in _ZERO_LAYERS or kind in _ZERO_OPERATIONS
 
 
 def function_costs_nothing(function: Any) -> bool:
-    """Whether a function is of keras.activations, or one of keras.ops that costs nothing."""
+    """Tells whether a function is of keras.activations, or one of keras.ops that costs nothing."""
     if not inspect.isfunction(function):
         return False
     if function.__module__ == "keras.src.activations.activations":

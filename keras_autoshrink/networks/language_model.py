@@ -191,7 +191,7 @@ _PARTS = ("embedding", "embedding_dropout", "recurrent", "regularization", "outp
 
 
 def is_language_model(model: keras.Model) -> bool:
-    """Whether a model has the layers of a `language_model`."""
+    """Tells whether a model has the layers of a `language_model`."""
     return {layer.name for layer in model.layers}.issuperset(_PARTS)
 
 

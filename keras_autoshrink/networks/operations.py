@@ -140,7 +140,7 @@ def check_activation(name: str) -> None:
 
 
 def is_activation(name: str) -> bool:
-    """Whether an op is an activation of recurrent cells."""
+    """Tells whether an op is an activation of recurrent cells."""
     return name in _registry and _registry[name].layers is None
 
 

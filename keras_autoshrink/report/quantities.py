@@ -36,17 +36,17 @@ class Quantity:
 
     @property
     def heading(self) -> str:
-        """What it is called above a column of its values."""
+        """The heading of a column of its values."""
         return f"{self.label}, {self.unit}" if self.unit else self.label
 
     @property
     def directed(self) -> str:
-        """What it is called where a reader compares values."""
+        """The label where a reader compares values."""
         return self.heading + self.direction
 
     @property
     def title(self) -> str:
-        """What it is called where a title begins; "MACs" and "val_AUC" keep their capitals."""
+        """The label where a title begins; "MACs" and "val_AUC" keep their capitals."""
         return self.label[:1].upper() + self.label[1:]
 
     def of(self, record: Record) -> float | None:

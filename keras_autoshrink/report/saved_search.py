@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -197,10 +196,10 @@ def describe_costs(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings of a search, and the command line that began it."""
+def write_settings(folder: Path, settings: dict[str, Any], argv: Sequence[str]) -> None:
+    """Writes the settings of a search, and the command line that began it if none is there."""
     folder.mkdir(parents=True, exist_ok=True)  # KerasTuner leaves none after overwrite=True
-    settings = {**settings, "argv": read_settings(folder).get("argv", sys.argv)}
+    settings = {**settings, "argv": read_settings(folder).get("argv", [*argv])}
     files.write_text(folder / _SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
