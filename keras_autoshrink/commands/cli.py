@@ -107,7 +107,7 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
     cell = saved_search.read_cell(Path(options.cell))
     if Path(options.cell).is_dir() and not saved_search.read_search(Path(options.cell)).done:
-        _console.print(f"The search in {options.cell} has not ended: taking its best cell so far")
+        _console.print(f"The search in {options.cell} has not ended: taking the best of its rounds")
     _task_module(options.task).train(options, cell)
     return 0
 
@@ -175,7 +175,8 @@ def _show_search(folder: Path, options: argparse.Namespace) -> bool:
     if search.error:
         _console.print(f"This search failed: {search.error}")
     elif not search.done:
-        _console.print(f"This search is in round {search.round.number}: chosen is the best so far.")
+        number = search.round.number
+        _console.print(f"This search is in round {number}: chosen is the best of those before.")
     if report:
         _console.print(f"wrote {page.write_report(folder, report, objective)}")
     if options.tensorboard:

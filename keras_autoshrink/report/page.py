@@ -170,7 +170,8 @@ def _state(search: ShrinkSearch) -> ET.Element:
     if search.error:
         return element("p", f"This search failed: {search.error}", class_="state bad")
     if not search.done:
-        words = f"This search is in round {search.round.number}: chosen is the best so far."
+        number = search.round.number
+        words = f"This search is in round {number}: chosen is the best of those before."
         return element("p", words, class_="state")
     return element("p", "This search has finished.", class_="state")
 

@@ -123,7 +123,14 @@ def train_model(
         build: makes the model, a `networks.language_model.language_model`, with the
             dropout of the recipe that it is called with. It is called with a recipe without
             dropout too, for the model that is returned.
-        data, recipe, seed, checkpoint, log_dir, verbose: see `train_language_model`.
+        data: loaded for a training, not for a search.
+        recipe: how to train.
+        seed: 0 or more, of the initial weights, of dropout and of the windows' lengths; seeds
+            the global generators of Python, NumPy and Keras.
+        checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
+            after the last epoch that was written, to the same weights. None to write nothing.
+        log_dir: folder for TensorBoard.
+        verbose: the argument of `keras.Model.fit`.
 
     Returns:
         A `TrainedText` of the trained network without dropout, its history and its perplexities.
