@@ -51,6 +51,7 @@ def test_children_get_the_same_search(command):
     own = launcher._without_part(command.split())
     expected = vars(parse(command.split()))
     expected.update(workers=None, chief=None, worker=None, overwrite=False)
+    expected["argv"] = ["autoshrink", *own]
     assert vars(parse(own)) == expected
 
 
