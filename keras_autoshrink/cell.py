@@ -33,7 +33,7 @@ class Cell:
 
     Nodes are in topological order and node 0 is the input. Node `j` has its op and reads the
     outputs of all nodes `i` with an edge `(i, j)`; the cell's output is that of its `leaves`.
-    `networks.cnn.apply_cell` and `networks.rnn.ShrinkRNNCell` build the layers.
+    `apply_cell` in networks/cnn.py and `ShrinkRNNCell` in networks/rnn.py build the layers.
     Nodes that cannot be reached from node 0 are allowed and mean nothing: `prune` drops them.
     Cells are compared as they are written; two that are the *same network* under another numbering
     of their nodes have the same `key`. Whether there is code for an op is not the cell's business:

@@ -58,11 +58,11 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         max_seconds_per_trial: when a worker has not answered for so many seconds (and a few
             more), an idle one gets its candidate, and a late answer does not count. `AutoShrink`
             ends such a trial itself.
-        hyperparameters, allow_new_entries, tune_new_entries, max_retries_per_trial: as in
-            `keras_tuner.Oracle`.
-        strategy: "bayesian" tries any parts of the first cell, those likely to score best by all
-            scores so far; "paper" cells that lack one edge of the current one. `AutoShrink` says
-            what is known of which is better.
+        hyperparameters: as in `keras_tuner.Oracle`.
+        allow_new_entries: as in `keras_tuner.Oracle`.
+        tune_new_entries: as in `keras_tuner.Oracle`.
+        max_retries_per_trial: as in `keras_tuner.Oracle`.
+        strategy: "bayesian" or "paper", as `AutoShrink` describes them.
         max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
             train at most. ("paper" ends by itself.)
 

@@ -61,7 +61,9 @@ class AutoShrink(keras_tuner.Tuner):
         directory: folder of all projects.
         project_name: folder of this search in it.
         overwrite: whether to delete what is there and start anew.
-        hyperparameters, allow_new_entries, tune_new_entries: as in `keras_tuner.Oracle`.
+        hyperparameters: as in `keras_tuner.Oracle`.
+        allow_new_entries: as in `keras_tuner.Oracle`.
+        tune_new_entries: as in `keras_tuner.Oracle`.
         max_retries_per_trial: how often to train a candidate again that raised.
         strategy: "bayesian" tries any parts of the complete DAG, those that are likely to score
             best by all scores so far; "paper" cells that lack one edge of the current one. In
