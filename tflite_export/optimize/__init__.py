@@ -83,9 +83,9 @@ def prune(
         >>> outputs = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
         >>> model = keras.Model(pixels, outputs)
         >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
-        >>> pruned = prune(model, x, y, sparsity=0.5, epochs=1)  # doctest: +SKIP
-        >>> kernel, bias = pruned.get_weights()  # doctest: +SKIP
-        >>> float((kernel == 0).mean())  # doctest: +SKIP
+        >>> pruned = prune(model, x, y, sparsity=0.5, epochs=1)
+        >>> kernel, bias = pruned.get_weights()
+        >>> float((kernel == 0).mean())
         0.5
     """
     if not 0 < sparsity < 1:
@@ -149,8 +149,8 @@ def train_quantized(
         >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
         >>> from tflite_export import describe
         >>> path = "model.int8.tflite"
-        >>> trained = train_quantized(model, path, x, y, epochs=1)  # doctest: +SKIP
-        >>> trained.output_shape, describe(path).quantization  # doctest: +SKIP
+        >>> trained = train_quantized(model, path, x, y, epochs=1)
+        >>> trained.output_shape, describe(path).quantization
         ((None, 2), 'int8')
     """
     path = Path(path)
