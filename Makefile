@@ -1,6 +1,7 @@
 # What a machine with Python 3.10+ and make needs: `make demo`, `make test`, `make docs`.
 PYTHON ?= python3
 BIN := .venv/bin
+SLOW_EXAMPLES := tflite_export/optimize/__init__.py
 
 .PHONY: demo test lint docs tutorials clean
 
@@ -8,9 +9,10 @@ demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
 
 # Three processes for two cores, as tests often wait for processes of their own. Each takes a file at
-# a time, so that no fixture is made twice.
+# a time, so that no fixture is made twice. The examples of pruning, which train in processes of
+# their own, run with those of the pages.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore $(SLOW_EXAMPLES)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -21,7 +23,8 @@ lint: .venv/installed
 # with less of everything, two at a time.
 docs: .venv/installed
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
-	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-glob '*.rst' docs/checks docs/api
+	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-glob '*.rst' docs/checks docs/api \
+		$(SLOW_EXAMPLES)
 
 # All in full, about an hour of processor time; `make tutorials NAMES=01_first_search` runs one.
 tutorials: .venv/installed
