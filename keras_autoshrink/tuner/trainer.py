@@ -98,10 +98,10 @@ class Trainer:
         if self._devices:
             return self._devices.build(build)
         model = build()
-        optimizer = getattr(model, "optimizer", None)
-        if optimizer is not None and model.built and not optimizer.built:
-            # Else its variables are made within the first step, which TensorFlow then traces twice.
-            optimizer.build(model.trainable_variables)
+        if keras.backend.backend() == "tensorflow" and getattr(model, "compiled", False):
+            from keras_autoshrink.training.step import accelerate  # loads TensorFlow
+
+            accelerate(model)
         return model
 
     @contextlib.contextmanager

@@ -1,0 +1,242 @@
+"""A lean training step on TensorFlow: Keras's own `train_step`, traced once, without detours.
+
+What `keras.Model.fit` does stays as it is: losses, metrics, callbacks, weights of samples and
+classes. What changes is how its step becomes a graph, on one device: one function in place of two
+nested ones; the optimizer's kernels in place of eight operations for each variable, each behind a
+strategy that is not there; and BatchNorm's fused kernel in place of its parts, which on a CPU take
+longer than all convolutions of a small network.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Of an optimizer: applies gradients to variables at a learning rate.
+Update = Callable[[Sequence[Any], Sequence[Any], Any], None]
+
+# cuDNN takes none below it; the kernel of CPUs takes any.
+_LEAST_EPSILON_ON_GPU = 1.001e-5
+
+
+def accelerate(model: keras.Model) -> str | None:
+    """Gives a compiled model's `fit` and `evaluate` a lean step, and its BatchNorms a fused kernel.
+
+    Its variables, its class and what is saved of it stay those of a plain Keras model. Compile
+    it again as you like. Models of a strategy, and those that make their own functions for a step,
+    stay as they are.
+
+    Args:
+        model: compiled; changed in place.
+
+    Returns:
+        Why it was left as it is; None where it was not.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> accelerate(model)  # None: the model's fit is lean from now on
+        >>> history = model.fit(tf.zeros((8, 3)), tf.zeros((8, 1)), verbose=0)
+        >>> history.history["loss"]
+        [0.0]
+    """
+    if tf.distribute.has_strategy() or model._distribute_strategy is not None:
+        return "a tf.distribute strategy is in force"
+    for name in ("make_train_function", "make_test_function"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            return f"{type(model).__name__} has a {name} of its own"
+    if "make_train_function" in vars(model):
+        return None  # it has been before
+    for layer in model._flatten_layers():
+        # Not a subclass, which may compute something else.
+        if type(layer) is keras.layers.BatchNormalization and "call" not in vars(layer):
+            layer.call = functools.partial(_normalize, layer, layer.call)
+    if model.optimizer is not None and model.built and not model.optimizer.built:
+        # Else its variables are made within the first step, which TensorFlow then traces twice.
+        model.optimizer.build(model.trainable_variables)
+    for kind in ("train", "test"):
+        keras_makes = getattr(model, f"make_{kind}_function")
+        setattr(
+            model, f"make_{kind}_function", functools.partial(_make, model, kind, keras_makes)
+        )
+    return None
+
+
+def _make(model: keras.Model, kind: str, keras_makes: Callable[..., Any], force: bool = False) -> Any:
+    """Makes the function of a step, as `keras.Model.make_train_function` does."""
+    made = getattr(model, f"{kind}_function")
+    if made is not None and not force:
+        return made
+    if model.optimizer is not None:
+        _lighten(model.optimizer)
+    if model.run_eagerly or model.steps_per_execution > 1:
+        return keras_makes(force)
+    step = getattr(model, f"{kind}_step")
+    on_batch = tf.function(
+        step, jit_compile=_compiled_by_xla(model), reduce_retracing=True, autograph=False
+    )
+
+    def on_next(iterator: tf.data.Iterator) -> dict[str, tf.Tensor]:
+        # What is missing in some batches arrives as an Optional.
+        batch = keras.tree.map_structure(
+            lambda part: None if isinstance(part, tf.experimental.Optional) else part,
+            iterator.get_next(),
+        )
+        return (on_batch if _compiled_by_xla(model) else step)(batch)
+
+    on_iterator = tf.function(on_next, reduce_retracing=True, autograph=False)
+
+    def function(batches: Any) -> dict[str, tf.Tensor]:
+        if isinstance(batches, tf.data.Iterator):
+            return on_iterator(batches)
+        return on_batch(next(batches))  # of train_on_batch
+
+    setattr(model, f"{kind}_function", function)
+    return function
+
+
+def _compiled_by_xla(model: keras.Model) -> bool:
+    """Whether XLA is to compile a step; Keras's "auto" means that it is.
+
+    On CPUs it compiles for longer than a small network trains, and then convolves 5 to 8 times
+    slower than TensorFlow's kernels: there only who asks for it gets it.
+    """
+    config = getattr(model, "_compile_config", None)
+    automatic = config is not None and config.config.get("jit_compile") == "auto"
+    if automatic and not tf.config.list_logical_devices("GPU"):
+        return False
+    return bool(model.jit_compile)
+
+
+# ---- BatchNorm ----------------------------------------------------------------------------------
+
+
+def _normalize(
+    layer: keras.layers.BatchNormalization,
+    keras_calls: Callable[..., Any],
+    inputs: Any,
+    training: bool | None = None,
+    mask: Any = None,
+) -> Any:
+    """Normalizes a batch by the fused kernel, where that computes what Keras computes.
+
+    Args:
+        layer: whose variables are used, and whose moving statistics are updated.
+        keras_calls: the layer's own `call`.
+        inputs: of shape (batch, ..., channels).
+        training: as for the layer.
+        mask: as for the layer.
+    """
+    rank = len(inputs.shape)
+    fused = (
+        training
+        and layer.trainable
+        and mask is None
+        and not layer.renorm
+        and not layer.synchronized
+        and layer.axis in (-1, rank - 1)
+        and inputs.dtype == tf.float32
+        and all(variable.dtype == "float32" for variable in layer.variables)
+        and (
+            layer.epsilon >= _LEAST_EPSILON_ON_GPU or not tf.config.list_logical_devices("GPU")
+        )
+    )
+    if not fused:
+        return keras_calls(inputs, training=training, mask=mask)
+    channels = inputs.shape[-1]
+    x = inputs if rank == 4 else tf.reshape(inputs, (-1, 1, 1, channels))
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=layer.gamma.value if layer.scale else tf.ones((channels,)),
+        offset=layer.beta.value if layer.center else tf.zeros((channels,)),
+        mean=(),
+        variance=(),
+        epsilon=layer.epsilon,
+        is_training=True,
+    )
+    # The kernel's variance is that of a sample, Keras's that of the batch itself.
+    count = tf.cast(tf.size(x) // channels, tf.float32)
+    variance *= tf.maximum(count - 1, 1) / count
+    for moving, of_batch in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moving.value.assign_sub((moving.value - of_batch) * (1 - layer.momentum))
+    return y if rank == 4 else tf.reshape(y, tf.shape(inputs))
+
+
+# ---- optimizers ---------------------------------------------------------------------------------
+
+
+def _lighten(optimizer: keras.Optimizer) -> None:
+    """Lets an optimizer update its variables directly, not through a strategy.
+
+    What comes before and after an update stays Keras's: clipping, weight decay, accumulation,
+    averages, constraints.
+    """
+    name = "_backend_update_step"
+    if getattr(type(optimizer), name, None) is not getattr(keras.Optimizer, name, ()):
+        return  # it has a way of its own, such as one around another optimizer
+    setattr(optimizer, name, functools.partial(_update, optimizer))
+
+
+def _update(
+    optimizer: keras.Optimizer, gradients: Sequence[Any], variables: Sequence[Any], rate: Any
+) -> None:
+    """Applies gradients, by one kernel for each variable where TensorFlow has it."""
+    apply = _kernel(optimizer, rate)
+    for gradient, variable in zip(gradients, variables, strict=True):
+        value = variable.value if isinstance(variable, keras.Variable) else variable
+        dense = isinstance(gradient, tf.Tensor) and gradient.dtype == value.dtype == tf.float32
+        if apply is not None and dense:
+            apply(gradient, value, optimizer._get_variable_index(variable))
+        else:
+            optimizer.update_step(gradient, value, rate)
+
+
+def _kernel(optimizer: keras.Optimizer, rate: Any) -> Callable[[Any, Any, int], None] | None:
+    """Returns what updates one variable by a kernel of TensorFlow that does the optimizer's sums.
+
+    Returns:
+        A function of the gradient, the variable and its number among the optimizer's; None where
+        there is no such kernel.
+    """
+    rate = tf.cast(rate, tf.float32)
+    if type(optimizer) in (keras.optimizers.Adam, keras.optimizers.AdamW) and not optimizer.amsgrad:
+        step = tf.cast(optimizer.iterations + 1, tf.float32)
+        first, second = tf.constant(optimizer.beta_1), tf.constant(optimizer.beta_2)
+        first_power, second_power = tf.pow(first, step), tf.pow(second, step)
+
+        def adam(gradient: Any, value: Any, index: int) -> None:
+            tf.raw_ops.ResourceApplyAdam(
+                var=value.handle,
+                m=optimizer._momentums[index].value.handle,
+                v=optimizer._velocities[index].value.handle,
+                beta1_power=first_power,
+                beta2_power=second_power,
+                lr=rate,
+                beta1=first,
+                beta2=second,
+                epsilon=optimizer.epsilon,
+                grad=gradient,
+            )
+
+        return adam
+    if type(optimizer) is keras.optimizers.SGD:
+
+        def descend(gradient: Any, value: Any, index: int) -> None:
+            tf.raw_ops.ResourceApplyGradientDescent(var=value.handle, alpha=rate, delta=gradient)
+
+        def descend_with_momentum(gradient: Any, value: Any, index: int) -> None:
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=value.handle,
+                accum=optimizer.momentums[index].value.handle,
+                lr=rate,
+                grad=gradient,
+                momentum=optimizer.momentum,
+                use_nesterov=optimizer.nesterov,
+            )
+
+        return descend_with_momentum if optimizer.momentum else descend
+    return None
