@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from keras_autoshrink.cell import INPUT, is_op_name
@@ -114,6 +114,16 @@ def register_operation(name: str, colour: str | None = None) -> Callable[[Layers
         return layers
 
     return register
+
+
+def added() -> dict[str, Operation]:
+    """Returns the ops that `register_operation` has added, by their names."""
+    return {name: op for name, op in _registry.items() if name not in _BUILT_IN}
+
+
+def add(ops: Mapping[str, Operation]) -> None:
+    """Adds ops that another process has."""
+    _registry.update(ops)
 
 
 def get_layers(name: str) -> Layers:

@@ -60,13 +60,13 @@ def accelerate(model: keras.Model) -> str | None:
         model.optimizer.build(model.trainable_variables)
     for kind in ("train", "test"):
         keras_makes = getattr(model, f"make_{kind}_function")
-        setattr(
-            model, f"make_{kind}_function", functools.partial(_make, model, kind, keras_makes)
-        )
+        setattr(model, f"make_{kind}_function", functools.partial(_make, model, kind, keras_makes))
     return None
 
 
-def _make(model: keras.Model, kind: str, keras_makes: Callable[..., Any], force: bool = False) -> Any:
+def _make(
+    model: keras.Model, kind: str, keras_makes: Callable[..., Any], force: bool = False
+) -> Any:
     """Makes the function of a step, as `keras.Model.make_train_function` does."""
     made = getattr(model, f"{kind}_function")
     if made is not None and not force:
@@ -141,9 +141,7 @@ def _normalize(
         and layer.axis in (-1, rank - 1)
         and inputs.dtype == tf.float32
         and all(variable.dtype == "float32" for variable in layer.variables)
-        and (
-            layer.epsilon >= _LEAST_EPSILON_ON_GPU or not tf.config.list_logical_devices("GPU")
-        )
+        and (layer.epsilon >= _LEAST_EPSILON_ON_GPU or not tf.config.list_logical_devices("GPU"))
     )
     if not fused:
         return keras_calls(inputs, training=training, mask=mask)

@@ -137,6 +137,10 @@ class CandidateCosts:
         """Whether there is anything to do before a candidate is trained."""
         return bool(self.limits) or self.measures
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process has nobody to say anything to.
+        return {**vars(self), "say": None}
+
     @property
     def measures(self) -> bool:
         """Whether candidates have numbers that no worker can count for itself."""

@@ -243,7 +243,49 @@ def unpack_report(trial: Trial) -> dict[str, Any]:
 _PATIENCE = 3_600
 
 
-class WorkerOracle:
+class TrialOracle:
+    """What a tuner asks of its oracle while it trains a trial, in a process that has but the trial.
+
+    Args:
+        objective: of the search.
+        seed: of the search.
+
+    Attributes:
+        trial: that is trained.
+        reports: for each trial that has some its `metrics` and the `step` that they are of.
+    """
+
+    def __init__(self, objective: keras_tuner.Objective, seed: int) -> None:
+        self.objective = objective
+        self.seed = seed
+        self.trial: Trial | None = None
+        self.reports: dict[str, dict[str, Any]] = {}
+
+    @property
+    def search(self) -> Any:
+        """Refuses: another process has the search.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a worker knows its own trial alone; ask the chief, or a new tuner")
+
+    def cell_of(self, trial: Trial) -> Cell:
+        """Returns the cell that a trial trains, numbered as the complete DAG."""
+        values = trial.hyperparameters.values
+        return CellSpace(trial.hyperparameters.space).sub_cell(values)
+
+    def get_trial(self, trial_id: str) -> Trial:
+        """Returns the trial under way, as it was handed out."""
+        return self.trial
+
+    def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
+        """Keeps the metrics; they go to the search with the end of the trial."""
+        self.reports[trial_id] = {"metrics": metrics, "step": step}
+        return self.get_trial(trial_id)
+
+
+class WorkerOracle(TrialOracle):
     """The chief's oracle, as a worker's tuner sees it.
 
     KerasTuner's client with its gaps closed: floats and tracebacks arrive as they are, a call
@@ -258,6 +300,7 @@ class WorkerOracle:
     """
 
     def __init__(self, client: Any, seed: int, is_over: Callable[[bool], bool]) -> None:
+        super().__init__(client.objective, seed)
         # By default a worker would look for a new chief ever less often, at last every two
         # minutes.
         options = [("grpc.max_reconnect_backoff_ms", 1_000)]
@@ -265,28 +308,11 @@ class WorkerOracle:
         client.stub = type(client.stub)(grpc.intercept_channel(channel, _AtOnce()))
         self._client = client
         self._is_over = is_over
-        self._reports: dict[str, dict[str, Any]] = {}
-        self._trial: Trial | None = None
         self._token: str | None = None
         self._met_chief = False
-        self.seed = seed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
-
-    @property
-    def search(self) -> Any:
-        """Refuses: the chief has the search.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError("a worker knows its own trial alone; ask the chief, or a new tuner")
-
-    def cell_of(self, trial: Trial) -> Cell:
-        """Returns the cell that a trial trains, numbered as the complete DAG."""
-        values = trial.hyperparameters.values
-        return CellSpace(trial.hyperparameters.space).sub_cell(values)
 
     def create_trial(self, tuner_id: str) -> Trial:
         """Asks the chief for a trial; waits for a chief that is away.
@@ -303,21 +329,12 @@ class WorkerOracle:
                 raise RuntimeError("the chief has begun another search; start this worker again")
             self._token = message["token"]
             trial.hyperparameters.values.update(message["values"])
-        self._trial = trial
+        self.trial = trial
         return trial
-
-    def get_trial(self, trial_id: str) -> Trial:
-        """Returns the trial under way, as it was handed out."""
-        return self._trial
-
-    def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
-        """Keeps the metrics; they go to the chief with the end of the trial."""
-        self._reports[trial_id] = {"metrics": metrics, "step": step}
-        return self.get_trial(trial_id)
 
     def end_trial(self, trial: Trial) -> None:
         """Reports to the chief what came of the trial."""
-        report = {**self._reports.pop(trial.trial_id, {}), "token": self._token}
+        report = {**self.reports.pop(trial.trial_id, {}), "token": self._token}
         self._call("end_trial", pack_report(trial, report))
 
     def _call(self, name: str, *arguments: Any) -> Any:

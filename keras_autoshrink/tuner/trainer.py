@@ -34,12 +34,14 @@ class Trainer:
 
     Attributes:
         verbose: of `keras.Model.fit`.
+        is_started_again: whether somebody starts this process again when it is killed.
     """
 
     def __init__(
         self, score: Score, costs: CandidateCosts, max_seconds: float | None, devices: Any
     ) -> None:
         self.verbose = 0
+        self.is_started_again = service.role() == "worker"
         self._score = score
         self._costs = costs
         self._max_seconds = max_seconds
@@ -115,7 +117,7 @@ class Trainer:
 
     def killed_when_hanging(self) -> contextlib.AbstractContextManager[None]:
         """Kills a worker, within, whose candidate hangs; it is started again with another."""
-        if service.role() == "worker" and self._max_seconds is not None:
+        if self.is_started_again and self._max_seconds is not None:
             return killed_after(self._max_seconds)
         return contextlib.nullcontext()
 

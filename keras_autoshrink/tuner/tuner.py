@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import json
 import os
+import pickle
 import time
 import traceback
 import warnings
@@ -29,6 +32,7 @@ from keras_autoshrink.tuner.costs import CandidateCosts
 from keras_autoshrink.tuner.oracle import AutoShrinkOracle
 from keras_autoshrink.tuner.state import error_line
 from keras_autoshrink.tuner.trainer import Trainer, drop_weights
+from keras_autoshrink.tuner.workers import CannotStartError, Report, Workers, choose_count, fresh
 
 # What people who know KerasTuner's tuners try first.
 _NOT_HERE = {
@@ -75,6 +79,9 @@ class AutoShrink(keras_tuner.Tuner):
             default all are. It is no failure, and does not count as a candidate.
         max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds is not
             trained either; by default none is measured.
+        workers: how many candidates train side by side, each on one thread in a process of its own;
+            by default one for each core, or what the environment variable KERAS_AUTOSHRINK_WORKERS
+            says. 1 trains them in this process, one after the other. See `docs/guide/workers.md`.
         **kwargs: of `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
             and `distribution_strategy`: a MirroredStrategy or OneDeviceStrategy of TensorFlow. Its
             devices share each batch: `batch_size` stays that of a step, so that a score means the
@@ -115,6 +122,7 @@ class AutoShrink(keras_tuner.Tuner):
         max_candidates: int | None = None,
         max_macs: int | None = None,
         max_latency_ms: float | None = None,
+        workers: int | None = None,
         **kwargs: Any,
     ) -> None:
         for argument, instead in _NOT_HERE.items():
@@ -127,6 +135,9 @@ class AutoShrink(keras_tuner.Tuner):
         self.score = score
         self._costs = CandidateCosts(hypermodel, score, max_macs, max_latency_ms)
         devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
+        self._count = 1 if devices and workers is None else choose_count(workers)
+        if devices and self._count > 1:
+            raise ValueError(f"workers={workers}: the devices of a distribution_strategy train one")
         oracle = AutoShrinkOracle(
             metric=_metric(score),
             num_candidates=num_candidates,
@@ -156,6 +167,7 @@ class AutoShrink(keras_tuner.Tuner):
         self._progress = SearchProgress(verbose=0)
         self._interrupts = Interrupts()
         self._idle = False
+        self._least: float | None = None  # the score below which no weights are kept
         # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
         project.check_place(directory, project_name)
         self.directory = os.fspath(directory or ".")
@@ -212,8 +224,10 @@ class AutoShrink(keras_tuner.Tuner):
         run = functools.partial(super().search, *args, **kwargs, verbose=0)
         if self._is_worker():
             run()
-        else:
-            self._lead(run, 1 if verbose == "auto" else verbose)
+            return
+        if service.role() == "alone" and self._count > 1:
+            run = functools.partial(self._search_side_by_side, run, args, kwargs)
+        self._lead(run, 1 if verbose == "auto" else verbose)
 
     def _lead(self, run: Callable[[], None], verbose: int) -> None:
         """Searches as the one process that writes the search's files.
@@ -244,6 +258,55 @@ class AutoShrink(keras_tuner.Tuner):
             drop_weights(self.oracle, self._weights_of)
             for line in self._costs.said():
                 self._progress.say(line)
+
+    def _search_side_by_side(self, run: Callable[[], None], args: Any, kwargs: Any) -> None:
+        """Trains candidates in worker processes; in this one where they cannot take the work.
+
+        Args:
+            run: KerasTuner's search, in this process.
+            args: those of `search`.
+            kwargs: those of `search`.
+        """
+        found = self.oracle.search
+        count = min(self._count, found.max_remaining()) or (self._count if found.error else 0)
+        if not count:
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                workers = stack.enter_context(Workers(InWorker(self), (args, kwargs), count))
+            except CannotStartError as error:
+                self._progress.say(f"Candidates train one by one, in this process: {error}.")
+                run()
+                return
+            if count > 1:
+                self._progress.say(f"{count} candidates train side by side, each in a process.")
+            self.oracle.verbose = 0  # KerasTuner would print tables of its own
+            self.on_search_begin()
+            while True:
+                self._interrupts.check()
+                for worker in workers.idle:
+                    trial = self.oracle.create_trial(worker.name)
+                    if trial.status == TrialStatus.STOPPED:
+                        self.on_search_end()
+                        return
+                    if trial.status != TrialStatus.RUNNING:
+                        break  # nobody else would get one either
+                    self.on_trial_begin(trial)
+                    worker.give(trial, self.oracle.search.best_score)
+                for worker, trial, report in workers.wait():
+                    if report is None:
+                        self._progress.say(f"{worker.name} was killed; starting it again")
+                    else:
+                        self._take(trial, report)
+
+    def _take(self, trial: Trial, report: Report) -> None:
+        """Tells the oracle what came of a trial of a worker process."""
+        if report.fatal is not None:
+            raise report.fatal
+        trial.status, trial.message = report.status, report.message
+        if report.metrics is not None:
+            self.oracle.update_trial(trial.trial_id, report.metrics, report.step)
+        self.on_trial_end(trial)
 
     # ---- results --------------------------------------------------------------------------------
 
@@ -360,6 +423,13 @@ class AutoShrink(keras_tuner.Tuner):
         return self._trainer.train(self.oracle.cell_of(trial), self.oracle.seed, fit, callbacks)
 
     def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
+        if not self._is_worker():
+            self._least = self.oracle.search.best_score
+        args, kwargs = fresh((args, kwargs))
+        self._try(trial, args, kwargs)
+
+    def _try(self, trial: Trial, args: Any, kwargs: Any) -> None:
+        """Trains a trial, and notes in it what came of that; raises only what ends the search."""
         # As KerasTuner's, but that one prints the traceback; it is in the trial's file anyway.
         try:
             with self._trainer.killed_when_hanging():
@@ -371,6 +441,15 @@ class AutoShrink(keras_tuner.Tuner):
             failed = isinstance(error, keras_tuner.errors.FailedTrialError)
             trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
             trial.message = traceback.format_exc()
+
+    def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+        if self._least is not None:
+            for callback in kwargs["callbacks"]:
+                if hasattr(callback, "best_value"):  # KerasTuner's, which saves the best epoch
+                    # To save weights takes longer than an epoch of a small network. Below the best
+                    # score so far nobody wants them; a little less, as an average is rounded.
+                    callback.best_value = max(callback.best_value, self._least - 1e-6)
+        return super()._build_and_fit_model(trial, *args, **kwargs)
 
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         return self._trainer.build(functools.partial(super()._build_hypermodel, hp))
@@ -450,6 +529,42 @@ class AutoShrink(keras_tuner.Tuner):
         except ValueError:  # there is none yet
             return False
         return search.done and (met_chief or not (search.error or self._overwrite))
+
+
+class InWorker:
+    """A tuner in a worker process, where it knows one trial and not the search.
+
+    Args:
+        tuner: an `AutoShrink`.
+    """
+
+    def __init__(self, tuner: AutoShrink) -> None:
+        self._tuner = copy.copy(tuner)
+        self._tuner.oracle = service.TrialOracle(tuner.oracle.objective, tuner.oracle.seed)
+        self._tuner._progress = self._tuner._interrupts = None  # of the search's process
+        self._tuner._trainer = copy.copy(tuner._trainer)
+        self._tuner._trainer.is_started_again = True
+
+    def train(self, trial: Trial, best: float | None, args: Any, kwargs: Any) -> Report:
+        """Trains a trial.
+
+        Args:
+            trial: to be trained.
+            best: the best score of the search so far, None if there is none.
+            args: those of `search`.
+            kwargs: those of `search`.
+        """
+        self._tuner.oracle.trial, self._tuner._least = trial, best
+        try:
+            self._tuner._try(trial, args, kwargs)
+        except keras_tuner.errors.FatalError as error:
+            try:
+                pickle.dumps(error)
+            except Exception:  # a class of the user's script
+                error = keras_tuner.errors.FatalError(str(error))
+            return Report(trial.status, fatal=error)
+        found = self._tuner.oracle.reports.pop(trial.trial_id, {})
+        return Report(trial.status, trial.message, **found)
 
 
 def _metric(score: Score) -> str | keras_tuner.Objective | None:
