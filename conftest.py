@@ -1,8 +1,13 @@
-"""Where the examples in docstrings write their files."""
+"""How tests and examples train, and where the examples in docstrings write their files."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tests and examples train so little that to start workers would take most of the time; what is of
+# workers asks for them. Processes that tests start inherit it.
+os.environ["KERAS_AUTOSHRINK_WORKERS"] = "1"
 
 
 @pytest.fixture(autouse=True)

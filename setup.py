@@ -21,9 +21,11 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "ai-edge-litert>=2.1",
+        "cloudpickle>=3",
         "filelock>=3.12",
         "flatbuffers>=24.3.25",
         "grpcio>=1.60",
+        "joblib>=1.3",
         # The first with model.export(format="litert").
         "keras>=3.13",
         "keras-tuner>=1.4.8",

@@ -1,14 +1,21 @@
-"""The same search by a plain KerasTuner loop and by `AutoShrink`: seconds, and one trajectory.
+r"""The same candidates by a plain KerasTuner loop and by `AutoShrink`: seconds, and their scores.
 
     python benchmarks/search_speed.py digits
-    python benchmarks/search_speed.py cifar10 --data-dir DIR --rounds 2 --candidates 2
-    python benchmarks/search_speed.py text --data-dir DIR --rounds 1 --candidates 2
+    python benchmarks/search_speed.py digits --data callback
+    python benchmarks/search_speed.py digits --data dataset
+    python benchmarks/search_speed.py cifar10 --data-dir DIR --target-macs 4M --images 10000 \
+        --epochs 4 --max-candidates 6 --runs 2
 
-The plain loop is a `keras_tuner.Tuner` with our oracle: it builds, compiles and fits each
-candidate, and saves its weights whenever an epoch is the best so far. Both train the same
-candidates on the same data, from the same weights, in the same order. Each search runs in a
-process of its own, the two by turns. The time is that of the search, without the import of
+First `AutoShrink` searches with each of `--workers`, by default one candidate for each core, and
+its trajectory has to be the same each time. Then a plain `keras_tuner.Tuner` trains the same
+candidates in the same order, from the same weights, on the same data, for as many epochs: it
+builds, compiles and fits each, and saves its weights whenever an epoch is the best so far. Each
+runs in a process of its own, by turns. The time is that of `search()`, without the import of
 TensorFlow.
+
+Rounding differs between the two, by BatchNorm's kernel and the number of threads, and a training
+makes much of it: the caption says how far accuracies are apart. `--threads` trains the plain loop
+with other numbers of threads besides, which shows what rounding alone does.
 """
 
 from __future__ import annotations
@@ -22,117 +29,262 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-SEARCHES = ("KerasTuner", "AutoShrink")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns 1 if two trajectories differ."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0],
-        epilog="example: python benchmarks/search_speed.py digits --runs 5",
-    )
-    parser.add_argument("task", help="digits, cifar10, an .npz file (see load_images), or text")
-    parser.add_argument("--data-dir", help="of tensorflow_datasets, for cifar10; of a text's files")
-    parser.add_argument("--runs", type=int, default=5, help="of each of the two")
-    parser.add_argument("--rounds", type=int, help="stop after so many rounds after round 0")
-    parser.add_argument("--epochs", type=int, default=10, help="of a candidate, at most")
-    parser.add_argument("--candidates", type=int, default=10, help="of a round, at most")
-    parser.add_argument("--nodes", type=int, default=5, help="of the complete cell")
-    parser.add_argument("--searches", choices=SEARCHES, nargs="+", default=SEARCHES)
-    parser.add_argument("--one", choices=SEARCHES, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     if options.one:
         print(json.dumps(one_search(options)))
         return 0
     given = sys.argv[1:] if arguments is None else list(arguments)
-    seconds: dict[str, list[float]] = {name: [] for name in options.searches}
-    found = []
-    for _ in range(options.runs):
-        for name in options.searches:
-            command = [sys.executable, __file__, *given, "--one", name]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            result = json.loads(done.stdout.splitlines()[-1])
-            seconds[name].append(result["seconds"])
-            found.append(result["trajectory"])
+    ours = [f"AutoShrink, workers={count}" for count in options.workers]
+    plain = [f"KerasTuner{f', {n} threads' if n else ''}" for n in (0, *options.threads)]
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in (*plain, *ours)}
+    with tempfile.TemporaryDirectory() as folder:
+        candidates = Path(folder, "candidates.json")
+        for _ in range(options.runs):
+            for name in (*ours, *plain):
+                command = [sys.executable, __file__, *given, "--one", name]
+                command += ["--file", str(candidates)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                results[name].append(json.loads(done.stdout.splitlines()[-1]))
+    found = [result["trajectory"] for name in ours for result in results[name]]
     same = all(trajectory == found[0] for trajectory in found)
-    trained = result["trained"]
+    print_results(options, results, plain[0], ours[0], same)
+    return 0 if same else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="example: python benchmarks/search_speed.py digits --runs 5",
+    )
+    made.add_argument("task", help="digits, cifar10 or an .npz file (see load_images)")
+    made.add_argument("--data-dir", help="of tensorflow_datasets, for cifar10")
+    made.add_argument("--images", type=int, help="to train on, at most")
+    made.add_argument("--data", choices=("arrays", "callback", "dataset"), default="arrays")
+    made.add_argument("--target-macs", help="such as 4M: of each candidate, by its width")
+    made.add_argument("--nodes", type=int, default=5, help="of the complete cell")
+    made.add_argument("--epochs", type=int, default=10, help="of a candidate")
+    made.add_argument("--max-candidates", type=int, default=21, help="to train")
+    made.add_argument("--runs", type=int, default=3, help="of each")
+    made.add_argument("--workers", type=int, nargs="+", default=[os.cpu_count()])
+    made.add_argument("--threads", type=int, nargs="*", default=[])
+    made.add_argument("--one", help=argparse.SUPPRESS)
+    made.add_argument("--file", help=argparse.SUPPRESS)
+    return made
+
+
+def print_results(
+    options: argparse.Namespace,
+    results: dict[str, list[dict[str, Any]]],
+    plain: str,
+    ours: str,
+    same: bool,
+) -> None:
+    """Prints the seconds, and how far the scores of the same candidates are apart."""
+    trained = len(results[ours][0]["scores"])
+    epochs = f"{options.epochs} epoch{'' if options.epochs == 1 else 's'}"
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{options.task}, {options.nodes} nodes, {trained} candidates of at most "
-        f"{options.epochs} epochs, {os.cpu_count()} CPUs; median (range) of {options.runs} runs",
-        caption="the same trajectory every time" if same else "THE TRAJECTORIES DIFFER",
+        title=f"{options.task}, {options.data}: {trained} candidates of {epochs}, "
+        f"{os.cpu_count()} cores; median (range) of {options.runs} runs",
+        caption="one trajectory by AutoShrink" if same else "THE TRAJECTORIES DIFFER",
     )
-    for heading in ("", "seconds", "a candidate"):
+    headings = ("", "seconds", "a candidate", "times as fast", "not training", "accuracy apart")
+    for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
-    for name, walls in seconds.items():
+    base = statistics.median(result["seconds"] for result in results[plain])
+    for name, runs in results.items():
+        walls = [result["seconds"] for result in runs]
         median = statistics.median(walls)
-        spread = f"{median:.1f} ({min(walls):.1f} to {max(walls):.1f})"
-        table.add_row(name, spread, f"{median / trained:.2f} s")
-    Console(width=120, highlight=False).print(table)
-    return 0 if same else 1
+        shares = [1 - r["training"] / (r["seconds"] * r["workers"]) for r in runs]
+        apart = [
+            abs(theirs - score)
+            for theirs, score in zip(runs[0]["scores"], results[plain][0]["scores"], strict=True)
+        ]
+        table.add_row(
+            name,
+            f"{median:.1f} ({min(walls):.1f} to {max(walls):.1f})",
+            f"{median / trained:.2f} s",
+            f"{base / median:.2f}",
+            f"{statistics.median(shares):.0%}",
+            f"{statistics.mean(apart):.4f}",
+        )
+    Console(width=140, highlight=False).print(table)
 
 
 def one_search(options: argparse.Namespace) -> dict[str, Any]:
     """Searches, and says how long that took and what it came to."""
+    name, _, setting = options.one.partition(", ")
+    number = int("".join(filter(str.isdigit, setting)) or 0)
+    # Before TensorFlow does anything.
+    if name == "KerasTuner" and number:
+        os.environ.update(TF_NUM_INTRAOP_THREADS=str(number), TF_NUM_INTEROP_THREADS=str(number))
     import keras_autoshrink as kas
 
-    if options.task == "text":
-        text = kas.load_text(options.data_dir, purpose="search")
-        hypermodel = kas.RNNCellHyperModel(len(text.vocabulary), num_nodes=options.nodes)
-        data = {"x": text.train, "validation_data": text.validation}
-    else:
-        images = kas.load_images(options.task, purpose="search", data_dir=options.data_dir)
-        hypermodel = kas.CNNCellHyperModel(
-            images.input_shape, len(images.class_names), num_nodes=options.nodes
-        )
-        validation = (images.validation.x, images.validation.y)
-        data = {"x": images.train.x, "y": images.train.y, "validation_data": validation}
-    settings: dict[str, Any] = {"strategy": "paper", "num_candidates": options.candidates}
-    if options.rounds is not None:
-        edges = len(hypermodel.cell.edges)
-        settings["keep_fraction"] = max(edges - options.rounds, 1) / edges
+    images = kas.load_images(options.task, purpose="search", data_dir=options.data_dir)
+    count = options.images or len(images.train.x)
+    x, y = images.train.x[:count], images.train.y[:count]
+    if len(x) < count:
+        raise SystemExit(f"--images {count}: there are {len(x)}")
+    hypermodel = make_hypermodel(options, images)
+    validation = (images.validation.x, images.validation.y)
     with tempfile.TemporaryDirectory() as folder:
+        clock = make_clock(folder)
+        arguments: dict[str, Any] = {"x": x, "y": y, "validation_data": validation}
+        arguments["callbacks"] = [clock]
+        if options.data == "callback":
+            arguments["callbacks"].append(make_users_callback())
+        elif options.data == "dataset":
+            import tensorflow as tf
+
+            pairs = tf.data.Dataset.from_tensor_slices
+            del arguments["y"]
+            size = hypermodel.batch_size
+            arguments["x"] = pairs((x, y)).shuffle(len(x), seed=1).batch(size)
+            arguments["validation_data"] = pairs(validation).batch(size)
         place = {"directory": folder, "project_name": "search"}
-        make = plain_tuner if options.one == "KerasTuner" else kas.AutoShrink
-        tuner = make(hypermodel, **settings, **place)
+        if name == "KerasTuner":
+            values = json.loads(Path(options.file).read_text())
+            tuner = plain_tuner(hypermodel, values, **place)
+        else:
+            tuner = kas.AutoShrink(
+                hypermodel, max_candidates=options.max_candidates, workers=number, **place
+            )
         started = time.monotonic()
-        tuner.search(**data, epochs=options.epochs, verbose=0)
+        tuner.search(**arguments, epochs=options.epochs, verbose=0)
         seconds = time.monotonic() - started
-    names = ("removed_edge", "score", "objective", "macs")
-    records = tuner.oracle.search.trajectory()
-    return {
+        training = sum(float(path.read_text()) for path in Path(folder).glob("*.seconds"))
+    trials = [tuner.oracle.trials[trial_id] for trial_id in sorted(tuner.oracle.trials)]
+    result = {
         "seconds": seconds,
-        "trained": len(tuner.oracle.trials),
-        "trajectory": [[record[name] for name in names] for record in records],
+        "training": training,
+        "workers": 1 if name == "KerasTuner" else number,
+        "scores": [float(trial.metrics.get_best_value("val_accuracy")) for trial in trials],
+        "trajectory": None,
     }
+    if name != "KerasTuner":
+        kept = ("removed_edges", "added_edges", "score", "objective", "macs")
+        result["trajectory"] = [[record[key] for key in kept] for record in tuner.trajectory()]
+        values = [trial.hyperparameters.values for trial in trials]
+        Path(options.file).write_text(json.dumps(values))
+    return result
 
 
-def plain_tuner(hypermodel: Any, directory: str, project_name: str, **settings: Any) -> Any:
-    """Makes a `keras_tuner.Tuner` as its documentation has it, but for each candidate's seed."""
+def make_hypermodel(options: argparse.Namespace, images: Any) -> Any:
+    """Makes a HyperModel whose candidates all train for as many epochs."""
+    import keras_autoshrink as kas
+
+    target = options.target_macs and int(float(options.target_macs.removesuffix("M")) * 1e6)
+
+    class OfFixedLength(kas.CNNCellHyperModel):
+        def stopping_rules(self) -> list[Any]:
+            return []
+
+        def build(self, hp: Any) -> Any:
+            if target is None:
+                return super().build(hp)
+            import keras
+
+            network = {**self.architecture, "residual": False, "head_filters": None}
+            cell = kas.declare_cell(hp, self.cell)
+            width = kas.width_for_macs(target, cell, **network)
+            model = kas.ShrinkCNN(cell, width=width, batchnorm_momentum=0.9, **network)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+            adam = keras.optimizers.Adam(self.learning_rate)
+            model.compile(adam, loss, metrics=[accuracy], jit_compile=False)
+            return model
+
+    return OfFixedLength(images.input_shape, len(images.class_names), num_nodes=options.nodes)
+
+
+def make_clock(folder: str) -> Any:
+    """Makes a callback that writes, for each candidate, the seconds of its steps."""
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.steps: dict[str, list[float]] = {"train": [], "test": []}
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.begun = time.monotonic()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.steps["train"].append(time.monotonic() - self.begun)
+
+        on_test_batch_begin = on_train_batch_begin
+
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.steps["test"].append(time.monotonic() - self.begun)
+
+        def on_train_end(self, logs: Any = None) -> None:
+            # The first step of a kind is traced, and its graph optimised: that is no training.
+            spent = sum(
+                sum(seconds[1:]) + statistics.median(seconds) for seconds in self.steps.values()
+            )
+            Path(folder, f"{time.monotonic_ns()}-{os.getpid()}.seconds").write_text(str(spent))
+
+    return Clock()
+
+
+def make_users_callback() -> Any:
+    """Makes a callback as people write them: it looks at each step, and changes the rate."""
+    import keras
+
+    class Warmup(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.rate = float(self.model.optimizer.learning_rate)
+            self.worst = 0.0
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.model.optimizer.learning_rate = self.rate * min(1.0, (epoch + 1) / 3)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.worst = max(self.worst, float(logs["loss"]))
+
+    return Warmup()
+
+
+def plain_tuner(hypermodel: Any, candidates: list[dict[str, Any]], **place: str) -> Any:
+    """Makes a `keras_tuner.Tuner` as its documentation has it, but for each candidate's seed.
+
+    Args:
+        hypermodel: of the search.
+        candidates: the values of the hyperparameters of each.
+        **place: `directory` and `project_name`.
+    """
     import keras
     import keras_tuner
+    from keras_tuner.engine.trial import TrialStatus
 
-    import keras_autoshrink as kas
-    from keras_autoshrink.hypermodels.callbacks import ScoreCallback
+    from keras_autoshrink.hypermodels.search_space import CellSpace
     from keras_autoshrink.hypermodels.seeding import training_seed
-    from keras_autoshrink.tuner.costs import count_costs
 
-    score = getattr(hypermodel, "default_score", kas.AccuracyScore())
+    class Listed(keras_tuner.Oracle):
+        def populate_space(self, trial_id: str) -> dict[str, Any]:
+            if len(self.start_order) == len(candidates):
+                return {"status": TrialStatus.STOPPED}
+            values = candidates[len(self.start_order)]
+            return {"status": TrialStatus.RUNNING, "values": values}
 
     class Plain(keras_tuner.Tuner):
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
-            keras.utils.set_random_seed(training_seed(0, self.oracle.cell_of(trial)))
-            callbacks = [ScoreCallback(score, {}, count_costs)]
-            return super().run_trial(trial, *args, **{**kwargs, "callbacks": callbacks})
+            values = trial.hyperparameters
+            cell = CellSpace(values.space).sub_cell(values.values)
+            keras.utils.set_random_seed(training_seed(0, cell))
+            return super().run_trial(trial, *args, **kwargs)
 
-    oracle = kas.AutoShrinkOracle(metric=score.objective, **settings)
-    return Plain(oracle, hypermodel, directory=directory, project_name=project_name)
+    return Plain(Listed(keras_tuner.Objective("val_accuracy", "max")), hypermodel, **place)
 
 
 if __name__ == "__main__":

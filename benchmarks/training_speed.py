@@ -4,16 +4,14 @@
     python benchmarks/training_speed.py --first-step
     python benchmarks/training_speed.py --profile
 
-The network is of separable convolutions, up to 4.5M multiply-accumulates for an image of 32x32x3.
-"Ours" is the same Keras model after `accelerate` (see `keras_autoshrink/training/step.py`), and
-"PyTorch" the same network with the same weights: the script fails if the losses of the first step
-differ.
+The network is of separable convolutions, with up to 4.5M multiply-accumulates for an image of
+32x32x3. "Ours" is the same Keras model after `accelerate` of `keras_autoshrink.training.step`;
+"PyTorch" is the same network with the same weights. The script fails if their losses differ.
 
-Without an option, it counts the images that the whole machine trains in a second: by one process
-that uses all CPUs, and by one model for each CPU at the same time. `--first-step` times the first
-training step of the complete cell in a search of scikit-learn's digits, most of which TensorFlow
-spends on tracing. `--profile` splits a step on one thread into its operations, and compares their
-speed with that of a large matrix product. All arrangements run by turns, each in fresh processes.
+Without an option it counts the images that the whole machine trains in a second. `--first-step`
+times the first training step of the complete cell in a search of scikit-learn's digits, most of
+which goes into tracing. `--profile` divides a step on one thread into its operations, and compares
+their speed with that of a large matrix product. What is compared runs by turns, in fresh processes.
 """
 
 from __future__ import annotations
@@ -42,16 +40,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-KERAS, OURS, TORCH = "Keras fit", "ours", "PyTorch"
 CPUS = os.cpu_count() or 1
-
-TARGET_MACS = 4_500_000
 BATCH_SIZE = 128
-LEARNING_RATE = 4e-3
-# By which losses of the first step may differ: each kernel adds up in an order of its own.
-LOSS_TOLERANCE = 1e-4
+# By which losses may differ: each kernel adds up in an order of its own.
+TOLERANCE = 1e-4
 # Rows of a profile before the rest.
 TOP = 14
+
+KERAS, OURS, TORCH = "Keras fit", "ours", "PyTorch"
 
 # Trains on the first so many images for so many epochs; returns the mean loss of the first epoch.
 Train = Callable[[int, int], float]
@@ -59,13 +55,13 @@ Train = Callable[[int, int], float]
 
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-    """How a machine's CPUs are put to work.
+    """How the CPUs are put to work.
 
     Args:
         trainer: `KERAS`, `OURS` or `TORCH`.
         processes: that train at the same time.
-        models: that each process trains at the same time, each in a Python thread.
-        threads: of one operation; 0 leaves them to the framework, which takes all CPUs.
+        models: that a process trains at the same time, each in a Python thread.
+        threads: of one operation; 0 leaves their number to the framework.
     """
 
     trainer: str
@@ -92,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--first-step", action="store_true", help="time the first training step")
-    mode.add_argument("--profile", action="store_true", help="split a step into its operations")
-    parser.add_argument("--turns", type=int, default=5, help="of each arrangement; a profile has 1")
-    parser.add_argument("--images", type=int, default=2560, help="in an epoch; a multiple of 128")
-    parser.add_argument("--epochs", type=int, default=3, help="measured, after one to warm up")
+    mode.add_argument("--profile", action="store_true", help="divide a step into its operations")
+    parser.add_argument("--turns", type=int, default=5, help="of each row; a profile takes one")
+    parser.add_argument("--images", type=int, default=2560, help="of an epoch; a multiple of 128")
+    parser.add_argument("--epochs", type=int, default=3, help="to measure, after one to warm up")
     parser.add_argument("--skip-torch", action="store_true", help="leave PyTorch out")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -104,15 +100,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name} {getattr(options, name)}: expected 1 or more")
     if options.images % BATCH_SIZE:  # TensorFlow would trace a smaller last batch by itself
         parser.error(f"--images {options.images}: expected a multiple of {BATCH_SIZE}")
-    # The processes that this one starts inherit them; TensorFlow and Keras read them when imported.
+    # TensorFlow and Keras read them at their import, in the processes that inherit them.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     given = sys.argv[1:] if arguments is None else list(arguments)
     if options.first_step:
-        return time_first_step(options) if options.one else compare_first_steps(options, given)
+        return one_first_step(options) if options.one else compare_first_steps(options, given)
     if options.profile:
-        return profile_step(options) if options.one else compare_profiles(given)
-    return train(options) if options.one else compare_speeds(options, given)
+        return one_profile(options) if options.one else compare_profiles(given)
+    return one_training(options) if options.one else compare_speeds(options, given)
+
+
+def _start(name: str, given: Sequence[str]) -> subprocess.Popen[str]:
+    """Starts a process that measures for one row."""
+    command = [sys.executable, __file__, *given, "--one", name]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _answer(process: subprocess.Popen[str]) -> Any:
+    """Waits for the next line that a process prints."""
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"a process of the benchmark failed with status {process.wait()}")
+    return json.loads(line)
+
+
+def _print_medians(title: str, unit: str, form: str, rows: dict[str, list[float]]) -> None:
+    """Prints each row's median and range, and the ratio of its median to the first row's."""
+    table = Table("", box=box.SIMPLE_HEAD, title=f"{title}, {CPUS} CPUs; median (range)")
+    table.add_column(unit, justify="right")
+    table.add_column("to the first", justify="right")
+    medians = {name: statistics.median(values) for name, values in rows.items()}
+    for name, values in rows.items():
+        spread = f"{medians[name]:{form}} ({min(values):{form}} to {max(values):{form}})"
+        table.add_row(name, spread, f"{medians[name] / next(iter(medians.values())):.2f}")
+    Console(width=120, highlight=False).print(table)
 
 
 # ---- images per second --------------------------------------------------------------------------
@@ -120,124 +142,109 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare_speeds(options: argparse.Namespace, given: Sequence[str]) -> int:
     """Prints how many images a second each arrangement trains; returns the exit status."""
-    console = Console(width=110, highlight=False)
-    without_torch = options.skip_torch
-    if not without_torch and importlib.util.find_spec("torch") is None:
-        console.print("PyTorch is not installed here: its rows are left out.")
-        without_torch = True
-    names = [n for n, a in ARRANGEMENTS.items() if not (without_torch and a.trainer == TORCH)]
+    names = list(ARRANGEMENTS)
+    if options.skip_torch or importlib.util.find_spec("torch") is None:
+        names = [name for name in names if ARRANGEMENTS[name].trainer != TORCH]
+        if not options.skip_torch:
+            print("PyTorch is not installed here: its rows are left out")
     speeds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(options.turns):
-        losses = {}
+        losses: dict[str, float] = {}
         for name in names:
             speed, loss = _measure_speed(name, options, given)
             speeds[name].append(speed)
             losses.setdefault(ARRANGEMENTS[name].trainer, loss)
         if turn == 0:
             listed = ", ".join(f"{trainer} {loss:.6f}" for trainer, loss in losses.items())
-            console.print(f"Loss of the first step: {listed}")
-            if not max(losses.values()) - min(losses.values()) <= LOSS_TOLERANCE:  # nor NaN
-                console.print(f"THE LOSSES DIFFER by more than {LOSS_TOLERANCE}")
+            print(f"loss of the first step: {listed}")
+            if not max(losses.values()) - min(losses.values()) <= TOLERANCE:  # so that NaN fails
+                print(f"THE LOSSES DIFFER by more than {TOLERANCE}")
                 return 1
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{CPUS} CPUs, batches of {BATCH_SIZE}, {options.epochs} epochs of {options.images} "
-        f"images; median (range) of {options.turns} turns",
-    )
-    for heading in ("", "images/s", "to the first"):
-        table.add_column(heading, justify="right" if heading else "left")
-    first = statistics.median(speeds[names[0]])
-    for name in names:
-        ratio = statistics.median(speeds[name]) / first
-        table.add_row(name, _spread(speeds[name], ",.0f"), f"{ratio:.2f}")
-    console.print(table)
+    title = f"{options.turns} turns of {options.epochs} epochs of {options.images} images"
+    _print_medians(title, "images/s", ",.0f", speeds)
     return 0
 
 
 def _measure_speed(
     name: str, options: argparse.Namespace, given: Sequence[str]
 ) -> tuple[float, float]:
-    """Returns an arrangement's images per second, all processes together, and its first loss."""
+    """Returns the images per second of all processes together, and the loss of the first step."""
     arrangement = ARRANGEMENTS[name]
     with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(_start(name, given)) for _ in range(arrangement.processes)
-        ]
+        started = (_start(name, given) for _ in range(arrangement.processes))
+        processes = [stack.enter_context(process) for process in started]
         losses = [_answer(process) for process in processes]  # all have warmed up
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
         seconds = [_answer(process) for process in processes]
-    trained = options.images * options.epochs * arrangement.processes * arrangement.models
-    return trained / max(seconds), losses[0]
+    models = arrangement.processes * arrangement.models
+    return models * options.images * options.epochs / max(seconds), losses[0]
 
 
-def train(options: argparse.Namespace) -> int:
-    """Trains as one process of an arrangement.
-
-    Warms up, prints the loss of the first step, waits for a line, trains, and prints the seconds.
-    """
+def one_training(options: argparse.Namespace) -> int:
+    """Warms up, prints the loss of the first step, waits for a line, trains, prints the seconds."""
     arrangement = ARRANGEMENTS[options.one]
+    _load_tensorflow(arrangement.threads, arrangement.models)
     x, y = _random_images(options.images, (32, 32, 3))
-    # Each model of several needs a thread that runs its operations.
-    _import_tensorflow(arrangement.threads, arrangement.models)
     trainings: list[Train] = []
-    for _ in range(arrangement.models):  # one after the other: Keras builds in one thread
+    for _ in range(arrangement.models):  # not at the same time: Keras traces in one thread
         if arrangement.trainer == TORCH:
-            trainings.append(_torch_training(x, y, arrangement.threads))
+            training = _torch_training(x, y, arrangement.threads)
         else:
-            trainings.append(_keras_training(_compiled_model(arrangement.trainer), x, y))
-        first_loss = trainings[-1](BATCH_SIZE, 1)
-        trainings[-1](options.images, 1)
-    print(json.dumps(first_loss), flush=True)
+            training = _keras_training(_compiled_model(arrangement.trainer), x, y)
+        loss = training(BATCH_SIZE, 1)
+        training(options.images, 1)
+        trainings.append(training)
+    print(json.dumps(loss), flush=True)
     if not sys.stdin.readline():
-        return 1  # who started this process has ended
+        return 1  # who waits for the seconds has ended
     started = time.monotonic()
-    main_training, *others = trainings
-    with concurrent.futures.ThreadPoolExecutor(max(len(others), 1)) as pool:
-        running = [pool.submit(other, options.images, options.epochs) for other in others]
-        main_training(options.images, options.epochs)
-        for future in running:
+    here, *others = trainings
+    with concurrent.futures.ThreadPoolExecutor(arrangement.models) as pool:
+        elsewhere = [pool.submit(training, options.images, options.epochs) for training in others]
+        here(options.images, options.epochs)
+        for future in elsewhere:
             future.result()
     print(json.dumps(time.monotonic() - started), flush=True)
     return 0
 
 
-def _random_images(count: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images of noise and labels of 10 classes, the same ones every time."""
-    generator = np.random.default_rng(0)
-    return generator.random((count, *shape), dtype=np.float32), generator.integers(10, size=count)
+def _load_tensorflow(threads: int, models: int = 1) -> None:
+    """Loads TensorFlow for CPUs alone; `threads` and `models` are those of an `Arrangement`."""
+    from tflite_export.runtime import native_output_silenced
 
+    with native_output_silenced():  # TensorFlow announces its devices when it is imported
+        import tensorflow as tf
 
-def _import_tensorflow(threads: int, models: int = 1) -> Any:
-    """Imports TensorFlow for CPUs; `threads` and `models` are those of an `Arrangement`."""
-    import tensorflow as tf
-
+        import keras_autoshrink  # noqa: F401 - what it imports announces them again
     tf.config.set_visible_devices([], "GPU")
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # One for each model's operations, or the models would wait for each other.
         tf.config.threading.set_inter_op_parallelism_threads(models)
-    return tf
 
 
-def _build_network() -> Any:
-    """Builds the Keras model, a chain of layers, with the same weights every time."""
+def _random_images(count: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images of noise, and labels of 10 classes, the same ones every time."""
+    generator = np.random.default_rng(0)
+    return generator.random((count, *shape), np.float32), generator.integers(10, size=count)
+
+
+def _network() -> Any:
+    """Builds the network, a chain of layers, with the same weights every time."""
     import keras
 
     import keras_autoshrink as kas
 
     cell = kas.Cell(("input", "sepconv3x3", "sepconv3x3"), ((0, 1), (1, 2)))
+    # What a search on CIFAR-10 trains: three stages of one cell each.
     architecture = {
-        "input_shape": (32, 32, 3),
-        "classes": 10,
-        "stem_stride": 1,
-        "stage_scales": (1, 2, 4),
-        "stage_strides": (1, 2, 2),
-        "stage_repeats": (1, 1, 1),
+        **kas.CNNCellHyperModel((32, 32, 3), classes=10).architecture,
         "head_filters": None,
         "residual": False,
     }
-    width = kas.width_for_macs(TARGET_MACS, cell, **architecture)
+    width = kas.width_for_macs(4_500_000, cell, **architecture)
     keras.utils.set_random_seed(0)
     return kas.ShrinkCNN(cell, width=width, **architecture)
 
@@ -249,23 +256,18 @@ def _compiled_model(trainer: str) -> Any:
     from keras_autoshrink.training.classifier import compile_classifier
     from keras_autoshrink.training.step import accelerate
 
-    model = _build_network()
-    compile_classifier(
-        model,
-        keras.optimizers.Adam(LEARNING_RATE),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
+    model = _network()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compile_classifier(model, keras.optimizers.Adam(4e-3), loss)
     if trainer == OURS and (reason := accelerate(model)):
-        raise RuntimeError(f"the model cannot have our step: {reason}")
+        raise RuntimeError(f"the model keeps Keras's step: {reason}")
     return model
 
 
 def _keras_training(model: Any, x: np.ndarray, y: np.ndarray) -> Train:
     def fit(count: int, epochs: int) -> float:
-        history = model.fit(
-            x[:count], y[:count], batch_size=BATCH_SIZE, epochs=epochs, verbose=0
-        ).history
-        return history["loss"][0]
+        fitted = model.fit(x[:count], y[:count], BATCH_SIZE, epochs=epochs, verbose=0)
+        return fitted.history["loss"][0]
 
     return fit
 
@@ -275,71 +277,61 @@ def _torch_training(x: np.ndarray, y: np.ndarray, threads: int) -> Train:
 
     if threads:
         torch.set_num_threads(threads)
-    network = _torch_copy(_build_network()).to(memory_format=torch.channels_last)
-    # Its fastest Adam on CPUs.
-    adam = torch.optim.Adam(network.parameters(), LEARNING_RATE, eps=1e-7, fused=True)
+    network = _torch_network(_network()).to(memory_format=torch.channels_last)
+    # Fused is its fastest Adam on CPUs.
+    adam = torch.optim.Adam(network.parameters(), 4e-3, eps=1e-7, fused=True)
     images, labels = torch.from_numpy(x), torch.from_numpy(y)
 
     def fit(count: int, epochs: int) -> float:
-        means = []
+        losses = []
         for _ in range(epochs):
-            losses = []
             for batch in torch.randperm(count).split(BATCH_SIZE):
-                # Channels last in memory, as Keras has them, and second in name.
+                # The channels come second by name, and stay last in memory.
                 logits = network(images[batch].permute(0, 3, 1, 2))
                 loss = torch.nn.functional.cross_entropy(logits, labels[batch])
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
                 losses.append(loss.item())
-            means.append(statistics.fmean(losses))
-        return means[0]
+        return statistics.fmean(losses[: count // BATCH_SIZE])
 
     return fit
 
 
-def _torch_copy(model: Any) -> Any:
-    """Copies a Keras model that is a chain of layers, with its weights, to a PyTorch module.
-
-    Its convolutions have stride 1; PyTorch refuses "same" with others.
-    """
-    import keras
+def _torch_network(model: Any) -> Any:
+    """Copies a Keras model, a chain of layers whose convolutions have stride 1, to PyTorch."""
     import torch
+    from keras import layers
     from torch import nn
 
     modules: list[nn.Module] = []
-    for layer in model.layers:
+    for layer in model.layers[1:]:  # the first is the input
         weights = [torch.from_numpy(weight) for weight in layer.get_weights()]
         match layer:
-            case keras.layers.Conv2D():
-                weights = [weights[0].permute(3, 2, 0, 1)]
+            case layers.Conv2D() | layers.DepthwiseConv2D():
+                depthwise = isinstance(layer, layers.DepthwiseConv2D)
+                weights[0] = weights[0].permute((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
                 filters, channels, *size = weights[0].shape
-                module = nn.Conv2d(channels, filters, size, padding="same", bias=False)
-            case keras.layers.DepthwiseConv2D():
-                weights = [weights[0].permute(2, 3, 0, 1)]
-                filters, _, *size = weights[0].shape
+                groups = filters if depthwise else 1
                 module = nn.Conv2d(
-                    filters, filters, size, padding="same", groups=filters, bias=False
+                    channels * groups, filters, size, padding="same", groups=groups, bias=False
                 )
-            case keras.layers.BatchNormalization():
-                # PyTorch's momentum is the share of the new.
+            case layers.BatchNormalization():  # PyTorch's momentum is the share of the new
                 module = nn.BatchNorm2d(len(weights[0]), layer.epsilon, 1 - layer.momentum)
-            case keras.layers.Activation():
+            case layers.Activation():
                 module = nn.ReLU(inplace=True)
-            case keras.layers.MaxPooling2D():
+            case layers.MaxPooling2D():
                 module = nn.MaxPool2d(layer.pool_size, layer.strides, ceil_mode=True)
-            case keras.layers.GlobalAveragePooling2D():
+            case layers.GlobalAveragePooling2D():
                 module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-            case keras.layers.Dense():
+            case layers.Dense():
                 weights[0] = weights[0].T
-                module = nn.Linear(*reversed(weights[0].shape))
-            case keras.layers.InputLayer():
-                continue
+                module = nn.Linear(*layer.kernel.shape)
             case _:
-                raise TypeError(f"{layer.name}: a {type(layer).__name__} has no copy in PyTorch")
-        # Both have kernel, bias; scale, offset, mean, variance. PyTorch also counts batches.
-        for own, weight in zip(module.state_dict().values(), weights, strict=False):
-            own.copy_(weight)
+                raise TypeError(f"{layer.name}: no copy of a {type(layer).__name__}")
+        # Both list them in one order; PyTorch's BatchNorm has one more, which counts the batches.
+        for copy, weight in zip(module.state_dict().values(), weights, strict=False):
+            copy.copy_(weight)
         modules.append(module)
     return nn.Sequential(*modules)
 
@@ -354,22 +346,14 @@ def compare_first_steps(options: argparse.Namespace, given: Sequence[str]) -> in
         for name, measured in seconds.items():
             with _start(name, given) as process:
                 measured.append(_answer(process))
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title="the first training step of a complete cell of 5 nodes, 8x8x1 images, "
-        f"{CPUS} CPUs; median (range) of {options.turns} turns",
-    )
-    for heading in ("", "seconds"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, measured in seconds.items():
-        table.add_row(name, _spread(measured, ".2f"))
-    Console(width=110, highlight=False).print(table)
+    title = f"{options.turns} first steps of a complete cell of 5 nodes, 8x8x1 images"
+    _print_medians(title, "seconds", ".2f", seconds)
     return 0
 
 
-def time_first_step(options: argparse.Namespace) -> int:
-    """Prints the seconds from the call of `fit` to the end of its first batch."""
-    _import_tensorflow(threads=0)
+def one_first_step(options: argparse.Namespace) -> int:
+    """Prints the seconds from the call of `fit` to the end of the first step."""
+    _load_tensorflow(threads=0)
     import keras
     import keras_tuner
 
@@ -380,13 +364,13 @@ def time_first_step(options: argparse.Namespace) -> int:
     model = hypermodel.build(keras_tuner.HyperParameters())
     x, y = _random_images(BATCH_SIZE, (8, 8, 1))
     ends: list[float] = []
-    stop_clock = keras.callbacks.LambdaCallback(
+    clock = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: ends.append(time.monotonic())
     )
     started = time.monotonic()
     if options.one == OURS:
-        accelerate(model)  # counts: it makes the optimizer's variables, which Keras makes in fit
-    model.fit(x, y, batch_size=BATCH_SIZE, verbose=0, callbacks=[stop_clock])
+        accelerate(model)  # it makes the optimizer's variables, which Keras makes within fit
+    model.fit(x, y, BATCH_SIZE, verbose=0, callbacks=[clock])
     print(json.dumps(ends[0] - started), flush=True)
     return 0
 
@@ -395,60 +379,47 @@ def time_first_step(options: argparse.Namespace) -> int:
 
 
 def compare_profiles(given: Sequence[str]) -> int:
-    """Prints where a step's time goes, for Keras and for ours; returns the exit status."""
+    """Prints where the time of a step goes, in Keras's and in ours; returns the exit status."""
     profiles = {}
     for name in (KERAS, OURS):
         with _start(name, given) as process:
             profiles[name] = _answer(process)
     product = max(profile["product"] for profile in profiles.values())
+    unprofiled = (f"{profile['ms']:.1f} ms ({name})" for name, profile in profiles.items())
     table = Table(
+        "",
         box=box.SIMPLE_HEAD,
-        title=f"a training step on one thread, a batch of {BATCH_SIZE}\n"
-        f"lost: what it takes longer than at the {product:.0f} GFLOP/s of a large matrix product",
-        caption="Without the profiler a step takes "
-        + ", ".join(f"{profile['unprofiled_ms']:.1f} ms ({n})" for n, profile in profiles.items())
-        + ".\nBatchNorm: TensorFlow's fused kernel in ours, which takes in the ReLU forward; "
-        "its parts in Keras fit.",
+        title=f"a step of {BATCH_SIZE} images on one thread; lost: of its milliseconds those that "
+        f"it would not take at the {product:.0f} GFLOP/s of a large matrix product",
+        caption=f"Without the profiler a step takes {' and '.join(unprofiled)}. BatchNorm and ReLU "
+        "are all their operations together, which TensorFlow fuses in ours.",
     )
-    table.add_column("")
     for name in profiles:
-        for heading in (f"{name}: ms", "GFLOP/s", "lost ms"):
+        for heading in (f"{name}: ms", "GFLOP/s", "lost"):
             table.add_column(heading, justify="right")
-
-    def add(label: str, shares: Sequence[tuple[float, float]], end_section: bool = False) -> None:
-        """Adds a row of milliseconds and GFLOP, two for each profile."""
-        cells = []
-        for ms, gflop in shares:
-            speed = f"{gflop / ms * 1000:.0f}" if gflop and ms else ""
-            cells += [f"{ms:.1f}", speed, f"{ms - gflop / product * 1000:.1f}"]
-        table.add_row(label, *cells, end_section=end_section)
-
     all_parts = [profile["parts"] for profile in profiles.values()]
-    labels = sorted(
-        {label for parts in all_parts for label in parts},
-        key=lambda label: -max(parts.get(label, (0, 0))[0] for parts in all_parts),
-    )
-    for label in labels[:TOP]:
-        add(label, [parts.get(label, (0, 0)) for parts in all_parts])
-    add("other operations", [_total(parts, labels[TOP:]) for parts in all_parts])
-    operations = [_total(parts, labels) for parts in all_parts]
-    steps = [profile["ms"] for profile in profiles.values()]
-    outside = [(step - ms, 0.0) for step, (ms, _) in zip(steps, operations, strict=True)]
-    add("outside operations", outside, end_section=True)
-    add("a step", [(step, gflop) for step, (_, gflop) in zip(steps, operations, strict=True)])
-    Console(width=110, highlight=False).print(table)
+    longest: dict[str, float] = collections.defaultdict(float)
+    for label, (ms, _) in (item for parts in all_parts for item in parts.items()):
+        longest[label] = max(longest[label], ms)
+    labels = sorted(longest, key=longest.__getitem__, reverse=True)
+    rows = [(label, [label]) for label in labels[:TOP]]
+    for title, added in [*rows, ("the rest", labels[TOP:]), ("a step", labels)]:
+        cells = []
+        for parts in all_parts:
+            ms, gflop = np.sum([parts.get(label, (0, 0)) for label in added], axis=0)
+            speed = f"{gflop / ms * 1000:.0f}" if gflop else ""
+            cells += [f"{ms:.1f}", speed, f"{ms - gflop / product * 1000:.1f}"]
+        table.add_row(title, *cells)
+    Console(width=120, highlight=False).print(table)
     return 0
 
 
-def _total(parts: dict[str, tuple[float, float]], labels: Sequence[str]) -> tuple[float, float]:
-    shares = [parts[label] for label in labels if label in parts]
-    return sum(ms for ms, _ in shares), sum(gflop for _, gflop in shares)
+def one_profile(options: argparse.Namespace) -> int:
+    """Prints the parts of a step, its milliseconds, and the GFLOP/s of a matrix product."""
+    _load_tensorflow(threads=1)
+    import tensorflow as tf
 
-
-def profile_step(options: argparse.Namespace) -> int:
-    """Prints a step's milliseconds and its parts, and the GFLOP/s of a matrix product."""
-    tf = _import_tensorflow(threads=1)
-    product = _measure_product(tf)
+    product = _measure_product()
     model = _compiled_model(options.one)
     fit = _keras_training(model, *_random_images(options.images, (32, 32, 3)))
     fit(options.images, 1)
@@ -459,111 +430,87 @@ def profile_step(options: argparse.Namespace) -> int:
         fit(options.images, options.epochs)
         return (time.monotonic() - started) * 1000 / steps
 
-    unprofiled_ms = step_ms()
+    ms = step_ms()
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
-        ms = step_ms()
+        profiled_ms = step_ms()
         tf.profiler.experimental.stop()
         parts = _read_profile(Path(folder), model, steps)
-    result = {"product": product, "unprofiled_ms": unprofiled_ms, "ms": ms, "parts": parts}
-    print(json.dumps(result), flush=True)
+    inside = sum(part_ms for part_ms, _ in parts.values())
+    parts["outside of operations"] = (profiled_ms - inside, 0)
+    print(json.dumps({"product": product, "ms": ms, "parts": parts}), flush=True)
     return 0
 
 
-def _measure_product(tf: Any, size: int = 2048, repeats: int = 5) -> float:
+def _measure_product(size: int = 2048, repeats: int = 5) -> float:
     """Returns the GFLOP/s of a large float32 matrix product, the fastest of some."""
+    import tensorflow as tf
+
     matrix = tf.random.normal((size, size))
-    speeds = []
+    seconds = []
     for _ in range(repeats):
         started = time.monotonic()
-        tf.linalg.matmul(matrix, matrix).numpy()
-        speeds.append(2 * size**3 / (time.monotonic() - started) / 1e9)
-    return max(speeds)
+        tf.linalg.matmul(matrix, matrix)
+        seconds.append(time.monotonic() - started)
+    return 2 * size**3 / min(seconds) / 1e9
 
 
 def _read_profile(folder: Path, model: Any, steps: int) -> dict[str, tuple[float, float]]:
-    """Reads a profile of some training steps; returns the milliseconds and GFLOP of one by part."""
-    # No public module: TensorFlow itself only writes these files, for TensorBoard's plug-in.
+    """Reads a profile of some steps; returns of each part of one its milliseconds and GFLOP."""
+    # Not public: TensorFlow has no reader of what its profiler writes; TensorBoard's is a plug-in.
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     layers = {layer.name: layer for layer in model.layers}
-    picoseconds: dict[str, int] = collections.Counter()
-    macs: dict[str, int] = collections.Counter()
-    for file in folder.rglob("*.xplane.pb"):
-        for plane in xplane_pb2.XSpace.FromString(file.read_bytes()).planes:
-            for event in (event for line in plane.lines for event in line.events):
-                metadata = plane.event_metadata[event.metadata_id]
-                path, _, operation = metadata.name.rpartition(":")
-                if path and operation == metadata.display_name:  # else no operation of a graph
-                    label, image_macs = _part(path, operation, layers)
-                    picoseconds[label] += event.duration_ps
-                    macs[label] += image_macs * BATCH_SIZE
+    picoseconds: collections.Counter[str] = collections.Counter()
+    macs: collections.Counter[str] = collections.Counter()
+    (file,) = folder.rglob("*.xplane.pb")
+    for plane in xplane_pb2.XSpace.FromString(file.read_bytes()).planes:
+        for event in (event for line in plane.lines for event in line.events):
+            described = plane.event_metadata[event.metadata_id]
+            path, _, operation = described.name.rpartition(":")
+            if path and operation == described.display_name:  # others are no operations of a graph
+                label, macs_of_image = _part(path, operation, layers)
+                picoseconds[label] += event.duration_ps
+                macs[label] += macs_of_image * BATCH_SIZE
     if not picoseconds:
-        raise RuntimeError("TensorFlow's profiler has recorded no operation")
+        raise RuntimeError("TensorFlow's profiler has recorded no operations")
     return {
-        label: (picoseconds[label] / 1e9 / steps, 2 * macs[label] / 1e9 / steps)
-        for label in picoseconds
+        label: (total / 1e9 / steps, 2 * macs[label] / 1e9 / steps)
+        for label, total in picoseconds.items()
     }
 
 
 def _part(path: str, operation: str, layers: dict[str, Any]) -> tuple[str, int]:
     """Returns the part of a step that an operation belongs to, and its MACs for one image.
 
-    Convolutions and matrix products are named by their layer, whatever kernel computes them, and
-    BatchNorm's and the optimizer's operations are taken together; others keep their type.
+    Convolutions and matrix products are named by their layer, whatever kernel computes them;
+    the operations of BatchNorm and ReLU, and those of Adam, make one part; others are named by
+    their type.
 
     Args:
         path: of the operation in the graph, such as "gradient_tape/shrinkcnn_1/stem_1/convolution".
-        operation: its type, such as "_MklNativeConv2D"; oneDNN's begin with "_Mkl".
-        layers: of the model, by name.
+        operation: its type, such as "_MklNativeConv2D" for a kernel of oneDNN.
+        layers: the model's, by name.
     """
     import keras
 
-    operation = re.sub("^_(Mkl(Native)?)?", "", operation)
-    # TensorFlow numbers the scopes of a layer that it traces again.
+    # TensorFlow numbers a layer's scope when it traces it again.
     scopes = [re.sub(r"_\d+$", "", scope) for scope in path.split("/")]
     layer = next((layers[scope] for scope in scopes if scope in layers), None)
-    if "BackpropInput" in operation:
-        direction = "input gradient"
-    elif "BackpropFilter" in operation:
-        direction = "filter gradient"
-    else:
-        direction = "gradient" if "gradient_tape" in scopes else "forward"
+    way = "gradient" if "gradient_tape" in scopes else "forward"
     if re.search("Conv2[dD]|MatMul", operation):
-        if isinstance(layer, keras.layers.Dense):
-            kind = "classifier"
-        elif isinstance(layer, keras.layers.DepthwiseConv2D):
-            kind = "depthwise 3x3 convolution"
-        else:
-            kind = "{}x{} convolution".format(*layer.kernel_size)
+        if "Backprop" in operation:
+            way = f"{'input' if 'Input' in operation else 'filter'} gradient"
         # A gradient has as many as the way forward.
         macs = math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-        return f"{kind}, {direction}", macs
+        if isinstance(layer, keras.layers.Dense):
+            return f"classifier, {way}", macs
+        name = "{}x{} convolution".format(*layer.kernel_size)
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        return f"{'depthwise ' if depthwise else ''}{name}, {way}", macs
     if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Activation)):
-        return f"BatchNorm and ReLU, {direction}", 0
-    return ("Adam" if "adam" in scopes else operation), 0
-
-
-# ---- processes and figures ----------------------------------------------------------------------
-
-
-def _start(name: str, given: Sequence[str]) -> subprocess.Popen[str]:
-    """Starts this script in a process of its own, for one row of the table."""
-    command = [sys.executable, __file__, *given, "--one", name]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def _answer(process: subprocess.Popen[str]) -> Any:
-    """Reads the next line that a process prints."""
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"a process of the benchmark failed, with status {process.wait()}")
-    return json.loads(line)
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    median = format(statistics.median(values), form)
-    return f"{median} ({min(values):{form}} to {max(values):{form}})"
+        return f"BatchNorm and ReLU, {way}", 0
+    return ("Adam" if "adam" in scopes else re.sub("^_(Mkl(Native)?)?", "", operation)), 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""What depends on Keras's backend: TensorFlow's presence, compilation, and memory."""
+"""What depends on Keras's backend and its devices: TensorFlow's presence, GPUs, threads, memory."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -53,6 +57,47 @@ def jit_compile() -> bool | str:
 
     # XLA compiles longer than a small network trains, and runs it slower on CPUs.
     return False if keras.backend.backend() == "tensorflow" else "auto"
+
+
+def visible_gpus() -> list[str]:
+    """Lists the GPUs that processes may use, each as CUDA_VISIBLE_DEVICES names it."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        names = [name.strip() for name in given.split(",")]
+        # CUDA ignores whatever follows a name that is none.
+        return list(itertools.takewhile(lambda name: name and name[0] != "-", names))
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(index) for index in range(len(re.findall(r"(?m)^GPU \d+:", listed.stdout)))]
+
+
+# For a process with one thread. Small networks gain little by more, and what a training comes to
+# depends on their number: operations sum up in another order.
+_ONE_THREAD = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NPROC": "1",  # JAX's
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
+
+
+def trainer_environment(gpu: str | None) -> dict[str, str]:
+    """Returns the environment for a process that trains candidates beside others.
+
+    Args:
+        gpu: that it is to use, as CUDA_VISIBLE_DEVICES names it; None to train on one thread,
+            unless this process's environment says how many.
+    """
+    if gpu is None:
+        return {**_ONE_THREAD, **os.environ}
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 @contextlib.contextmanager

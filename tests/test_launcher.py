@@ -13,6 +13,7 @@ import pytest
 from refusals import refused
 from searches import unassigned
 
+from keras_autoshrink import backend
 from keras_autoshrink.commands import launcher
 from keras_autoshrink.commands.arguments import build_parser, parse
 from keras_autoshrink.commands.cli import main
@@ -113,12 +114,12 @@ def test_each_worker_has_a_gpu_and_the_chief_none(tmp_path, monkeypatch):
 )
 def test_gpus_that_are_left_to_a_process(given, visible, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert launcher.visible_gpus() == visible
+    assert backend.visible_gpus() == visible
 
 
 def test_gpus_of_the_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert launcher.visible_gpus() == []
+    assert backend.visible_gpus() == []
     lister = tmp_path / "nvidia-smi"
     lister.write_text(
         "#!/bin/sh\n"
@@ -127,9 +128,9 @@ def test_gpus_of_the_machine(tmp_path, monkeypatch):
         "echo 'GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-1)'\n"
     )
     lister.chmod(0o755)
-    assert launcher.visible_gpus() == ["0", "1"]
+    assert backend.visible_gpus() == ["0", "1"]
     lister.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
-    assert launcher.visible_gpus() == []
+    assert backend.visible_gpus() == []
 
 
 def test_modules_are_looked_for_where_this_process_found_them(tmp_path, monkeypatch):

@@ -44,8 +44,8 @@ _HELP = {
     "says, have to buy",
     "--max-latency-ms": "train no candidate whose .tflite file takes longer, measured as for "
     "--cost latency",
-    "--workers": "how many workers to start here (default: none, this process trains; with --chief "
-    "none, with --worker 1)",
+    "--workers": "how many candidates train side by side here (default: one for each core, or one "
+    "where there is a GPU; with --chief none, with --worker 1)",
     "--chief": "where the chief, which starts here, listens for workers on other machines: without "
     "authentication or encryption (default: on this machine alone)",
     "--worker": "start no chief here; the workers join the one that listens there",
@@ -69,9 +69,10 @@ _HELP = {
     "named by default",
     "cell": "a search's folder, a cell's .json file, or 'shrinkcnn' or 'shrinkrnn' for the "
     "published cells",
-    "workers": "Each is a process that trains one candidate at a time, on a GPU of its own where "
-    "there are enough; a chief says which. The search is that of one process. All machines have to "
-    "see the same --directory, where NAME.logs has what workers print.",
+    "workers": "Each is a process that trains one candidate at a time, on one thread, or on a GPU "
+    "of its own where there are enough. The search is that of one process. Workers on other "
+    "machines ask a chief; all machines have to see the same --directory, where NAME.logs has what "
+    "these print.",
 }
 _OF_RECIPE = "(default: the recipe's)"
 _VOCABULARY = "how many words to keep, the most frequent (default: {})"

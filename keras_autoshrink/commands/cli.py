@@ -12,7 +12,7 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
-from keras_autoshrink.backend import check_tensorflow, check_tensorflow_backend
+from keras_autoshrink.backend import check_tensorflow, check_tensorflow_backend, visible_gpus
 from keras_autoshrink.commands.arguments import PROGRAM, parse
 from keras_autoshrink.commands.processes import end_with_parent
 from keras_autoshrink.report import saved_search
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = parse(arguments)
-        if options.command == "search" and (options.workers or options.chief or options.worker):
+        if options.command == "search" and _takes_several_machines(options):
             from keras_autoshrink.commands.launcher import launch
 
             return launch(options, arguments)
@@ -65,6 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         # Whatever TensorFlow and Keras raise of their own: still one line for the user.
         fail(PROGRAM, f"{type(error).__name__}: {error}", 1)
+
+
+def _takes_several_machines(options: argparse.Namespace) -> bool:
+    """Whether a search takes a chief: for workers on other machines, or with a GPU each.
+
+    (A process that searches holds the memory of a GPU; a chief does not.)
+    """
+    return bool(options.chief or options.worker or (options.workers and visible_gpus()))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -14,12 +14,12 @@ import itertools
 import os
 import re
 import socket
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from keras_autoshrink.backend import trainer_environment, visible_gpus
 from keras_autoshrink.commands.arguments import PROGRAM, default_project
 from keras_autoshrink.commands.processes import Address, Child, Supervisor
 from tflite_export.command_line import Parser, fail
@@ -97,7 +97,7 @@ class Team:
 
     def chief(self) -> Child:
         """Returns the chief, which trains nothing."""
-        environment = self._environment("chief", self.address)
+        environment = self._environment(os.environ, "chief", self.address)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = "-1"
             environment["JAX_PLATFORMS"] = "cpu"  # JAX takes it for an error to find no GPU
@@ -109,42 +109,28 @@ class Team:
         workers = []
         for index in range(self.count):
             tuner_id, log = _open_log(self.logs)
-            environment = self._environment(tuner_id, self.address.from_here)
-            if self.gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = self.gpus[index % len(self.gpus)]
+            gpu = self.gpus[index % len(self.gpus)] if self.gpus else None
+            environment = trainer_environment(gpu)
+            environment = self._environment(environment, tuner_id, self.address.from_here)
             workers.append(Child(f"worker {tuner_id}", self._command, environment, log))
         return workers
 
-    def _environment(self, tuner_id: str, address: Address) -> dict[str, str]:
+    def _environment(
+        self, given: Mapping[str, str], tuner_id: str, address: Address
+    ) -> dict[str, str]:
+        """Returns an environment with the part that a process has in the search."""
         environment = {
-            **os.environ,
+            "no_grpc_proxy": address.host,  # gRPC would take a proxy that is meant for the web
+            **given,
             "KERASTUNER_TUNER_ID": tuner_id,
             "KERASTUNER_ORACLE_IP": address.bracketed,
             "KERASTUNER_ORACLE_PORT": str(address.port),
         }
-        # gRPC would take a proxy that is meant for the web.
-        environment.setdefault("no_grpc_proxy", address.host)
         if not {"", str(Path.cwd())} & {*sys.path}:
             # As a console script runs: `python -m` would look for each module that is imported in
             # the working directory first.
             environment["PYTHONSAFEPATH"] = "1"
         return environment
-
-
-def visible_gpus() -> list[str]:
-    """Lists the GPUs that processes may use, each as CUDA_VISIBLE_DEVICES names it."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        names = [name.strip() for name in given.split(",")]
-        # CUDA ignores whatever follows a name that is none.
-        return list(itertools.takewhile(lambda name: name and name[0] != "-", names))
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [str(index) for index in range(len(re.findall(r"(?m)^GPU \d+:", listed.stdout)))]
 
 
 def _without_part(arguments: Sequence[str]) -> list[str]:

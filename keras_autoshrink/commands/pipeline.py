@@ -80,6 +80,7 @@ def search_and_report(
         max_macs=options.max_macs,
         max_latency_ms=options.max_latency_ms,
         distribution_strategy=distribution_strategy,
+        workers=options.workers,
     )
     if not worker:
         saved_search.write_settings(folder, settings, options.argv)

@@ -17,6 +17,7 @@ from keras_autoshrink.data.images import ImageData
 from keras_autoshrink.networks.cnn import ShrinkCNN
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint, fit
 from keras_autoshrink.training.recipes import Recipe
+from keras_autoshrink.training.step import accelerate
 
 if TYPE_CHECKING:
     from keras_autoshrink.data.streams import ImageStreams
@@ -179,6 +180,7 @@ def train_network(
             from_logits=True, label_smoothing=recipe.label_smoothing
         )
         compile_classifier(model, recipe.build_optimizer(recipe.epochs * steps), loss)
+        accelerate(model)
         checkpoint.restore(model)
     # Before all others: what is watched are the averaged weights, what is written are not.
     # (It swaps the two by adding and subtracting, which rounds the weights.)

@@ -27,6 +27,7 @@ from keras_autoshrink.networks.perplexity import (
 from keras_autoshrink.training.averaged_sgd import NonMonotonicTrigger
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint, fit
 from keras_autoshrink.training.recipes import TextRecipe
+from keras_autoshrink.training.step import accelerate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +170,7 @@ def train_model(
         metrics=[Perplexity()],
         jit_compile=jit_compile(),
     )
+    accelerate(network)
     checkpoint = checkpoint or TrainingCheckpoint(None, {})
     checkpoint.restore(network)
     callbacks = [PerplexityCallback(data.validation, steps=recipe.steps)]

@@ -10,11 +10,16 @@ longer than all convolutions of a small network.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
+
+if keras.backend.backend() == "tensorflow":  # else a search need not load it
+    import tensorflow as tf
+
+_log = logging.getLogger(__name__)
 
 # Of an optimizer: applies gradients to variables at a learning rate.
 Update = Callable[[Sequence[Any], Sequence[Any], Any], None]
@@ -23,45 +28,48 @@ Update = Callable[[Sequence[Any], Sequence[Any], Any], None]
 _LEAST_EPSILON_ON_GPU = 1.001e-5
 
 
-def accelerate(model: keras.Model) -> str | None:
+def accelerate(model: keras.Model) -> None:
     """Gives a compiled model's `fit` and `evaluate` a lean step, and its BatchNorms a fused kernel.
 
-    Its variables, its class and what is saved of it stay those of a plain Keras model. Compile
-    it again as you like. Models of a strategy, and those that make their own functions for a step,
-    stay as they are.
+    Its variables, its class and what is saved of it stay those of a plain Keras model, which may
+    be compiled again. On other backends than TensorFlow nothing happens. Models of a strategy stay
+    as they are, and those that make functions of their own for a step; the log says so once.
 
     Args:
         model: compiled; changed in place.
 
-    Returns:
-        Why it was left as it is; None where it was not.
-
     Example:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
         >>> model.compile("adam", "mse")
-        >>> accelerate(model)  # None: the model's fit is lean from now on
+        >>> accelerate(model)
         >>> history = model.fit(tf.zeros((8, 3)), tf.zeros((8, 1)), verbose=0)
         >>> history.history["loss"]
         [0.0]
     """
+    if keras.backend.backend() != "tensorflow" or "make_train_function" in vars(model):
+        return
+    own = [
+        name
+        for name in ("make_train_function", "make_test_function")
+        if getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+    if own:
+        _say_once(f"{type(model).__name__} has a {own[0]} of its own")
+        return
     if tf.distribute.has_strategy() or model._distribute_strategy is not None:
-        return "a tf.distribute strategy is in force"
-    for name in ("make_train_function", "make_test_function"):
-        if getattr(type(model), name) is not getattr(keras.Model, name):
-            return f"{type(model).__name__} has a {name} of its own"
-    if "make_train_function" in vars(model):
-        return None  # it has been before
-    for layer in model._flatten_layers():
-        # Not a subclass, which may compute something else.
-        if type(layer) is keras.layers.BatchNormalization and "call" not in vars(layer):
-            layer.call = functools.partial(_normalize, layer, layer.call)
+        _say_once("a tf.distribute strategy is in force")
+        return
     if model.optimizer is not None and model.built and not model.optimizer.built:
         # Else its variables are made within the first step, which TensorFlow then traces twice.
         model.optimizer.build(model.trainable_variables)
     for kind in ("train", "test"):
         keras_makes = getattr(model, f"make_{kind}_function")
         setattr(model, f"make_{kind}_function", functools.partial(_make, model, kind, keras_makes))
-    return None
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    _log.warning("models train by Keras's own step: %s", reason)
 
 
 def _make(
@@ -71,6 +79,10 @@ def _make(
     made = getattr(model, f"{kind}_function")
     if made is not None and not force:
         return made
+    for layer in model._flatten_layers():
+        # Not a subclass, which may compute something else.
+        if type(layer) is keras.layers.BatchNormalization and "call" not in vars(layer):
+            layer.call = functools.partial(_normalize, layer, layer.call)
     if model.optimizer is not None:
         _lighten(model.optimizer)
     if model.run_eagerly or model.steps_per_execution > 1:
@@ -92,11 +104,30 @@ def _make(
 
     def function(batches: Any) -> dict[str, tf.Tensor]:
         if isinstance(batches, tf.data.Iterator):
+            _build_metrics(model, batches.element_spec)
             return on_iterator(batches)
         return on_batch(next(batches))  # of train_on_batch
 
     setattr(model, f"{kind}_function", function)
     return function
+
+
+def _build_metrics(model: keras.Model, batch: Any) -> None:
+    """Makes the variables of metrics that are known by their names.
+
+    Else they are made within the first step, which TensorFlow then traces twice.
+
+    Args:
+        model: whose metrics are made; where its outputs are not known before a step, nothing.
+        batch: the `tf.TensorSpec`s of a batch.
+    """
+    metrics = model._compile_metrics
+    if metrics is None or metrics.built or not isinstance(model, keras.src.models.Functional):
+        return
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    if all(isinstance(spec, tf.TensorSpec) for spec in keras.tree.flatten(y)):
+        tensors = keras.tree.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), y)
+        metrics.build(tensors, model.output)
 
 
 def _compiled_by_xla(model: keras.Model) -> bool:

@@ -17,6 +17,7 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.hypermodels.callbacks import Deadline, ScoreCallback, killed_after
 from keras_autoshrink.hypermodels.seeding import training_seed
 from keras_autoshrink.score import Score
+from keras_autoshrink.training.step import accelerate
 from keras_autoshrink.tuner import service
 from keras_autoshrink.tuner.costs import CandidateCosts, count_costs
 from keras_autoshrink.tuner.state import ENDED
@@ -100,9 +101,7 @@ class Trainer:
         if self._devices:
             return self._devices.build(build)
         model = build()
-        if keras.backend.backend() == "tensorflow" and getattr(model, "compiled", False):
-            from keras_autoshrink.training.step import accelerate  # loads TensorFlow
-
+        if getattr(model, "compiled", False):
             accelerate(model)
         return model
 

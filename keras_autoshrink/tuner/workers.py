@@ -22,7 +22,6 @@ import mmap
 import os
 import pickle
 import queue
-import re
 import signal
 import socket
 import subprocess
@@ -39,6 +38,7 @@ import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial
 
+from keras_autoshrink.backend import trainer_environment, visible_gpus
 from keras_autoshrink.checks import whole
 from keras_autoshrink.networks import operations
 
@@ -51,37 +51,10 @@ _POLL = 0.5
 _JOB, _ARGUMENTS = "job", "arguments"  # files that workers read
 _ALIGNMENT = 64  # bytes, of arrays in them
 
-# Their results do not depend on the number of threads then, nor on that of workers.
-_ONE_THREAD = {
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NPROC": "1",  # JAX's
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-}
-
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from keras_autoshrink.tuner import workers; workers.work(int(sys.argv[2]), sys.argv[3])"
 )
-
-
-def visible_gpus() -> list[str]:
-    """Lists the GPUs that processes may use, each as CUDA_VISIBLE_DEVICES names it."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        names = [name.strip() for name in given.split(",")]
-        # CUDA ignores whatever follows a name that is none.
-        return list(itertools.takewhile(lambda name: name and name[0] != "-", names))
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [str(index) for index in range(len(re.findall(r"(?m)^GPU \d+:", listed.stdout)))]
 
 
 def choose_count(workers: int | None) -> int:
@@ -99,18 +72,6 @@ def choose_count(workers: int | None) -> int:
     if given := os.environ.get(COUNT):
         return whole(COUNT, int(given) if given.isdigit() else given, 1)
     return 1 if os.name == "nt" or visible_gpus() else joblib.cpu_count()
-
-
-def environment(gpu: str | None) -> dict[str, str]:
-    """Returns the environment of a process that trains candidates.
-
-    Args:
-        gpu: that it is to use, as CUDA_VISIBLE_DEVICES names it; None to train on one thread.
-    """
-    if gpu is not None:
-        return {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-    # What somebody has set stays.
-    return {**_ONE_THREAD, "TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
 
 
 # In place of a message, of a process that has ended.
@@ -234,7 +195,7 @@ class Worker:
         self.name = name
         self.trial: Trial | None = None
         self._folder = folder
-        self._environment = environment(gpu)
+        self._environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **trainer_environment(gpu)}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -1,0 +1,329 @@
+"""The lean training step computes what Keras's own does, for whatever Keras trains."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_autoshrink.training import step
+from keras_autoshrink.training.step import accelerate
+
+STEPS, CLASSES = 20, 3
+
+
+class Losses(keras.callbacks.Callback):
+    """The mean loss after each step."""
+
+    def on_train_begin(self, logs=None):
+        self.found = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.found.append(float(logs["loss"]))
+
+
+def data(rank, batch, seed=0):
+    """Batches for STEPS steps, and their labels."""
+    rng = np.random.default_rng(seed)
+    shape = (6, 6, 3) if rank == 4 else (5,)
+    return rng.normal(size=(STEPS * batch, *shape)).astype("float32"), rng.integers(
+        0, CLASSES, STEPS * batch
+    )
+
+
+def network(rank=4, seed=3, **batchnorm):
+    """A network with two BatchNorms."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6, 6, 3) if rank == 4 else (5,))
+    make = keras.layers.Conv2D if rank == 4 else keras.layers.Dense
+    sizes = (4, 3) if rank == 4 else (4,)
+    x = inputs
+    for _ in range(2):
+        x = make(*sizes, use_bias=False)(x)
+        x = keras.layers.BatchNormalization(**batchnorm)(x)
+        x = keras.layers.Activation("tanh")(x)
+    if rank == 4:
+        x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
+
+
+def compiled(model, optimizer=None, **settings):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    settings = {"loss": loss, "metrics": ["accuracy"], "jit_compile": False, **settings}
+    model.compile(optimizer or keras.optimizers.SGD(0.1), **settings)
+    return model
+
+
+def both(make, train):
+    """What a training comes to by Keras's own step and by the lean one."""
+    found = []
+    for change in (lambda model: None, accelerate):
+        model = make()
+        change(model)
+        result = train(model)
+        found.append((result, [np.asarray(weight.value) for weight in model.weights]))
+    return found
+
+
+def assert_close(ours, theirs):
+    for one, other in zip(keras.tree.flatten(ours), keras.tree.flatten(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("rank", [2, 4])
+@pytest.mark.parametrize(
+    "settings", [{}, {"scale": False, "momentum": 0.5}, {"center": False, "epsilon": 0.1}]
+)
+def test_fused_batchnorm_is_keras_own(rank, batch, settings):
+    x, _ = data(rank, batch)
+    x = x[:batch]
+    found = []
+    for fuse in (False, True):
+        layer = keras.layers.BatchNormalization(**settings)
+        model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+        rng = np.random.default_rng(1)
+        model.set_weights([rng.random(w.shape).astype("float32") for w in model.weights])
+        if fuse:
+            accelerate(compiled(model, loss="mse"))
+            model.make_train_function()
+            assert "call" in vars(layer)
+        with tf.GradientTape() as tape:
+            inputs = tf.convert_to_tensor(x)
+            tape.watch(inputs)
+            outputs = model(inputs, training=True)
+            loss = tf.reduce_mean(tf.sin(outputs * 3))
+        gradients = tape.gradient(loss, [inputs, *layer.trainable_variables])
+        found.append([outputs, gradients, [w.value for w in layer.weights]])
+        found[-1].append(model(inputs, training=False))
+    assert_close(*found)
+
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(4e-3),
+    "adamw, clipped": lambda: keras.optimizers.AdamW(4e-3, weight_decay=0.01, global_clipnorm=0.1),
+    "amsgrad, averaged": lambda: keras.optimizers.Adam(4e-3, amsgrad=True, use_ema=True),
+    "accumulating": lambda: keras.optimizers.Adam(4e-3, gradient_accumulation_steps=2),
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "nesterov": lambda: keras.optimizers.SGD(
+        keras.optimizers.schedules.CosineDecay(0.1, STEPS), momentum=0.9, nesterov=True
+    ),
+    "rmsprop": lambda: keras.optimizers.RMSprop(1e-3, momentum=0.9),
+    "multiplied": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "batch"),
+    [*((name, 2, 8) for name in OPTIMIZERS), ("adam", 4, 8), ("adam", 4, 1), ("adam", 2, 1)],
+)
+def test_twenty_steps_lose_as_much(name, rank, batch):
+    x, y = data(rank, batch)
+
+    def train(model):
+        losses = Losses()
+        model.fit(x, y, batch_size=batch, shuffle=False, verbose=0, callbacks=[losses])
+        return losses.found
+
+    (theirs, _), (ours, _) = both(lambda: compiled(network(rank), OPTIMIZERS[name]()), train)
+    assert len(ours) == STEPS
+    assert_close(ours, theirs)
+
+
+def test_what_is_saved_is_a_plain_model(tmp_path):
+    x, y = data(4, 4)
+    model = compiled(network())
+    accelerate(model)
+    model.fit(x, y, batch_size=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", model(x[:9], training=False))
+    script = (
+        "import sys; sys.modules.update(keras_autoshrink=None, keras_tuner=None)\n"
+        "import keras, numpy as np\n"
+        "model = keras.saving.load_model('model.keras')\n"
+        "assert (model(np.load('x.npy')[:9], training=False) == np.load('y.npy')).numpy().all()\n"
+        "assert type(model.layers[2]) is keras.layers.BatchNormalization\n"
+        "model.fit(np.load('x.npy'), np.zeros(80), verbose=0)\n"  # its optimizer is there too
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+
+
+class OwnStep(keras.Model):
+    """A model with a step of its own, which adds a second loss."""
+
+    def train_step(self, batch):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        with tf.GradientTape() as tape:
+            predicted = self(x, training=True)
+            loss = self.compute_loss(x, y, predicted) + 0.1 * tf.reduce_mean(predicted**2)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {**self.compute_metrics(x, y, predicted), "extra": loss * 2}
+
+
+def own_step():
+    plain = network()
+    return compiled(OwnStep(plain.inputs, plain.outputs))
+
+
+def two_outputs():
+    plain = network()
+    first, second = plain.outputs[0], keras.layers.Dense(1, name="second")(plain.layers[-2].output)
+    model = keras.Model(plain.inputs, {"first": first, "second": second})
+    losses = {
+        "first": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "second": "mse",
+    }
+    return compiled(model, loss=losses, metrics={"first": ["accuracy"]}, loss_weights=[1, 0.2])
+
+
+def dropped():
+    plain = network()
+    outputs = keras.layers.Dropout(0.5, seed=1)(plain.outputs[0])
+    return compiled(keras.Model(plain.inputs, outputs))
+
+
+X, Y = data(4, 4)
+FITS = {
+    "weights of classes": (None, {"class_weight": {0: 1.0, 1: 0.2, 2: 3.0}}),
+    "weights of samples": (None, {"sample_weight": np.linspace(0, 2, len(X))}),
+    "split": (None, {"validation_split": 0.3}),
+    "a dataset": (None, {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(12)}),
+    "weighted metrics": (
+        lambda: compiled(network(), weighted_metrics=["accuracy"]),
+        {"sample_weight": np.linspace(0, 2, len(X))},
+    ),
+    "several steps at once": (lambda: compiled(network(), steps_per_execution=3), {}),
+    "eager": (lambda: compiled(network(), run_eagerly=True), {}),
+    "compiled by XLA": (lambda: compiled(network(), jit_compile=True), {}),
+    "a loss of one's own": (
+        lambda: compiled(network(), loss=lambda y, z: tf.reduce_mean(z**2, axis=-1)),
+        {},
+    ),
+    "a step of one's own": (own_step, {}),
+    "two outputs": (two_outputs, {"y": {"first": Y, "second": Y / 2}}),
+    "dropout": (dropped, {}),
+    "frozen": (lambda: frozen(network()), {}),
+}
+
+
+def frozen(model):
+    model.layers[1].trainable = model.layers[2].trainable = False
+    return compiled(model)
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_fit_is_keras_own(name):
+    make, arguments = FITS[name]
+    arguments = {"x": X, "y": Y, "batch_size": 12, "validation_data": (X[:9], Y[:9]), **arguments}
+    if isinstance(arguments["x"], tf.data.Dataset):
+        del arguments["y"], arguments["batch_size"]
+    if "validation_split" in arguments:
+        del arguments["validation_data"]
+    elif name == "two outputs":
+        arguments["validation_data"] = (X, arguments["y"])
+
+    def train(model):
+        return model.fit(**arguments, epochs=2, shuffle=False, verbose=0).history
+
+    ours, theirs = both(make or (lambda: compiled(network())), train)
+    assert ours[0].keys() == theirs[0].keys()
+    assert_close(ours, theirs)
+
+
+def test_batches_from_elsewhere():
+    def train(model):
+        found = [model.train_on_batch(X[:9], Y[:9]), model.test_on_batch(X, Y)]
+        return [*found, model.train_on_batch(X[:4], Y[:4], class_weight={0: 2.0, 1: 1.0, 2: 0.0})]
+
+    assert_close(*both(lambda: compiled(network()), train))
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        places = slice(index * 12, index * 12 + 12)
+        return X[places], Y[places]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"x": X, "y": Y, "batch_size": 12},
+        {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(12)},
+        {"x": Batches()},
+    ],
+    ids=["arrays", "a dataset", "a PyDataset"],
+)
+def test_a_model_is_traced_once_whatever_the_last_batch(arguments):
+    class Counts(keras.Model):
+        traced = ()
+
+        def train_step(self, batch):
+            self.traced = (*self.traced, "train")
+            return super().train_step(batch)
+
+        def test_step(self, batch):
+            self.traced = (*self.traced, "test")
+            return super().test_step(batch)
+
+    plain = network()
+    model = compiled(Counts(plain.inputs, plain.outputs), keras.optimizers.Adam())
+    accelerate(model)
+    for _ in range(2):
+        model.fit(**arguments, epochs=2, shuffle=False, verbose=0, validation_data=(X[:30], Y[:30]))
+    assert len(X) % 12
+    assert model.traced == ("train", "test")
+
+
+def test_xla_compiles_on_a_cpu_only_where_it_is_asked_for():
+    for given, chosen in (("auto", False), (True, True), (False, False)):
+        assert step._compiled_by_xla(compiled(network(), jit_compile=given)) is chosen
+
+
+LEFT = {
+    "in half precision": {"dtype": "mixed_float16"},
+    "over another axis": {"axis": 1},
+    "renormalised": {"renorm": True},
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_other_batchnorms_are_left_to_keras(name):
+    layer = keras.layers.BatchNormalization(**LEFT[name])
+    layer.build((None, 6, 6, 3))
+    called = []
+    step._normalize(
+        layer, lambda *a, **k: called.append(k), tf.cast(X[:3], layer.compute_dtype), True
+    )
+    assert called == [{"training": True, "mask": None}]
+
+
+def test_models_that_keep_keras_step_are_told_once(caplog):
+    class OwnFunction(keras.Model):
+        def make_train_function(self, force=False):
+            return super().make_train_function(force)
+
+    step._say_once.cache_clear()
+    caplog.set_level(logging.WARNING)
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        for _ in range(2):
+            shared = compiled(network())
+            accelerate(shared)
+    plain = network()
+    own = compiled(OwnFunction(plain.inputs, plain.outputs))
+    accelerate(own)
+    assert not {"make_train_function", "make_test_function"} & {*vars(shared), *vars(own)}
+    assert [record.message for record in caplog.records] == [
+        "models train by Keras's own step: a tf.distribute strategy is in force",
+        "models train by Keras's own step: OwnFunction has a make_train_function of its own",
+    ]
