@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,15 @@ _POLL = 0.5
 _JOB, _ARGUMENTS = "job", "arguments"  # files that workers read
 _ALIGNMENT = 64  # bytes, of arrays in them
 
-_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from keras_autoshrink.tuner import workers; workers.work(int(sys.argv[2]), sys.argv[3])"
-)
+# TensorFlow announces its devices as it is imported, and as it is first used.
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from tflite_export.runtime import native_output_silenced
+with native_output_silenced():
+    from keras_autoshrink.tuner import workers
+workers.work(int(sys.argv[2]), sys.argv[3])
+"""
 
 
 def choose_count(workers: int | None) -> int:
@@ -344,7 +350,7 @@ def _to_graph(dataset: Any) -> tuple[bytes, Any]:
     """Describes a `tf.data.Dataset`, so that `_from_graph` makes it in another process.
 
     Raises:
-        ValueError: Python makes its elements, which no graph can hold.
+        ValueError: it holds what no graph can: elements that Python makes, or a table.
     """
     graph = _graph(dataset)
     if any("PyFunc" in op for op in _ops(graph)):
@@ -352,14 +358,35 @@ def _to_graph(dataset: Any) -> tuple[bytes, Any]:
             "a tf.data.Dataset whose elements Python makes (from_generator, py_function, "
             "numpy_function) stays in its process"
         )
+    kinds = {handle.maybe_type_name for handle in _resources(graph)}
+    if others := [kind for kind in kinds if not any(known in kind for known in _MADE_ANEW)]:
+        raise ValueError(f"a tf.data.Dataset that holds a {others[0]} stays in its process")
     return graph.SerializeToString(), dataset.element_spec
 
 
-def _from_graph(graph: bytes, element_spec: Any) -> Any:
+# The resources of datasets that they make for themselves where they find none: the states of what
+# shuffles, and what has been cached.
+_MADE_ANEW = ("SeedGenerator", "MemoryCache")
+
+
+def _resources(graph: Any) -> Iterator[Any]:
+    """Yields the handles of the resources that a graph uses."""
+    for node in graph.node:
+        yield from node.attr["value"].tensor.resource_handle_val
+
+
+def _from_graph(serialized: bytes, element_spec: Any) -> Any:
     import tensorflow as tf
     from tensorflow.python.data.ops import dataset_ops
 
-    return dataset_ops._VariantDataset(tf.raw_ops.DatasetFromGraph(graph_def=graph), element_spec)
+    graph = tf.compat.v1.GraphDef.FromString(serialized)
+    for handle in _resources(graph):  # or it would go on where another one is
+        handle.name = f"{handle.name}_{next(_numbers)}"
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
+    return dataset_ops._VariantDataset(variant, element_spec)
+
+
+_numbers = itertools.count()
 
 
 def _caches(arguments: Any) -> bool:

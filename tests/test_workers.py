@@ -1,0 +1,247 @@
+"""Candidates side by side, in worker processes: they find what one process finds."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import keras
+import keras_tuner
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+from searches import ComputesShrink, Declares, computed, unassigned, wait_for
+
+import keras_autoshrink as kas
+from keras_autoshrink.tuner import workers
+
+# What a script defines travels to the workers by value: a HyperModel, an op, a callback.
+SCRIPT = """
+import json, sys
+import keras, numpy as np, tensorflow as tf
+import keras_autoshrink as kas
+
+@kas.register_operation("own3x3")
+def own3x3(x, filters, name):
+    return keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=name)(x)
+
+class Own(kas.CNNCellHyperModel):
+    def stopping_rules(self):
+        return []
+
+seen = []
+
+class Sees(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        seen.append(logs["score"])
+
+rng = np.random.default_rng(0)
+x = rng.random((200, 6, 6, 1)).astype("float32")
+y = (x[:, :3].mean((1, 2, 3)) > x[:, 3:].mean((1, 2, 3))).astype(int)
+stages = {"stage_scales": (1,), "stage_strides": (2,), "stage_repeats": (1,)}
+hypermodel = Own(
+    (6, 6, 1), 2, 4, 8, stem_filters=4, operations=("own3x3", "conv1x1"), batch_size=16, **stages
+)
+batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(200, seed=1).batch(16)
+count = int(sys.argv[1])
+tuner = kas.AutoShrink(hypermodel, num_candidates=3, max_candidates=7, directory=".", workers=count)
+tuner.search(batches, validation_data=(x, y), epochs=3, callbacks=[Sees()])
+assert bool(seen) == (count == 1), "callbacks act where their candidate trains"
+tuner.get_best_models()
+print(json.dumps(tuner.trajectory()))
+"""
+
+
+class Script:
+    """The script, at work in a folder with so many workers."""
+
+    def __init__(self, folder, count):
+        self.folder = folder
+        folder.mkdir()
+        # What one process finds depends on its threads; a worker has one.
+        environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(count)],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def under_way(self):
+        """The ids of the trials that train."""
+        assert self.process.poll() is None, self.process.communicate()
+        try:
+            state = json.loads((self.folder / "untitled_project" / "oracle.json").read_text())
+        except OSError:
+            return set()
+        return set(state["ongoing_trials"].values())
+
+    def workers(self):
+        """The worker processes."""
+        return psutil.Process(self.process.pid).children()
+
+    def end(self):
+        """What it printed, and its trajectory."""
+        printed, errors = self.process.communicate()
+        assert self.process.returncode == 0, errors
+        *lines, trajectory = printed.splitlines()
+        return lines, unassigned(json.loads(trajectory))
+
+
+def test_a_script_finds_the_same_with_workers_of_which_one_is_killed(tmp_path):
+    alone, beside = Script(tmp_path / "one", 1), Script(tmp_path / "two", 2)
+    wait_for(lambda: len(beside.under_way()) == 2)
+    beside.workers()[0].kill()
+    lines, trajectory = beside.end()
+    assert "2 candidates train side by side, each in a process." in lines
+    assert "worker1 was killed; starting it again" in lines
+    alone_lines, expected = alone.end()
+    assert not any("side by side" in line for line in alone_lines)
+    assert trajectory == expected
+    assert (
+        len({candidate["score"] for record in expected for candidate in record["candidates"]}) > 3
+    )
+
+
+def as_searched(folder, function=computed, **settings):
+    tuner = ComputesShrink(Declares(), directory=folder, max_candidates=5, **settings)
+    tuner.function, tuner.ran = function, []
+    return tuner
+
+
+def test_failures_of_workers_are_those_of_a_search(tmp_path):
+    def fails(cell):
+        if os.getpid() == here:
+            raise AssertionError("in the search's process")
+        if len(cell.edges) < 10 and computed(cell) < 0.3:
+            raise ValueError("too few edges")
+        return computed(cell)
+
+    here = os.getpid()
+    tuner = as_searched(tmp_path, fails, num_candidates=4, workers=2)
+    tuner.search(verbose=0)
+    trials = tuner.oracle.trials.values()
+    failed = [trial for trial in trials if trial.score is None]
+    assert 0 < len(failed) < len(trials) == 5
+    assert all(trial.message.strip().endswith("ValueError: too few edges") for trial in failed)
+    scores = {trial.score for trial in trials if trial not in failed}
+    assert scores <= {computed(tuner.oracle.cell_of(trial)) for trial in trials}
+    assert not tuner.ran
+
+
+def test_an_error_that_is_fatal_ends_the_search(tmp_path):
+    class OwnError(keras_tuner.errors.FatalError):
+        pass
+
+    def fails(cell):
+        raise OwnError("no use to go on")
+
+    tuner = as_searched(tmp_path, fails, workers=2)
+    with pytest.raises(keras_tuner.errors.FatalError, match="no use to go on"):
+        tuner.search(verbose=0)
+    assert not psutil.Process().children()
+
+
+class Unreadable:
+    """What pickles, and raises where it is read."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def one_by_one():
+    yield np.zeros(3)
+
+
+GENERATED = tf.data.Dataset.from_generator(one_by_one, output_signature=tf.TensorSpec(3))
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        (GENERATED, "ValueError: a tf.data.Dataset whose elements Python makes"),
+        (threading.Lock(), "TypeError: cannot pickle '_thread.lock' object"),
+        (Unreadable(), "ValueError: invalid literal for int()"),
+    ],
+    ids=["a generator", "a lock", "unreadable"],
+)
+def test_what_workers_cannot_take_trains_here(tmp_path, capsys, argument, reason):
+    tuner = as_searched(tmp_path, workers=2)
+    tuner.search(argument)
+    assert f"Candidates train one by one, in this process: {reason}" in capsys.readouterr().out
+    assert len(tuner.ran) == 5
+    assert not psutil.Process().children()
+
+
+def test_how_many(monkeypatch):
+    monkeypatch.delenv(workers.COUNT)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(workers.joblib, "cpu_count", lambda: 6)
+    assert workers.choose_count(None) == 6
+    assert workers.choose_count(3) == 3
+    monkeypatch.setenv(workers.COUNT, "2")
+    assert workers.choose_count(None) == 2
+    monkeypatch.setenv(workers.COUNT, "none")
+    with pytest.raises((TypeError, ValueError), match=f"{workers.COUNT}='none'"):
+        workers.choose_count(None)
+    monkeypatch.delenv(workers.COUNT)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert workers.choose_count(None) == 1  # the search's process may hold its memory
+    with pytest.raises(ValueError, match="workers=0"):
+        workers.choose_count(0)
+    with pytest.raises(ValueError, match="workers=2: the devices of a distribution_strategy"):
+        as_searched(".", workers=2, distribution_strategy=tf.distribute.OneDeviceStrategy("/cpu:0"))
+
+
+def test_arrays_are_mapped_and_not_copied(tmp_path):
+    large, empty = np.arange(600_000, dtype="float32").reshape(2, -1), np.zeros((0, 3))
+    workers._dump(tmp_path / "file", {"large": [large, large.T], "empty": empty})
+    assert (tmp_path / "file").stat().st_size < 2_000
+    first, second = (workers._load(tmp_path / "file") for _ in range(2))
+    first["large"][0][0] = -1  # as some scripts normalise their data in place
+    np.testing.assert_array_equal(second["large"][0], large)
+    np.testing.assert_array_equal(second["large"][1], large.T)
+    assert second["empty"].shape == (0, 3)
+
+
+def test_datasets_begin_anew_for_each_candidate():
+    def order(dataset):
+        return [int(value) for value in dataset]
+
+    keras.utils.set_random_seed(1)
+    shuffled = tf.data.Dataset.range(50).shuffle(50)
+    first = order(workers.fresh(shuffled))
+    assert order(shuffled) == first
+    assert order(shuffled) != first
+    (again,), kwargs = workers.fresh(((shuffled,), {"epochs": 2}))
+    assert order(again) == first
+    assert kwargs == {"epochs": 2}
+    assert workers.fresh(GENERATED) is GENERATED
+    cached = tf.data.Dataset.range(3).cache()  # which may have been decoded from files
+    assert workers.fresh({"x": cached})["x"] is cached
+
+
+def test_only_weights_that_may_be_best_are_written(tmp_path, monkeypatch):
+    saved = []
+    save = keras.Model.save_weights
+
+    def note(self, path, *args, **kwargs):
+        saved.append(path)
+        save(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "save_weights", note)
+    x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
+    stage = {"stage_scales": [1], "stage_strides": [1], "stage_repeats": [1]}
+    hypermodel = kas.CNNCellHyperModel((4, 4, 1), 2, 3, operations=["conv1x1"], **stage)
+    tuner = kas.AutoShrink(
+        hypermodel, kas.AccuracyScore(weight=0), directory=tmp_path, max_candidates=3
+    )
+    tuner.search(x, y, validation_data=(x, y), epochs=2, verbose=0)
+    scores = [trial.score for trial in tuner.oracle.trials.values()]
+    assert len(scores) == 3
+    # All are as good: who ties may become the search's choice, but no epoch is saved twice.
+    assert len(saved) == sum(score >= max(scores[: i + 1]) for i, score in enumerate(scores))
