@@ -161,7 +161,8 @@ def test_logs_lie_beside_the_folder_of_the_search(tmp_path, monkeypatch, options
     monkeypatch.setattr(launcher.Supervisor, "run", lambda self: (0, ""))
     team = launcher.Team
     monkeypatch.setattr(launcher, "Team", lambda *given: teams.append(given) or team(*given))
-    assert main(f"search --directory {tmp_path} --workers 1 {options}".split()) == 0
+    chief = f"--chief localhost:{free_port()}"
+    assert main(f"search --directory {tmp_path} {chief} {options}".split()) == 0
     assert teams[0][-1] == tmp_path / f"{name}.logs"
 
 
@@ -229,7 +230,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, monk
         port = server.getsockname()[1]
         assert "in use" in refused(capsys, f"{search} --chief 127.0.0.1:{port}")
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
-    assert "KERASTUNER_ORACLE_IP is set" in refused(capsys, f"{search} --workers 2")
+    assert "KERASTUNER_ORACLE_IP is set" in refused(capsys, f"{search} --worker a:1")
     assert not [*tmp_path.iterdir()]
 
 
@@ -248,7 +249,7 @@ def test_what_is_said_before_a_search(tmp_path, monkeypatch, capsys):
 def test_an_error_of_a_worker_is_one_line(monkeypatch, capsys):
     line = "worker host-1: autoshrink: error: holds another search"
     monkeypatch.setattr(launcher.Supervisor, "run", lambda self: (2, line))
-    assert refused(capsys, "search --workers 2") == (
+    assert refused(capsys, f"search --chief localhost:{free_port()} --workers 2") == (
         "autoshrink: error: worker host-1: holds another search\n"
     )
 
@@ -300,7 +301,7 @@ def test_two_workers_of_which_one_is_killed_find_what_one_process_finds(tmp_path
     # An older search, which is deleted.
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "older").touch()
-    options = (*FEW, "--workers", "2", "--overwrite")
+    options = (*FEW, "--chief", f"127.0.0.1:{free_port()}", "--workers", "2", "--overwrite")
     launched = started(tmp_path, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     (name,) = wait_for_trial(launched, tmp_path)
     process_of(launched, name).kill()
@@ -311,15 +312,18 @@ def test_two_workers_of_which_one_is_killed_find_what_one_process_finds(tmp_path
     assert not (tmp_path / "digits" / "older").exists()
 
 
-def test_a_search_that_is_killed_ends_the_same(tmp_path, one_process, capsys):
-    killed = started(tmp_path, *FEW, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not (tmp_path / "digits" / "trial_0001" / "trial.json").exists():
+def test_a_search_that_is_killed_with_two_under_way_ends_the_same(tmp_path, one_process, capsys):
+    killed = started(tmp_path, *FEW, "--workers", "2", stdout=subprocess.PIPE)
+    while len(trials_out(tmp_path)) < 2:
         assert killed.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.02)
+    workers = psutil.Process(killed.pid).children()
     killed.kill()
     killed.communicate()
     assert not (tmp_path / "digits" / "cell.json").exists()
-    assert main([*SEARCH.split(), *FEW, "--directory", str(tmp_path)]) == 0
+    assert len(workers) == 2
+    psutil.wait_procs(workers)  # they end with it
+    assert main([*SEARCH.split(), *FEW, "--workers", "4", "--directory", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     # Not a terminal: plain lines, no control codes.
     assert "Going on in round 1" in printed
