@@ -1,8 +1,9 @@
 """The memory and disk that a long search takes: AutoShrink beside KerasTuner's RandomSearch.
 
 Both search over the same cells on the same few images of scikit-learn's digits, each in a fresh
-process, one after the other. Memory is the resident set of that process at the end of a trial;
-it swings by some percent from one trial to the next, so that the median of ten is shown.
+process, one after the other, AutoShrink with `--workers` others. Memory is the proportional set
+size of all of them at the end of a trial (Linux counts a page that several share once); it swings
+by some percent from one trial to the next, so that the median of ten is shown.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nodes", type=int, default=8, help="of the complete DAG")
     parser.add_argument("--candidates", type=int, default=24, help="AutoShrink's, in a round")
     parser.add_argument("--images", type=int, default=128, help="for training, and for validation")
+    parser.add_argument("--workers", type=int, default=1, help="AutoShrink's; 1 for none")
     parser.add_argument("--searches", choices=SEARCHES, nargs="+", default=SEARCHES)
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures of every trial")
     options = parser.parse_args(arguments)
@@ -83,7 +85,6 @@ def _search(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
         tuner_class = {"AutoShrink": kas.AutoShrink, "RandomSearch": keras_tuner.RandomSearch}[name]
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each new network
     taken: list[dict[str, float]] = []
-    process = psutil.Process()
     started = time.monotonic()
 
     class Measured(tuner_class):
@@ -95,7 +96,7 @@ def _search(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
             checkpoints = _checkpoints(self.project_dir)
             taken.append(
                 {
-                    "rss": process.memory_info().rss,
+                    "memory": _memory(),
                     "disk": sum(_sizes(self.project_dir, "*")),
                     "checkpoint": max(checkpoints, default=0),
                     "checkpoints": len(checkpoints),
@@ -104,7 +105,9 @@ def _search(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
                 }
             )
             if len(taken) % 10 == 0:
-                print(f"{name}: trial {len(taken)}, {taken[-1]['rss'] / 1e6:,.0f} MB", flush=True)
+                print(
+                    f"{name}: trial {len(taken)}, {taken[-1]['memory'] / 1e6:,.0f} MB", flush=True
+                )
             if len(taken) == options.trials:
                 raise _EnoughTrials
 
@@ -114,6 +117,7 @@ def _search(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
             "num_candidates": options.candidates,
             "seed": 0,
             "strategy": "paper",
+            "workers": options.workers,
         }
     else:
         settings = {"objective": "val_accuracy", "max_trials": options.trials, "seed": 1}
@@ -143,6 +147,13 @@ def costliest(logs: dict[str, float], macs: int) -> float:
     return float(macs)
 
 
+def _memory() -> int:
+    """Returns the bytes that this process and those that it has started take."""
+    process = psutil.Process()
+    processes = (process, *process.children(recursive=True))
+    return sum(each.memory_full_info().pss for each in processes)
+
+
 class _EnoughTrials(Exception):  # noqa: N818 - no error: AutoShrink has no limit of trials
     pass
 
@@ -160,7 +171,7 @@ def _tables(figures: dict[str, list[dict[str, float]]], trials: int) -> list[Tab
     """Makes the tables of memory, disk and time as the number of trials grows."""
     marks = sorted({max(1, trials * part // 30) for part in (3, 10, 20, 30)})
     first, last = marks[0], marks[-1]
-    memory = _empty("resident memory, MB", [f"after {mark}" for mark in marks], f"{last} / {first}")
+    memory = _empty("memory, MB", [f"after {mark}" for mark in marks], f"{last} / {first}")
     disk = _empty(
         "the project's folder, kB",
         [f"after {first}", f"after {last}"],
@@ -171,14 +182,14 @@ def _tables(figures: dict[str, list[dict[str, float]]], trials: int) -> list[Tab
     speed = _empty("seconds per trial", [f"first {first}", f"last {first}"], "all")
     for name, taken in figures.items():
         at = {mark: taken[mark - 1] for mark in marks}
-        rss = {
-            mark: statistics.median(trial["rss"] for trial in taken[max(0, mark - 10) : mark])
+        memory_at = {
+            mark: statistics.median(trial["memory"] for trial in taken[max(0, mark - 10) : mark])
             for mark in marks
         }
         memory.add_row(
             name,
-            *(f"{rss[mark] / 1e6:,.0f}" for mark in marks),
-            f"{rss[last] / rss[first]:.3f}",
+            *(f"{memory_at[mark] / 1e6:,.0f}" for mark in marks),
+            f"{memory_at[last] / memory_at[first]:.3f}",
         )
         disk.add_row(
             name,

@@ -13,8 +13,8 @@ times the first training step of the complete cell in a search of scikit-learn's
 which goes into tracing. `--profile` divides a step on one thread into its operations, and compares
 their speed with that of a large matrix product. What is compared runs by turns, in fresh processes.
 
-All are the seconds of whole calls of `fit`. Between two epochs it makes a new iterator of tf.data;
-the old one may wait for the thread that tunes it, up to as long as the epoch took.
+Images per second are those of whole calls of `fit`, with what lies between epochs: the iterator of
+tf.data that an epoch leaves may wait for the thread that tunes it, for as long as the epoch took.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_options_reach_the_search(tmp_path, monkeypatch, capsys):
     command = (
         f"search --directory {tmp_path} --nodes 4 --candidates 3 --max-candidates 5 --seed 6 "
         "--keep-fraction 0.5 --max-macs 2M --max-latency-ms 1.5 --max-seconds-per-trial 9 "
-        "--cost params --mac-weight 0.2 --distribution-strategy mirrored --overwrite"
+        "--cost params --mac-weight 0.2 --distribution-strategy mirrored --workers 3 --overwrite"
     )
     refused(capsys, command, status=1)
     assert given.pop("score") == kas.AccuracyScore(0.2, "params")
@@ -166,6 +166,7 @@ def test_options_reach_the_search(tmp_path, monkeypatch, capsys):
         "directory": tmp_path,
         "project_name": "digits",
         "overwrite": True,
+        "workers": 3,
     }
 
 

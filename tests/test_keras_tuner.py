@@ -16,6 +16,7 @@ ORACLE = {
     "_save_trial": ["self", "trial"],
 }
 TUNER = {
+    "_build_and_fit_model": ["self", "trial", "args", "kwargs"],
     "_build_hypermodel": ["self", "hp"],
     "_get_checkpoint_fname": ["self", "trial_id"],
     "_get_tuner_fname": ["self"],

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
+import threading
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +24,8 @@ if keras.backend.backend() == "tensorflow":  # else a search need not load it
     import tensorflow as tf
 
 _log = logging.getLogger(__name__)
+
+_LOOK = 0.05  # seconds between two looks whether anybody still needs an iterator
 
 # Of an optimizer: applies gradients to variables at a learning rate.
 Update = Callable[[Sequence[Any], Sequence[Any], Any], None]
@@ -101,15 +107,37 @@ def _make(
         return (on_batch if _compiled_by_xla(model) else step)(batch)
 
     on_iterator = tf.function(on_next, reduce_retracing=True, autograph=False)
+    seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def function(batches: Any) -> dict[str, tf.Tensor]:
-        if isinstance(batches, tf.data.Iterator):
+        if not isinstance(batches, tf.data.Iterator):
+            return on_batch(next(batches))  # of train_on_batch
+        if batches not in seen:  # an epoch begins
+            seen.add(batches)
+            _let_go_elsewhere(batches)
             _build_metrics(model, batches.element_spec)
-            return on_iterator(batches)
-        return on_batch(next(batches))  # of train_on_batch
+        return on_iterator(batches)
 
     setattr(model, f"{kind}_function", function)
     return function
+
+
+def _let_go_elsewhere(iterator: tf.data.Iterator) -> None:
+    """Lets another thread be the last to hold an iterator.
+
+    Who lets go of it last waits for the thread that tunes it, which wakes up ever less often: at
+    the end of an epoch for as long as that took, if chance will have it.
+    """
+    held = [iterator]
+
+    def hold() -> None:
+        # The list's reference, and that of the argument.
+        while sys.getrefcount(held[0]) > 2 and threading.main_thread().is_alive():
+            time.sleep(_LOOK)
+        held.clear()
+
+    # No daemon: TensorFlow must not be gone while it waits.
+    threading.Thread(target=hold, name="end of an iterator").start()
 
 
 def _build_metrics(model: keras.Model, batch: Any) -> None:
@@ -192,7 +220,11 @@ def _normalize(
     variance *= tf.maximum(count - 1, 1) / count
     for moving, of_batch in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
         moving.value.assign_sub((moving.value - of_batch) * (1 - layer.momentum))
-    return y if rank == 4 else tf.reshape(y, tf.shape(inputs))
+    if rank != 4:
+        return tf.reshape(y, tf.shape(inputs))
+    # Only something in between: an activation right behind it TensorFlow fuses into an operation of
+    # oneDNN, which on one thread takes three times as long as the two.
+    return tf.ensure_shape(y, inputs.shape)
 
 
 # ---- optimizers ---------------------------------------------------------------------------------

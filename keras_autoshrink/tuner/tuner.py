@@ -81,7 +81,7 @@ class AutoShrink(keras_tuner.Tuner):
             trained either; by default none is measured.
         workers: how many candidates train side by side, each on one thread in a process of its own;
             by default one for each core, or what the environment variable KERAS_AUTOSHRINK_WORKERS
-            says. 1 trains them in this process, one after the other. See `docs/guide/robustness.md`.
+            says; see `docs/guide/robustness.md`. 1 trains them in this process, one by one.
         **kwargs: of `keras_tuner.Tuner`, such as `executions_per_trial`, `max_model_size`
             and `distribution_strategy`: a MirroredStrategy or OneDeviceStrategy of TensorFlow. Its
             devices share each batch: `batch_size` stays that of a step, so that a score means the
