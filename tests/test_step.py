@@ -1,5 +1,6 @@
 """The lean training step computes what Keras's own does, for whatever Keras trains."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -36,14 +37,15 @@ def data(rank, batch, seed=0):
 
 
 def network(rank=4, seed=3, **batchnorm):
-    """A network with two BatchNorms."""
+    """A network with two BatchNorms; of rank 4 its convolutions are of 3x3 and 1x1."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((6, 6, 3) if rank == 4 else (5,))
-    make = keras.layers.Conv2D if rank == 4 else keras.layers.Dense
-    sizes = (4, 3) if rank == 4 else (4,)
     x = inputs
-    for _ in range(2):
-        x = make(*sizes, use_bias=False)(x)
+    for size in (3, 1):
+        if rank == 4:
+            x = keras.layers.Conv2D(4, size, use_bias=False)(x)
+        else:
+            x = keras.layers.Dense(4, use_bias=False)(x)
         x = keras.layers.BatchNormalization(**batchnorm)(x)
         x = keras.layers.Activation("tanh")(x)
     if rank == 4:
@@ -88,15 +90,13 @@ def test_fused_batchnorm_is_keras_own(rank, batch, settings):
         model = keras.Sequential([keras.Input(x.shape[1:]), layer])
         rng = np.random.default_rng(1)
         model.set_weights([rng.random(w.shape).astype("float32") for w in model.weights])
-        if fuse:
-            accelerate(compiled(model, loss="mse"))
-            model.make_train_function()
-            assert "call" in vars(layer)
-        with tf.GradientTape() as tape:
-            inputs = tf.convert_to_tensor(x)
-            tape.watch(inputs)
-            outputs = model(inputs, training=True)
-            loss = tf.reduce_mean(tf.sin(outputs * 3))
+        with step._lean_layers(model) if fuse else contextlib.nullcontext():
+            assert ("call" in vars(layer)) is fuse
+            with tf.GradientTape() as tape:
+                inputs = tf.convert_to_tensor(x)
+                tape.watch(inputs)
+                outputs = model(inputs, training=True)
+                loss = tf.reduce_mean(tf.sin(outputs * 3))
         gradients = tape.gradient(loss, [inputs, *layer.trainable_variables])
         found.append([outputs, gradients, [w.value for w in layer.weights]])
         found[-1].append(model(inputs, training=False))
@@ -132,6 +132,22 @@ def test_twenty_steps_lose_as_much(name, rank, batch):
     (theirs, _), (ours, _) = both(lambda: compiled(network(rank), OPTIMIZERS[name]()), train)
     assert len(ours) == STEPS
     assert_close(ours, theirs)
+
+
+def test_pointwise_convolutions_are_matrix_products():
+    layers = [
+        keras.layers.Conv2D(8, 1, activation="relu", bias_initializer="ones"),
+        keras.layers.Conv2D(8, 1, strides=2),
+        keras.layers.Conv2D(8, 1, groups=4),
+        keras.layers.Conv2D(8, 3, padding="same"),
+    ]
+    model = keras.Sequential([keras.Input((6, 5, 8)), *layers])
+    x = np.random.default_rng(0).normal(size=(3, 6, 5, 8)).astype("float32")
+    theirs = model(x)
+    with step._lean_layers(model):
+        assert ["convolution_op" in vars(layer) for layer in layers] == [True, False, False, False]
+        assert_close(model(x), theirs)
+    assert not any("convolution_op" in vars(layer) for layer in layers)
 
 
 def test_what_is_saved_is_a_plain_model(tmp_path):

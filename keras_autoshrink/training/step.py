@@ -3,19 +3,20 @@
 What `keras.Model.fit` does stays as it is: losses, metrics, callbacks, weights of samples and
 classes. What changes is how its step becomes a graph, on one device: one function in place of two
 nested ones; the optimizer's kernels in place of eight operations for each variable, each behind a
-strategy that is not there; and BatchNorm's fused kernel in place of its parts, which on a CPU take
-longer than all convolutions of a small network.
+strategy that is not there; BatchNorm's fused kernel in place of its parts, which on a CPU take
+longer than all convolutions of a small network; and matrix products in place of 1x1 convolutions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -85,15 +86,20 @@ def _make(
     made = getattr(model, f"{kind}_function")
     if made is not None and not force:
         return made
-    for layer in model._flatten_layers():
-        # Not a subclass, which may compute something else.
-        if type(layer) is keras.layers.BatchNormalization and "call" not in vars(layer):
-            layer.call = functools.partial(_normalize, layer, layer.call)
     if model.optimizer is not None:
         _lighten(model.optimizer)
-    if model.run_eagerly or model.steps_per_execution > 1:
+    if model.run_eagerly:
         return keras_makes(force)
-    step = getattr(model, f"{kind}_step")
+
+    def step(batch: Any) -> dict[str, tf.Tensor]:
+        # Looked up now, as a subclass's own. Only training has lean layers: whatever else is made
+        # of the model, such as a file, is made of what Keras computes.
+        with _lean_layers(model) if kind == "train" else contextlib.nullcontext():
+            return getattr(model, f"{kind}_step")(batch)
+
+    if model.steps_per_execution > 1:
+        setattr(model, f"{kind}_function", model._make_function(step))
+        return getattr(model, f"{kind}_function")
     on_batch = tf.function(
         step, jit_compile=_compiled_by_xla(model), reduce_retracing=True, autograph=False
     )
@@ -171,7 +177,44 @@ def _compiled_by_xla(model: keras.Model) -> bool:
     return bool(model.jit_compile)
 
 
-# ---- BatchNorm ----------------------------------------------------------------------------------
+# ---- layers -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _lean_layers(model: keras.Model) -> Iterator[None]:
+    """Gives the layers of a model leaner ways to compute the same, while a step is traced."""
+    changed = []
+    for layer in model._flatten_layers():
+        # Not subclasses, which may compute something else.
+        if type(layer) is keras.layers.BatchNormalization:
+            name, lean = "call", functools.partial(_normalize, layer, layer.call)
+        elif type(layer) is keras.layers.Conv2D and _is_pointwise(layer):
+            name, lean = "convolution_op", _pointwise
+        else:
+            continue
+        if name not in vars(layer):
+            setattr(layer, name, lean)
+            changed.append((layer, name))
+    try:
+        yield
+    finally:
+        for layer, name in changed:
+            delattr(layer, name)
+
+
+def _is_pointwise(layer: keras.layers.Conv2D) -> bool:
+    """Whether a convolution is a matrix product, which oneDNN computes in less time on a CPU."""
+    ones = {*layer.kernel_size, *layer.strides, *layer.dilation_rate, layer.groups}
+    plain = layer.data_format == "channels_last" and layer.compute_dtype == "float32"
+    return ones == {1} and plain and not tf.config.list_logical_devices("GPU")
+
+
+def _pointwise(inputs: Any, kernel: Any) -> Any:
+    """Convolves inputs of shape (batch, height, width, channels) by a kernel of 1x1."""
+    *_, channels, filters = kernel.shape
+    rows = tf.reshape(inputs, (-1, channels))
+    product = tf.matmul(rows, tf.reshape(tf.convert_to_tensor(kernel), (channels, filters)))
+    return tf.reshape(product, (-1, *tf.unstack(tf.shape(inputs)[1:3]), filters))
 
 
 def _normalize(
