@@ -126,8 +126,9 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
     """Searches, and says how long that took and what it came to."""
     name, _, setting = options.one.partition(", ")
     number = int("".join(filter(str.isdigit, setting)) or 0)
-    # Before TensorFlow does anything.
-    if name == "KerasTuner" and number:
+    # Before TensorFlow does anything. A worker has one thread, and so has to have this process
+    # where it trains itself, to find the same.
+    if number and (name == "KerasTuner" or number == 1):
         os.environ.update(TF_NUM_INTRAOP_THREADS=str(number), TF_NUM_INTEROP_THREADS=str(number))
     import keras_autoshrink as kas
 

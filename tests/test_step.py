@@ -112,6 +112,7 @@ OPTIMIZERS = {
     "nesterov": lambda: keras.optimizers.SGD(
         keras.optimizers.schedules.CosineDecay(0.1, STEPS), momentum=0.9, nesterov=True
     ),
+    "adam without momentum": lambda: keras.optimizers.Adam(4e-3, beta_1=0, epsilon=1),
     "rmsprop": lambda: keras.optimizers.RMSprop(1e-3, momentum=0.9),
     "multiplied": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)),
 }
@@ -227,7 +228,27 @@ FITS = {
     "two outputs": (two_outputs, {"y": {"first": Y, "second": Y / 2}}),
     "dropout": (dropped, {}),
     "frozen": (lambda: frozen(network()), {}),
+    "regularised": (lambda: compiled(regularised()), {}),
+    "nested": (lambda: compiled(nested()), {}),
 }
+
+
+def regularised():
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((6, 6, 3))
+    kept = {"kernel_regularizer": "l2", "kernel_constraint": keras.constraints.MaxNorm(0.5)}
+    x = keras.layers.Conv2D(4, 1, **kept)(inputs)
+    x = keras.layers.BatchNormalization(gamma_regularizer="l1")(x)
+    x = keras.layers.ActivityRegularization(0.1)(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
+
+
+def nested():
+    keras.utils.set_random_seed(3)
+    inner = keras.Sequential([keras.layers.Conv2D(3, 1), keras.layers.BatchNormalization()])
+    inputs = keras.Input((6, 6, 3))
+    x = inner(inner(inputs))  # shared, too
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
 
 
 def frozen(model):
@@ -280,30 +301,66 @@ class Batches(keras.utils.PyDataset):
     ],
     ids=["arrays", "a dataset", "a PyDataset"],
 )
-def test_a_model_is_traced_once_whatever_the_last_batch(arguments):
-    class Counts(keras.Model):
-        traced = ()
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_model_is_traced_once_whatever_the_last_batch(arguments, sequential):
+    traced = []
 
-        def train_step(self, batch):
-            self.traced = (*self.traced, "train")
-            return super().train_step(batch)
-
-        def test_step(self, batch):
-            self.traced = (*self.traced, "test")
-            return super().test_step(batch)
+    class Notes(keras.layers.Layer):
+        def call(self, inputs, training=False):
+            traced.append(training)
+            return inputs
 
     plain = network()
-    model = compiled(Counts(plain.inputs, plain.outputs), keras.optimizers.Adam())
+    if sequential:
+        model = keras.Sequential([*plain.layers, Notes()])
+    else:
+        model = keras.Model(plain.inputs, Notes()(plain.outputs[0]))
+    compiled(model, keras.optimizers.Adam())
     accelerate(model)
+    traced.clear()
+    shown = {"epochs": 2, "shuffle": False, "verbose": 0, "validation_data": (X[:30], Y[:30])}
     for _ in range(2):
-        model.fit(**arguments, epochs=2, shuffle=False, verbose=0, validation_data=(X[:30], Y[:30]))
+        model.fit(**arguments, **shown)
     assert len(X) % 12
-    assert model.traced == ("train", "test")
+    assert traced == [True, False]
 
 
-def test_xla_compiles_on_a_cpu_only_where_it_is_asked_for():
-    for given, chosen in (("auto", False), (True, True), (False, False)):
-        assert step._compiled_by_xla(compiled(network(), jit_compile=given)) is chosen
+def test_metrics_get_what_a_step_of_ones_own_gives_them():
+    class OneHot(keras.Model):
+        def train_step(self, batch):
+            x, y = batch
+            return super().train_step((x, tf.one_hot(y, CLASSES)))
+
+        test_step = train_step
+
+    def make():
+        plain = network()
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        return compiled(OneHot(plain.inputs, plain.outputs), loss=loss)
+
+    def train(model):
+        return model.fit(X, Y, batch_size=12, shuffle=False, verbose=0).history
+
+    assert_close(*both(make, train))
+
+
+def test_layers_are_as_before_when_tracing_fails():
+    model = compiled(network(), loss=lambda y, z: 1 / 0)
+    accelerate(model)
+    with pytest.raises(ZeroDivisionError):
+        model.fit(X, Y, verbose=0)
+    assert not any({"call", "convolution_op"} & {*vars(layer)} for layer in model.layers)
+    compiled(model, keras.optimizers.Adam())
+    losses = [model.fit(X, Y, verbose=0).history["loss"][0] for _ in range(2)]
+    assert losses[1] < losses[0]
+
+
+def test_a_convolution_keeps_what_is_known_of_its_shape():
+    layer = keras.layers.Conv2D(4, 1)
+    model = keras.Sequential([keras.Input((6, 5, 3)), layer])
+    with step._lean_layers(model):
+        traced = tf.function(layer).get_concrete_function(tf.TensorSpec((None, 6, 5, 3)))
+    assert traced.outputs[0].shape == (None, 6, 5, 4)
 
 
 LEFT = {

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 
 import keras
 import keras_tuner
@@ -133,6 +136,54 @@ def test_failures_of_workers_are_those_of_a_search(tmp_path):
     assert not tuner.ran
 
 
+def test_a_worker_is_killed_while_another_has_nothing_to_do(tmp_path):
+    marker = tmp_path / "killed"
+
+    def dies_once(cell):
+        if len(cell.edges) < 10 and not marker.exists():
+            marker.touch()
+            time.sleep(2)  # the other one ends its candidate meanwhile
+            os.kill(os.getpid(), signal.SIGKILL)
+        return computed(cell)
+
+    tuner = as_searched(tmp_path / "search", dies_once, num_candidates=2, workers=2)
+    tuner.search(verbose=0)
+    assert marker.exists()
+    assert [trial.score for trial in tuner.oracle.trials.values()] == [
+        computed(tuner.oracle.cell_of(trial)) for trial in tuner.oracle.trials.values()
+    ]
+
+
+def test_an_answer_that_comes_too_late_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_autoshrink.tuner.service._GRACE", -1.0)
+    marker = tmp_path / "late"
+
+    def is_late_once(cell):
+        if len(cell.edges) < 10 and not marker.exists():
+            marker.touch()
+            time.sleep(4)
+        return computed(cell)
+
+    tuner = as_searched(
+        tmp_path / "search", is_late_once, num_candidates=4, max_seconds_per_trial=3, workers=2
+    )
+    tuner.search(verbose=0)
+    trials = tuner.oracle.trials.values()
+    assert marker.exists()
+    counted = [trial for trial in trials if trial.status == "COMPLETED"]
+    assert len(counted) == 5
+    assert all(trial.score == computed(tuner.oracle.cell_of(trial)) for trial in counted)
+
+
+def test_a_worker_that_never_starts_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(workers, "_PROGRAM", "raise SystemExit(1)")
+    tuner = as_searched(tmp_path, workers=2)
+    tuner.search()
+    line = "in this process: worker1 ended 3 times as it started: too little memory?."
+    assert line in capsys.readouterr().out
+    assert len(tuner.ran) == 5
+
+
 def test_an_error_that_is_fatal_ends_the_search(tmp_path):
     class OwnError(keras_tuner.errors.FatalError):
         pass
@@ -197,32 +248,61 @@ def test_how_many(monkeypatch):
         as_searched(".", workers=2, distribution_strategy=tf.distribute.OneDeviceStrategy("/cpu:0"))
 
 
-def test_arrays_are_mapped_and_not_copied(tmp_path):
+def test_arrays_are_mapped_and_not_copied():
     large, empty = np.arange(600_000, dtype="float32").reshape(2, -1), np.zeros((0, 3))
-    workers._dump(tmp_path / "file", {"large": [large, large.T], "empty": empty})
-    assert (tmp_path / "file").stat().st_size < 2_000
-    first, second = (workers._load(tmp_path / "file") for _ in range(2))
+    with tempfile.TemporaryFile() as file:
+        workers._dump({"large": [large, large.T], "empty": empty}, file)
+        assert file.tell() < 2 * large.nbytes + 2_000
+        first, second = (workers._load(file.fileno()) for _ in range(2))
     first["large"][0][0] = -1  # as some scripts normalise their data in place
     np.testing.assert_array_equal(second["large"][0], large)
     np.testing.assert_array_equal(second["large"][1], large.T)
     assert second["empty"].shape == (0, 3)
 
 
-def test_datasets_begin_anew_for_each_candidate():
-    def order(dataset):
-        return [int(value) for value in dataset]
+def order(dataset):
+    return [int(value) for value in dataset]
 
+
+def travelled(value):
+    """A value as each of two workers has it."""
+    with tempfile.TemporaryFile() as file:
+        workers._dump(value, file)
+        return [workers._load(file.fileno()) for _ in range(2)]
+
+
+def test_datasets_shuffle_in_the_same_way_for_each_candidate():
     keras.utils.set_random_seed(1)
     shuffled = tf.data.Dataset.range(50).shuffle(50)
-    first = order(workers.fresh(shuffled))
-    assert order(shuffled) == first
-    assert order(shuffled) != first
-    (again,), kwargs = workers.fresh(((shuffled,), {"epochs": 2}))
-    assert order(again) == first
-    assert kwargs == {"epochs": 2}
-    assert workers.fresh(GENERATED) is GENERATED
-    cached = tf.data.Dataset.range(3).cache()  # which may have been decoded from files
-    assert workers.fresh({"x": cached})["x"] is cached
+    resettable = workers.Resettable(((shuffled, 5), {"epochs": 2}))
+    (again, number), kwargs = resettable.reset()
+    first, second = order(again), order(again)
+    assert first != second
+    assert (number, kwargs) == (5, {"epochs": 2})
+    assert order(resettable.reset()[0][0]) == first
+    assert [order(each) for each in travelled(shuffled)] == [first, first]
+    assert [order(shuffled), order(shuffled)] == [first, second]
+    assert workers.Resettable(GENERATED).reset() is GENERATED
+
+
+def test_parts_of_a_shuffled_dataset_stay_apart():
+    # Without a seed: which elements each part has is drawn once, for both.
+    shuffled = tf.data.Dataset.range(50).shuffle(50, reshuffle_each_iteration=False)
+    parts = {"x": shuffled.skip(10), "validation_data": shuffled.take(10)}
+    for found in (workers.Resettable(parts).reset(), *travelled(parts)):
+        together = order(found["x"]) + order(found["validation_data"])
+        assert sorted(together) == list(range(50))
+
+
+def test_what_a_dataset_caches_is_read_once():
+    drawn = tf.data.Dataset.range(3).map(
+        lambda _: tf.random.uniform((), maxval=10**6, dtype=tf.int32)
+    )
+    cached = drawn.cache().shuffle(3)
+    expected = sorted(order(cached))
+    assert sorted(order(workers.Resettable(cached).reset())) == expected
+    first, second = travelled(cached)
+    assert sorted(order(first)) == sorted(order(second))
 
 
 def test_only_weights_that_may_be_best_are_written(tmp_path, monkeypatch):

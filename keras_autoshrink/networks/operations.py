@@ -116,13 +116,13 @@ def register_operation(name: str, colour: str | None = None) -> Callable[[Layers
     return register
 
 
-def added() -> dict[str, Operation]:
+def registered() -> dict[str, Operation]:
     """Returns the ops that `register_operation` has added, by their names."""
     return {name: op for name, op in _registry.items() if name not in _BUILT_IN}
 
 
-def add(ops: Mapping[str, Operation]) -> None:
-    """Adds ops that another process has."""
+def register_all(ops: Mapping[str, Operation]) -> None:
+    """Registers the ops of another process."""
     _registry.update(ops)
 
 

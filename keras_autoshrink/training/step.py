@@ -26,7 +26,7 @@ if keras.backend.backend() == "tensorflow":  # else a search need not load it
 
 _log = logging.getLogger(__name__)
 
-_LOOK = 0.05  # seconds between two looks whether anybody still needs an iterator
+_LOOK = 0.05  # seconds between the first two looks whether anybody still needs an iterator
 
 # Of an optimizer: applies gradients to variables at a learning rate.
 Update = Callable[[Sequence[Any], Sequence[Any], Any], None]
@@ -101,7 +101,7 @@ def _make(
         setattr(model, f"{kind}_function", model._make_function(step))
         return getattr(model, f"{kind}_function")
     on_batch = tf.function(
-        step, jit_compile=_compiled_by_xla(model), reduce_retracing=True, autograph=False
+        step, jit_compile=model.jit_compile, reduce_retracing=True, autograph=False
     )
 
     def on_next(iterator: tf.data.Iterator) -> dict[str, tf.Tensor]:
@@ -110,7 +110,7 @@ def _make(
             lambda part: None if isinstance(part, tf.experimental.Optional) else part,
             iterator.get_next(),
         )
-        return (on_batch if _compiled_by_xla(model) else step)(batch)
+        return (on_batch if model.jit_compile else step)(batch)
 
     on_iterator = tf.function(on_next, reduce_retracing=True, autograph=False)
     seen: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -120,7 +120,7 @@ def _make(
             return on_batch(next(batches))  # of train_on_batch
         if batches not in seen:  # an epoch begins
             seen.add(batches)
-            _let_go_elsewhere(batches)
+            _release_in_thread(batches)
             _build_metrics(model, batches.element_spec)
         return on_iterator(batches)
 
@@ -128,8 +128,8 @@ def _make(
     return function
 
 
-def _let_go_elsewhere(iterator: tf.data.Iterator) -> None:
-    """Lets another thread be the last to hold an iterator.
+def _release_in_thread(iterator: tf.data.Iterator) -> None:
+    """Releases an iterator in another thread, once nobody else holds it.
 
     Who lets go of it last waits for the thread that tunes it, which wakes up ever less often: at
     the end of an epoch for as long as that took, if chance will have it.
@@ -137,13 +137,19 @@ def _let_go_elsewhere(iterator: tf.data.Iterator) -> None:
     held = [iterator]
 
     def hold() -> None:
+        pause = _LOOK
         # The list's reference, and that of the argument.
         while sys.getrefcount(held[0]) > 2 and threading.main_thread().is_alive():
-            time.sleep(_LOOK)
+            time.sleep(pause)
+            pause = min(1.2 * pause, 1.0)
         held.clear()
 
     # No daemon: TensorFlow must not be gone while it waits.
     threading.Thread(target=hold, name="end of an iterator").start()
+
+
+# What a model may do otherwise than Keras, by which its metrics get other arguments.
+_OF_KERAS = ("call", "train_step", "test_step", "compute_metrics")
 
 
 def _build_metrics(model: keras.Model, batch: Any) -> None:
@@ -152,29 +158,19 @@ def _build_metrics(model: keras.Model, batch: Any) -> None:
     Else they are made within the first step, which TensorFlow then traces twice.
 
     Args:
-        model: whose metrics are made; where its outputs are not known before a step, nothing.
+        model: whose metrics are made; where what they are given is not known before a step, none.
         batch: the `tf.TensorSpec`s of a batch.
     """
     metrics = model._compile_metrics
-    if metrics is None or metrics.built or not isinstance(model, keras.src.models.Functional):
+    # Of a Sequential model, None before it is built.
+    network = model._functional if isinstance(model, keras.Sequential) else model
+    of_keras = (getattr(type(model), name).__module__.startswith("keras.") for name in _OF_KERAS)
+    if metrics is None or metrics.built or network is None or not all(of_keras):
         return
     _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     if all(isinstance(spec, tf.TensorSpec) for spec in keras.tree.flatten(y)):
         tensors = keras.tree.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), y)
-        metrics.build(tensors, model.output)
-
-
-def _compiled_by_xla(model: keras.Model) -> bool:
-    """Whether XLA is to compile a step; Keras's "auto" means that it is.
-
-    On CPUs it compiles for longer than a small network trains, and then convolves 5 to 8 times
-    slower than TensorFlow's kernels: there only who asks for it gets it.
-    """
-    config = getattr(model, "_compile_config", None)
-    automatic = config is not None and config.config.get("jit_compile") == "auto"
-    if automatic and not tf.config.list_logical_devices("GPU"):
-        return False
-    return bool(model.jit_compile)
+        metrics.build(tensors, network.output)
 
 
 # ---- layers -------------------------------------------------------------------------------------
@@ -184,22 +180,26 @@ def _compiled_by_xla(model: keras.Model) -> bool:
 def _lean_layers(model: keras.Model) -> Iterator[None]:
     """Gives the layers of a model leaner ways to compute the same, while a step is traced."""
     changed = []
-    for layer in model._flatten_layers():
-        # Not subclasses, which may compute something else.
-        if type(layer) is keras.layers.BatchNormalization:
-            name, lean = "call", functools.partial(_normalize, layer, layer.call)
-        elif type(layer) is keras.layers.Conv2D and _is_pointwise(layer):
-            name, lean = "convolution_op", _pointwise
-        else:
-            continue
-        if name not in vars(layer):
-            setattr(layer, name, lean)
-            changed.append((layer, name))
-    try:
-        yield
-    finally:
-        for layer, name in changed:
-            delattr(layer, name)
+    with _tracing:  # models of several threads may share layers
+        for layer in model._flatten_layers():
+            # Not subclasses, which may compute something else.
+            if type(layer) is keras.layers.BatchNormalization:
+                name, lean = "call", functools.partial(_normalize, layer, layer.call)
+            elif type(layer) is keras.layers.Conv2D and _is_pointwise(layer):
+                name, lean = "convolution_op", _pointwise
+            else:
+                continue
+            if name not in vars(layer):
+                setattr(layer, name, lean)
+                changed.append((layer, name))
+        try:
+            yield
+        finally:
+            for layer, name in changed:
+                delattr(layer, name)
+
+
+_tracing = threading.RLock()
 
 
 def _is_pointwise(layer: keras.layers.Conv2D) -> bool:
@@ -214,7 +214,8 @@ def _pointwise(inputs: Any, kernel: Any) -> Any:
     *_, channels, filters = kernel.shape
     rows = tf.reshape(inputs, (-1, channels))
     product = tf.matmul(rows, tf.reshape(tf.convert_to_tensor(kernel), (channels, filters)))
-    return tf.reshape(product, (-1, *tf.unstack(tf.shape(inputs)[1:3]), filters))
+    outputs = tf.reshape(product, (*tf.unstack(tf.shape(inputs)[:-1]), filters))
+    return tf.ensure_shape(outputs, (*inputs.shape[:-1], filters))
 
 
 def _normalize(
@@ -241,13 +242,13 @@ def _normalize(
         and not layer.renorm
         and not layer.synchronized
         and layer.axis in (-1, rank - 1)
-        and inputs.dtype == tf.float32
+        and inputs.dtype == layer.compute_dtype == "float32"
         and all(variable.dtype == "float32" for variable in layer.variables)
         and (layer.epsilon >= _LEAST_EPSILON_ON_GPU or not tf.config.list_logical_devices("GPU"))
     )
     if not fused:
         return keras_calls(inputs, training=training, mask=mask)
-    channels = inputs.shape[-1]
+    channels = layer.moving_mean.shape[0]
     x = inputs if rank == 4 else tf.reshape(inputs, (-1, 1, 1, channels))
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
@@ -279,10 +280,11 @@ def _lighten(optimizer: keras.Optimizer) -> None:
     What comes before and after an update stays Keras's: clipping, weight decay, accumulation,
     averages, constraints.
     """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
     name = "_backend_update_step"
-    if getattr(type(optimizer), name, None) is not getattr(keras.Optimizer, name, ()):
-        return  # it has a way of its own, such as one around another optimizer
-    setattr(optimizer, name, functools.partial(_update, optimizer))
+    if getattr(type(optimizer), name) is getattr(keras.Optimizer, name):  # not one of its own
+        setattr(optimizer, name, functools.partial(_update, optimizer))
 
 
 def _update(
@@ -309,7 +311,8 @@ def _kernel(optimizer: keras.Optimizer, rate: Any) -> Callable[[Any, Any, int], 
     rate = tf.cast(rate, tf.float32)
     if type(optimizer) in (keras.optimizers.Adam, keras.optimizers.AdamW) and not optimizer.amsgrad:
         step = tf.cast(optimizer.iterations + 1, tf.float32)
-        first, second = tf.constant(optimizer.beta_1), tf.constant(optimizer.beta_2)
+        first = tf.constant(optimizer.beta_1, tf.float32)
+        second = tf.constant(optimizer.beta_2, tf.float32)
         first_power, second_power = tf.pow(first, step), tf.pow(second, step)
 
         def adam(gradient: Any, value: Any, index: int) -> None:
@@ -322,7 +325,7 @@ def _kernel(optimizer: keras.Optimizer, rate: Any) -> Callable[[Any, Any, int], 
                 lr=rate,
                 beta1=first,
                 beta2=second,
-                epsilon=optimizer.epsilon,
+                epsilon=tf.constant(optimizer.epsilon, tf.float32),
                 grad=gradient,
             )
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import json
 import os
-import pickle
 import time
 import traceback
 import warnings
@@ -32,7 +30,14 @@ from keras_autoshrink.tuner.costs import CandidateCosts
 from keras_autoshrink.tuner.oracle import AutoShrinkOracle
 from keras_autoshrink.tuner.state import error_line
 from keras_autoshrink.tuner.trainer import Trainer, drop_weights
-from keras_autoshrink.tuner.workers import CannotStartError, Report, Workers, choose_count, fresh
+from keras_autoshrink.tuner.workers import (
+    Report,
+    Resettable,
+    WorkerError,
+    Workers,
+    WorkerTuner,
+    choose_count,
+)
 
 # What people who know KerasTuner's tuners try first.
 _NOT_HERE = {
@@ -167,7 +172,9 @@ class AutoShrink(keras_tuner.Tuner):
         self._progress = SearchProgress(verbose=0)
         self._interrupts = Interrupts()
         self._idle = False
-        self._least: float | None = None  # the score below which no weights are kept
+        # The best score so far: nobody wants weights below it.
+        self.checkpoint_threshold: float | None = None
+        self._arguments: Resettable | None = None
         # Before KerasTuner deletes what overwrite=True says: these raise for what cannot be.
         project.check_place(directory, project_name)
         self.directory = os.fspath(directory or ".")
@@ -206,6 +213,7 @@ class AutoShrink(keras_tuner.Tuner):
                 error. Or no network is within the limits.
         """
         verbose = kwargs.pop("verbose", 1)
+        self._arguments = None
         # At a verbose of 2 KerasTuner would print tables of its own.
         self._trainer.verbose = 2 if verbose == 2 else 0
         if kwargs.get("epochs", 1) < 1:
@@ -270,11 +278,13 @@ class AutoShrink(keras_tuner.Tuner):
         found = self.oracle.search
         count = min(self._count, found.max_remaining()) or (self._count if found.error else 0)
         if not count:
+            run()  # which finds that it has ended
             return
         with contextlib.ExitStack() as stack:
+            workers = Workers(WorkerTuner(self), (args, kwargs), count)
             try:
-                workers = stack.enter_context(Workers(InWorker(self), (args, kwargs), count))
-            except CannotStartError as error:
+                stack.enter_context(workers)
+            except WorkerError as error:
                 self._progress.say(f"Candidates train one by one, in this process: {error}.")
                 run()
                 return
@@ -282,31 +292,36 @@ class AutoShrink(keras_tuner.Tuner):
                 self._progress.say(f"{count} candidates train side by side, each in a process.")
             self.oracle.verbose = 0  # KerasTuner would print tables of its own
             self.on_search_begin()
-            while True:
-                self._interrupts.check()
-                for worker in workers.idle:
-                    trial = self.oracle.create_trial(worker.name)
-                    if trial.status == TrialStatus.STOPPED:
-                        self.on_search_end()
-                        return
-                    if trial.status != TrialStatus.RUNNING:
-                        break  # nobody else would get one either
-                    self.on_trial_begin(trial)
-                    worker.give(trial, self.oracle.search.best_score)
+            while self._hand_out(workers):
                 for worker, trial, report in workers.wait():
                     if report is None:
                         self._progress.say(f"{worker.name} was killed; starting it again")
                     else:
-                        self._take(trial, report)
+                        self._end_trial(trial, report)
+            self.on_search_end()
 
-    def _take(self, trial: Trial, report: Report) -> None:
+    def _hand_out(self, workers: Workers) -> bool:
+        """Hands trials out to workers that are idle; returns whether the search goes on."""
+        self._interrupts.check()
+        for worker in workers.idle:
+            # Also after one that got nothing: one that was killed gets its own trial again.
+            trial = self.oracle.create_trial(worker.name)
+            if trial.status == TrialStatus.STOPPED:
+                return False
+            if trial.status == TrialStatus.RUNNING:
+                self.on_trial_begin(trial)
+                worker.give(trial, self.oracle.search.best_score)
+        return True
+
+    def _end_trial(self, trial: Trial, report: Report) -> None:
         """Tells the oracle what came of a trial of a worker process."""
+        # Another trial object than the oracle's: it may have given the candidate to somebody else.
+        ended = Trial.from_state(report.state)
         if report.fatal is not None:
-            raise report.fatal
-        trial.status, trial.message = report.status, report.message
+            raise report.fatal from RuntimeError(ended.message)
         if report.metrics is not None:
             self.oracle.update_trial(trial.trial_id, report.metrics, report.step)
-        self.on_trial_end(trial)
+        self.on_trial_end(ended)
 
     # ---- results --------------------------------------------------------------------------------
 
@@ -424,12 +439,22 @@ class AutoShrink(keras_tuner.Tuner):
 
     def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
         if not self._is_worker():
-            self._least = self.oracle.search.best_score
-        args, kwargs = fresh((args, kwargs))
-        self._try(trial, args, kwargs)
+            self.checkpoint_threshold = self.oracle.search.best_score
+        if self._arguments is None:
+            self._arguments = Resettable((args, kwargs))
+        self.try_trial(trial, *self._arguments.reset())
 
-    def _try(self, trial: Trial, args: Any, kwargs: Any) -> None:
-        """Trains a trial, and notes in it what came of that; raises only what ends the search."""
+    def try_trial(self, trial: Trial, args: Any, kwargs: Any) -> None:
+        """Trains a trial, and notes in it what came of that.
+
+        Args:
+            trial: is changed.
+            args: those of `search`.
+            kwargs: those of `search`.
+
+        Raises:
+            keras_tuner.errors.FatalError: the search cannot go on.
+        """
         # As KerasTuner's, but that one prints the traceback; it is in the trial's file anyway.
         try:
             with self._trainer.killed_when_hanging():
@@ -443,12 +468,12 @@ class AutoShrink(keras_tuner.Tuner):
             trial.message = traceback.format_exc()
 
     def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
-        if self._least is not None:
-            for callback in kwargs["callbacks"]:
-                if hasattr(callback, "best_value"):  # KerasTuner's, which saves the best epoch
-                    # To save weights takes longer than an epoch of a small network. Below the best
-                    # score so far nobody wants them; a little less, as an average is rounded.
-                    callback.best_value = max(callback.best_value, self._least - 1e-6)
+        checkpoint = kwargs["callbacks"][-1]  # KerasTuner's, which saves the best epoch
+        if self.checkpoint_threshold is not None and hasattr(checkpoint, "best_value"):
+            # To save weights takes longer than an epoch of a small network. A little less than the
+            # threshold, as a score that is an average is rounded.
+            least = self.checkpoint_threshold - 1e-6
+            checkpoint.best_value = max(checkpoint.best_value, least)
         return super()._build_and_fit_model(trial, *args, **kwargs)
 
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
@@ -529,42 +554,6 @@ class AutoShrink(keras_tuner.Tuner):
         except ValueError:  # there is none yet
             return False
         return search.done and (met_chief or not (search.error or self._overwrite))
-
-
-class InWorker:
-    """A tuner in a worker process, where it knows one trial and not the search.
-
-    Args:
-        tuner: an `AutoShrink`.
-    """
-
-    def __init__(self, tuner: AutoShrink) -> None:
-        self._tuner = copy.copy(tuner)
-        self._tuner.oracle = service.TrialOracle(tuner.oracle.objective, tuner.oracle.seed)
-        self._tuner._progress = self._tuner._interrupts = None  # of the search's process
-        self._tuner._trainer = copy.copy(tuner._trainer)
-        self._tuner._trainer.is_started_again = True
-
-    def train(self, trial: Trial, best: float | None, args: Any, kwargs: Any) -> Report:
-        """Trains a trial.
-
-        Args:
-            trial: to be trained.
-            best: the best score of the search so far, None if there is none.
-            args: those of `search`.
-            kwargs: those of `search`.
-        """
-        self._tuner.oracle.trial, self._tuner._least = trial, best
-        try:
-            self._tuner._try(trial, args, kwargs)
-        except keras_tuner.errors.FatalError as error:
-            try:
-                pickle.dumps(error)
-            except Exception:  # a class of the user's script
-                error = keras_tuner.errors.FatalError(str(error))
-            return Report(trial.status, fatal=error)
-        found = self._tuner.oracle.reports.pop(trial.trial_id, {})
-        return Report(trial.status, trial.message, **found)
 
 
 def _metric(score: Score) -> str | keras_tuner.Objective | None:

@@ -7,12 +7,14 @@ and as the global random generators are seeded for each candidate.
 
 The process that searches hands trials out and takes their results over a pipe. Workers get the
 tuner, and what `search()` was given, by cloudpickle: what a script or a notebook defines travels
-by value, so that nobody has to import it. Arrays are not copied: all workers map one file.
+by value, so that nobody has to import it. Arrays lie in a file that all workers map. These files
+have no name, and the pipe is a pair of sockets: nobody else reads or writes them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import gc
 import io
@@ -28,77 +30,104 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cloudpickle
 import joblib
 import keras
 import keras_tuner
-from keras_tuner.engine.trial import Trial
+from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink.backend import trainer_environment, visible_gpus
 from keras_autoshrink.checks import whole
 from keras_autoshrink.networks import operations
+from keras_autoshrink.tuner import service
 
 # The environment variable that says how many candidates train side by side where nobody else does.
 COUNT = "KERAS_AUTOSHRINK_WORKERS"
 
-# A worker that has nothing to do is looked after this often, in seconds.
+# Of memory, in bytes, that a worker should find.
+_MEMORY = 1.5e9
+
+# How often to look whether a process has ended whose pipe another one holds open, in seconds.
 _POLL = 0.5
 
-_JOB, _ARGUMENTS = "job", "arguments"  # files that workers read
-_ALIGNMENT = 64  # bytes, of arrays in them
+# A worker that has not come so far as to take a trial so many times in a row never will.
+_STARTS = 3
 
-# TensorFlow announces its devices as it is imported, and as it is first used.
+_ALIGNMENT = 64  # bytes, of arrays in a file
+
+# TensorFlow announces its devices as it is imported.
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from tflite_export.runtime import native_output_silenced
 with native_output_silenced():
     from keras_autoshrink.tuner import workers
-workers.work(int(sys.argv[2]), sys.argv[3])
+workers.work(*map(int, sys.argv[2:]))
 """
 
 
 def choose_count(workers: int | None) -> int:
-    """Returns how many candidates are to train side by side, 1 for none beside another.
+    """Chooses how many candidates train side by side; 1 for none beside another.
 
     Args:
-        workers: as somebody said; None for the environment's, else one for each core. Where there
-            is a GPU, this process may hold all of its memory: 1.
+        workers: as somebody said; None for the environment's, else one for each core, as far as
+            memory goes. Where there is a GPU, this process may hold all of its memory: 1.
 
     Raises:
-        TypeError, ValueError: it is not 1 or more.
+        TypeError, ValueError: it is not 1 or more, or this is Windows, whose processes inherit no
+            pipe.
     """
-    if workers is not None:
-        return whole("workers", workers, 1)
-    if given := os.environ.get(COUNT):
-        return whole(COUNT, int(given) if given.isdigit() else given, 1)
-    return 1 if os.name == "nt" or visible_gpus() else joblib.cpu_count()
+    if workers is None and (given := os.environ.get(COUNT)):
+        count = whole(COUNT, int(given) if given.isdecimal() else given, 1)
+    elif workers is not None:
+        count = whole("workers", workers, 1)
+    elif os.name == "nt" or visible_gpus():
+        return 1
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return max(1, min(joblib.cpu_count(), int(memory / _MEMORY)))
+    if count > 1 and os.name == "nt":
+        raise ValueError(f"workers={count}: on Windows candidates train one by one")
+    return count
 
 
-# In place of a message, of a process that has ended.
-_KILLED = "killed"
-
-
-class CannotStartError(Exception):
+class WorkerError(RuntimeError):
     """Worker processes cannot do the work; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What came of a trial.
+
+    Args:
+        state: of the `Trial` that has ended, with its status and message.
+        metrics: for each metric its value; None if there are none.
+        step: the epoch that they are of.
+        fatal: what ends the search, or None.
+    """
+
+    state: dict[str, Any]
+    metrics: dict[str, float] | None = None
+    step: int = 0
+    fatal: keras_tuner.errors.FatalError | None = None
 
 
 class Workers:
     """The workers of one search: a context manager that ends them all.
 
     Args:
-        tuner: to be pickled; `train(trial, best, args, kwargs)` returns a `Report`.
+        tuner: a `WorkerTuner`, to be pickled.
         arguments: the positional and the named arguments of `search()`, to be pickled.
         count: how many.
     """
 
-    def __init__(self, tuner: Any, arguments: tuple[Any, Any], count: int) -> None:
-        self._job = (_keras_settings(), operations.added(), tuner)
+    def __init__(self, tuner: WorkerTuner, arguments: tuple[Any, Any], count: int) -> None:
+        self._job = (_keras_settings(), operations.registered(), tuner)
         self._arguments = arguments
         self._count = count
         self._workers: list[Worker] = []
@@ -107,27 +136,25 @@ class Workers:
         """Starts them.
 
         Raises:
-            CannotStartError: something cannot be pickled, or not be read by a worker.
+            WorkerError: something cannot be pickled, or not be read by a worker.
         """
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoshrink-")))
+            files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
             try:
-                _dump(folder / _JOB, self._job)
-                _dump(folder / _ARGUMENTS, self._arguments)
+                for file, value in zip(files, (self._job, self._arguments), strict=True):
+                    _dump(value, file)
             except Exception as error:  # of the user's objects, whatever they raise
-                raise CannotStartError(_line(error)) from error
+                raise WorkerError(_line(error)) from error
             gpus = visible_gpus()
             for index in range(self._count):
                 gpu = gpus[index % len(gpus)] if gpus else None
-                self._workers.append(Worker(f"worker{index + 1}", folder, gpu))
+                self._workers.append(Worker(f"worker{index + 1}", files, gpu))
                 stack.callback(self._workers[-1].kill)
             for worker in self._workers:
                 worker.start()
             # The first says whether all can do it; the others go on with their imports meanwhile.
-            problem = self._workers[0].receive()
-            if problem is not None:
-                ended = CannotStartError("a worker's process ended as it started")
-                raise ended if problem == _KILLED else problem
+            while not self._workers[0].is_ready:
+                self._workers[0].receive()
             self._stack = stack.pop_all()
         return self
 
@@ -136,52 +163,30 @@ class Workers:
 
     @property
     def idle(self) -> list[Worker]:
-        """Those that train nothing."""
-        return [worker for worker in self._workers if worker.trial is None]
+        """Those that can take a trial."""
+        return [worker for worker in self._workers if worker.is_ready and worker.trial is None]
 
     def wait(self) -> list[tuple[Worker, Trial, Report | None]]:
         """Waits a while for results.
 
         Returns:
-            Each worker that has ended its trial, the trial and its report; None of one that was
-            killed, and has been started again.
+            Each worker that has ended its trial, the trial and its report; None for the report of
+            one that was killed, and has been started again.
 
         Raises:
-            CannotStartError: one of them cannot read what the first could.
+            WorkerError: one of them cannot be started again.
         """
+        ready = {*wait([worker.connection for worker in self._workers], _POLL)}
         ended = []
-        for connection in wait([worker.connection for worker in self._workers], _POLL):
-            worker = next(each for each in self._workers if each.connection is connection)
-            answer = worker.receive()
-            if answer is None:  # it has started
+        for worker in self._workers:
+            if worker.connection not in ready and not worker.has_ended:
                 continue
-            if isinstance(answer, CannotStartError):
-                raise answer
-            if answer == _KILLED:
-                worker.start()
-            trial, worker.trial = worker.trial, None
+            trial = worker.trial
+            report = worker.receive()
             if trial is not None:
-                ended.append((worker, trial, None if answer == _KILLED else answer))
+                worker.trial = None
+                ended.append((worker, trial, report))
         return ended
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What came of a trial.
-
-    Args:
-        status: of `TrialStatus`.
-        message: the traceback of what failed, or None.
-        metrics: for each metric its value; None if there are none.
-        step: the epoch that they are of.
-        fatal: what ends the search, or None.
-    """
-
-    status: str
-    message: str | None = None
-    metrics: dict[str, float] | None = None
-    step: int = 0
-    fatal: keras_tuner.errors.FatalError | None = None
 
 
 class Worker:
@@ -189,34 +194,47 @@ class Worker:
 
     Args:
         name: by which the oracle knows it.
-        folder: with the files that it reads.
+        files: that it reads.
         gpu: of its own, as CUDA_VISIBLE_DEVICES names it, or None.
 
     Attributes:
         trial: that it trains, or None.
+        is_ready: whether it can take one.
         connection: of its pipe.
     """
 
-    def __init__(self, name: str, folder: Path, gpu: str | None) -> None:
+    def __init__(self, name: str, files: list[IO[bytes]], gpu: str | None) -> None:
         self.name = name
         self.trial: Trial | None = None
-        self._folder = folder
+        self.is_ready = False
+        self._files = [file.fileno() for file in files]
         self._environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **trainer_environment(gpu)}
         self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
 
     def start(self) -> None:
-        """Starts the process, or starts it again."""
+        """Starts the process, or starts it again.
+
+        Raises:
+            WorkerError: the system allows no further process.
+        """
+        self._starts += 1
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)]
-        self._process = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(self._folder)],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            # What is typed on the terminal, such as Ctrl-C, is for the search.
-            start_new_session=True,
-        )
-        theirs.close()
+        given = [theirs.fileno(), *self._files]
+        command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *map(str, given)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                pass_fds=given,
+                # What is typed on the terminal, such as Ctrl-C, is for the search.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise WorkerError(f"{self.name} cannot be started: {error}") from error
+        finally:
+            theirs.close()
         self.connection = Connection(ours.detach())
 
     def give(self, trial: Trial, best: float | None) -> None:
@@ -231,13 +249,38 @@ class Worker:
         with contextlib.suppress(OSError):
             self.connection.send((trial.get_state(), best))
 
-    def receive(self) -> Any:
-        """Returns its next message, or `_KILLED` if the process has ended."""
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended; its pipe may be open in others that it has started."""
+        return self._process is not None and self._process.poll() is not None
+
+    def receive(self) -> Report | None:
+        """Takes its next message, or starts it again if the process has ended.
+
+        Returns:
+            What came of its trial; None if there is no such message.
+
+        Raises:
+            WorkerError: it cannot do the work, or ends each time before it takes a trial.
+        """
         try:
-            return self.connection.recv()
+            if self.has_ended and not self.connection.poll():
+                raise EOFError
+            message = self.connection.recv()
         except (OSError, EOFError):
             self.kill()
-            return _KILLED
+            if self._starts >= _STARTS:
+                raise WorkerError(
+                    f"{self.name} ended {self._starts} times as it started: too little memory?"
+                ) from None
+            self.start()
+            return None
+        if isinstance(message, Report):
+            return message
+        if message is not None:
+            raise WorkerError(message)
+        self.is_ready, self._starts = True, 0
+        return None
 
     def kill(self) -> None:
         """Ends the process, and those that it has started."""
@@ -245,44 +288,88 @@ class Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            self._process = None
+            self._process, self.is_ready = None, False
             self.connection.close()
 
 
 # ---- in a worker --------------------------------------------------------------------------------
 
 
-def work(descriptor: int, folder: str) -> None:
+class WorkerTuner:
+    """A tuner in a worker process, where it knows one trial and not the search.
+
+    Args:
+        tuner: an `AutoShrink`; its `try_trial` trains a trial.
+    """
+
+    def __init__(self, tuner: Any) -> None:
+        self._tuner = copy.copy(tuner)
+        self._tuner.oracle = service.TrialOracle(tuner.oracle.objective, tuner.oracle.seed)
+        self._tuner._progress = self._tuner._interrupts = None  # of the search's process
+        self._tuner._trainer = copy.copy(tuner._trainer)
+        self._tuner._trainer.is_started_again = True
+
+    def train(
+        self, trial: Trial, best: float | None, arguments: Callable[[], tuple[Any, Any]]
+    ) -> Report:
+        """Trains a trial.
+
+        Args:
+            trial: to be trained.
+            best: the best score of the search so far, None if there is none.
+            arguments: makes the positional and the named arguments of `search`.
+        """
+        self._tuner.oracle.trial, self._tuner.checkpoint_threshold = trial, best
+        try:
+            args, kwargs = arguments()
+            self._tuner.try_trial(trial, args, kwargs)
+        except keras_tuner.errors.FatalError as error:
+            trial.message = traceback.format_exc()
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:  # of a class of the user's script
+                error = keras_tuner.errors.FatalError(str(error))
+            return Report(trial.get_state(), fatal=error)
+        except Exception:  # of arguments that cannot be read again
+            trial.status, trial.message = TrialStatus.INVALID, traceback.format_exc()
+        found = self._tuner.oracle.reports.pop(trial.trial_id, {})
+        return Report(trial.get_state(), **found)
+
+
+def work(pipe: int, job: int, arguments: int) -> None:
     """Trains the trials that come over a pipe, until its other end closes.
 
     Args:
-        descriptor: of the pipe.
-        folder: that `Workers` has written to.
+        pipe: descriptor of the pipe.
+        job: descriptor of the file with the tuner and what it needs.
+        arguments: descriptor of the file with the arguments of `search()`.
     """
-    connection = Connection(descriptor)
+    connection = Connection(pipe)
     trials: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, trials), daemon=True).start()
     try:
-        settings, ops, tuner = _load(Path(folder, _JOB))
+        settings, ops, tuner = _load(job)
         _set_keras(settings)
-        operations.add(ops)
-        _load(Path(folder, _ARGUMENTS))  # only to see whether that can be read
+        operations.register_all(ops)
+        # Lives on, for what its datasets cache.
+        first = _load(arguments)  # noqa: F841
     except Exception as error:  # of the user's objects, whatever they raise
-        connection.send(CannotStartError(_line(error)))
+        connection.send(_line(error))
         return
     # KerasTuner asks for a collection before each candidate, which would look through a million
     # objects that stay.
     gc.collect()
     gc.freeze()
     connection.send(None)
-    arguments = None
     while True:
         state, best = trials.get()
-        if arguments is None or not _caches(arguments):
-            # Unpacked for each trial: data that shuffle themselves begin in the same way then,
-            # whoever trains it.
-            arguments = _load(Path(folder, _ARGUMENTS))
-        connection.send(tuner.train(Trial.from_state(state), best, *arguments))
+        # Unpacked for each trial: what shuffles data then does so in the same way for all.
+        report = tuner.train(Trial.from_state(state), best, lambda: _load(arguments))
+        try:
+            connection.send(report)
+        except Exception:  # something in it cannot be pickled
+            lost = {**state, "status": TrialStatus.INVALID, "message": traceback.format_exc()}
+            connection.send(Report(lost))
 
 
 def _receive(connection: Connection, trials: queue.SimpleQueue[Any]) -> None:
@@ -296,18 +383,22 @@ def _receive(connection: Connection, trials: queue.SimpleQueue[Any]) -> None:
 
 
 def _keras_settings() -> dict[str, Any]:
-    config = keras.config
+    """Returns what a script may have set of Keras, and a new process does not know."""
     return {
-        "floatx": config.floatx(),
-        "epsilon": config.epsilon(),
-        "image_data_format": config.image_data_format(),
-        "dtype_policy": config.dtype_policy().name,
+        "floatx": keras.config.floatx(),
+        "epsilon": keras.config.epsilon(),
+        "image_data_format": keras.config.image_data_format(),
+        "dtype_policy": keras.config.dtype_policy().name,
         "custom_objects": dict(keras.saving.get_custom_objects()),
     }
 
 
 def _set_keras(settings: dict[str, Any]) -> None:
-    keras.saving.get_custom_objects().update(settings.pop("custom_objects"))
+    for name, value in settings.pop("custom_objects").items():
+        package, named, registered = name.partition(">")
+        if named and keras.saving.get_registered_name(value) != name:
+            keras.saving.register_keras_serializable(package, registered)(value)
+        keras.saving.get_custom_objects()[name] = value
     for name, value in settings.items():
         getattr(keras.config, f"set_{name}")(value)
 
@@ -324,26 +415,47 @@ class _Pickler(cloudpickle.Pickler):
         return super().reducer_override(value)
 
 
+def _dump(value: Any, file: IO[bytes]) -> None:
+    """Writes an object: the arrays in it, what is left of it, and where that begins."""
+    buffers: list[pickle.PickleBuffer] = []
+    stream = io.BytesIO()
+    _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
+    places = []
+    for buffer in buffers:
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+        places.append((file.tell(), buffer.raw().nbytes))
+        file.write(buffer.raw())
+    start = file.tell()
+    pickle.dump(places, file)
+    file.write(stream.getbuffer())
+    file.write(start.to_bytes(8, "little"))
+    file.flush()
+
+
+def _load(descriptor: int) -> Any:
+    """Reads an object that `_dump` has written; what is changed in its arrays stays here."""
+    data = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY))
+    rest = io.BytesIO(data[int.from_bytes(data[-8:], "little") :])
+    places = pickle.load(rest)
+    _making.number = next(_numbers)
+    return pickle.load(rest, buffers=[data[start : start + size] for start, size in places])
+
+
+def _line(error: BaseException) -> str:
+    """Returns an error in one line."""
+    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+
+
+# ---- datasets -----------------------------------------------------------------------------------
+
+# A number for what is made at once: its datasets share the state of what shuffles them.
+_numbers = itertools.count()
+_making = threading.local()
+
+
 def _is_dataset(value: Any) -> bool:
     tf = sys.modules.get("tensorflow")
     return tf is not None and isinstance(value, tf.data.Dataset)
-
-
-def _graph(dataset: Any) -> Any:
-    """Returns the graph that a `tf.data.Dataset` is, a GraphDef."""
-    import tensorflow as tf
-
-    serialized = tf.raw_ops.DatasetToGraphV2(
-        input_dataset=dataset._variant_tensor,
-        external_state_policy=1,  # such as that of a random generator: begins anew
-    )
-    return tf.compat.v1.GraphDef.FromString(serialized.numpy())
-
-
-def _ops(graph: Any) -> set[str]:
-    """Returns the names of the ops in a graph and its functions."""
-    functions = (function.node_def for function in graph.library.function)
-    return {node.op for node in itertools.chain(graph.node, *functions)}
 
 
 def _to_graph(dataset: Any) -> tuple[bytes, Any]:
@@ -352,21 +464,28 @@ def _to_graph(dataset: Any) -> tuple[bytes, Any]:
     Raises:
         ValueError: it holds what no graph can: elements that Python makes, or a table.
     """
-    graph = _graph(dataset)
-    if any("PyFunc" in op for op in _ops(graph)):
+    import tensorflow as tf
+
+    serialized = tf.raw_ops.DatasetToGraphV2(
+        input_dataset=dataset._variant_tensor,
+        external_state_policy=1,  # such as that of a random generator: begins anew
+    )
+    graph = tf.compat.v1.GraphDef.FromString(serialized.numpy())
+    functions = (function.node_def for function in graph.library.function)
+    if any("PyFunc" in node.op for node in itertools.chain(graph.node, *functions)):
         raise ValueError(
             "a tf.data.Dataset whose elements Python makes (from_generator, py_function, "
             "numpy_function) stays in its process"
         )
-    kinds = {handle.maybe_type_name for handle in _resources(graph)}
-    if others := [kind for kind in kinds if not any(known in kind for known in _MADE_ANEW)]:
-        raise ValueError(f"a tf.data.Dataset that holds a {others[0]} stays in its process")
-    return graph.SerializeToString(), dataset.element_spec
+    for handle in _resources(graph):
+        if not any(known in handle.maybe_type_name for known in (_SHUFFLES, _CACHES)):
+            kind = handle.maybe_type_name
+            raise ValueError(f"a tf.data.Dataset that holds a {kind} stays in its process")
+    return serialized.numpy(), dataset.element_spec
 
 
-# The resources of datasets that they make for themselves where they find none: the states of what
-# shuffles, and what has been cached.
-_MADE_ANEW = ("SeedGenerator", "MemoryCache")
+# Resources of datasets, which these make for themselves where they find none.
+_SHUFFLES, _CACHES = "SeedGenerator", "MemoryCache"
 
 
 def _resources(graph: Any) -> Iterator[Any]:
@@ -380,67 +499,39 @@ def _from_graph(serialized: bytes, element_spec: Any) -> Any:
     from tensorflow.python.data.ops import dataset_ops
 
     graph = tf.compat.v1.GraphDef.FromString(serialized)
-    for handle in _resources(graph):  # or it would go on where another one is
-        handle.name = f"{handle.name}_{next(_numbers)}"
+    for handle in _resources(graph):
+        # Or it would shuffle on from where another one is. What has been cached is there for all.
+        if _SHUFFLES in handle.maybe_type_name:
+            handle.name = f"{handle.name}_{_making.number}"
     variant = tf.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
     return dataset_ops._VariantDataset(variant, element_spec)
 
 
-_numbers = itertools.count()
-
-
-def _caches(arguments: Any) -> bool:
-    """Whether a dataset among the arguments keeps what it has read, which may take long to read."""
-    datasets = filter(_is_dataset, keras.tree.flatten(arguments))
-    return any("CacheDataset" in op for dataset in datasets for op in _ops(_graph(dataset)))
-
-
-def fresh(arguments: Any) -> Any:
-    """Makes each `tf.data.Dataset` anew, as it was before anybody read from it.
+class Resettable:
+    """Arguments of `search()`, of which each `tf.data.Dataset` can be made anew.
 
     Args:
-        arguments: of `search()`, nested.
-
-    Returns:
-        The same with other datasets, unless one of them caches, or Python makes its elements.
+        arguments: nested. What no graph can hold stays as it is.
     """
-    if not any(map(_is_dataset, keras.tree.flatten(arguments))) or _caches(arguments):
-        return arguments
 
-    def remake(value: Any) -> Any:
-        if _is_dataset(value):
-            with contextlib.suppress(ValueError):
-                return _from_graph(*_to_graph(value))
-        return value
+    def __init__(self, arguments: Any) -> None:
+        self._arguments = arguments
+        self._graphs: dict[int, tuple[bytes, Any]] = {}
+        for value in keras.tree.flatten(arguments):
+            if _is_dataset(value):
+                with contextlib.suppress(Exception):  # whatever TensorFlow raises
+                    serialized, spec = _to_graph(value)
+                    if _SHUFFLES.encode() in serialized:
+                        self._graphs[id(value)] = (serialized, spec)
 
-    return keras.tree.map_structure(remake, arguments)
-
-
-def _dump(path: Path, value: Any) -> None:
-    """Writes an object; the arrays in it go to a file of their own, to be mapped into memory."""
-    buffers: list[pickle.PickleBuffer] = []
-    stream = io.BytesIO()
-    _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
-    with path.open("wb") as file, path.with_suffix(".arrays").open("wb") as arrays:
-        places = []
-        for buffer in buffers:
-            arrays.write(bytes(-arrays.tell() % _ALIGNMENT))
-            places.append((arrays.tell(), buffer.raw().nbytes))
-            arrays.write(buffer.raw())
-        pickle.dump(places, file)
-        file.write(stream.getbuffer())
-
-
-def _load(path: Path) -> Any:
-    """Reads an object that `_dump` has written; what is changed in its arrays stays here."""
-    with path.open("rb") as file, path.with_suffix(".arrays").open("rb") as arrays:
-        places = pickle.load(file)
-        data = memoryview(b"")
-        if any(size for _, size in places):  # an empty file cannot be mapped
-            data = memoryview(mmap.mmap(arrays.fileno(), 0, access=mmap.ACCESS_COPY))
-        return pickle.load(file, buffers=[data[start : start + size] for start, size in places])
-
-
-def _line(error: BaseException) -> str:
-    """Returns an error in one line."""
-    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+    def reset(self) -> Any:
+        """Returns the arguments with datasets that shuffle as they did the first time."""
+        if not self._graphs:
+            return self._arguments
+        _making.number = next(_numbers)
+        return keras.tree.map_structure(
+            lambda value: (
+                _from_graph(*self._graphs[id(value)]) if id(value) in self._graphs else value
+            ),
+            self._arguments,
+        )
