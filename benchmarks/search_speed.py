@@ -14,14 +14,19 @@ runs in a process of its own, by turns. The time is that of `search()`, without 
 TensorFlow.
 
 Rounding differs between the two, by BatchNorm's kernel and the number of threads, and a training
-makes much of it: the caption says how far accuracies are apart. `--threads` trains the plain loop
-with other numbers of threads besides, which shows what rounding alone does.
+makes much of it: the last column says how far the accuracies of candidates are from those of the
+first row, in the mean. `--threads` trains the plain loop with other numbers of threads besides,
+which shows what rounding alone does.
+
+"Nobody trains" is the share of the time in which no candidate trains, "no training" the share of
+all the workers' time: start-up, building, tracing, saving, and waiting for the end of a round.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -69,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("task", help="digits, cifar10 or an .npz file (see load_images)")
     made.add_argument("--data-dir", help="of tensorflow_datasets, for cifar10")
-    made.add_argument("--images", type=int, help="to train on, at most")
+    made.add_argument("--images", type=int, help="to train on (default: as a search takes them)")
     made.add_argument("--data", choices=("arrays", "callback", "dataset"), default="arrays")
     made.add_argument("--target-macs", help="such as 4M: of each candidate, by its width")
     made.add_argument("--nodes", type=int, default=5, help="of the complete cell")
@@ -99,14 +104,23 @@ def print_results(
         f"{os.cpu_count()} cores; median (range) of {options.runs} runs",
         caption="one trajectory by AutoShrink" if same else "THE TRAJECTORIES DIFFER",
     )
-    headings = ("", "seconds", "a candidate", "times as fast", "not training", "accuracy apart")
+    headings = (
+        "",
+        "seconds",
+        "a candidate",
+        "times as fast",
+        "nobody trains",
+        "no training",
+        "accuracy",
+    )
     for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
     base = statistics.median(result["seconds"] for result in results[plain])
     for name, runs in results.items():
         walls = [result["seconds"] for result in runs]
         median = statistics.median(walls)
-        shares = [1 - r["training"] / (r["seconds"] * r["workers"]) for r in runs]
+        idle = [1 - r["training"] / (r["seconds"] * r["workers"]) for r in runs]
+        nobody = [1 - r["covered"] / r["seconds"] for r in runs]
         apart = [
             abs(theirs - score)
             for theirs, score in zip(runs[0]["scores"], results[plain][0]["scores"], strict=True)
@@ -116,7 +130,8 @@ def print_results(
             f"{median:.1f} ({min(walls):.1f} to {max(walls):.1f})",
             f"{median / trained:.2f} s",
             f"{base / median:.2f}",
-            f"{statistics.median(shares):.0%}",
+            f"{statistics.median(nobody):.0%}",
+            f"{statistics.median(idle):.0%}",
             f"{statistics.mean(apart):.4f}",
         )
     Console(width=140, highlight=False).print(table)
@@ -132,11 +147,10 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
         os.environ.update(TF_NUM_INTRAOP_THREADS=str(number), TF_NUM_INTEROP_THREADS=str(number))
     import keras_autoshrink as kas
 
-    images = kas.load_images(options.task, purpose="search", data_dir=options.data_dir)
-    count = options.images or len(images.train.x)
-    x, y = images.train.x[:count], images.train.y[:count]
-    if len(x) < count:
-        raise SystemExit(f"--images {count}: there are {len(x)}")
+    # A tenth as many to validate.
+    proxy = (options.images, options.images // 10) if options.images else None
+    images = kas.load_images(options.task, purpose="search", data_dir=options.data_dir, proxy=proxy)
+    x, y = images.train.x, images.train.y
     hypermodel = make_hypermodel(options, images)
     validation = (images.validation.x, images.validation.y)
     with tempfile.TemporaryDirectory() as folder:
@@ -164,11 +178,12 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
         started = time.monotonic()
         tuner.search(**arguments, epochs=options.epochs, verbose=0)
         seconds = time.monotonic() - started
-        training = sum(float(path.read_text()) for path in Path(folder).glob("*.seconds"))
+        clocks = [json.loads(path.read_text()) for path in Path(folder).glob("*.clock")]
     trials = [tuner.oracle.trials[trial_id] for trial_id in sorted(tuner.oracle.trials)]
     result = {
         "seconds": seconds,
-        "training": training,
+        "training": sum(spent for spent, _, _ in clocks),
+        "covered": covered([(begin, end) for _, begin, end in clocks]),
         "workers": 1 if name == "KerasTuner" else number,
         "scores": [float(trial.metrics.get_best_value("val_accuracy")) for trial in trials],
         "trajectory": None,
@@ -210,7 +225,7 @@ def make_hypermodel(options: argparse.Namespace, images: Any) -> Any:
 
 
 def make_clock(folder: str) -> Any:
-    """Makes a callback that writes, for each candidate, the seconds of its steps."""
+    """Makes a callback that writes, for each candidate, the seconds of its steps, and when."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -221,6 +236,8 @@ def make_clock(folder: str) -> Any:
             self.begun = time.monotonic()
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if not self.steps["train"]:
+                self.from_ = time.monotonic()
             self.steps["train"].append(time.monotonic() - self.begun)
 
         on_test_batch_begin = on_train_batch_begin
@@ -233,9 +250,19 @@ def make_clock(folder: str) -> Any:
             spent = sum(
                 sum(seconds[1:]) + statistics.median(seconds) for seconds in self.steps.values()
             )
-            Path(folder, f"{time.monotonic_ns()}-{os.getpid()}.seconds").write_text(str(spent))
+            figures = json.dumps([spent, self.from_, time.monotonic()])
+            Path(folder, f"{time.monotonic_ns()}-{os.getpid()}.clock").write_text(figures)
 
     return Clock()
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """Returns for how many seconds at least one of some spans of time lasted."""
+    seconds, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        seconds += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return seconds
 
 
 def make_users_callback() -> Any:
