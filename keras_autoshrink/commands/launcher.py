@@ -1,7 +1,8 @@
-"""`autoshrink search --workers`: a chief and workers of KerasTuner's service as processes.
+"""`autoshrink search --chief` and `--worker`: a chief and workers of KerasTuner's service.
 
-Each has the same command line, in an environment that names its part. This process loads
-neither Keras nor TensorFlow; it looks after the others.
+For workers on several machines, or with a GPU each. Each process has the same command line, in an
+environment that names its part. This process loads neither Keras nor TensorFlow; it looks after the
+others.
 """
 
 from __future__ import annotations

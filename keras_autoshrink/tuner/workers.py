@@ -208,7 +208,7 @@ class Worker:
         self.trial: Trial | None = None
         self.is_ready = False
         self._files = [file.fileno() for file in files]
-        self._environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **trainer_environment(gpu)}
+        self._environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **trainer_environment(gpu)}
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
 
