@@ -419,6 +419,9 @@ def _dump(value: Any, file: IO[bytes]) -> None:
     """Writes an object: the arrays in it, what is left of it, and where that begins."""
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
+    # What the script is called in processes that multiprocessing has started: nobody can import it.
+    if script := sys.modules.get("__mp_main__"):
+        cloudpickle.register_pickle_by_value(script)
     _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
     places = []
     for buffer in buffers:
