@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 _LOOK = 0.05  # seconds between the first two looks whether anybody still needs an iterator
 
+RELEASING = "release of an iterator"  # the name of the threads that wait for that
+
 # Of an optimizer: applies gradients to variables at a learning rate.
 Update = Callable[[Sequence[Any], Sequence[Any], Any], None]
 
@@ -145,7 +147,7 @@ def _release_in_thread(iterator: tf.data.Iterator) -> None:
         held.clear()
 
     # No daemon: TensorFlow must not be gone while it waits.
-    threading.Thread(target=hold, name="end of an iterator").start()
+    threading.Thread(target=hold, name=RELEASING).start()
 
 
 # What a model may do otherwise than Keras, by which its metrics get other arguments.
