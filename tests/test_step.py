@@ -211,12 +211,6 @@ X, Y = data(4, 4)
 FITS = {
     "weights of classes": (None, {"class_weight": {0: 1.0, 1: 0.2, 2: 3.0}}),
     "weights of samples": (None, {"sample_weight": np.linspace(0, 2, len(X))}),
-    "split": (None, {"validation_split": 0.3}),
-    "a dataset": (None, {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(12)}),
-    "weighted metrics": (
-        lambda: compiled(network(), weighted_metrics=["accuracy"]),
-        {"sample_weight": np.linspace(0, 2, len(X))},
-    ),
     "several steps at once": (lambda: compiled(network(), steps_per_execution=3), {}),
     "eager": (lambda: compiled(network(), run_eagerly=True), {}),
     "compiled by XLA": (lambda: compiled(network(), jit_compile=True), {}),
@@ -260,11 +254,7 @@ def frozen(model):
 def test_fit_is_keras_own(name):
     make, arguments = FITS[name]
     arguments = {"x": X, "y": Y, "batch_size": 12, "validation_data": (X[:9], Y[:9]), **arguments}
-    if isinstance(arguments["x"], tf.data.Dataset):
-        del arguments["y"], arguments["batch_size"]
-    if "validation_split" in arguments:
-        del arguments["validation_data"]
-    elif name == "two outputs":
+    if name == "two outputs":
         arguments["validation_data"] = (X, arguments["y"])
 
     def train(model):
@@ -293,15 +283,15 @@ class Batches(keras.utils.PyDataset):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "sequential"),
     [
-        {"x": X, "y": Y, "batch_size": 12},
-        {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(12)},
-        {"x": Batches()},
+        ({"x": X, "y": Y, "batch_size": 12}, False),
+        ({"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(12)}, False),
+        ({"x": Batches()}, False),
+        ({"x": X, "y": Y, "batch_size": 12}, True),
     ],
-    ids=["arrays", "a dataset", "a PyDataset"],
+    ids=["arrays", "a dataset", "a PyDataset", "a Sequential"],
 )
-@pytest.mark.parametrize("sequential", [False, True])
 def test_a_model_is_traced_once_whatever_the_last_batch(arguments, sequential):
     traced = []
 
