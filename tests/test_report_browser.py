@@ -5,6 +5,7 @@ import re
 import chromium
 import pytest
 from computed_searches import HOSTILE, bayesian, outcome, paper, run, save, some_fail
+from searches import wait_for
 from test_report_page import contrast
 
 import keras_autoshrink as kas
@@ -122,7 +123,7 @@ def test_a_link_to_a_round_works_again(page, finished):
         page.click(*middle(page, "document.querySelector('a[href=\"#round-2\"]')"))
         page.wait_for("#where", "round 2 of")
         # The keys go on from there, where it can be seen.
-        assert page.evaluate("document.activeElement.id") == "slider"
+        wait_for(lambda: page.evaluate("document.activeElement.id") == "slider")
         assert 0 < page.evaluate("slider.getBoundingClientRect().top") < 200
         page.press("ArrowRight", 39)
         assert shown(page)[0] == ["round-3"]
