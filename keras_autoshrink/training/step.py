@@ -30,9 +30,6 @@ _LOOK = 0.05  # seconds between the first two looks whether anybody still needs 
 
 RELEASING = "release of an iterator"  # the name of the threads that wait for that
 
-# Of an optimizer: applies gradients to variables at a learning rate.
-Update = Callable[[Sequence[Any], Sequence[Any], Any], None]
-
 # cuDNN takes none below it; the kernel of CPUs takes any.
 _LEAST_EPSILON_ON_GPU = 1.001e-5
 
