@@ -33,6 +33,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -182,13 +183,15 @@ def _measure_speed(
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        seconds = [_answer(process) for process in processes]
-    models = arrangement.processes * arrangement.models
-    return models * options.images * options.epochs / max(seconds), losses[0]
+        speeds = [_answer(process) for process in processes]
+    return sum(speeds), losses[0]
 
 
 def one_training(options: argparse.Namespace) -> int:
-    """Warms up, prints the loss of the first step, waits for a line, trains, prints the seconds."""
+    """Warms up, prints the loss of the first step, waits for a line, trains, prints images/s.
+
+    Then trains on until its input ends, or other processes had its core while they are measured.
+    """
     arrangement = ARRANGEMENTS[options.one]
     _load_tensorflow(arrangement.threads, arrangement.models)
     x, y = _random_images(options.images, (32, 32, 3))
@@ -203,15 +206,23 @@ def one_training(options: argparse.Namespace) -> int:
         trainings.append(training)
     print(json.dumps(loss), flush=True)
     if not sys.stdin.readline():
-        return 1  # who waits for the seconds has ended
-    started = time.monotonic()
-    here, *others = trainings
+        return 1  # who waits for the speed has ended
+    speeds: list[float] = []
+
+    def measure(training: Train) -> None:
+        started = time.monotonic()
+        training(options.images, options.epochs)
+        speeds.append(options.images * options.epochs / (time.monotonic() - started))
+        while len(speeds) < arrangement.models:
+            training(options.images, 1)
+
     with concurrent.futures.ThreadPoolExecutor(arrangement.models) as pool:
-        elsewhere = [pool.submit(training, options.images, options.epochs) for training in others]
-        here(options.images, options.epochs)
-        for future in elsewhere:
-            future.result()
-    print(json.dumps(time.monotonic() - started), flush=True)
+        list(pool.map(measure, trainings))
+    print(json.dumps(sum(speeds)), flush=True)
+    ended = threading.Thread(target=sys.stdin.read)
+    ended.start()
+    while ended.is_alive():
+        trainings[0](BATCH_SIZE, 1)
     return 0
 
 
@@ -535,6 +546,8 @@ def _part(path: str, operation: str, layers: dict[str, Any]) -> tuple[str, int]:
         name = "{}x{} convolution".format(*layer.kernel_size)
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         return f"{'depthwise ' if depthwise else ''}{name}, {way}", macs
+    if operation.startswith("FusedBatchNormGrad"):  # that of groups has no layer's name
+        return "BatchNorm and ReLU, gradient", 0
     if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Activation)):
         return f"BatchNorm and ReLU, {way}", 0
     return ("Adam" if "adam" in scopes else re.sub("^_(Mkl(Native)?)?", "", operation)), 0
