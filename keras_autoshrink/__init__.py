@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keras_autoshrink.networks.cnn import ShrinkCNN, width_for_macs
     from keras_autoshrink.networks.language_model import ShrinkRNN, load_model, step_model
     from keras_autoshrink.networks.operations import register_operation
+    from keras_autoshrink.networks.references import reference_models
     from keras_autoshrink.networks.rnn import ShrinkRNNCell
     from keras_autoshrink.report.page import write_report
     from keras_autoshrink.report.plots import plot_cell, plot_trajectory
@@ -64,6 +65,7 @@ __all__ = [
     "load_text",
     "plot_cell",
     "plot_trajectory",
+    "reference_models",
     "register_operation",
     "step_model",
     "train_language_model",
@@ -98,6 +100,7 @@ _HOME = {
     "load_text": "data.text",
     "plot_cell": "report.plots",
     "plot_trajectory": "report.plots",
+    "reference_models": "networks.references",
     "register_operation": "networks.operations",
     "step_model": "networks.language_model",
     "train_language_model": "training.language_model",

@@ -81,6 +81,28 @@ def test_with_residuals_leaves_are_linear_and_the_shortcut_fits():
     assert not [layer for layer in same_shape.layers if "shortcut" in layer.name]
 
 
+def test_what_is_added_has_one_number_of_channels():
+    cell = kas.Cell(("input", "conv3x3", "mbconv3x3"), ((0, 1), (0, 2), (1, 2)))
+    model = applied(cell, stride=2, combine="add")
+    assert model.output_shape == (None, 4, 4, 8)
+    assert not names(model, keras.layers.Concatenate)
+    # Node 1 reads the pooled input itself; to node 2 and to the output it is added projected.
+    assert model.get_layer("c_node1_op").kernel.shape == (3, 3, 4, 8)
+    assert model.get_layer("c_node2_op_expand").kernel.shape == (1, 1, 8, 24)
+    assert model.get_layer("c_shortcut").kernel.shape == (1, 1, 4, 8)
+    chain = kas.Cell(("input", "sepconv5x5", "conv1x1"), ((0, 1), (1, 2)))
+    assert not names(applied(chain, combine="add"), keras.layers.Add)
+    assert names(applied(chain, combine="add", residual=True), keras.layers.Add) == {"c_residual"}
+
+
+def test_given_filters_are_taken_as_they_are():
+    given = {**TINY, "stage_filters": (12, 20), "stem_filters": 4, "width": 3, "combine": "add"}
+    model = kas.ShrinkCNN(**given, squeeze_excite=1)
+    layers = {"stem": 4, "stage2_cell1_weighed": 20}
+    assert {name: model.get_layer(name).output.shape[-1] for name in layers} == layers
+    assert names(model, keras.layers.Multiply) == {f"stage2_cell{n}_weighed" for n in (1, 2)}
+
+
 def test_a_bottleneck_narrows_the_ops():
     model = applied(kas.Cell(("input", "conv1x1"), ((0, 1),)), bottleneck=4)
     assert model.output_shape[-1] == 2
@@ -104,6 +126,11 @@ def test_filters_are_multiples_of_4():
         ({"head_filters": 0}, "head_filters=0"),
         ({"bottleneck": 9}, "bottleneck=9: expected 1 to 8"),
         ({"dropout": 1}, "dropout=1"),
+        ({"stage_filters": (8, 0)}, "stage_filters=0"),
+        ({"stage_filters": (8,)}, "stage_strides"),
+        ({"combine": "multiply"}, "combine='multiply'"),
+        ({"squeeze_excite": 1}, "squeeze_excite=1: expected 0, or with combine='add'"),
+        ({"combine": "add", "bottleneck": 2}, "bottleneck=2"),
     ],
 )
 def test_bad_arguments_are_named(arguments, culprit):

@@ -36,26 +36,60 @@ class Operation:
     colour: str | None
 
 
-def _sepconv3x3(x: Any, filters: int, name: str) -> Any:
+def _separable(size: int) -> Layers:
+    def layers(x: Any, filters: int, name: str) -> Any:
+        import keras
+
+        # Two layers rather than one SeparableConv2D: that is what the file for the phone holds.
+        depthwise = keras.layers.DepthwiseConv2D(
+            size, padding="same", use_bias=False, name=f"{name}_depthwise"
+        )
+        pointwise = keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_pointwise")
+        return pointwise(depthwise(x))
+
+    return layers
+
+
+def _convolution(size: int) -> Layers:
+    def layers(x: Any, filters: int, name: str) -> Any:
+        import keras
+
+        return keras.layers.Conv2D(filters, size, padding="same", use_bias=False, name=name)(x)
+
+    return layers
+
+
+# What an inverted bottleneck widens its input by.
+_EXPANSION = 3
+
+
+def _mbconv3x3(x: Any, filters: int, name: str) -> Any:
+    """Applies an inverted bottleneck (MobileNetV2, Sandler et al., arXiv 1801.04381)."""
     import keras
 
-    # Two layers rather than one SeparableConv2D: that is what the file for the phone holds.
-    x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name=f"{name}_depthwise")(x)
-    return keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_pointwise")(x)
+    def normalised(layer: Any, label: str, x: Any) -> Any:
+        # The momentum of what trains for some hundred steps; a network's own is for its nodes.
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_{label}_bn")(layer(x))
+        return keras.layers.Activation("relu", name=f"{name}_{label}_act")(x)
 
-
-def _conv1x1(x: Any, filters: int, name: str) -> Any:
-    import keras
-
-    return keras.layers.Conv2D(filters, 1, use_bias=False, name=name)(x)
+    wide = _EXPANSION * x.shape[-1]
+    expand = keras.layers.Conv2D(wide, 1, use_bias=False, name=f"{name}_expand")
+    depthwise = keras.layers.DepthwiseConv2D(
+        3, padding="same", use_bias=False, name=f"{name}_depthwise"
+    )
+    x = normalised(depthwise, "depthwise", normalised(expand, "expand", x))
+    return keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project")(x)
 
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BUILT_IN = {
     operation.name: operation
     for operation in (
-        Operation("sepconv3x3", _sepconv3x3, colour="#E69F00"),
-        Operation("conv1x1", _conv1x1, colour="#56B4E9"),
+        Operation("sepconv3x3", _separable(3), colour="#E69F00"),
+        Operation("conv1x1", _convolution(1), colour="#56B4E9"),
+        Operation("sepconv5x5", _separable(5), colour="#D55E00"),
+        Operation("conv3x3", _convolution(3), colour="#0072B2"),
+        Operation("mbconv3x3", _mbconv3x3, colour="#009E73"),
         Operation("tanh", None, colour="#F0E442"),
         Operation("relu", None, colour="#E69F00"),
         Operation("sigmoid", None, colour="#009E73"),
@@ -68,6 +102,9 @@ _PALETTE = ("#CC79A7", "#D55E00", "#0072B2", "#009E73", "#F0E442")
 
 CNN_OPERATIONS = ("sepconv3x3", "conv1x1")
 """The ops of the paper's search for a convolutional cell, the default of `CNNCellHyperModel`."""
+
+BUDGET_OPERATIONS = ("sepconv3x3", "sepconv5x5", "conv3x3", "mbconv3x3", "conv1x1")
+"""The ops of a search at a budget, the default of `CNNCellHyperModel` with a target."""
 
 RNN_OPERATIONS = ("tanh", "relu", "sigmoid", "identity")
 """The ops of the paper's search for a recurrent cell, the default of `RNNCellHyperModel`."""
