@@ -122,7 +122,8 @@ class Cell:
         edge = (edge[0], edge[1])
         if edge not in self.edges:
             raise ValueError(f"edge {edge}: not an edge of this cell, which has {self.edges}")
-        return Cell(self.ops, tuple(other for other in self.edges if other != edge))
+        left = tuple(other for other in self.edges if other != edge)
+        return dataclasses.replace(self, edges=left)
 
     def prune(self) -> Cell:
         """Returns the cell without its unreachable nodes, the others renumbered."""

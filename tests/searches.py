@@ -13,6 +13,7 @@ import keras_tuner
 
 import keras_autoshrink as kas
 from keras_autoshrink.hypermodels.search_space import CellSpace
+from keras_autoshrink.search import STRATEGIES
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
 
@@ -67,8 +68,7 @@ class _Computes:
     function = staticmethod(computed)
 
     def run_trial(self, trial, *args, **kwargs):
-        space = CellSpace(trial.hyperparameters.space)
-        cell = space.sub_cell(trial.hyperparameters.values)
+        cell = self.oracle.cell_of(trial)
         self.__dict__.setdefault("ran", []).append(cell)
         return {self.oracle.objective.name: self.function(cell)}
 
@@ -81,6 +81,14 @@ class ComputesShrink(_Computes, kas.AutoShrink):
     """AutoShrink, but that it trains nothing."""
 
 
+def in_memory(ops, **settings):
+    """The search that begins in the space of `Declares`."""
+    hp = keras_tuner.HyperParameters()
+    Declares(ops).build(hp)
+    space = CellSpace(hp.space, STRATEGIES[settings["strategy"]].whole_space).space
+    return ShrinkSearch(space.start, **settings, space=space)
+
+
 class InMemory:
     """A search without KerasTuner, kept as JSON between two runs."""
 
@@ -89,7 +97,7 @@ class InMemory:
         """Goes on with the search in a folder; returns it and the cells that were trained."""
         folder.mkdir(exist_ok=True)
         path = folder / "search.json"
-        made = ShrinkSearch(kas.Cell.dense(ops), **settings)
+        made = in_memory(ops, **settings)
         if path.exists():
             made = ShrinkSearch.from_json(json.loads(path.read_text()))
             made.reopen()

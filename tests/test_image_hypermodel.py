@@ -38,6 +38,51 @@ def test_the_proxy_is_a_stem_the_stages_and_a_classifier():
     assert not [x for x in model.layers if isinstance(x, keras.layers.Add)]
 
 
+COUNTS = {"target_macs": kas.count_macs, "target_params": kas.count_params}
+
+
+def drawn(hypermodel, seed):
+    """Hyperparameters at random, of a cell whose first edge is there."""
+    hp = keras_tuner.HyperParameters()
+    hypermodel.network(hp)
+    for number, parameter in enumerate(hp.space):
+        hp.values[parameter.name] = parameter.random_sample(100 * seed + number)
+    hp.values["cell/edge_0_1"] = True
+    return hp
+
+
+@pytest.mark.parametrize(("name", "target"), [("target_macs", 300_000), ("target_params", 9_000)])
+def test_at_a_budget_every_network_costs_the_same(name, target):
+    at_budget = kas.CNNCellHyperModel((16, 16, 3), classes=4, num_nodes=3, **{name: target})
+    keys = set()
+    for seed in range(4):
+        hp = drawn(at_budget, seed)
+        model = at_budget.build(hp)
+        assert 0.95 * target <= COUNTS[name](model) <= target
+        assert not [x for x in model.layers if isinstance(x, keras.layers.Concatenate)]
+        network = at_budget.network(hp)
+        assert network["stem_stride"] == hp.get("stem_stride")
+        assert network["cell"].ops[1:] == (hp.get("cell/op_1"), hp.get("cell/op_2"))
+        keys.add(network["cell"].key)
+    assert len(keys) > 1
+    assert at_budget.default_score({"val_accuracy": 0.5}, macs=123) == 0.5
+
+
+def test_what_is_given_is_not_searched():
+    given = {"stem_stride": 1, "stage_repeats": (2, 1), "stage_strides": (1, 2)}
+    at_budget = kas.CNNCellHyperModel((8, 8, 1), target_macs=50_000, **given)
+    hp = keras_tuner.HyperParameters()
+    network = at_budget.network(hp)
+    assert {name: network[name] for name in given} == given
+    assert not [name for name in hp.values if "stem_stride" in name or "cells" in name]
+
+
+def test_a_target_that_no_network_has_is_one_line():
+    at_budget = kas.CNNCellHyperModel((8, 8, 1), classes=2, target_macs=100)
+    with pytest.raises(ValueError, match=r"^target_macs=100: the smallest .* MACs, .* [\d,]+$"):
+        at_budget.build(keras_tuner.HyperParameters())
+
+
 class Recorder:
     """A model that notes what it is to be trained with."""
 
@@ -111,10 +156,15 @@ def test_its_config_holds_all_that_a_score_depends_on():
         ({"num_nodes": 1}, "num_nodes=1: expected"),
         ({"classes": 1}, "classes=1: expected"),
         ({"batch_size": 0}, "batch_size=0: expected"),
+        ({"space": "all"}, "space='all': expected"),
+        ({"space": "budget"}, "target_macs=None, target_params=None: expected one target"),
+        ({"target_macs": 1, "target_params": 1}, "expected one target"),
+        ({"target_macs": 1, "space": "paper"}, "none in the paper's space"),
+        ({"target_macs": 1}, "filters=4: follows from the target"),
         ({"learning_rate": float("nan")}, "learning_rate=nan: expected"),
         ({"operations": ()}, r"operations=\(\): expected"),
         ({"operations": "conv1x1"}, "operations='conv1x1': expected"),
-        ({"operations": ["conv1x1", "conv9x9"]}, "op 'conv9x9': .*there are conv1x1"),
+        ({"operations": ["conv1x1", "conv9x9"]}, "op 'conv9x9': .*there are conv1x1, conv3x3"),
     ],
 )
 def test_bad_hypermodels_are_named(arguments, culprit):

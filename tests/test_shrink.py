@@ -141,7 +141,7 @@ def test_unreachable_parts_of_the_first_cell_do_not_count():
         ({"num_candidates": 2.5}, "num_candidates=2.5"),
         ({"seed": None}, "seed=None"),
         ({"keep_fraction": 1.5}, "keep_fraction=1.5"),
-        ({"strategy": "random"}, "strategy='random': expected one of bayesian, paper"),
+        ({"strategy": "random"}, "strategy='random': expected one of bayesian, evolution, paper"),
         ({"strategy": "paper", "max_candidates": 9}, "max_candidates=9: the strategy 'paper' ends"),
         ({"max_candidates": 0}, "max_candidates=0"),
         ({"proposals": [[[(0, 1), (0, 9)]]]}, "node 9"),

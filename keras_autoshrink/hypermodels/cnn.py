@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import math
 import random
 import warnings
 from collections.abc import Sequence
@@ -13,48 +15,88 @@ import keras_tuner
 import numpy as np
 
 from keras_autoshrink.cell import INPUT, Cell
-from keras_autoshrink.checks import positive, whole
+from keras_autoshrink.checks import one_of, positive, whole
+from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.data.checks import as_array, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, ProxyStopping
 from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
+from keras_autoshrink.networks.budget import solve_filters
 from keras_autoshrink.networks.cnn import ShrinkCNN
-from keras_autoshrink.networks.operations import CNN_OPERATIONS, get_layers
+from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIONS, get_layers
+from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.training.classifier import compile_classifier
 
 # The proxy trains for some hundred steps: slower statistics would not settle.
 BATCHNORM_MOMENTUM = 0.9
 
 
+# The stages of the paper's search on CIFAR-10 (arXiv 1911.09251).
+_PAPER_STAGES: dict[str, Any] = {
+    "filters": 16,
+    "stage_scales": (1, 2, 4),
+    "stage_strides": (1, 2, 2),
+    "stage_repeats": (1, 1, 1),
+    "stem_filters": 32,
+    "stem_stride": 1,
+}
+# What follows from a budget; other stages may be given and are then not searched.
+_SOLVED = ("filters", "stage_scales", "stem_filters")
+
+SPACES = ("budget", "paper")
+
+_COSTS = {"target_macs": count_macs, "target_params": count_params}
+
+_MOST_STAGES, _MOST_REPEATS = 4, 3
+_FEWEST_PIXELS = 2  # of height and width in the last stage, with a stem of stride 1
+
+
 class CNNCellHyperModel(keras_tuner.HyperModel):
     """A small image classifier made of one cell, trained for a short while: the proxy.
 
-    Stem, one stage for each scale, global average pool, classifier; no residuals, no head.
-    It is trained by Adam, and stops early (arXiv 1911.09251; the defaults are the paper's search
-    on CIFAR-10): after 5 epochs without a better validation accuracy; after epoch 4 if the
-    validation accuracy is below twice chance (with 2 classes, 0.75); from epoch 4 on if the
-    validation loss is more than three times the training loss. Where epochs are so short that
-    epoch 4 ends before step 100, the epoch in which that step falls takes its place.
+    With a target it is the space of networks at a budget: besides the cell's edges the ops of its
+    nodes are searched, the stem's stride, the cells of each stage, how filters grow from stage to
+    stage, residuals, squeeze-and-excitation, and a 1x1 convolution behind the stages. Nodes are
+    added. The filters are solved, so that each network costs 95% to 100% of the target, and the
+    network that is searched is the one to ship.
+
+    Without a target it is the paper's space (arXiv 1911.09251; the defaults are its search on
+    CIFAR-10): edges alone; stem, one stage for each scale, global average pool, classifier; nodes
+    are concatenated, without residuals or a head.
+
+    It is trained by Adam, and stops early: after 5 epochs without a better validation accuracy;
+    after epoch 4 if the validation accuracy is below twice chance (with 2 classes, 0.75); from
+    epoch 4 on if the validation loss is more than three times the training loss. Where epochs are
+    so short that epoch 4 ends before step 100, the epoch in which that step falls takes its place.
 
     Args:
         input_shape: (height, width, channels) of an image.
         classes: number of classes; labels are integers (n,) from 0 to classes - 1.
-        num_nodes: N, the nodes of the complete DAG, the input included.
-        filters: base number of filters.
-        stage_scales: scale of each stage's filters.
-        stage_strides: stride of each stage.
-        stage_repeats: number of cells of each stage.
-        stem_filters: filters of the stem.
-        stem_stride: stride of the stem.
-        operations: the ops that nodes draw from, in numbers as equal as possible.
+        num_nodes: N, the nodes of the complete DAG, the input included; by default 4 at a budget
+            and 8 in the paper's space.
+        target_macs: what a network costs for an image in multiply-accumulates, at most.
+        target_params: what it costs in parameters, at most; one target at most is given.
+        space: "budget" or "paper"; by default "budget" if there is a target.
+        filters: base number of filters, 16 by default; solved at a budget.
+        stage_scales: scale of each stage's filters, by default (1, 2, 4); solved at a budget.
+        stage_strides: stride of each stage, by default (1, 2, 2), at a budget one more 2 where
+            the images allow it.
+        stage_repeats: number of cells of each stage, by default (1, 1, 1); searched at a budget,
+            unless it is given.
+        stem_filters: filters of the stem, 32 by default; solved at a budget.
+        stem_stride: stride of the stem, 1 by default; searched at a budget, unless it is given.
+        operations: the ops that nodes draw from, in numbers as equal as possible; at a budget the
+            ops of all nodes are searched. By default the paper's two, at a budget
+            `BUDGET_OPERATIONS`.
         activation: name of the activation.
         learning_rate: of Adam.
         batch_size: images in a step, where `AutoShrink.search` is given arrays and no
             `batch_size`.
-        seed: integer, 0 included; decides which node has which op.
+        seed: integer, 0 included; decides which node has which op, at a budget at first.
 
     Raises:
-        ValueError: an argument is out of its range; the message names it.
+        ValueError: an argument is out of its range, or does not go with the others; the message
+            names it.
 
     Example:
         >>> import keras_tuner
@@ -63,69 +105,168 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         >>> model = hypermodel.build(hp)  # the complete DAG, compiled
         >>> model.output_shape, [name for name in hp.values if "edge" in name]
         ((None, 2), ['cell/edge_0_1', 'cell/edge_0_2', 'cell/edge_1_2'])
+        >>> at_budget = CNNCellHyperModel((8, 8, 1), classes=2, target_macs=20_000)
+        >>> hp = keras_tuner.HyperParameters()
+        >>> hp.Fixed("stem_stride", 1)
+        1
+        >>> 19_000 <= count_macs(at_budget.build(hp)) <= 20_000
+        True
     """
 
     def __init__(
         self,
         input_shape: tuple[int, int, int] = (32, 32, 3),
         classes: int = 10,
-        num_nodes: int = 8,
-        filters: int = 16,
-        stage_scales: Sequence[float] = (1, 2, 4),
-        stage_strides: Sequence[int] = (1, 2, 2),
-        stage_repeats: Sequence[int] = (1, 1, 1),
-        stem_filters: int = 32,
-        stem_stride: int = 1,
-        operations: Sequence[str] = CNN_OPERATIONS,
+        num_nodes: int | None = None,
+        target_macs: int | None = None,
+        target_params: int | None = None,
+        space: str | None = None,
+        filters: int | None = None,
+        stage_scales: Sequence[float] | None = None,
+        stage_strides: Sequence[int] | None = None,
+        stage_repeats: Sequence[int] | None = None,
+        stem_filters: int | None = None,
+        stem_stride: int | None = None,
+        operations: Sequence[str] | None = None,
         activation: str = "relu",
         learning_rate: float = 4e-3,
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(name="cnn_cell")
-        num_nodes = whole("num_nodes", num_nodes, 2)
+        targets = {"target_macs": target_macs, "target_params": target_params}
+        self.target = {n: whole(n, v, 1) for n, v in targets.items() if v is not None}
+        self.space = space or ("budget" if self.target else "paper")
+        one_of("space", self.space, SPACES)
+        at_budget = self.space == "budget"
+        if len(self.target) != at_budget:
+            raise ValueError(
+                f"space={self.space!r}, {_listed(targets)}: expected one target, and none in the "
+                "paper's space"
+            )
         self.learning_rate = positive("learning_rate", learning_rate)
         self.batch_size = whole("batch_size", batch_size, 1)
+        if operations is None:
+            operations = BUDGET_OPERATIONS if at_budget else CNN_OPERATIONS
         if not operations or isinstance(operations, str):
             raise ValueError(f"operations={operations!r}: expected ops, such as ('conv1x1',)")
         for name in operations:
             get_layers(name)
+        self.operations = tuple(operations)
         self.architecture: dict[str, Any] = {
             "input_shape": tuple(input_shape),
             "classes": whole("classes", classes, 2),
-            "filters": filters,
-            "stage_scales": tuple(stage_scales),
-            "stage_strides": tuple(stage_strides),
-            "stage_repeats": tuple(stage_repeats),
-            "stem_filters": stem_filters,
-            "stem_stride": stem_stride,
             "activation": activation,
         }
+        given = {
+            "filters": filters,
+            "stage_scales": stage_scales,
+            "stage_strides": stage_strides,
+            "stage_repeats": stage_repeats,
+            "stem_filters": stem_filters,
+            "stem_stride": stem_stride,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        given = {n: tuple(v) if isinstance(v, Sequence) else v for n, v in given.items()}
+        if at_budget and (solved := sorted({*_SOLVED} & {*given})):
+            raise ValueError(f"{solved[0]}={given[solved[0]]!r}: follows from the target; omit it")
+        self.architecture.update(given if at_budget else {**_PAPER_STAGES, **given})
+        num_nodes = (4 if at_budget else 8) if num_nodes is None else num_nodes
+        num_nodes = whole("num_nodes", num_nodes, 2)
         # One of each in turn, shuffled; what falls on node 0 gives way to the input.
         pool = [operations[node % len(operations)] for node in range(num_nodes)]
         generator = random.Random(f"operations/{seed}")
         # Not by shuffle(), whose order Python does not promise to keep from version to version.
         pool.sort(key=lambda _: generator.random())
         self.cell = Cell.dense((INPUT, *pool[1:]))
+        self._solved: dict[str, tuple[int, ...]] = {}
+        if at_budget:
+            self.default_score = AccuracyScore(weight=0)  # all cost the same
+            self.default_strategy = "evolution"
+
+    def network(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+        """Returns the arguments of `ShrinkCNN` that make the network that `hp` holds.
+
+        Raises:
+            ValueError: the cell or the architecture cannot be built, or not at the target; the
+                message says why.
+        """
+        if self.space == "paper":
+            return {
+                **self.architecture,
+                "cell": declare_cell(hp, self.cell),
+                "width": 1,
+                "head_filters": None,
+                "residual": False,
+            }
+        cell = declare_cell(hp, self.cell, operations=self.operations)
+        stages = self._declare_stages(hp)
+        growth = hp.Choice("growth", [1.5, 2.0, 3.0], default=2.0)
+        # Of the stem, before the first stage's.
+        base = [hp.Choice("stem_scale", [0.5, 1.0, 2.0], default=1.0)]
+        base += [growth**stage for stage in range(len(stages["stage_repeats"]))]
+        head = hp.Choice("head_scale", [0, 2, 4], default=0)
+        network = {
+            **self.architecture,
+            **stages,
+            "cell": cell,
+            "residual": hp.Boolean("residual", default=False),
+            "squeeze_excite": min(
+                hp.Int("squeeze_excite", 0, 2, default=0), len(stages["stage_repeats"])
+            ),
+            "combine": "add",
+        }
+
+        def arguments(filters: tuple[int, ...]) -> dict[str, Any]:
+            return {
+                **network,
+                "stem_filters": filters[0],
+                "stage_filters": filters[1:],
+                "head_filters": head * filters[-1] or None,
+            }
+
+        ((name, target),) = self.target.items()
+        key = repr((cell.key, base, head, network))
+        if key not in self._solved:
+            self._solved[key] = solve_filters(
+                lambda filters: ShrinkCNN(**arguments(filters)), base, target, _COSTS[name], name
+            )
+        return arguments(self._solved[key])
+
+    def _declare_stages(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+        """Declares the stages of a network at a budget as far as they are not given."""
+        strides = self.architecture.get("stage_strides")
+        if strides is None:
+            pixels = min(self.architecture["input_shape"][:2])
+            most = 1 + int(math.log2(max(pixels / _FEWEST_PIXELS, 1)))
+            strides = (1, *[2] * (min(most, _MOST_STAGES) - 1))
+        repeats = self.architecture.get("stage_repeats")
+        if repeats is None:
+            # The paper's three stages; a fourth may come.
+            repeats = [
+                hp.Int(f"stage{n}_cells", 0 if n > 2 else 1, _MOST_REPEATS, default=int(n < 4))
+                for n in range(1, len(strides) + 1)
+            ]
+            # A stage without cells leaves out those behind it.
+            repeats = list(itertools.takewhile(bool, repeats))
+        stride = self.architecture.get("stem_stride") or hp.Choice("stem_stride", [1, 2], default=2)
+        return {
+            "stem_stride": stride,
+            "stage_strides": tuple(strides[: len(repeats)]),
+            "stage_repeats": tuple(repeats),
+        }
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """Builds and compiles the network of the cell that `hp` holds.
+        """Builds and compiles the network that `hp` holds.
 
         Returns:
             A model from images (batch, height, width, channels) to logits (batch, classes).
 
         Raises:
-            ValueError: the cell or the architecture cannot be built; the message says why.
+            ValueError: the cell or the architecture cannot be built, or not at the target; the
+                message says why.
         """
-        model = ShrinkCNN(
-            declare_cell(hp, self.cell),
-            width=1,
-            head_filters=None,
-            residual=False,
-            batchnorm_momentum=BATCHNORM_MOMENTUM,
-            name="proxy",
-            **self.architecture,
-        )
+        model = ShrinkCNN(**self.network(hp), batchnorm_momentum=BATCHNORM_MOMENTUM, name="proxy")
         compile_classifier(
             model,
             keras.optimizers.Adam(self.learning_rate),
@@ -202,9 +343,14 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         return {
             **self.architecture,
             "cell": self.cell.to_json(),
+            **({"operations": self.operations, **self.target} if self.target else {}),
             "learning_rate": self.learning_rate,
             "batch_size": self.batch_size,
         }
+
+
+def _listed(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def _is_shuffled_here(given: dict[str, Any]) -> bool:

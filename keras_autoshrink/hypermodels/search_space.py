@@ -7,10 +7,11 @@ HyperModel that declares such Booleans can be searched; `declare_cell` declares 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_autoshrink.cell import INPUT, Cell, Edge
+from keras_autoshrink.search.points import Point, Space
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
 _EDGE = re.compile(r"(?P<cell>.+)/edge_(?P<i>\d+)_(?P<j>\d+)")
 
 
-def declare_cell(hp: keras_tuner.HyperParameters, cell: Cell, name: str = "cell") -> Cell:
+def declare_cell(
+    hp: keras_tuner.HyperParameters,
+    cell: Cell,
+    name: str = "cell",
+    operations: Sequence[str] | None = None,
+) -> Cell:
     """Declares a cell as hyperparameters and returns the one that `hp` holds.
 
     Args:
         hp: what `keras_tuner.HyperModel.build` gets.
         cell: the cell to be shrunk, usually `Cell.dense(ops)`.
         name: the prefix of the hyperparameters.
+        operations: that each node chooses from, those of `cell` at first; None for those of `cell`.
 
     Returns:
         `cell` with those of its edges that are true in `hp`, its nodes' numbers unchanged.
@@ -42,28 +49,31 @@ def declare_cell(hp: keras_tuner.HyperParameters, cell: Cell, name: str = "cell"
         >>> declare_cell(hp, Cell.dense(("input", "conv1x1", "conv1x1"))).leaves
         (1, 2)
     """
+    ops = [INPUT]
     for node, op in enumerate(cell.ops[1:], start=1):
-        hp.Fixed(f"{name}/op_{node}", op)
+        label = f"{name}/op_{node}"
+        ops.append(hp.Choice(label, operations, default=op) if operations else hp.Fixed(label, op))
     chosen = [(i, j) for i, j in cell.edges if hp.Boolean(f"{name}/edge_{i}_{j}", default=True)]
-    return Cell(cell.ops, tuple(chosen))
+    return Cell(tuple(ops), tuple(chosen))
 
 
 class CellSpace:
-    """The cell that a search space declares.
+    """The cell that a search space declares, and what else there is to choose.
 
     Args:
         space: the hyperparameters, `HyperParameters.space`.
+        whole: whether ops and other hyperparameters are searched too, or keep their defaults.
 
     Attributes:
         name: the prefix of the cell's hyperparameters.
-        cell: has all declared edges; its ops are those declared, or else a name of its own for
-            each node, so that no two nodes count as alike.
+        space: its start has all declared edges, and the default of each other hyperparameter; an op
+            that is not declared has a name of its own, so that no two nodes count as alike.
 
     Raises:
         ValueError: the edges of no cell are declared, or those of several, or they are no cell's.
     """
 
-    def __init__(self, space: Iterable[Any]) -> None:
+    def __init__(self, space: Iterable[Any], whole: bool = False) -> None:
         declared = {parameter.name: parameter for parameter in space}
         found = [match for name in declared if (match := _EDGE.fullmatch(name))]
         cells = sorted({match["cell"] for match in found})
@@ -76,24 +86,64 @@ class CellSpace:
             if not isinstance(declared[match[0]].default, bool):
                 raise ValueError(f"hyperparameter {match[0]!r}: an edge has to be a Boolean")
         self.name = cells[0]
-        edges = [(int(match["i"]), int(match["j"])) for match in found]
-        ops = [INPUT]
+        edges = tuple((int(match["i"]), int(match["j"])) for match in found)
+        ops, node_ops = [INPUT], [(INPUT,)]
+        of_cell = {match[0] for match in found}
         for node in range(1, max(max(edge) for edge in edges) + 1):
-            parameter = declared.get(f"{self.name}/op_{node}")
+            parameter = declared.get(name := f"{self.name}/op_{node}")
             ops.append(f"node{node}" if parameter is None else parameter.default)
+            node_ops.append((ops[-1],) if parameter is None else _values(parameter))
+            of_cell.add(name)
+        choices = {n: _values(p) for n, p in declared.items() if n not in of_cell}
+        choices = {name: values for name, values in choices.items() if len(values) > 1}
         try:
-            self.cell = Cell(tuple(ops), tuple(edges))
+            cell = Cell(tuple(ops), edges)
         except ValueError as error:
             raise ValueError(f"search space of the cell {self.name!r}: {error}") from error
+        self.space = Space.of_edges(cell)
+        if whole and (choices or any(len(each) > 1 for each in node_ops)):
+            defaults = tuple((name, declared[name].default) for name in choices)
+            cell = Point(cell.ops, cell.edges, defaults)
+            self.space = Space(cell, tuple(node_ops), choices)
 
-    def values(self, cell: Cell) -> dict[str, bool]:
-        """Returns the hyperparameter values of a sub-cell: which of the edges it has."""
-        return {self._edge_name(edge): edge in cell.edges for edge in self.cell.edges}
+    @property
+    def cell(self) -> Cell:
+        """The start of the space."""
+        return self.space.start
+
+    def values(self, cell: Cell) -> dict[str, Any]:
+        """Returns the hyperparameter values of a point: its edges, and what it has of its own."""
+        found: dict[str, Any] = {
+            self._edge_name(edge): edge in cell.edges for edge in self.cell.edges
+        }
+        if isinstance(cell, Point):
+            found |= {f"{self.name}/op_{node}": cell.ops[node] for node in range(1, cell.num_nodes)}
+            found |= dict(cell.values)
+        return found
 
     def sub_cell(self, values: dict[str, Any]) -> Cell:
-        """Returns the sub-cell that hyperparameter values describe."""
+        """Returns the point that hyperparameter values describe."""
         edges = tuple(edge for edge in self.cell.edges if values[self._edge_name(edge)])
-        return Cell(self.cell.ops, edges)
+        start = self.cell
+        if not isinstance(start, Point):
+            return Cell(start.ops, edges)
+        nodes = range(1, start.num_nodes)
+        ops = (INPUT, *(values.get(f"{self.name}/op_{n}", start.ops[n]) for n in nodes))
+        return Point(ops, edges, tuple((name, values[name]) for name in self.space.choices))
 
     def _edge_name(self, edge: Edge) -> str:
         return f"{self.name}/edge_{edge[0]}_{edge[1]}"
+
+
+# Of a range of more values than the first number so many are tried as the second says.
+_MANY, _OF_RANGE = 10, 5
+
+
+def _values(parameter: Any) -> tuple[Any, ...]:
+    """Returns the values that a hyperparameter may have, the default first, numbers ascending."""
+    values = [*getattr(parameter, "values", ())]
+    if hasattr(parameter, "max_value") and not 0 < len(values) <= _MANY:
+        values = [parameter.prob_to_value((n + 0.5) / _OF_RANGE) for n in range(_OF_RANGE)]
+    if all(isinstance(value, (int, float)) for value in values):
+        values.sort()  # KerasTuner has those of some ranges in the order of a set
+    return tuple(dict.fromkeys([parameter.default, *values]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from keras_autoshrink.search.bayesian import Bayesian
+from keras_autoshrink.search.evolution import Evolution
 from keras_autoshrink.search.paper import Paper
 from keras_autoshrink.search.strategies import Strategy
 
 # A strategy is a class with a place here: commands, tuner and reports know it by its name.
-STRATEGIES: dict[str, type[Strategy]] = {each.name: each for each in (Bayesian, Paper)}
+STRATEGIES: dict[str, type[Strategy]] = {each.name: each for each in (Bayesian, Evolution, Paper)}
 
 
 def make_strategy(name: str, **arguments: Any) -> Strategy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -44,7 +45,7 @@ class Parts:
     def part(self, mask: Masks) -> Cell:
         """Returns the part of a row, its nodes numbered as the whole."""
         edges = (edge for edge, there in zip(self.cell.edges, mask, strict=True) if there)
-        return Cell(self.cell.ops, tuple(edges))
+        return dataclasses.replace(self.cell, edges=tuple(edges))
 
     def canonical(self, masks: Masks) -> Masks:
         """Returns the parts of enough edges among some, without dead edges, each network once."""

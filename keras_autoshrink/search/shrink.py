@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from keras_autoshrink.cell import Cell, Edge
+from keras_autoshrink.cell import Cell
 from keras_autoshrink.search import make_strategy, records
+from keras_autoshrink.search.points import Point, Space
 from keras_autoshrink.search.records import Candidate, CostLimits, Outcome, Round
 
 # What says which search this is; the rest follows from the outcomes.
 SETTINGS = ("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates")
 
 _FORMAT = "keras_autoshrink.search"
-_VERSION = 2
+_VERSION = 3
 
 
 class ShrinkSearch:
     """The state of one search.
 
-    Round 0 is the complete DAG alone. Once all candidates of a round have an outcome, the search
-    goes on from the best (ties: fewer MACs, then the smaller edge), and its strategy proposes the
-    next round. Networks equal up to a renumbering of nodes are trained once.
+    Round 0 is the complete DAG alone, or what the strategy begins with. Once all candidates of a
+    round have an outcome, the search goes on from the best (ties: fewer MACs, then the smaller
+    edge), and its strategy proposes the next round. Networks equal up to a renumbering of nodes
+    are trained once.
 
     All state is the settings, what each round proposed and the outcome of each network. Outcomes
     may arrive in any order, and a search that is resumed goes on as if it had never stopped.
@@ -41,7 +43,9 @@ class ShrinkSearch:
             stops there.
         max_candidates: how many networks to train; None for as many as the strategy needs.
         limits: the most that networks may cost.
-        proposals: the edges of the cells of rounds 1, 2 and so on, of a search that is resumed.
+        proposals: the cells of rounds 0, 1 and so on of a search that is resumed, as `to_json`
+            writes them.
+        space: what may be chosen beside the edges of `cell`, its start; None for nothing.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
@@ -65,7 +69,8 @@ class ShrinkSearch:
         keep_fraction: float = 0.01,
         max_candidates: int | None = None,
         limits: CostLimits | None = None,
-        proposals: Sequence[Sequence[Iterable[Edge]]] = (),
+        proposals: Sequence[Sequence[Any]] = (),
+        space: Space | None = None,
     ) -> None:
         self.settings = check_settings(
             strategy=strategy,
@@ -77,15 +82,18 @@ class ShrinkSearch:
         arguments = {n: v for n, v in self.settings.items() if n not in ("strategy", "seed")}
         self._strategy = make_strategy(strategy, **arguments, limits=limits or CostLimits())
         self.cell = dataclasses.replace(cell, edges=cell.live_edges)
-        self._known = [[_part(self.cell, edges) for edges in each] for each in proposals]
+        self.space = space or Space.of_edges(self.cell)
+        self._known = [[_read(self.cell, each) for each in cells] for cells in proposals]
         self._exhausted = False  # the strategy had nothing left to propose
         self._outcomes: dict[str, Outcome] = {}
         # Of each finished round the index of the winner, None if nothing survived.
         self._adopted: list[int | None] = []
         self._current = self.cell  # the last winner
         self._first_failed = 0  # the round after the winner's
-        self._rounds: list[Round] = [Round(0, (Candidate(self.cell),))]
-        self._seen = {self.cell.key}
+        first = self._known[0] if self._known else self._strategy.begin(self)
+        candidates = tuple(Candidate.of(self.cell, each, reused=False) for each in first)
+        self._rounds: list[Round] = [Round(0, candidates)]
+        self._seen = {each.key for each in first}
 
     @property
     def strategy(self) -> str:
@@ -234,11 +242,12 @@ class ShrinkSearch:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the whole state as plain values, for `json.dump`."""
-        proposals = [[c.cell.edges for c in each.candidates] for each in self._rounds[1:]]
+        proposals = [[_written(c.cell) for c in each.candidates] for each in self._rounds]
         return {
             "format": _FORMAT,
             "version": _VERSION,
             "cell": self.cell.to_json(),
+            "space": self.space.to_json(),
             **self.settings,
             "proposals": [*proposals, *([[]] if self._exhausted else [])],
             "outcomes": {key: dataclasses.asdict(each) for key, each in self._outcomes.items()},
@@ -261,7 +270,11 @@ class ShrinkSearch:
         try:
             settings = {name: data[name] for name in SETTINGS}
             cell = Cell.from_json(data["cell"])
-            search = cls(cell, **settings, proposals=data["proposals"])
+            if values := data["cell"].get("values"):
+                cell = Point(cell.ops, cell.edges, tuple(values.items()))
+            ops = tuple(tuple(each) for each in data["space"]["ops"])
+            space = Space(cell, ops, data["space"]["choices"])
+            search = cls(cell, **settings, proposals=data["proposals"], space=space)
             outcomes = {key: Outcome(**values) for key, values in data["outcomes"].items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"damaged search: {error!r}") from error
@@ -290,10 +303,8 @@ class ShrinkSearch:
         number = len(self._rounds)
         if self._strategy.is_over(self):
             return ()
-        if number <= len(self._known):
-            cells = self._known[number - 1]
-        else:
-            cells = self._strategy.propose(self)
+        known = number < len(self._known)
+        cells = self._known[number] if known else self._strategy.propose(self)
         self._exhausted = not cells
         candidates = []
         for cell in cells:
@@ -325,13 +336,24 @@ def check_settings(*, strategy: str, seed: int, **arguments: Any) -> dict[str, A
     return {name: settings.get(name, getattr(found, name, None)) for name in SETTINGS}
 
 
-def _part(whole: Cell, edges: Iterable[Edge]) -> Cell:
-    """The part of a cell that has some of its edges.
+def _written(cell: Cell) -> Any:
+    """Returns a cell of a round as plain values: its edges, and what else it has of its own."""
+    if not isinstance(cell, Point):
+        return cell.edges
+    return {"ops": cell.ops, "edges": cell.edges, "values": dict(cell.values)}
+
+
+def _read(whole: Cell, written: Any) -> Cell:
+    """Reads what `_written` returned of a part of a cell.
 
     Raises:
         ValueError: it has other edges, or none from the input.
     """
-    found = Cell(whole.ops, tuple(edges))
+    if isinstance(written, Mapping):
+        edges = tuple((i, j) for i, j in written["edges"])
+        found: Cell = Point(tuple(written["ops"]), edges, tuple(written["values"].items()))
+    else:
+        found = dataclasses.replace(whole, edges=tuple((i, j) for i, j in written))
     if strange := set(found.edges) - set(whole.edges):
         raise ValueError(f"proposals: edge {min(strange)} is none of the complete cell's")
     return found

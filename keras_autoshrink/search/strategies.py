@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import whole
+from keras_autoshrink.search.points import Space
 from keras_autoshrink.search.records import Candidate, CostLimits, Outcome, Round
 
 
@@ -24,6 +25,14 @@ class State(Protocol):
     @property
     def cell(self) -> Cell:
         """The complete DAG."""
+
+    @property
+    def space(self) -> Space:
+        """What may be chosen; strategies that only remove edges need not look."""
+
+    @property
+    def seed(self) -> int:
+        """What every draw comes from."""
 
     @property
     def current(self) -> Cell:
@@ -70,6 +79,7 @@ class Strategy(abc.ABC):
 
     Attributes:
         name: what users call it.
+        whole_space: whether it searches more than edges: ops and other hyperparameters.
         goes_on_over_limits: whether a later round that is over the limits as a whole adopts its
             cheapest candidate, as round 0 does.
     """
@@ -80,6 +90,7 @@ class Strategy(abc.ABC):
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
 
     name: ClassVar[str]
+    whole_space: ClassVar[bool] = False
     goes_on_over_limits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -94,6 +105,10 @@ class Strategy(abc.ABC):
         set_("keep_fraction", float(self.keep_fraction))
         if self.max_candidates is not None:
             set_("max_candidates", whole("max_candidates", self.max_candidates, 1))
+
+    def begin(self, state: State) -> list[Cell]:
+        """Returns the cells of round 0; by default the complete DAG alone."""
+        return [state.cell]
 
     @abc.abstractmethod
     def propose(self, state: State) -> list[Cell]:

@@ -15,6 +15,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import ANOTHER_SEARCH, check_same, positive
 from keras_autoshrink.hypermodels.search_space import CellSpace
+from keras_autoshrink.search import STRATEGIES
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch, check_settings
 from keras_autoshrink.tuner import service
@@ -36,9 +37,9 @@ class AutoShrinkOracle(keras_tuner.Oracle):
     """Shrinks the cell of a search space (after arXiv 1911.09251, figure 2).
 
     For use with any `keras_tuner.Tuner` whose HyperModel declares a cell's edges as Booleans
-    named `<cell>/edge_i_j`. All declared edges make the first cell; other hyperparameters keep
-    their defaults. `AutoShrink` is the tuner that goes with it and adds the score; with
-    another tuner the objective is the score.
+    named `<cell>/edge_i_j`. All declared edges make the first cell; "evolution" searches all other
+    hyperparameters too, the other strategies leave them at their defaults. `AutoShrink` is the
+    tuner that goes with it and adds the score; with another tuner the objective is the score.
 
     A trial whose objective is not finite has failed. When all of a round have failed ("paper"), or
     no network has a score, or ten or more in a row have none ("bayesian"), asking for another trial
@@ -52,8 +53,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             the objective itself. Of a name KerasTuner says whether less or more is better; of one
             that it does not know more is.
         num_candidates: k, how many cells are tried in a round, 1 or more.
-        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
-            tries no smaller cells.
+        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; the others
+            try no smaller cells.
         seed: integer, 0 included; every random choice comes from it.
         max_seconds_per_trial: when a worker has not answered for so many seconds (and a few
             more), an idle one gets its candidate, and a late answer does not count. `AutoShrink`
@@ -62,9 +63,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         allow_new_entries: as in `keras_tuner.Oracle`.
         tune_new_entries: as in `keras_tuner.Oracle`.
         max_retries_per_trial: as in `keras_tuner.Oracle`.
-        strategy: "bayesian" or "paper", as `AutoShrink` describes them.
-        max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
-            train at most. ("paper" ends by itself.)
+        strategy: "bayesian", "evolution" or "paper", as `AutoShrink` describes them.
+        max_candidates: how many networks are trained; as for `AutoShrink`.
 
     Attributes:
         costs: counts and measures candidates before they are handed out; None to hand them out as
@@ -165,7 +165,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             ValueError: they do not declare the edges of one cell.
         """
         if self._space is None:
-            self._space = CellSpace(self.hyperparameters.space)
+            strategy = STRATEGIES[self.settings["strategy"]]
+            self._space = CellSpace(self.hyperparameters.space, strategy.whole_space)
         return self._space
 
     def cell_of(self, trial: Trial) -> Cell:
@@ -434,7 +435,13 @@ class AutoShrinkOracle(keras_tuner.Oracle):
 
     def _new_search(self, proposals: Any = ()) -> ShrinkSearch:
         limits = self.costs.limits if self.costs else None
-        return ShrinkSearch(self.space.cell, **self.settings, limits=limits, proposals=proposals)
+        return ShrinkSearch(
+            self.space.cell,
+            **self.settings,
+            limits=limits,
+            proposals=proposals,
+            space=self.space.space,
+        )
 
     def _replay(self, saved: dict[str, dict[str, Any]]) -> None:
         """Tells the search what the trials know, and what the state knows of lost trials.

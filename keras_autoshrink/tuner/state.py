@@ -17,6 +17,7 @@ from typing import Any
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import files
+from keras_autoshrink.networks.budget import OverBudgetError
 from keras_autoshrink.score import RECORDED_COSTS
 from keras_autoshrink.search.records import Outcome
 
@@ -133,7 +134,11 @@ def outcome_of(trial: Trial, sign: int, metric: str) -> Outcome:
         metric: the metric behind the score.
     """
     if trial.status != TrialStatus.COMPLETED:
-        return Outcome(None, trial_id=trial.trial_id, error=error_line(trial.message))
+        error = error_line(trial.message)
+        kind, _, said = error.partition(": ")
+        if kind.endswith(OverBudgetError.__name__):  # no network of the space, and no failure
+            return Outcome(None, trial_id=trial.trial_id, over_limit=said)
+        return Outcome(None, trial_id=trial.trial_id, error=error)
     found = {cost: metric_of(trial, cost.name) for cost in RECORDED_COSTS}
     return Outcome(
         score=sign * float(trial.score),

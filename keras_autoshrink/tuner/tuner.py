@@ -61,8 +61,8 @@ class AutoShrink(keras_tuner.Tuner):
         score: callable `score(logs, macs)` to be maximised (see `docs/api/scores`); by default the
             hypermodel's `default_score` if it has one, else `AccuracyScore()`.
         num_candidates: k, how many cells are tried in a round, 1 or more.
-        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; "bayesian"
-            tries no smaller cells.
+        keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; the others
+            try no smaller cells.
         max_seconds_per_trial: a candidate that trains for more seconds has failed; by default none.
             See `docs/guide/limits.md` for when the clock is looked at.
         seed: integer, 0 included. A candidate's draws follow from it and the cell alone: the
@@ -74,12 +74,16 @@ class AutoShrink(keras_tuner.Tuner):
         allow_new_entries: as in `keras_tuner.Oracle`.
         tune_new_entries: as in `keras_tuner.Oracle`.
         max_retries_per_trial: how often to train a candidate again that raised.
-        strategy: "bayesian" tries any parts of the complete DAG, those that are likely to score
-            best by all scores so far; "paper" cells that lack one edge of the current one. In
-            tables of all cells of 5 nodes "bayesian" found better ones for as many trained
-            networks; of larger cells there are few searches (`benchmarks/search_quality.md`).
-        max_candidates: how many networks "bayesian" trains; by default as many as "paper" would
-            train at most. ("paper" ends by itself.)
+        strategy: "evolution" changes the best networks so far in one place each: an edge, a node's
+            op, or another hyperparameter that the hypermodel declares. "bayesian" tries any parts
+            of the complete DAG, those that are likely to score best by all scores so far; "paper"
+            cells that lack one edge of the current one; both leave other hyperparameters at their
+            defaults. By default the hypermodel's `default_strategy` if it has one, such as
+            "evolution" at a budget, else "bayesian". In tables of all cells of 5 nodes "bayesian"
+            found better ones than "paper" for as many trained networks; of larger cells there are
+            few searches (`benchmarks/search_quality.md`).
+        max_candidates: how many networks are trained; by default 40 by "evolution", and by
+            "bayesian" as many as "paper" would train at most. ("paper" ends by itself.)
         max_macs: a candidate of more multiply-accumulates for one image or token is not trained; by
             default all are. It is no failure, and does not count as a candidate.
         max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds is not
@@ -123,7 +127,7 @@ class AutoShrink(keras_tuner.Tuner):
         allow_new_entries: bool = True,
         tune_new_entries: bool = True,
         max_retries_per_trial: int = 0,
-        strategy: str = "bayesian",
+        strategy: str | None = None,
         max_candidates: int | None = None,
         max_macs: int | None = None,
         max_latency_ms: float | None = None,
@@ -137,6 +141,8 @@ class AutoShrink(keras_tuner.Tuner):
             score = getattr(hypermodel, "default_score", AccuracyScore())
         if not callable(score):
             raise TypeError(f"score={score!r}: give a callable score(logs, macs)")
+        if strategy is None:
+            strategy = getattr(hypermodel, "default_strategy", "bayesian")
         self.score = score
         self._costs = CandidateCosts(hypermodel, score, max_macs, max_latency_ms)
         devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)

@@ -1,0 +1,114 @@
+"""Evolution over a whole space: what is best so far is changed in one place.
+
+Minimal changes of the best networks find better ones than what a model of the scores proposes
+(White et al., "BANANAS", arXiv 2107.07343); the best stay (unlike in Real et al., "Regularized
+evolution", arXiv 1802.01548), for few networks are trained, each for long.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.search.bayesian import FAILURES_IN_A_ROW, OVER_IN_A_ROW
+from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
+from keras_autoshrink.search.strategies import State, Strategy
+
+# How many networks are trained unless it is said.
+_CANDIDATES = 40
+# How many of the best are changed.
+_PARENTS = 5
+# Of new networks of a round the share that is drawn at random.
+_RANDOM = 0.2
+# How often to draw a network that is not known yet before all neighbours are looked at.
+_DRAWS = 50
+
+
+class Evolution(Strategy):
+    """Evolution: each round changes the best networks so far in one place each.
+
+    Edges, the ops of nodes and all other hyperparameters are searched. The first round has the
+    space's start and points at random; so is a fifth of each later round. The search ends when
+    `max_candidates` networks have been trained (40 by default), when the space is exhausted, when
+    no network has a score, or when too many in a row failed or were over the limits.
+    """
+
+    name = "evolution"
+    whole_space = True
+
+    def begin(self, state: State) -> list[Cell]:
+        """Returns the space's start, and points at random."""
+        found = {state.cell.key: state.cell}
+        generator = random.Random(f"{state.seed}/0")
+        count = min(self.num_candidates, self._budget())
+        least = self.edges_to_keep(state.cell)
+        for _ in range(_DRAWS * count):
+            if len(found) == count:
+                break
+            point = state.space.at_random(generator, least)
+            found.setdefault(point.key, point)
+        return list(found.values())
+
+    def propose(self, state: State) -> list[Cell]:
+        """Returns points of which none has been trained: changed ones, and some at random."""
+        outcomes = of_cells(state.rounds, state.outcomes)
+        if over_in_a_row(state.rounds, state.outcomes) >= OVER_IN_A_ROW:
+            return []
+        generator = random.Random(state.round_seed)
+        least = self.edges_to_keep(state.cell)
+        ranked = sorted(outcomes, key=lambda point: _rank(outcomes[point]))
+        scored = [point for point in ranked if outcomes[point].score is not None]
+        near = [
+            list(state.space.neighbours(point, least)) for point in (scored or ranked)[:_PARENTS]
+        ]
+        near = [each for each in near if each]
+        found: dict[str, Cell] = {}
+        known = set(state.outcomes)
+        for _ in range(min(self.num_candidates, self.max_remaining(state))):
+            for _ in range(_DRAWS if near else 0):
+                if generator.random() < _RANDOM:
+                    point = state.space.at_random(generator, least)
+                else:
+                    # Better ones more often: the least of two.
+                    parent = int(min(generator.random(), generator.random()) * len(near))
+                    point = near[parent][int(generator.random() * len(near[parent]))]
+                if point.key not in known:
+                    break
+            else:
+                rest = itertools.chain.from_iterable(
+                    state.space.neighbours(each, least) for each in ranked
+                )
+                point = next((each for each in rest if each.key not in known), state.cell)
+                if point.key in known:
+                    break
+            known.add(point.key)
+            found[point.key] = point
+        return list(found.values())
+
+    def is_over(self, state: State) -> bool:
+        """Tells whether as many networks have been trained as may be."""
+        return self.max_remaining(state) <= 0
+
+    def gives_up(self, state: State) -> bool:
+        """Tells whether what trains the networks is at fault."""
+        errors = state.errors_in_a_row()
+        if errors and all(outcome.score is None for outcome in state.outcomes.values()):
+            return True
+        return self.max_remaining(state) > 0 and len(errors) >= FAILURES_IN_A_ROW
+
+    def max_remaining(self, state: State) -> int:
+        """Returns how many networks may still be trained."""
+        return self._budget() - sum(o.over_limit is None for o in state.outcomes.values())
+
+    def _budget(self) -> int:
+        return _CANDIDATES if self.max_candidates is None else self.max_candidates
+
+
+def _rank(outcome: Outcome) -> tuple[float, float]:
+    """Sorts by the score; then what was over a limit, the cheapest first; failures last."""
+    if outcome.score is not None:
+        return 0, -outcome.score
+    if outcome.over_limit is not None:
+        return 1, outcome.costs.get("macs", 0.0)
+    return 2, 0.0
