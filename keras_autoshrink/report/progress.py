@@ -11,7 +11,7 @@ from rich.status import Status
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.report.quantities import known_costs
-from keras_autoshrink.search.records import described
+from keras_autoshrink.search.records import described, described_point
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 
@@ -67,11 +67,14 @@ class SearchProgress:
             )
         else:
             edges = len(search.cell.edges)
+            # Only the paper's walk removes edge after edge.
+            what = "Shrinking" if search.strategy == "paper" else "Searching the parts of"
+            others = len(search.space.choices)
             self._console.print(
-                # Only the paper's walk removes edge after edge.
-                f"{'Shrinking' if search.strategy == 'paper' else 'Searching the parts of'} a cell "
-                f"of {search.cell.num_nodes} nodes, the input among them, and {edges} edges; "
-                f"at most {search.max_remaining()} networks to train."
+                f"{what} a cell of {search.cell.num_nodes} nodes, the input among them, and "
+                f"{edges} edges"
+                + (f", and {others} other hyperparameters" if others else "")
+                + f"; at most {search.max_remaining()} networks to train."
             )
 
     def say(self, line: str) -> None:
@@ -103,7 +106,9 @@ class SearchProgress:
         if label is None:
             return
         self._trained += 1
-        if score is None:
+        if over := search.outcomes[cell.key].over_limit:
+            self._console.print(f"{label}: left out: {over}", markup=False)
+        elif score is None:
             self._console.print(f"{label}: failed: {error}", markup=False)
         elif not self._console.is_terminal:
             self._console.print(f"{label}: score {score:.4f}, {self._remaining(search)}")
@@ -119,6 +124,8 @@ class SearchProgress:
             over = sum("over_limit" in candidate for candidate in record["candidates"])
             if all(candidate["status"] == "failed" for candidate in record["candidates"]):
                 change = "all candidates failed, nothing changed"
+            elif "values" in record["cell"]:
+                change = described_point(record["cell"])
             elif record["added_edges"]:
                 change = f"edges removed: {removed}, added: {added}"
             self._console.print(

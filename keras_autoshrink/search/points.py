@@ -78,14 +78,16 @@ class Space:
             edges = {*point.edges} ^ {edge}
             if any(i == 0 for i, _ in edges):
                 found = _live(dataclasses.replace(point, edges=tuple(edges)))
-                if len(found.edges) >= least_edges:
+                if found.edges != point.edges and len(found.edges) >= least_edges:
                     yield found
         for node in point.reachable[1:]:
             for op in self.ops[node]:
                 if op != point.ops[node]:
                     ops = (*point.ops[:node], op, *point.ops[node + 1 :])
                     yield dataclasses.replace(point, ops=ops)
-        values = dict(getattr(point, "values", ()))
+        if not isinstance(point, Point):
+            return
+        values = dict(point.values)
         for name, choices in self.choices.items():
             for value in choices:
                 if value != values[name]:

@@ -215,6 +215,17 @@ def described(record: Mapping[str, Any]) -> tuple[str, str]:
     return removed, added
 
 
+def described_point(cell: Mapping[str, Any]) -> str:
+    """Writes a point's cell and values, as "relu, tanh by 0-1, 1-2; units 8".
+
+    Args:
+        cell: as `Point.to_json` returns it.
+    """
+    edges = ", ".join(f"{i}-{j}" for i, j in cell["edges"])
+    values = ", ".join(f"{name} {value}" for name, value in cell["values"].items())
+    return f"{', '.join(cell['ops'][1:])} by {edges}" + (f"; {values}" if values else "")
+
+
 def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
     """Records a candidate as plain values; nothing has been adopted yet."""
     return {
