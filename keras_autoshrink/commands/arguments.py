@@ -32,11 +32,11 @@ _HELP = {
     "--proxy-images": "how many images to train candidates on, and to score them on, as many of "
     "each class (default: all; of cifar10 5000 1000)",
     "--strategy": "'bayesian' tries any parts of the complete cell, those that are likely to score "
-    "best by all scores so far; 'paper' cells that lack one edge of the current one; for as many "
-    "trained networks the first finds better ones",
-    "--max-candidates": "how many networks 'bayesian' trains (default: as many as 'paper' would at "
-    "most)",
-    "--keep-fraction": "of the edges at which 'paper' stops; 'bayesian' tries no smaller cells",
+    "best by all scores so far; 'evolution' changes the best so far by one edge; 'paper' tries "
+    "cells that lack one edge of the current one; the first finds better ones than the last",
+    "--max-candidates": "how many networks are trained (default: 40 by 'evolution', by 'bayesian' "
+    "as many as by 'paper' at most)",
+    "--keep-fraction": "of the edges at which 'paper' stops; the others try no smaller cells",
     "--max-seconds-per-trial": "a candidate that takes longer has failed (default: none does)",
     "--cost": "what the score holds {quality} against: multiply-accumulates, parameters, or the "
     "time of the candidate's .tflite file with LiteRT on one thread of this machine",
