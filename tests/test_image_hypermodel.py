@@ -51,11 +51,12 @@ def drawn(hypermodel, seed):
     return hp
 
 
-@pytest.mark.parametrize(("name", "target"), [("target_macs", 300_000), ("target_params", 9_000)])
+@pytest.mark.parametrize(("name", "target"), [("target_macs", 1_000_000), ("target_params", 9_000)])
 def test_at_a_budget_every_network_costs_the_same(name, target):
-    at_budget = kas.CNNCellHyperModel((16, 16, 3), classes=4, num_nodes=3, **{name: target})
+    two_stages = {"stage_strides": (1, 2), "num_nodes": 3, name: target}
+    at_budget = kas.CNNCellHyperModel((16, 16, 3), classes=4, **two_stages)
     keys = set()
-    for seed in range(4):
+    for seed in range(3):
         hp = drawn(at_budget, seed)
         model = at_budget.build(hp)
         assert 0.95 * target <= COUNTS[name](model) <= target
@@ -70,7 +71,7 @@ def test_at_a_budget_every_network_costs_the_same(name, target):
 
 def test_what_is_given_is_not_searched():
     given = {"stem_stride": 1, "stage_repeats": (2, 1), "stage_strides": (1, 2)}
-    at_budget = kas.CNNCellHyperModel((8, 8, 1), target_macs=50_000, **given)
+    at_budget = kas.CNNCellHyperModel((8, 8, 1), target_macs=200_000, **given)
     hp = keras_tuner.HyperParameters()
     network = at_budget.network(hp)
     assert {name: network[name] for name in given} == given

@@ -47,10 +47,6 @@ def test_the_published_networks_have_the_published_counts():
     assert kas.count_params(resnet8) == 78_666
     assert round(kas.count_macs(resnet8) / 1e6, 1) == 12.5
 
-    shrinkcnn = published("shrinkcnn", 1001)
-    assert kas.count_macs(shrinkcnn) == 383_677_672
-    assert kas.count_params(shrinkcnn, batchnorm=False) == 3_600_981
-
 
 @pytest.mark.parametrize("name", ["chain", "separable-residual"])
 def test_what_has_no_publication_has_a_total_stride_of_32_for_large_images(name):
@@ -71,20 +67,6 @@ def test_each_costs_what_the_budget_allows():
         norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
         assert {norm.momentum for norm in norms} == {0.8}
         assert all(width % 4 == 0 for _, *_, width in maps[1:])
-
-
-# With a stem of stride 2 they are about those of stride 1 at four times the budget.
-@pytest.mark.parametrize("name", sorted({*REFERENCES} - {"shrinkcnn"}))
-def test_a_small_budget_is_used_too(name):
-    reference, costs = REFERENCES[name], {}
-
-    def cost(filters):
-        costs[filters] = kas.count_macs(reference.build(CIFAR, 10, filters, stem_stride=1))
-        return costs[filters]
-
-    filters = solve_filters(lambda filters: filters, reference.small_base, 1_000_000, cost)
-    assert 950_000 <= costs[filters] <= 1_000_000
-    assert len(costs) <= 12
 
 
 def test_the_narrowest_network_may_cost_too_much():
@@ -213,7 +195,6 @@ def test_no_step_of_a_width_would_fit_any_more(base, data):
     looks = len(built)
     assert looks <= 40
     assert cost(filters) <= target
-    assert all(width % 4 == 0 for width in filters)
     steps = [(*filters[:i], filters[i] + 4, *filters[i + 1 :]) for i in range(len(filters))]
     assert cost(filters) >= 0.99 * target or all(cost(each) > target for each in steps)
     assert solve() == filters

@@ -105,11 +105,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         >>> model = hypermodel.build(hp)  # the complete DAG, compiled
         >>> model.output_shape, [name for name in hp.values if "edge" in name]
         ((None, 2), ['cell/edge_0_1', 'cell/edge_0_2', 'cell/edge_1_2'])
-        >>> at_budget = CNNCellHyperModel((8, 8, 1), classes=2, target_macs=20_000)
-        >>> hp = keras_tuner.HyperParameters()
-        >>> hp.Fixed("stem_stride", 1)
-        1
-        >>> 19_000 <= count_macs(at_budget.build(hp)) <= 20_000
+        >>> at_budget = CNNCellHyperModel((8, 8, 1), classes=2, target_macs=200_000)
+        >>> 190_000 <= count_macs(at_budget.build(keras_tuner.HyperParameters())) <= 200_000
         True
     """
 

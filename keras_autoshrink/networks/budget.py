@@ -20,6 +20,7 @@ from keras_autoshrink.costs import count_macs
 Filters = tuple[int, ...]
 
 _STEP = 4  # what kernels like: widths are multiples of it
+_FINER = (2, 1)  # where such steps are too coarse: in narrow networks of many layers
 _WIDEST = 4096  # filters; wider layers are no longer small networks
 # Shares of the target: what a network has to reach, and from where on more is not worth a build.
 _ENOUGH, _CLOSE = 0.95, 0.99
@@ -43,7 +44,7 @@ def solve_filters(
 
     All widths grow together, in proportion to `base`, as far as the budget allows. Then single
     ones are raised by 4, each time the one that brings the cost closest to the budget, until no
-    step fits or 99% are reached. Equal arguments give equal widths.
+    step fits or 99% are reached; below 95% by 2, and by 1. Equal arguments give equal widths.
 
     A network is built to be counted and never run: its variables get no values, and whatever it
     draws from Python's random generator is put back, so that the weights of a network built
@@ -58,8 +59,8 @@ def solve_filters(
         name: of the target, for messages.
 
     Returns:
-        Multiples of 4. The network costs at least 95% of the target wherever a step of a single
-        width is as fine as that.
+        Multiples of 4, where these are fine enough. The network costs 95% to 100% of the target,
+        wherever a single filter of a layer is as fine as that.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -88,14 +89,17 @@ def solve_filters(
 
     filters = _widen_together(costs, base, target)
     if filters is None:
-        unit = _UNITS.get(name, name.removeprefix("target_"))
         multiples = _multiples(base)
         least, most = costs(multiples[0]), costs(multiples[-1])
         raise OverBudgetError(
-            f"{name}={target:,}: the smallest network of this kind has {least:,} {unit}, "
+            f"{name}={target:,}: the smallest network of this kind has {least:,} {_unit(name)}, "
             f"the widest {most:,}"
         )
-    return _widen_singly(costs, filters, target)
+    for step in (_STEP, *_FINER):
+        filters = _widen_singly(costs, filters, target, step)
+        if costs(filters) >= _ENOUGH * target:
+            break
+    return filters
 
 
 def _count_unbuilt(
@@ -177,11 +181,13 @@ def _widen_together(
     return multiples[fits]
 
 
-def _widen_singly(costs: Callable[[Filters], int], filters: Filters, target: int) -> Filters:
-    """Raises single widths by steps of 4, at each time by the most costly step that fits."""
+def _widen_singly(
+    costs: Callable[[Filters], int], filters: Filters, target: int, step: int
+) -> Filters:
+    """Raises single widths by steps, at each time by the most costly one that fits."""
 
     def raised(i: int, steps: int = 1) -> Filters:
-        return (*filters[:i], filters[i] + steps * _STEP, *filters[i + 1 :])
+        return (*filters[:i], filters[i] + steps * step, *filters[i + 1 :])
 
     # What a step of each width costs. It only grows with the other widths: a step that was too
     # much stays so, and the order of those found before is a good guess of today's.
@@ -206,3 +212,7 @@ def _widen_singly(costs: Callable[[Filters], int], filters: Filters, target: int
         else:
             step_costs[i] = costs(raised(i)) - costs(filters)
     return filters
+
+
+def _unit(name: str) -> str:
+    return _UNITS.get(name, name.removeprefix("target_"))

@@ -71,7 +71,7 @@ def reference_models(
     blocks than the published ones, as in `REFERENCES`. Which is best depends on data and budget:
     train them all by one recipe.
 
-    A network that the images are too small for, or that costs too much at any width, is left out,
+    A network that the images are too small for, or that cannot have the target's cost, is left out,
     and the log says why.
 
     Args:
@@ -83,7 +83,7 @@ def reference_models(
 
     Returns:
         Uncompiled functional models by name, which return logits. Each costs 95% to 100% of the
-        target, but where the narrowest networks have steps that are coarser than that.
+        target, wherever a single filter is as fine as that.
 
     Raises:
         ValueError: an argument is out of its range, or no network is left.
