@@ -19,10 +19,12 @@ from keras_autoshrink.hypermodels.callbacks import (
     OUT_OF_DATA,
     Deadline,
     Interrupts,
+    OneCycle,
     ProxyStopping,
     ScoreCallback,
 )
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches, training_seed
+from keras_autoshrink.training.step import accelerate
 from keras_autoshrink.tuner.trainer import Trainer
 
 X = np.random.default_rng(0).random((40, 6), np.float32)
@@ -217,3 +219,24 @@ def test_batches_are_of_one_size_and_an_epoch_has_all_images():
     assert np.concatenate([again[index][0] for index in range(3)]).tolist() == epochs[0]
     few = ShuffledBatches(x[:3], -x[:3], 4, seed=7)
     assert (len(few), len(few[0][0]), few.batch_size) == (1, 3, 4)
+
+
+@pytest.mark.filterwarnings(f"ignore:{OUT_OF_DATA}")
+@pytest.mark.parametrize("length", [4, None])
+def test_one_cycle_rises_and_falls_whatever_is_known_of_the_length(length):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    accelerate(model)
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+    if length is None:
+        data = data.filter(lambda x, y: True)
+    rates = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: rates.append(float(model.optimizer.learning_rate))
+    )
+    model.fit(data, epochs=5, verbose=0, shuffle=False, callbacks=[OneCycle(0.8), note])
+    assert len(rates) == 20
+    assert rates[0] == pytest.approx(0.12)
+    assert max(rates) == pytest.approx(0.8)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] == pytest.approx(0.8 / 16)

@@ -3,11 +3,15 @@
 import json
 import random
 
+import keras
 import keras_tuner
+import numpy as np
 import pytest
 
+import keras_autoshrink as kas
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.hypermodels.search_space import CellSpace, declare_cell
+from keras_autoshrink.networks.budget import OverBudgetError
 from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
@@ -25,6 +29,8 @@ def declared():
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=1e-3)
     hp.Boolean("residual")
     hp.Fixed("epochs", 3)
+    with hp.conditional_scope("optimizer", ["sgd"]):
+        hp.Choice("momentum", [0.0, 0.9])  # of a scope: left at its default
     return CellSpace(hp.space, whole=True)
 
 
@@ -75,6 +81,56 @@ def test_hyperparameters_say_a_point_and_back(declared):
     for _ in range(20):
         point = declared.space.at_random(generator, least_edges=1)
         assert declared.sub_cell(declared.values(point)) == point
+
+
+def test_ops_alone_are_kept_as_json():
+    hp = keras_tuner.HyperParameters()
+    declare_cell(hp, Cell.dense(("input", "relu", "tanh")), operations=OPS)
+    space = CellSpace(hp.space, whole=True).space
+    found = ShrinkSearch(
+        space.start, strategy="evolution", num_candidates=4, max_candidates=12, space=space
+    )
+    while pending := found.pending():
+        found.tell(pending[0].cell, Outcome(float(pending[0].cell.ops.count("sigmoid"))))
+        found = ShrinkSearch.from_json(json.loads(json.dumps(found.to_json())))
+    assert found.best()["score"] >= 1
+
+
+def test_workers_train_the_points_that_were_proposed(tmp_path):
+    class Space(keras_tuner.HyperModel):
+        def build(self, hp):
+            declare_cell(hp, Cell.dense(("input", "relu", "relu")), operations=OPS)
+            units = hp.Choice("units", [2, 4, 8])
+            if hp.values["cell/op_1"] == "tanh":
+                raise OverBudgetError("target_units=1: too many")
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
+            model.compile("sgd", "mse")
+            return model
+
+    x = np.zeros((4, 2), "float32")
+    found = []
+    for workers in (1, 2):
+        tuner = kas.AutoShrink(
+            Space(),
+            lambda logs, macs: float(macs),
+            strategy="evolution",
+            num_candidates=4,
+            max_candidates=8,
+            max_retries_per_trial=1,
+            directory=tmp_path,
+            project_name=str(workers),
+            workers=workers,
+        )
+        tuner.search(x, np.zeros((4, 1)), epochs=1, verbose=0)
+        found.append([c for record in tuner.trajectory() for c in record["candidates"]])
+        for each in found[-1]:
+            assert ("over_limit" in each) == (each["cell"]["ops"][1] == "tanh")
+            assert each["error"] is None
+            if "over_limit" not in each:
+                assert each["score"] == 2 * each["cell"]["values"]["units"]
+    scores = [[(c["cell"], c["score"]) for c in each] for each in found]
+    assert scores[0] == scores[1]
+    assert {c["status"] for c in found[0]} == {"adopted", "rejected", "over limit"}
 
 
 def test_the_best_value_is_found_and_kept_as_json(declared):

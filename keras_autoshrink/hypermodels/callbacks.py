@@ -93,6 +93,43 @@ class Interrupts:
         raise KeyboardInterrupt
 
 
+class OneCycle(keras.callbacks.Callback):
+    """Lets the learning rate rise to its peak and fall to 0 within one training.
+
+    It rises linearly from 15% of the peak in the first fifth of the steps, then falls linearly
+    (after Smith and Topin, "Super-convergence", arXiv 1708.07120).
+
+    Args:
+        peak: the highest learning rate.
+    """
+
+    def __init__(self, peak: float) -> None:
+        super().__init__()
+        self.peak = peak
+        self._epoch = 0
+        self._steps: int | None = None
+
+    def rate(self, done: float) -> float:
+        """Returns the learning rate when a share of the training, 0 to 1, is done."""
+        return self.peak * min(0.15 + 0.85 * done / 0.2, (1 - done) / 0.8)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Notes the epoch, counted from 0."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Sets the learning rate of a step."""
+        # Of a data set of unknown length the first epoch tells it.
+        steps = self.params["steps"] or (self._steps if self._epoch else None)
+        done = (self._epoch + (batch / steps if steps else 0)) / self.params["epochs"]
+        self.model.optimizer.learning_rate = self.rate(min(done, 1.0))
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Counts the steps of the first epoch."""
+        if self._epoch == 0:
+            self._steps = batch + 1
+
+
 # What Keras warns of at the end of every data set whose length it does not know.
 OUT_OF_DATA = "Your input ran out of data"
 

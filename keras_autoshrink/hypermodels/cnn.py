@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
 import random
 import warnings
@@ -18,7 +17,7 @@ from keras_autoshrink.cell import INPUT, Cell
 from keras_autoshrink.checks import one_of, positive, whole
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.data.checks import as_array, check_fit_data
-from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, ProxyStopping
+from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyStopping
 from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
 from keras_autoshrink.networks.budget import solve_filters
@@ -64,19 +63,18 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     CIFAR-10): edges alone; stem, one stage for each scale, global average pool, classifier; nodes
     are concatenated, without residuals or a head.
 
-    It is trained by Adam, and stops early: after 5 epochs without a better validation accuracy;
-    after epoch 4 if the validation accuracy is below twice chance (with 2 classes, 0.75); from
-    epoch 4 on if the validation loss is more than three times the training loss. Where epochs are
-    so short that epoch 4 ends before step 100, the epoch in which that step falls takes its place.
+    It is trained by Adam. At a budget the learning rate rises and falls once in the epochs that
+    there are, see `OneCycle`. In the paper's space it stays, and a training stops early: after 5
+    epochs without a better validation accuracy; after epoch 4 if the validation accuracy is below
+    twice chance (with 2 classes, 0.75); from epoch 4 on if the validation loss is more than three
+    times the training loss. Where epochs are so short that epoch 4 ends before step 100, the epoch
+    in which that step falls takes its place.
 
     Args:
         input_shape: (height, width, channels) of an image.
         classes: number of classes; labels are integers (n,) from 0 to classes - 1.
         num_nodes: N, the nodes of the complete DAG, the input included; by default 4 at a budget
             and 8 in the paper's space.
-        target_macs: what a network costs for an image in multiply-accumulates, at most.
-        target_params: what it costs in parameters, at most; one target at most is given.
-        space: "budget" or "paper"; by default "budget" if there is a target.
         filters: base number of filters, 16 by default; solved at a budget.
         stage_scales: scale of each stage's filters, by default (1, 2, 4); solved at a budget.
         stage_strides: stride of each stage, by default (1, 2, 2), at a budget one more 2 where
@@ -89,10 +87,13 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             ops of all nodes are searched. By default the paper's two, at a budget
             `BUDGET_OPERATIONS`.
         activation: name of the activation.
-        learning_rate: of Adam.
+        learning_rate: of Adam; at a budget its peak, by default 0.02, else 0.004.
         batch_size: images in a step, where `AutoShrink.search` is given arrays and no
             `batch_size`.
         seed: integer, 0 included; decides which node has which op, at a budget at first.
+        target_macs: what a network costs for an image in multiply-accumulates, at most.
+        target_params: what it costs in parameters, at most; one target at most is given.
+        space: "budget" or "paper"; by default "budget" if there is a target.
 
     Raises:
         ValueError: an argument is out of its range, or does not go with the others; the message
@@ -115,9 +116,6 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         input_shape: tuple[int, int, int] = (32, 32, 3),
         classes: int = 10,
         num_nodes: int | None = None,
-        target_macs: int | None = None,
-        target_params: int | None = None,
-        space: str | None = None,
         filters: int | None = None,
         stage_scales: Sequence[float] | None = None,
         stage_strides: Sequence[int] | None = None,
@@ -126,9 +124,12 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         stem_stride: int | None = None,
         operations: Sequence[str] | None = None,
         activation: str = "relu",
-        learning_rate: float = 4e-3,
+        learning_rate: float | None = None,
         batch_size: int = 128,
         seed: int = 0,
+        target_macs: int | None = None,
+        target_params: int | None = None,
+        space: str | None = None,
     ) -> None:
         super().__init__(name="cnn_cell")
         targets = {"target_macs": target_macs, "target_params": target_params}
@@ -141,6 +142,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
                 f"space={self.space!r}, {_listed(targets)}: expected one target, and none in the "
                 "paper's space"
             )
+        if learning_rate is None:
+            learning_rate = 2e-2 if at_budget else 4e-3
         self.learning_rate = positive("learning_rate", learning_rate)
         self.batch_size = whole("batch_size", batch_size, 1)
         if operations is None:
@@ -206,7 +209,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         network = {
             **self.architecture,
             **stages,
-            "cell": cell,
+            "cell": cell.prune(),
             "residual": hp.Boolean("residual", default=False),
             "squeeze_excite": min(
                 hp.Int("squeeze_excite", 0, 2, default=0), len(stages["stage_repeats"])
@@ -223,7 +226,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             }
 
         ((name, target),) = self.target.items()
-        key = repr((cell.key, base, head, network))
+        key = repr((base, head, network))
         if key not in self._solved:
             self._solved[key] = solve_filters(
                 lambda filters: ShrinkCNN(**arguments(filters)), base, target, _COSTS[name], name
@@ -241,11 +244,16 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         if repeats is None:
             # The paper's three stages; a fourth may come.
             repeats = [
-                hp.Int(f"stage{n}_cells", 0 if n > 2 else 1, _MOST_REPEATS, default=int(n < 4))
+                # The last may be left out; if others were, networks were equal.
+                hp.Int(
+                    f"stage{n}_cells",
+                    int(n < max(len(strides), 2)),
+                    _MOST_REPEATS,
+                    default=int(n < 4),
+                )
                 for n in range(1, len(strides) + 1)
             ]
-            # A stage without cells leaves out those behind it.
-            repeats = list(itertools.takewhile(bool, repeats))
+            repeats = [each for each in repeats if each]
         stride = self.architecture.get("stem_stride") or hp.Choice("stem_stride", [1, 2], default=2)
         return {
             "stem_stride": stride,
@@ -274,7 +282,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     def fit(
         self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> Any:
-        """Trains a candidate, with early stopping.
+        """Trains a candidate, with `stopping_rules`, and at a budget with `OneCycle`.
 
         Arrays are shuffled anew for each epoch, in an order that follows from Python's own random
         generator, which the tuner seeds for each candidate.
@@ -291,6 +299,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         given = inspect.signature(keras.Model.fit).bind_partial(model, *args, **kwargs).arguments
         del given["self"]
         callbacks = [*(given.pop("callbacks", None) or ()), *self.stopping_rules()]
+        if self.space == "budget":
+            callbacks.append(OneCycle(self.learning_rate))
         data = given.get("x")
         if hasattr(data, "shape"):
             given["batch_size"] = given.get("batch_size") or self.batch_size
@@ -313,6 +323,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
     def stopping_rules(self) -> list[keras.callbacks.Callback]:
         """Makes the callbacks that stop a candidate early; a subclass may have others, or none."""
+        if self.space == "budget":
+            return []  # before its end a learning rate that is still high says little
         return [
             keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=5),
             ProxyStopping(self.architecture["classes"]),

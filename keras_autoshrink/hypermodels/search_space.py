@@ -63,6 +63,8 @@ class CellSpace:
     Args:
         space: the hyperparameters, `HyperParameters.space`.
         whole: whether ops and other hyperparameters are searched too, or keep their defaults.
+            Those of a conditional scope always keep them.
+        names: of the other hyperparameters that are searched; by default all.
 
     Attributes:
         name: the prefix of the cell's hyperparameters.
@@ -73,7 +75,9 @@ class CellSpace:
         ValueError: the edges of no cell are declared, or those of several, or they are no cell's.
     """
 
-    def __init__(self, space: Iterable[Any], whole: bool = False) -> None:
+    def __init__(
+        self, space: Iterable[Any], whole: bool = False, names: Iterable[str] | None = None
+    ) -> None:
         declared = {parameter.name: parameter for parameter in space}
         found = [match for name in declared if (match := _EDGE.fullmatch(name))]
         cells = sorted({match["cell"] for match in found})
@@ -94,7 +98,9 @@ class CellSpace:
             ops.append(f"node{node}" if parameter is None else parameter.default)
             node_ops.append((ops[-1],) if parameter is None else _values(parameter))
             of_cell.add(name)
-        choices = {n: _values(p) for n, p in declared.items() if n not in of_cell}
+        others = declared.keys() - of_cell if names is None else {*names}
+        others -= {name for name in others if declared[name].conditions}
+        choices = {name: _values(p) for name, p in declared.items() if name in others}
         choices = {name: values for name, values in choices.items() if len(values) > 1}
         try:
             cell = Cell(tuple(ops), edges)
@@ -140,7 +146,7 @@ _MANY, _OF_RANGE = 10, 5
 
 
 def _values(parameter: Any) -> tuple[Any, ...]:
-    """Returns the values that a hyperparameter may have, the default first, numbers ascending."""
+    """Returns values that a hyperparameter may have, the default first, then numbers ascending."""
     values = [*getattr(parameter, "values", ())]
     if hasattr(parameter, "max_value") and not 0 < len(values) <= _MANY:
         values = [parameter.prob_to_value((n + 0.5) / _OF_RANGE) for n in range(_OF_RANGE)]

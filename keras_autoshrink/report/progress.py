@@ -106,8 +106,9 @@ class SearchProgress:
         if label is None:
             return
         self._trained += 1
-        if over := search.outcomes[cell.key].over_limit:
-            self._console.print(f"{label}: left out: {over}", markup=False)
+        outcome = search.outcomes.get(cell.key)  # None of one that is to be tried again
+        if outcome is not None and outcome.over_limit:
+            self._console.print(f"{label}: left out: {outcome.over_limit}", markup=False)
         elif score is None:
             self._console.print(f"{label}: failed: {error}", markup=False)
         elif not self._console.is_terminal:

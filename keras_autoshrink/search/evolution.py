@@ -8,6 +8,7 @@ evolution", arXiv 1802.01548), for few networks are trained, each for long.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 from keras_autoshrink.cell import Cell
@@ -110,5 +111,5 @@ def _rank(outcome: Outcome) -> tuple[float, float]:
     if outcome.score is not None:
         return 0, -outcome.score
     if outcome.over_limit is not None:
-        return 1, outcome.costs.get("macs", 0.0)
+        return 1, outcome.costs.get("macs", math.inf)
     return 2, 0.0

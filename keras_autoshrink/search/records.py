@@ -145,6 +145,8 @@ def cheapest(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
 def all_over(outcomes: Iterable[Outcome]) -> str:
     """Says of networks that are all over the limits which comes closest."""
     closest = min(outcomes, key=_cost_rank)
+    if not closest.costs:
+        return f"no network could be built: {closest.over_limit}"
     return (
         f"no network was within the limits; the smallest had {closest.over_limit}; raise "
         "the limit, or search smaller networks, of fewer filters or nodes"

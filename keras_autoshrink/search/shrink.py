@@ -270,8 +270,8 @@ class ShrinkSearch:
         try:
             settings = {name: data[name] for name in SETTINGS}
             cell = Cell.from_json(data["cell"])
-            if values := data["cell"].get("values"):
-                cell = Point(cell.ops, cell.edges, tuple(values.items()))
+            if "values" in data["cell"]:
+                cell = Point(cell.ops, cell.edges, tuple(data["cell"]["values"].items()))
             ops = tuple(tuple(each) for each in data["space"]["ops"])
             space = Space(cell, ops, data["space"]["choices"])
             search = cls(cell, **settings, proposals=data["proposals"], space=space)

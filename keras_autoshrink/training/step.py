@@ -273,7 +273,7 @@ def _normalize(
 
 def _rectify(keras_calls: Callable[..., Any], inputs: Any) -> Any:
     """Rectifies before a change of shape what comes from one, as BatchNorm's kernel can do both."""
-    if inputs.op.type != "Reshape":
+    if tf.executing_eagerly() or inputs.op.type != "Reshape":
         return keras_calls(inputs)
     return tf.reshape(keras_calls(inputs.op.inputs[0]), tf.shape(inputs))
 

@@ -25,6 +25,7 @@ from keras_autoshrink.backend import check_tensorflow_backend, graphs_released
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import positive, whole
 from keras_autoshrink.costs import count_macs, count_params
+from keras_autoshrink.networks.budget import OverBudgetError
 from keras_autoshrink.networks.language_model import is_language_model, step_model
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import RECORDED_COSTS, Score, check_cost
@@ -219,6 +220,8 @@ class CandidateCosts:
         return saved_search.describe_costs(self._costs)
 
     def _outcome(self, costs: Mapping[str, Any], error: Exception | None) -> Outcome | None:
+        if isinstance(error, OverBudgetError):
+            return Outcome(None, over_limit=str(error))
         if error is not None:
             line = (str(error).strip() or "no message").splitlines()[0]
             return Outcome(None, error=f"{type(error).__name__}: {line}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import ANOTHER_SEARCH, check_same, positive
 from keras_autoshrink.hypermodels.search_space import CellSpace
+from keras_autoshrink.networks.budget import OverBudgetError
 from keras_autoshrink.search import STRATEGIES
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch, check_settings
@@ -138,6 +139,9 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         # Tells this search from one that was in its folder before, or will be.
         self.token = secrets.token_hex(8)
         self._space: CellSpace | None = None
+        # The hyperparameters beside the cell that are searched, None before a search has begun:
+        # what a HyperModel declares later, in its `fit`, is not.
+        self._searched: Sequence[str] | None = None
         self._search: ShrinkSearch | None = None
         # Of each network that has been handed out, the trial that counts.
         self._trial_ids: dict[str, str] = {}
@@ -165,9 +169,14 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             ValueError: they do not declare the edges of one cell.
         """
         if self._space is None:
-            strategy = STRATEGIES[self.settings["strategy"]]
-            self._space = CellSpace(self.hyperparameters.space, strategy.whole_space)
+            space = self.hyperparameters.space
+            self._space = CellSpace(space, self.whole_space, self._searched)
         return self._space
+
+    @property
+    def whole_space(self) -> bool:
+        """Whether more than edges is searched."""
+        return STRATEGIES[self.settings["strategy"]].whole_space
 
     def cell_of(self, trial: Trial) -> Cell:
         """Returns the cell that a trial trains, numbered as the complete DAG."""
@@ -402,6 +411,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         stopped = {i for i, t in self.trials.items() if t.status == TrialStatus.STOPPED}
         self._trial_ids = {k: i for k, i in state["trial_ids"].items() if i not in stopped}
         self._space = None
+        self._searched = searched["space"]["choices"] if searched else None
         self._search = self._new_search(searched.get("proposals", ()))
         self._attempts.restore(())
         self._replay(searched.get("outcomes", {}))
@@ -503,6 +513,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             metrics = metrics_of(outcome, self._sign, self.metric.name, self.objective.name)
             super().update_trial(trial_id, metrics)
             self.score_trial(trial)
+        elif outcome is not None and outcome.over_limit is not None:
+            trial.message = f"{OverBudgetError.__name__}: {outcome.over_limit}"
         elif outcome is not None:
             trial.message = outcome.error
         self._save_trial(trial)

@@ -249,15 +249,19 @@ class TrialOracle:
     Args:
         objective: of the search.
         seed: of the search.
+        whole_space: whether it searches more than edges.
 
     Attributes:
         trial: that is trained.
         reports: for each trial that has some its `metrics` and the `step` that they are of.
     """
 
-    def __init__(self, objective: keras_tuner.Objective, seed: int) -> None:
+    def __init__(
+        self, objective: keras_tuner.Objective, seed: int, whole_space: bool = False
+    ) -> None:
         self.objective = objective
         self.seed = seed
+        self._whole_space = whole_space
         self.trial: Trial | None = None
         self.reports: dict[str, dict[str, Any]] = {}
 
@@ -273,7 +277,7 @@ class TrialOracle:
     def cell_of(self, trial: Trial) -> Cell:
         """Returns the cell that a trial trains, numbered as the complete DAG."""
         values = trial.hyperparameters.values
-        return CellSpace(trial.hyperparameters.space).sub_cell(values)
+        return CellSpace(trial.hyperparameters.space, self._whole_space).sub_cell(values)
 
     def get_trial(self, trial_id: str) -> Trial:
         """Returns the trial under way, as it was handed out."""
@@ -297,10 +301,13 @@ class WorkerOracle(TrialOracle):
         seed: of the search.
         is_over: tells whether the search has ended, by its files; it is given whether a chief has
             ever answered.
+        whole_space: whether more than edges is searched.
     """
 
-    def __init__(self, client: Any, seed: int, is_over: Callable[[bool], bool]) -> None:
-        super().__init__(client.objective, seed)
+    def __init__(
+        self, client: Any, seed: int, is_over: Callable[[bool], bool], whole_space: bool
+    ) -> None:
+        super().__init__(client.objective, seed, whole_space)
         # By default a worker would look for a new chief ever less often, at last every two
         # minutes.
         options = [("grpc.max_reconnect_backoff_ms", 1_000)]

@@ -198,7 +198,9 @@ class AutoShrink(keras_tuner.Tuner):
             **kwargs,
         )
         if self._is_worker():
-            self.oracle = service.WorkerOracle(self.oracle, oracle.seed, self._is_over)
+            self.oracle = service.WorkerOracle(
+                self.oracle, oracle.seed, self._is_over, oracle.whole_space
+            )
 
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Trains candidates until the search has trained as many as it may.

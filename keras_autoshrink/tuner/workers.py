@@ -304,7 +304,9 @@ class WorkerTuner:
 
     def __init__(self, tuner: Any) -> None:
         self._tuner = copy.copy(tuner)
-        self._tuner.oracle = service.TrialOracle(tuner.oracle.objective, tuner.oracle.seed)
+        self._tuner.oracle = service.TrialOracle(
+            tuner.oracle.objective, tuner.oracle.seed, tuner.oracle.whole_space
+        )
         self._tuner._progress = self._tuner._interrupts = None  # of the search's process
         self._tuner._trainer = copy.copy(tuner._trainer)
         self._tuner._trainer.is_started_again = True
