@@ -64,7 +64,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     are concatenated, without residuals or a head.
 
     It is trained by Adam. At a budget the learning rate rises and falls once in the epochs that
-    there are, see `OneCycle`. In the paper's space it stays, and a training stops early: after 5
+    there are. In the paper's space it stays, and a training stops early: after 5
     epochs without a better validation accuracy; after epoch 4 if the validation accuracy is below
     twice chance (with 2 classes, 0.75); from epoch 4 on if the validation loss is more than three
     times the training loss. Where epochs are so short that epoch 4 ends before step 100, the epoch
@@ -84,8 +84,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         stem_filters: filters of the stem, 32 by default; solved at a budget.
         stem_stride: stride of the stem, 1 by default; searched at a budget, unless it is given.
         operations: the ops that nodes draw from, in numbers as equal as possible; at a budget the
-            ops of all nodes are searched. By default the paper's two, at a budget
-            `BUDGET_OPERATIONS`.
+            ops of all nodes are searched. By default sepconv3x3 and conv1x1, at a
+            budget sepconv5x5, conv3x3 and mbconv3x3 too.
         activation: name of the activation.
         learning_rate: of Adam; at a budget its peak, by default 0.02, else 0.004.
         batch_size: images in a step, where `AutoShrink.search` is given arrays and no
@@ -282,7 +282,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     def fit(
         self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> Any:
-        """Trains a candidate, with `stopping_rules`, and at a budget with `OneCycle`.
+        """Trains a candidate, with `stopping_rules`, and at a budget with one cycle of the rate.
 
         Arrays are shuffled anew for each epoch, in an order that follows from Python's own random
         generator, which the tuner seeds for each candidate.

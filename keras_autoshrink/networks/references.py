@@ -68,7 +68,7 @@ def reference_models(
     MLPerf Tiny (Banbury et al., arXiv 2106.07597) and the published ShrinkCNN (Zhang et al., arXiv
     1911.09251). Each is built twice: with a stem of stride 1 under its name, and with one of
     stride 2 under its name and `-stride2`. For images below 64 pixels they have fewer strides and
-    blocks than the published ones, as in `REFERENCES`. Which is best depends on data and budget:
+    blocks than the published ones. Which is best depends on data and budget:
     train them all by one recipe.
 
     A network that the images are too small for, or that cannot have the target's cost, is left out,
