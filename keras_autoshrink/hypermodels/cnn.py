@@ -64,11 +64,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     are concatenated, without residuals or a head.
 
     It is trained by Adam. At a budget the learning rate rises and falls once in the epochs that
-    there are. In the paper's space it stays, and a training stops early: after 5
-    epochs without a better validation accuracy; after epoch 4 if the validation accuracy is below
-    twice chance (with 2 classes, 0.75); from epoch 4 on if the validation loss is more than three
-    times the training loss. Where epochs are so short that epoch 4 ends before step 100, the epoch
-    in which that step falls takes its place.
+    there are. In the paper's space it stays, and a training stops early: after 5 epochs without a
+    better validation accuracy; after epoch 4 if the validation accuracy is below twice chance (with
+    2 classes, 0.75); from epoch 4 on if the validation loss is more than three times the training
+    loss. Where epochs are so short that epoch 4 ends before step 100, the epoch in which that step
+    falls takes its place.
 
     Args:
         input_shape: (height, width, channels) of an image.

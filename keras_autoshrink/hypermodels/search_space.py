@@ -118,7 +118,7 @@ class CellSpace:
         return self.space.start
 
     def values(self, cell: Cell) -> dict[str, Any]:
-        """Returns the hyperparameter values of a point: its edges, and what it has of its own."""
+        """Returns the hyperparameter values of a cell; of a point its ops and values too."""
         found: dict[str, Any] = {
             self._edge_name(edge): edge in cell.edges for edge in self.cell.edges
         }

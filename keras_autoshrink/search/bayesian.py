@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search.parts import Masks, Parts, distinct, without
 from keras_autoshrink.search.records import CostLimits, Outcome, of_cells, over_in_a_row
-from keras_autoshrink.search.strategies import State, Strategy
+from keras_autoshrink.search.strategies import OVER_IN_A_ROW, Budgeted, State
 from keras_autoshrink.search.surrogate import Array, Posterior, Surrogate
 
 # With fewer scores than this there is nothing to learn from: cells are drawn. Chosen, not tuned: 2
@@ -25,14 +25,6 @@ from keras_autoshrink.search.surrogate import Array, Posterior, Surrogate
 _LEAST_SCORES = 6
 # The same of costs.
 _LEAST_COSTS = 6
-# When so many networks have failed, and none has not, it is the fault of what trains them. If each
-# second one failed by itself, it would come to this once in 1,000 times. A round of the default
-# size is as many; KerasTuner gives up after 3, which a few large networks that do not fit into
-# memory can come to.
-FAILURES_IN_A_ROW = 10
-# When so many networks one after the other were over the limits, the search gives up: by then it
-# has gone to the smallest ones.
-OVER_IN_A_ROW = 30
 # Chosen, not tuned: in benchmarks/quality_cifar10.json, 80 searches of k=5, one climb in place of
 # ten leaves a regret that cannot be told from this one's. (In larger cells more is to be climbed.)
 _POOL = 1000  # parts drawn to choose from
@@ -42,7 +34,7 @@ _DESCENTS = 40
 _CHEAPEST = 10
 
 
-class Bayesian(Strategy):
+class Bayesian(Budgeted):
     """Bayesian optimisation: each round tries parts of the complete DAG that should score best.
 
     All scores so far say which; an edge may come back. The search ends when `max_candidates`
@@ -70,23 +62,9 @@ class Bayesian(Strategy):
                 return first_parts(parts, list(outcomes), count, state.round_seed, affordable)
             return best_parts(parts, scores, failed, count, state.round_seed, over, affordable)
 
-    def is_over(self, state: State) -> bool:
-        """Tells whether as many networks have been trained as may be."""
-        return self.max_remaining(state) <= 0
-
-    def gives_up(self, state: State) -> bool:
-        """Tells whether what trains the networks is at fault."""
-        errors = state.errors_in_a_row()
-        if errors and all(outcome.score is None for outcome in state.outcomes.values()):
-            return True
-        return self.max_remaining(state) > 0 and len(errors) >= FAILURES_IN_A_ROW
-
-    def max_remaining(self, state: State) -> int:
-        """Returns how many networks may still be trained."""
-        budget = self.max_candidates
-        if budget is None:
-            budget = 1 + self.trained_below(state.cell, len(state.cell.edges) + 1)
-        return budget - sum(o.over_limit is None for o in state.outcomes.values())
+    def default_budget(self, state: State) -> int:
+        """Returns as many networks as the paper's walk trains at most."""
+        return 1 + self.trained_below(state.cell, len(state.cell.edges) + 1)
 
 
 def first_parts(

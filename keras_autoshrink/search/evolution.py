@@ -12,9 +12,8 @@ import math
 import random
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.search.bayesian import FAILURES_IN_A_ROW, OVER_IN_A_ROW
 from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
-from keras_autoshrink.search.strategies import State, Strategy
+from keras_autoshrink.search.strategies import OVER_IN_A_ROW, Budgeted, State
 
 # How many networks are trained unless it is said.
 _CANDIDATES = 40
@@ -26,7 +25,7 @@ _RANDOM = 0.2
 _DRAWS = 50
 
 
-class Evolution(Strategy):
+class Evolution(Budgeted):
     """Evolution: each round changes the best networks so far in one place each.
 
     Edges, the ops of nodes and all other hyperparameters are searched. The first round has the
@@ -42,7 +41,7 @@ class Evolution(Strategy):
         """Returns the space's start, and points at random."""
         found = {state.cell.key: state.cell}
         generator = random.Random(f"{state.seed}/0")
-        count = min(self.num_candidates, self._budget())
+        count = min(self.num_candidates, self.max_remaining(state))
         least = self.edges_to_keep(state.cell)
         for _ in range(_DRAWS * count):
             if len(found) == count:
@@ -87,23 +86,9 @@ class Evolution(Strategy):
             found[point.key] = point
         return list(found.values())
 
-    def is_over(self, state: State) -> bool:
-        """Tells whether as many networks have been trained as may be."""
-        return self.max_remaining(state) <= 0
-
-    def gives_up(self, state: State) -> bool:
-        """Tells whether what trains the networks is at fault."""
-        errors = state.errors_in_a_row()
-        if errors and all(outcome.score is None for outcome in state.outcomes.values()):
-            return True
-        return self.max_remaining(state) > 0 and len(errors) >= FAILURES_IN_A_ROW
-
-    def max_remaining(self, state: State) -> int:
-        """Returns how many networks may still be trained."""
-        return self._budget() - sum(o.over_limit is None for o in state.outcomes.values())
-
-    def _budget(self) -> int:
-        return _CANDIDATES if self.max_candidates is None else self.max_candidates
+    def default_budget(self, state: State) -> int:
+        """Returns a number that is fixed, whatever the space."""
+        return _CANDIDATES
 
 
 def _rank(outcome: Outcome) -> tuple[float, float]:

@@ -337,7 +337,7 @@ def check_settings(*, strategy: str, seed: int, **arguments: Any) -> dict[str, A
 
 
 def _written(cell: Cell) -> Any:
-    """Returns a cell of a round as plain values: its edges, and what else it has of its own."""
+    """Returns a cell of a round as plain values: its edges; of a point its ops and values too."""
     if not isinstance(cell, Point):
         return cell.edges
     return {"ops": cell.ops, "edges": cell.edges, "values": dict(cell.values)}

@@ -61,6 +61,16 @@ class State(Protocol):
         """The errors of all candidates that failed since the last winner."""
 
 
+# When so many networks have failed, and none has not, it is the fault of what trains them. If each
+# second one failed by itself, it would come to this once in 1,000 times. A round of the default
+# size is as many; KerasTuner gives up after 3, which a few large networks that do not fit into
+# memory can come to.
+FAILURES_IN_A_ROW = 10
+# When so many networks one after the other were over the limits, the search gives up: by then it
+# has gone to the smallest ones.
+OVER_IN_A_ROW = 30
+
+
 @dataclasses.dataclass(frozen=True)
 class Strategy(abc.ABC):
     """A way to search: it proposes the cells of each round, and says when there are no more.
@@ -137,3 +147,29 @@ class Strategy(abc.ABC):
     def trained_below(self, cell: Cell, edges: int) -> int:
         """Counts the networks of fewer edges that the paper's walk trains at most."""
         return sum(min(self.num_candidates, e) for e in range(self.edges_to_keep(cell) + 1, edges))
+
+
+class Budgeted(Strategy):
+    """A strategy that trains a number of networks, whatever comes of them."""
+
+    @abc.abstractmethod
+    def default_budget(self, state: State) -> int:
+        """Returns how many networks are trained unless `max_candidates` says it."""
+
+    def is_over(self, state: State) -> bool:
+        """Tells whether as many networks have been trained as may be."""
+        return self.max_remaining(state) <= 0
+
+    def gives_up(self, state: State) -> bool:
+        """Tells whether what trains the networks is at fault."""
+        errors = state.errors_in_a_row()
+        if errors and all(outcome.score is None for outcome in state.outcomes.values()):
+            return True
+        return self.max_remaining(state) > 0 and len(errors) >= FAILURES_IN_A_ROW
+
+    def max_remaining(self, state: State) -> int:
+        """Returns how many networks may still be trained."""
+        budget = self.max_candidates
+        if budget is None:
+            budget = self.default_budget(state)
+        return budget - sum(o.over_limit is None for o in state.outcomes.values())
