@@ -128,6 +128,18 @@ def test_workers_train_the_points_that_were_proposed(tmp_path):
             assert each["error"] is None
             if "over_limit" not in each:
                 assert each["score"] == 2 * each["cell"]["values"]["units"]
+        first, *others = tuner.trajectory()
+        assert first["candidates"][0]["changed"] == {}
+        for record, before in zip(others, [first, *others], strict=False):
+            for each in record["candidates"]:
+                units = each["cell"]["values"]["units"]
+                same = units == before["cell"]["values"]["units"]
+                assert each["changed"].get("units") == (None if same else units)
+                edited = each["removed_edges"] or each["added_edges"] or each["changed"]
+                assert edited or each["cell"] == before["cell"]
+        page = tmp_path / f"{workers}.html"
+        kas.write_report(tuner, page)
+        assert "units 4" in page.read_text() or "units 8" in page.read_text()
     scores = [[(c["cell"], c["score"]) for c in each] for each in found]
     assert scores[0] == scores[1]
     assert {c["status"] for c in found[0]} == {"adopted", "rejected", "over limit"}

@@ -19,7 +19,7 @@ from keras_autoshrink import files
 from keras_autoshrink.cell import INPUT, Cell
 from keras_autoshrink.networks.operations import colours
 from keras_autoshrink.report.quantities import SCORE, Quantity, Records, known_costs
-from keras_autoshrink.search.records import best_record, described
+from keras_autoshrink.search.records import best_record, changes, described
 
 Point = tuple[float, float]
 
@@ -276,7 +276,8 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
     edits = ["removed", "added"] if any(each["added_edges"] for each in records) else ["removed"]
     quantities = [SCORE, Quantity("objective", objective), *known_costs(records)]
     headings = [each.unit or each.label for each in quantities]
-    for heading in ("round", *edits, "edges", *headings, "trained"):
+    whole_space = any("changed" in each for each in records)
+    for heading in ("round", *edits, *["changed"] * whole_space, "edges", *headings, "trained"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for record in records:
@@ -289,6 +290,7 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
         table.add_row(
             str(record["round"]),
             *described(record)[: len(edits)],
+            *[changes(record)] * whole_space,
             str(record["edges_left"]),
             *(each.text(record) for each in quantities),
             f"{trained} of {len(candidates)}",

@@ -11,7 +11,7 @@ from rich.status import Status
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.report.quantities import known_costs
-from keras_autoshrink.search.records import described, described_point
+from keras_autoshrink.search.records import changes, described
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 
@@ -125,10 +125,9 @@ class SearchProgress:
             over = sum("over_limit" in candidate for candidate in record["candidates"])
             if all(candidate["status"] == "failed" for candidate in record["candidates"]):
                 change = "all candidates failed, nothing changed"
-            elif "values" in record["cell"]:
-                change = described_point(record["cell"])
-            elif record["added_edges"]:
+            elif record["added_edges"] or changes(record) != "-":
                 change = f"edges removed: {removed}, added: {added}"
+                change += f", changed: {changes(record)}" if "changed" in record else ""
             self._console.print(
                 f"Round {record['round']} done: {change}, edges left: {record['edges_left']}, "
                 + ("no score" if record["score"] is None else f"score {record['score']:.4f}")

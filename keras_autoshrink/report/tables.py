@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink.report.quantities import Quantities, Record, Records
-from keras_autoshrink.search.records import described
+from keras_autoshrink.search.records import changes, described
 
 Content = str | ET.Element
 
@@ -35,10 +35,11 @@ def render(*elements: ET.Element) -> str:
 
 
 def edits(record: Record, round_: int) -> str:
-    """Says which edges a record's cell lost and won, such as "without 1-2, with 0-3"."""
+    """Says how a record's cell differs, such as "without 1-2, with 0-3, units 8"."""
     removed, added = described(record)
     words = [] if removed == "-" else [f"without {removed}"]
     words += [] if added == "-" else [f"with {added}"]
+    words += [] if changes(record) == "-" else [changes(record)]
     return ", ".join(words) or ("nothing adopted" if round_ else "complete cell")
 
 

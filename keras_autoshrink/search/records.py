@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.score import RECORDED_COSTS
+from keras_autoshrink.search.points import Point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +83,26 @@ class Candidate:
         reused: whether the same network was a candidate before, whose outcome is this one's.
         removed_edges: that the cell lacks.
         added_edges: that it has besides.
+        changed: the ops of its nodes and the other values that differ, by name; of points only.
     """
 
     cell: Cell
     reused: bool = False
     removed_edges: tuple[Edge, ...] = ()
     added_edges: tuple[Edge, ...] = ()
+    changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, current: Cell, cell: Cell, reused: bool) -> Candidate:
         """Makes a candidate of a round that starts from `current`."""
         removed = tuple(edge for edge in current.edges if edge not in cell.edges)
         added = tuple(edge for edge in cell.edges if edge not in current.edges)
-        return cls(cell, reused, removed, added)
+        changed: dict[str, Any] = {}
+        if isinstance(cell, Point) and isinstance(current, Point):
+            nodes = [n for n in cell.reachable if cell.ops[n] != current.ops[n]]
+            changed.update({f"node {n}": cell.ops[n] for n in nodes})
+            changed.update({*cell.values} - {*current.values})
+        return cls(cell, reused, removed, added, dict(sorted(changed.items())))
 
     @property
     def removed_edge(self) -> Edge | None:
@@ -217,15 +225,10 @@ def described(record: Mapping[str, Any]) -> tuple[str, str]:
     return removed, added
 
 
-def described_point(cell: Mapping[str, Any]) -> str:
-    """Writes a point's cell and values, as "relu, tanh by 0-1, 1-2; units 8".
-
-    Args:
-        cell: as `Point.to_json` returns it.
-    """
-    edges = ", ".join(f"{i}-{j}" for i, j in cell["edges"])
-    values = ", ".join(f"{name} {value}" for name, value in cell["values"].items())
-    return f"{', '.join(cell['ops'][1:])} by {edges}" + (f"; {values}" if values else "")
+def changes(record: Mapping[str, Any]) -> str:
+    """Writes what a record changed beside edges, as "node 1 conv3x3, units 8"; "-" for nothing."""
+    changed = record.get("changed", {})
+    return ", ".join(f"{name} {value}" for name, value in changed.items()) or "-"
 
 
 def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
@@ -234,6 +237,7 @@ def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
         "removed_edge": list(candidate.removed_edge) if candidate.removed_edge else None,
         "removed_edges": [list(edge) for edge in candidate.removed_edges],
         "added_edges": [list(edge) for edge in candidate.added_edges],
+        **({"changed": candidate.changed} if isinstance(candidate.cell, Point) else {}),
         "edges_left": len(candidate.cell.edges),
         "score": outcome.score,
         "objective": outcome.objective,
@@ -253,7 +257,8 @@ def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
 
 # What the record of a round takes from that of the candidate that it adopted.
 _OF_THE_ADOPTED = (
-    *("removed_edge", "removed_edges", "added_edges", "edges_left", "score", "objective"),
+    *("removed_edge", "removed_edges", "added_edges", "changed"),
+    *("edges_left", "score", "objective"),
     *(cost.name for cost in RECORDED_COSTS),
     "over_limit",
 )
@@ -272,6 +277,7 @@ def _round_record(
     if adopted is None:
         assert before is not None  # without a score no search goes on
         chosen = {**before, "removed_edge": None, "removed_edges": [], "added_edges": []}
+        chosen.update({"changed": {}} if "changed" in before else {})
     else:
         chosen = candidates[adopted]
         chosen["status"] = "adopted"

@@ -344,6 +344,8 @@ class AutoShrink(keras_tuner.Tuner):
               round before; None in round 0, and where they differ otherwise.
             - `removed_edges`, `added_edges`: lists of all edges [i, j] by which they differ, dead
               ones included.
+            - `changed`: dict, the ops of nodes and the other hyperparameters by which they differ,
+              and their values; only of a strategy that searches these, such as "evolution".
             - `edges_left`: int, the number of its edges.
             - `score`: float, what is maximised, at its best epoch; None if it was not trained.
             - `objective`: float, the metric behind the score at that epoch, which the score's
