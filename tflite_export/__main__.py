@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         _fail(str(error))
     except KeyboardInterrupt:
         fail("tflite_export", "interrupted", 130)
+    finally:
+        _raise_again(0)
     return status
 
 
@@ -50,9 +52,21 @@ def main(arguments: list[str] | None = None) -> int:
 _interrupted = threading.Event()
 
 
+# Python drops a KeyboardInterrupt that is raised in a destructor. To clean up takes less time.
+_AGAIN = 0.5
+
+
 def _interrupt(*_: object) -> NoReturn:
     _interrupted.set()
+    _raise_again(_AGAIN)
     raise KeyboardInterrupt
+
+
+def _raise_again(seconds: float) -> None:
+    """Has the interrupt raised again after so many seconds; 0 for not again."""
+    if _interrupted.is_set() and hasattr(signal, "setitimer"):  # Windows has none
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _fail(message: str) -> NoReturn:
