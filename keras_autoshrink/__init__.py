@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from keras_autoshrink.hypermodels.cnn import CNNCellHyperModel
     from keras_autoshrink.hypermodels.rnn import RNNCellHyperModel
     from keras_autoshrink.hypermodels.search_space import declare_cell
+    from keras_autoshrink.networks.architecture import Architecture
     from keras_autoshrink.networks.cnn import ShrinkCNN, width_for_macs
     from keras_autoshrink.networks.language_model import ShrinkRNN, load_model, step_model
     from keras_autoshrink.networks.operations import register_operation
@@ -46,6 +47,7 @@ __all__ = [
     "SHRINKRNN_CELL",
     "TEXT_RECIPES",
     "AccuracyScore",
+    "Architecture",
     "AutoShrink",
     "AutoShrinkOracle",
     "CNNCellHyperModel",
@@ -81,6 +83,7 @@ _HOME = {
     "SHRINKRNN_CELL": "cell",
     "TEXT_RECIPES": "training.recipes",
     "AccuracyScore": "score",
+    "Architecture": "networks.architecture",
     "AutoShrink": "tuner.tuner",
     "AutoShrinkOracle": "tuner.oracle",
     "CNNCellHyperModel": "hypermodels.cnn",

@@ -61,7 +61,7 @@ def test_at_a_budget_every_network_costs_the_same(name, target):
         model = at_budget.build(hp)
         assert 0.95 * target <= COUNTS[name](model) <= target
         assert not [x for x in model.layers if isinstance(x, keras.layers.Concatenate)]
-        network = at_budget.network(hp)
+        network = at_budget.network(hp).arguments
         assert network["stem_stride"] == hp.get("stem_stride")
         assert network["cell"].ops[1] == hp.get("cell/op_1")
         keys.add(network["cell"].key)
@@ -73,7 +73,7 @@ def test_what_is_given_is_not_searched():
     given = {"stem_stride": 1, "stage_repeats": (2, 1), "stage_strides": (1, 2)}
     at_budget = kas.CNNCellHyperModel((8, 8, 1), target_macs=200_000, **given)
     hp = keras_tuner.HyperParameters()
-    network = at_budget.network(hp)
+    network = at_budget.network(hp).arguments
     assert {name: network[name] for name in given} == given
     assert not [name for name in hp.values if "stem_stride" in name or "cells" in name]
 

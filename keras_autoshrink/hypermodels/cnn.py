@@ -20,9 +20,11 @@ from keras_autoshrink.data.checks import as_array, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyStopping
 from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.networks.budget import solve_filters
 from keras_autoshrink.networks.cnn import ShrinkCNN
 from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIONS, get_layers
+from keras_autoshrink.networks.references import reference_labels, solve_reference
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.training.classifier import compile_classifier
 
@@ -43,6 +45,8 @@ _PAPER_STAGES: dict[str, Any] = {
 _SOLVED = ("filters", "stage_scales", "stem_filters")
 
 SPACES = ("budget", "paper")
+
+CELL = "cell"  # what the hyperparameter "network" is, unless it names a reference
 
 _COSTS = {"target_macs": count_macs, "target_params": count_params}
 
@@ -180,25 +184,29 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         pool.sort(key=lambda _: generator.random())
         self.cell = Cell.dense((INPUT, *pool[1:]))
         self._solved: dict[str, tuple[int, ...]] = {}
+        self._references: dict[str, Architecture] = {}
         if at_budget:
             self.default_score = AccuracyScore(weight=0)  # all cost the same
             self.default_strategy = "evolution"
 
-    def network(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
-        """Returns the arguments of `ShrinkCNN` that make the network that `hp` holds.
+    def network(self, hp: keras_tuner.HyperParameters) -> Architecture:
+        """Returns the architecture of the network that `hp` holds.
 
         Raises:
             ValueError: the cell or the architecture cannot be built, or not at the target; the
                 message says why.
         """
         if self.space == "paper":
-            return {
-                **self.architecture,
-                "cell": declare_cell(hp, self.cell),
-                "width": 1,
-                "head_filters": None,
-                "residual": False,
-            }
+            return Architecture(
+                {
+                    **self.architecture,
+                    "cell": declare_cell(hp, self.cell),
+                    "width": 1,
+                    "head_filters": None,
+                    "residual": False,
+                }
+            )
+        ((name, target),) = self.target.items()
         cell = declare_cell(hp, self.cell, operations=self.operations)
         stages = self._declare_stages(hp)
         growth = hp.Choice("growth", [1.5, 2.0, 3.0], default=2.0)
@@ -225,13 +233,32 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
                 "head_filters": head * filters[-1] or None,
             }
 
-        ((name, target),) = self.target.items()
+        # A reference in place of the cell: none is drawn, but a search begins with them.
+        label = hp.Fixed("network", CELL)
+        if label != CELL:
+            shape, classes = self.architecture["input_shape"], self.architecture["classes"]
+            if label not in self._references:
+                reference, found = solve_reference(
+                    label, shape, classes, target, _COSTS[name], name
+                )
+                self._references[label] = Architecture(found, reference)
+            return self._references[label]
         key = repr((base, head, network))
         if key not in self._solved:
             self._solved[key] = solve_filters(
                 lambda filters: ShrinkCNN(**arguments(filters)), base, target, _COSTS[name], name
             )
-        return arguments(self._solved[key])
+        return Architecture(arguments(self._solved[key]))
+
+    def starting_values(self) -> list[dict[str, Any]]:
+        """Lists what a search at a budget begins with: each reference in place of the cell.
+
+        Returns:
+            Values of hyperparameters by name; all others have their defaults.
+        """
+        if self.space == "paper":
+            return []
+        return [{"network": label} for label in reference_labels()]
 
     def _declare_stages(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """Declares the stages of a network at a budget as far as they are not given."""
@@ -271,7 +298,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             ValueError: the cell or the architecture cannot be built, or not at the target; the
                 message says why.
         """
-        model = ShrinkCNN(**self.network(hp), batchnorm_momentum=BATCHNORM_MOMENTUM, name="proxy")
+        model = self.network(hp).build(BATCHNORM_MOMENTUM)
         compile_classifier(
             model,
             keras.optimizers.Adam(self.learning_rate),

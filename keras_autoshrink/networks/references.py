@@ -109,28 +109,61 @@ def reference_models(
 
     shape = (height, width, channels)
     models, reasons = {}, {}
-    for stem_stride in (1, 2):
-        for reference in REFERENCES.values():
-            build = functools.partial(
-                reference.build,
-                shape,
-                classes,
-                stem_stride=stem_stride,
-                batchnorm_momentum=batchnorm_momentum,
-            )
-            label = _label(reference.name, stem_stride)
-            try:
-                filters = solve_filters(build, reference.widths(shape), target, cost, name)
-            except ValueError as error:
-                reasons[label] = " ".join(str(error).split())
-            else:
-                models[label] = build(filters)
+    for label in reference_labels():
+        try:
+            reference, arguments = solve_reference(label, shape, classes, target, cost, name)
+        except ValueError as error:
+            reasons[label] = " ".join(str(error).split())
+        else:
+            build = REFERENCES[reference].build
+            models[label] = build(**arguments, batchnorm_momentum=batchnorm_momentum)
     if not models:
         label, reason = next(iter(reasons.items()))
         raise ValueError(f"{reason} ({label}; nor can another reference be built)")
     for label, reason in reasons.items():
         _log.warning("reference %s is left out: %s", label, reason)
     return models
+
+
+def reference_labels() -> list[str]:
+    """Lists what the models of `reference_models` may be called."""
+    return [_label(name, stem_stride) for stem_stride in (1, 2) for name in REFERENCES]
+
+
+def solve_reference(
+    label: str,
+    input_shape: ImageShape,
+    classes: int,
+    target: int,
+    cost: Callable[[Any], int],
+    name: str,
+) -> tuple[str, dict[str, Any]]:
+    """Finds the widths of one of the networks of `reference_models`.
+
+    Args:
+        label: one of `reference_labels`.
+        input_shape: (height, width, channels).
+        classes: number of classes.
+        target: as for `solve_filters`.
+        cost: as for `solve_filters`.
+        name: as for `solve_filters`.
+
+    Returns:
+        The name of the `Reference`, and the arguments of its `build`.
+
+    Raises:
+        ValueError: the images are too small for it.
+        OverBudgetError: no width of it meets the target.
+    """
+    known = {_label(each, stride): (each, stride) for each in REFERENCES for stride in (1, 2)}
+    reference, stem_stride = known[label]
+    arguments = {"input_shape": input_shape, "classes": classes, "stem_stride": stem_stride}
+    found = REFERENCES[reference]
+    build = functools.partial(found.build, **arguments)
+    filters = solve_filters(
+        lambda filters: build(filters=filters), found.widths(input_shape), target, cost, name
+    )
+    return reference, {**arguments, "filters": filters}
 
 
 def _label(name: str, stem_stride: int) -> str:
