@@ -46,7 +46,10 @@ def test_a_space_is_what_is_declared(declared):
     assert space.start == Point(
         ("input", "relu", "relu", "tanh"),
         ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)),
-        (("optimizer", "sgd"), ("units", 8), ("learning_rate", 1e-3), ("residual", False)),
+        (
+            *(("optimizer", "sgd"), ("units", 8), ("learning_rate", 1e-3), ("residual", False)),
+            ("epochs", 3),
+        ),
     )
     assert {*space.ops[1:]} == {("relu", "tanh", "sigmoid"), ("tanh", "relu", "sigmoid")}
     assert space.choices["optimizer"] == ("sgd", "adam")

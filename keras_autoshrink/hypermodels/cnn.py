@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import random
@@ -21,7 +22,7 @@ from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyS
 from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
 from keras_autoshrink.networks.architecture import Architecture
-from keras_autoshrink.networks.budget import solve_filters
+from keras_autoshrink.networks.budget import OverBudgetError, solve_filters
 from keras_autoshrink.networks.cnn import ShrinkCNN
 from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIONS, get_layers
 from keras_autoshrink.networks.references import reference_labels, solve_reference
@@ -40,11 +41,20 @@ _PAPER_STAGES: dict[str, Any] = {
     "stage_repeats": (1, 1, 1),
     "stem_filters": 32,
     "stem_stride": 1,
+    "activation": "relu",
 }
 # What follows from a budget; other stages may be given and are then not searched.
 _SOLVED = ("filters", "stage_scales", "stem_filters")
 
 SPACES = ("budget", "paper")
+
+# Cells of one node, and their stages, of which small networks are made.
+_FIRST_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("conv3x3", {"stage4_cells": 1, "stem_scale": 0.5, "activation": "silu"}),
+    ("conv3x3", {"stage4_cells": 1, "stem_scale": 0.5, "growth": 1.5}),
+    ("sepconv3x3", {"stage2_cells": 2, "stage3_cells": 2, "stem_scale": 0.5}),
+    ("mbconv3x3", {"stage2_cells": 2, "stage3_cells": 2, "residual": True}),
+)
 
 CELL = "cell"  # what the hyperparameter "network" is, unless it names a reference
 
@@ -90,7 +100,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         operations: the ops that nodes draw from, in numbers as equal as possible; at a budget the
             ops of all nodes are searched. By default sepconv3x3 and conv1x1, at a
             budget sepconv5x5, conv3x3 and mbconv3x3 too.
-        activation: name of the activation.
+        activation: name of the activation, "relu" by default; "relu" and "silu" are searched at a
+            budget, unless it is given.
         learning_rate: of Adam; at a budget its peak, by default 0.02, else 0.004.
         batch_size: images in a step, where `AutoShrink.search` is given arrays and no
             `batch_size`.
@@ -127,7 +138,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         stem_filters: int | None = None,
         stem_stride: int | None = None,
         operations: Sequence[str] | None = None,
-        activation: str = "relu",
+        activation: str | None = None,
         learning_rate: float | None = None,
         batch_size: int = 128,
         seed: int = 0,
@@ -160,7 +171,6 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         self.architecture: dict[str, Any] = {
             "input_shape": tuple(input_shape),
             "classes": whole("classes", classes, 2),
-            "activation": activation,
         }
         given = {
             "filters": filters,
@@ -169,6 +179,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "stage_repeats": stage_repeats,
             "stem_filters": stem_filters,
             "stem_stride": stem_stride,
+            "activation": activation,
         }
         given = {name: value for name, value in given.items() if value is not None}
         given = {n: tuple(v) if isinstance(v, Sequence) else v for n, v in given.items()}
@@ -209,9 +220,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         ((name, target),) = self.target.items()
         cell = declare_cell(hp, self.cell, operations=self.operations)
         stages = self._declare_stages(hp)
-        growth = hp.Choice("growth", [1.5, 2.0, 3.0], default=2.0)
+        growth = hp.Choice("growth", [1.25, 1.5, 2.0, 2.5], default=2.0)
         # Of the stem, before the first stage's.
-        base = [hp.Choice("stem_scale", [0.5, 1.0, 2.0], default=1.0)]
+        base = [hp.Choice("stem_scale", [0.25, 0.5, 1.0, 2.0], default=1.0)]
         base += [growth**stage for stage in range(len(stages["stage_repeats"]))]
         head = hp.Choice("head_scale", [0, 2, 4], default=0)
         network = {
@@ -224,6 +235,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             ),
             "combine": "add",
         }
+        if "activation" not in network:
+            network["activation"] = hp.Choice("activation", ["relu", "silu"], default="relu")
 
         def arguments(filters: tuple[int, ...]) -> dict[str, Any]:
             return {
@@ -238,10 +251,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         if label != CELL:
             shape, classes = self.architecture["input_shape"], self.architecture["classes"]
             if label not in self._references:
-                reference, found = solve_reference(
-                    label, shape, classes, target, _COSTS[name], name
-                )
-                self._references[label] = Architecture(found, reference)
+                try:
+                    found = solve_reference(label, shape, classes, target, _COSTS[name], name)
+                except ValueError as error:
+                    raise OverBudgetError(f"{label}: {error}") from error
+                self._references[label] = Architecture(found[1], found[0])
             return self._references[label]
         key = repr((base, head, network))
         if key not in self._solved:
@@ -251,14 +265,27 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         return Architecture(arguments(self._solved[key]))
 
     def starting_values(self) -> list[dict[str, Any]]:
-        """Lists what a search at a budget begins with: each reference in place of the cell.
+        """Lists what a search at a budget begins with: plain cells, and the references.
 
         Returns:
             Values of hyperparameters by name; all others have their defaults.
         """
         if self.space == "paper":
             return []
-        return [{"network": label} for label in reference_labels()]
+        hp = keras_tuner.HyperParameters()
+        with contextlib.suppress(OverBudgetError):
+            self.network(hp)
+        edges = {name: name == "cell/edge_0_1" for name in hp.values if "/edge_" in name}
+        cells = [
+            {**edges, "cell/op_1": op, **values}
+            for op, values in _FIRST_CELLS
+            if op in self.operations
+        ]
+        # What is not searched, since it is given, is no hyperparameter.
+        cells = [{n: v for n, v in each.items() if n in hp.values} for each in cells]
+        # Those with a stem of stride 2 are mostly better.
+        labels = sorted(reference_labels(), key=lambda label: not label.endswith("-stride2"))
+        return [*cells, *({"network": label} for label in labels)]
 
     def _declare_stages(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """Declares the stages of a network at a budget as far as they are not given."""
@@ -282,6 +309,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             ]
             repeats = [each for each in repeats if each]
         stride = self.architecture.get("stem_stride") or hp.Choice("stem_stride", [1, 2], default=2)
+        if "stage_strides" not in self.architecture:
+            strides = (hp.Choice("stage1_stride", [1, 2], default=1), *strides[1:])
         return {
             "stem_stride": stride,
             "stage_strides": tuple(strides[: len(repeats)]),

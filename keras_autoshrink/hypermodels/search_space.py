@@ -6,12 +6,13 @@ HyperModel that declares such Booleans can be searched; `declare_cell` declares 
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_autoshrink.cell import INPUT, Cell, Edge
-from keras_autoshrink.search.points import Point, Space
+from keras_autoshrink.search.points import EPOCHS, REPEAT, Point, Space, with_fidelity
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -65,6 +66,9 @@ class CellSpace:
         whole: whether ops and other hyperparameters are searched too, or keep their defaults.
             Those of a conditional scope always keep them.
         names: of the other hyperparameters that are searched; by default all.
+        first: values of hyperparameters by name, those that differ from the defaults, of each point
+            that a search is to begin with.
+        rungs: for how many epochs its points are trained, see `Space`.
 
     Attributes:
         name: the prefix of the cell's hyperparameters.
@@ -76,7 +80,12 @@ class CellSpace:
     """
 
     def __init__(
-        self, space: Iterable[Any], whole: bool = False, names: Iterable[str] | None = None
+        self,
+        space: Iterable[Any],
+        whole: bool = False,
+        names: Iterable[str] | None = None,
+        first: Iterable[Mapping[str, Any]] = (),
+        rungs: tuple[int, ...] = (),
     ) -> None:
         declared = {parameter.name: parameter for parameter in space}
         found = [match for name in declared if (match := _EDGE.fullmatch(name))]
@@ -101,16 +110,20 @@ class CellSpace:
         others = declared.keys() - of_cell if names is None else {*names}
         others -= {name for name in others if declared[name].conditions}
         choices = {name: _values(p) for name, p in declared.items() if name in others}
-        choices = {name: values for name, values in choices.items() if len(values) > 1}
         try:
             cell = Cell(tuple(ops), edges)
         except ValueError as error:
             raise ValueError(f"search space of the cell {self.name!r}: {error}") from error
         self.space = Space.of_edges(cell)
-        if whole and (choices or any(len(each) > 1 for each in node_ops)):
+        if whole and (choices or rungs or any(len(each) > 1 for each in node_ops)):
             defaults = tuple((name, declared[name].default) for name in choices)
+            if rungs:
+                defaults = with_fidelity(defaults, rungs[0])
             cell = Point(cell.ops, cell.edges, defaults)
-            self.space = Space(cell, tuple(node_ops), choices)
+            self.space = Space(cell, tuple(node_ops), choices, rungs=rungs)
+            at_first = {**self.values(cell), **{n: p.default for n, p in declared.items()}}
+            points = tuple(self.sub_cell({**at_first, **values}) for values in first)
+            self.space = dataclasses.replace(self.space, first=points)
 
     @property
     def cell(self) -> Cell:
@@ -135,7 +148,8 @@ class CellSpace:
             return Cell(start.ops, edges)
         nodes = range(1, start.num_nodes)
         ops = (INPUT, *(values.get(f"{self.name}/op_{n}", start.ops[n]) for n in nodes))
-        return Point(ops, edges, tuple((name, values[name]) for name in self.space.choices))
+        names = [*self.space.choices, *(n for n in (EPOCHS, REPEAT) if n in values)]
+        return Point(ops, edges, tuple((name, values[name]) for name in names))
 
     def _edge_name(self, edge: Edge) -> str:
         return f"{self.name}/edge_{edge[0]}_{edge[1]}"

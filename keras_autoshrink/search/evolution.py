@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Mapping
 
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.search.halving import Ending, Ladder
 from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
 from keras_autoshrink.search.strategies import OVER_IN_A_ROW, Budgeted, State
 
@@ -28,8 +30,10 @@ _DRAWS = 50
 class Evolution(Budgeted):
     """Evolution: each round changes the best networks so far in one place each.
 
-    Edges, the ops of nodes and all other hyperparameters are searched. The first round has the
-    space's start and points at random; so is a fifth of each later round. The search ends when
+    Edges, the ops of nodes and all other hyperparameters are searched. The first round has what the
+    space begins with, or its start and points at random; so is a fifth of each later round. Where
+    the space has rungs, networks are trained for a quarter of the epochs, and at the end the better
+    ones for longer. The search ends when
     `max_candidates` networks have been trained (40 by default), when the space is exhausted, when
     no network has a score, or when too many in a row failed or were over the limits.
     """
@@ -38,10 +42,13 @@ class Evolution(Budgeted):
     whole_space = True
 
     def begin(self, state: State) -> list[Cell]:
-        """Returns the space's start, and points at random."""
-        found = {state.cell.key: state.cell}
+        """Returns what the space begins with, or else its start and points at random."""
+        count = min(self.num_candidates, self._remaining(state))
+        first = state.space.first or (state.cell,)
+        found = {point.key: point for point in first}
+        if state.space.first:
+            return list(found.values())[: max(1, self._remaining(state))]
         generator = random.Random(f"{state.seed}/0")
-        count = min(self.num_candidates, self.max_remaining(state))
         least = self.edges_to_keep(state.cell)
         for _ in range(_DRAWS * count):
             if len(found) == count:
@@ -51,13 +58,53 @@ class Evolution(Budgeted):
         return list(found.values())
 
     def propose(self, state: State) -> list[Cell]:
-        """Returns points of which none has been trained: changed ones, and some at random."""
+        """Returns changed points, and some at random; at the end the best, to be trained longer."""
         outcomes = of_cells(state.rounds, state.outcomes)
+        rungs = state.space.rungs
+        # How far the last round was.
+        last = max(getattr(each.cell, "epochs", 0) for each in state.rounds[-1].candidates)
+        if not rungs or last == rungs[0]:
+            found = self._changed(state, outcomes)
+            if found or not rungs:
+                return found
+        ladder, ending = Ladder(state.space, outcomes), self._ending(state)
+        if last == rungs[0]:
+            return ladder.second(ending)
+        return ladder.last(ending) if last == rungs[1] else []
+
+    def _ending(self, state: State) -> Ending:
+        """Returns how many networks are trained for longer at the end of a search with rungs."""
+        endings = []
+        if self.max_candidates is not None or self.max_minutes is None:
+            budget = self.max_candidates or self.default_budget(state)
+            endings.append(Ending.of(budget, state.space))
+        if self.max_minutes is not None and state.outcomes:
+            ladder = Ladder(state.space, of_cells(state.rounds, state.outcomes))
+            seconds = 60 * self.max_minutes * _side_by_side(state)
+            endings.append(ladder.affordable(seconds))
+        return min(endings, key=lambda ending: ending.trainings)
+
+    def _remaining(self, state: State) -> int:
+        """Returns how many networks may be trained before the end begins."""
+        remaining = self.max_remaining(state)
+        if not state.space.rungs:
+            return remaining
+        if self.max_minutes is not None and state.outcomes:
+            ladder = Ladder(state.space, of_cells(state.rounds, state.outcomes))
+            reserved = ladder.seconds(self._ending(state)) / _side_by_side(state)
+            remaining = min(remaining, self.fitting(state, self.seconds_left(state) - reserved))
+        if self.max_candidates is not None or self.max_minutes is None:
+            remaining = min(remaining, self.max_remaining(state) - self._ending(state).trainings)
+        return remaining
+
+    def _changed(self, state: State, outcomes: Mapping[Cell, Outcome]) -> list[Cell]:
+        """Returns points of which none has been trained; none if no more may be."""
         if over_in_a_row(state.rounds, state.outcomes) >= OVER_IN_A_ROW:
             return []
         generator = random.Random(state.round_seed)
         least = self.edges_to_keep(state.cell)
         ranked = sorted(outcomes, key=lambda point: _rank(outcomes[point]))
+        ranked = [point for point in ranked if state.space.contains(point)]
         scored = [point for point in ranked if outcomes[point].score is not None]
         near = [
             list(state.space.neighbours(point, least)) for point in (scored or ranked)[:_PARENTS]
@@ -65,7 +112,7 @@ class Evolution(Budgeted):
         near = [each for each in near if each]
         found: dict[str, Cell] = {}
         known = set(state.outcomes)
-        for _ in range(min(self.num_candidates, self.max_remaining(state))):
+        for _ in range(min(self.num_candidates, self._remaining(state))):
             for _ in range(_DRAWS if near else 0):
                 if generator.random() < _RANDOM:
                     point = state.space.at_random(generator, least)
@@ -89,6 +136,12 @@ class Evolution(Budgeted):
     def default_budget(self, state: State) -> int:
         """Returns a number that is fixed, whatever the space."""
         return _CANDIDATES
+
+
+def _side_by_side(state: State) -> float:
+    """Returns how many networks are trained at a time, in the mean."""
+    seconds = sum(outcome.seconds for outcome in state.outcomes.values())
+    return max(seconds / state.elapsed_seconds, 1e-9) if state.elapsed_seconds else 1.0
 
 
 def _rank(outcome: Outcome) -> tuple[float, float]:

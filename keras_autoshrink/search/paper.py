@@ -46,8 +46,9 @@ class Paper(Strategy):
         return [dataclasses.replace(each, edges=each.live_edges) for each in smaller]
 
     def is_over(self, state: State) -> bool:
-        """Tells whether the cell is as small as it is to become."""
-        return len(state.current.edges) <= self.edges_to_keep(state.cell)
+        """Tells whether the cell is as small as it is to become, or the time is up."""
+        smallest = len(state.current.edges) <= self.edges_to_keep(state.cell)
+        return smallest or self.seconds_left(state) <= 0
 
     def gives_up(self, state: State) -> bool:
         """Tells that there is no cell to go on from."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
+
+# Values that say how a network is trained, not what it is: for how many epochs, by KerasTuner's own
+# name, and how often it has been trained for so many before. Each training has a seed of its own.
+EPOCHS, REPEAT = "tuner/epochs", "tuner/repeat"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +40,35 @@ class Point(Cell):
         cell = Cell(self.ops, self.edges).key
         return ";".join((cell, *(f"{name}={value!r}" for name, value in self.values)))
 
+    @property
+    def epochs(self) -> int:
+        """How long it is trained; 0 for as long as the search is told to."""
+        return int(dict(self.values).get(EPOCHS, 0))
+
+    @property
+    def network(self) -> str:
+        """The key of all trainings of one network, whatever they differ in."""
+        return self.trained_for(0).key
+
+    def trained_for(self, epochs: int, repeat: int = 0) -> Point:
+        """Returns the point of another training of the network.
+
+        Args:
+            epochs: of the training.
+            repeat: its number among those of so many epochs.
+        """
+        return dataclasses.replace(self, values=with_fidelity(self.values, epochs, repeat))
+
     def to_json(self) -> dict[str, Any]:
         """Returns the cell as plain values, and the others; `Cell.from_json` reads the cell."""
         return {**super().to_json(), "values": dict(self.values)}
+
+
+def with_fidelity(
+    values: Iterable[tuple[str, Any]], epochs: int, repeat: int = 0
+) -> tuple[tuple[str, Any], ...]:
+    """Returns the values of a point that is trained for so many epochs."""
+    return tuple({**dict(values), EPOCHS: epochs, REPEAT: repeat}.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +80,10 @@ class Space:
             if there are other hyperparameters.
         ops: the ops that each node may have, the input's included.
         choices: the values that each other hyperparameter may have.
+        first: points that a search begins with in place of the start. They may have values that
+            are no choices: nothing is made of those points by a change, nor drawn like them.
+        rungs: for how many epochs networks are trained: all, the better ones, and the best at the
+            end; none where all are trained alike. All other points are trained for the first.
 
     Example:
         >>> start = Point(("input", "conv1x1"), ((0, 1),), (("stem_stride", 2),))
@@ -61,19 +95,28 @@ class Space:
     start: Cell
     ops: tuple[tuple[str, ...], ...]
     choices: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    first: tuple[Cell, ...] = ()
+    rungs: tuple[int, ...] = ()
 
     @classmethod
     def of_edges(cls, cell: Cell) -> Space:
         """Makes the space of a cell's parts."""
         return cls(cell, tuple((op,) for op in cell.ops))
 
+    def contains(self, point: Cell) -> bool:
+        """Tells whether a point's values are choices, but for those of its training."""
+        values = dict(point.values) if isinstance(point, Point) else {}
+        return all(values[n] in choices for n, choices in self.choices.items() if n in values)
+
     def neighbours(self, point: Cell, least_edges: int) -> Iterator[Cell]:
         """Yields all points that differ in one edge, one node's op or one value.
 
         Args:
-            point: of this space.
+            point: of this space; one that it does not contain has no neighbours.
             least_edges: that a point has.
         """
+        if not self.contains(point):
+            return
         for edge in self.start.edges:
             edges = {*point.edges} ^ {edge}
             if any(i == 0 for i, _ in edges):
@@ -108,8 +151,9 @@ class Space:
             ops = tuple(each[int(draw() * len(each))] for each in self.ops)
             changed: dict[str, Any] = {"ops": ops, "edges": tuple(edges)}
             if self.choices:
-                drawn = ((n, each[int(draw() * len(each))]) for n, each in self.choices.items())
-                changed["values"] = tuple(drawn)
+                drawn = {n: each[int(draw() * len(each))] for n, each in self.choices.items()}
+                values = dict(start.values) if isinstance(start, Point) else {}
+                changed["values"] = tuple({**values, **drawn}.items())
             if any(i == 0 for i, _ in edges):
                 found = _live(dataclasses.replace(start, **changed))
                 if len(found.edges) >= least_edges:
@@ -120,7 +164,43 @@ class Space:
         return {
             "ops": [list(each) for each in self.ops],
             "choices": {name: list(each) for name, each in self.choices.items()},
+            "first": [written(point) for point in self.first],
+            "rungs": list(self.rungs),
         }
+
+    @classmethod
+    def from_json(cls, start: Cell, data: Mapping[str, Any]) -> Space:
+        """Makes the space that `to_json` wrote, of a start that is written elsewhere.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is damaged.
+        """
+        ops = tuple(tuple(each) for each in data["ops"])
+        first = tuple(read(start, each) for each in data["first"])
+        return cls(start, ops, data["choices"], first, tuple(data["rungs"]))
+
+
+def written(cell: Cell) -> Any:
+    """Returns a cell of a search as plain values: its edges; of a point its ops and values too."""
+    if not isinstance(cell, Point):
+        return cell.edges
+    return {"ops": cell.ops, "edges": cell.edges, "values": dict(cell.values)}
+
+
+def read(whole: Cell, written: Any) -> Cell:
+    """Reads what `written` returned of a part of a cell.
+
+    Raises:
+        ValueError: it has other edges, or none from the input.
+    """
+    if isinstance(written, Mapping):
+        edges = tuple((i, j) for i, j in written["edges"])
+        found: Cell = Point(tuple(written["ops"]), edges, tuple(written["values"].items()))
+    else:
+        found = dataclasses.replace(whole, edges=tuple((i, j) for i, j in written))
+    if strange := set(found.edges) - set(whole.edges):
+        raise ValueError(f"proposals: edge {min(strange)} is none of the complete cell's")
+    return found
 
 
 def _live(point: Cell) -> Cell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -122,14 +123,37 @@ class Round:
 def winner(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
     """Finds the index of a round's best candidate, None if none has a score.
 
+    Of a network that was trained several times the mean score counts, and then its best training.
     Of equal scores the one of fewer MACs wins, then of the smaller edge.
     """
+    means = mean_scores(finished, outcomes)
     ranks = [
-        (-outcome.score, outcome.costs.get("macs", 0), candidate.removed_edge or (), index)
+        (
+            -means[network_of(candidate.cell)],
+            -outcome.score,
+            outcome.costs.get("macs", 0),
+            candidate.removed_edge or (),
+            index,
+        )
         for index, candidate in enumerate(finished.candidates)
         if (outcome := outcomes[candidate.cell.key]).score is not None
     ]
     return min(ranks)[-1] if ranks else None
+
+
+def network_of(cell: Cell) -> str:
+    """Returns a key that all trainings of one network share."""
+    return cell.network if isinstance(cell, Point) and cell.epochs else cell.key
+
+
+def mean_scores(finished: Round, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    """Returns the mean score of each network of a round that has one, by `network_of`."""
+    scores: dict[str, list[float]] = {}
+    for candidate in finished.candidates:
+        score = outcomes[candidate.cell.key].score
+        if score is not None:
+            scores.setdefault(network_of(candidate.cell), []).append(score)
+    return {network: statistics.fmean(found) for network, found in scores.items()}
 
 
 def cheapest(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
@@ -209,9 +233,16 @@ def trajectory(
 
 
 def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Finds the best-scoring record of a trajectory, ties to fewer edges; None without a score."""
+    """Finds the best-scoring record of a trajectory, ties to fewer edges; None without a score.
+
+    Scores of networks that were trained for more epochs come before others.
+    """
     scored = [record for record in records if record["score"] is not None]
-    return max(scored, key=lambda each: (each["score"], -each["edges_left"]), default=None)
+    return max(
+        scored,
+        key=lambda each: (each.get("epochs", 0), each["score"], -each["edges_left"]),
+        default=None,
+    )
 
 
 def described(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -237,7 +268,7 @@ def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
         "removed_edge": list(candidate.removed_edge) if candidate.removed_edge else None,
         "removed_edges": [list(edge) for edge in candidate.removed_edges],
         "added_edges": [list(edge) for edge in candidate.added_edges],
-        **({"changed": candidate.changed} if isinstance(candidate.cell, Point) else {}),
+        **_of_point(candidate),
         "edges_left": len(candidate.cell.edges),
         "score": outcome.score,
         "objective": outcome.objective,
@@ -255,9 +286,16 @@ def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _of_point(candidate: Candidate) -> dict[str, Any]:
+    if not isinstance(candidate.cell, Point):
+        return {}
+    epochs = candidate.cell.epochs
+    return {"changed": candidate.changed, **({"epochs": epochs} if epochs else {})}
+
+
 # What the record of a round takes from that of the candidate that it adopted.
 _OF_THE_ADOPTED = (
-    *("removed_edge", "removed_edges", "added_edges", "changed"),
+    *("removed_edge", "removed_edges", "added_edges", "changed", "epochs"),
     *("edges_left", "score", "objective"),
     *(cost.name for cost in RECORDED_COSTS),
     "over_limit",

@@ -13,14 +13,16 @@ from typing import Any
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search import make_strategy, records
-from keras_autoshrink.search.points import Point, Space
+from keras_autoshrink.search.points import Point, Space, read, written
 from keras_autoshrink.search.records import Candidate, CostLimits, Outcome, Round
 
 # What says which search this is; the rest follows from the outcomes.
-SETTINGS = ("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates")
+SETTINGS = (
+    *("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates", "max_minutes"),
+)
 
 _FORMAT = "keras_autoshrink.search"
-_VERSION = 3
+_VERSION = 4
 
 
 class ShrinkSearch:
@@ -42,6 +44,7 @@ class ShrinkSearch:
         keep_fraction: the share of the initial edges, 0 to 1, that a cell has at least; "paper"
             stops there.
         max_candidates: how many networks to train; None for as many as the strategy needs.
+        max_minutes: how long to search; None for as long as it takes.
         limits: the most that networks may cost.
         proposals: the cells of rounds 0, 1 and so on of a search that is resumed, as `to_json`
             writes them.
@@ -68,6 +71,7 @@ class ShrinkSearch:
         num_candidates: int = 10,
         keep_fraction: float = 0.01,
         max_candidates: int | None = None,
+        max_minutes: float | None = None,
         limits: CostLimits | None = None,
         proposals: Sequence[Sequence[Any]] = (),
         space: Space | None = None,
@@ -78,13 +82,16 @@ class ShrinkSearch:
             num_candidates=num_candidates,
             keep_fraction=keep_fraction,
             max_candidates=max_candidates,
+            max_minutes=max_minutes,
         )
         arguments = {n: v for n, v in self.settings.items() if n not in ("strategy", "seed")}
         self._strategy = make_strategy(strategy, **arguments, limits=limits or CostLimits())
         self.cell = dataclasses.replace(cell, edges=cell.live_edges)
         self.space = space or Space.of_edges(self.cell)
-        self._known = [[_read(self.cell, each) for each in cells] for cells in proposals]
+        self._known = [[read(self.cell, each) for each in cells] for cells in proposals]
         self._exhausted = False  # the strategy had nothing left to propose
+        # On a clock, while somebody searched; who trains the networks keeps it.
+        self.elapsed_seconds = 0.0
         self._outcomes: dict[str, Outcome] = {}
         # Of each finished round the index of the winner, None if nothing survived.
         self._adopted: list[int | None] = []
@@ -242,7 +249,7 @@ class ShrinkSearch:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the whole state as plain values, for `json.dump`."""
-        proposals = [[_written(c.cell) for c in each.candidates] for each in self._rounds]
+        proposals = [[written(c.cell) for c in each.candidates] for each in self._rounds]
         return {
             "format": _FORMAT,
             "version": _VERSION,
@@ -272,8 +279,7 @@ class ShrinkSearch:
             cell = Cell.from_json(data["cell"])
             if "values" in data["cell"]:
                 cell = Point(cell.ops, cell.edges, tuple(data["cell"]["values"].items()))
-            ops = tuple(tuple(each) for each in data["space"]["ops"])
-            space = Space(cell, ops, data["space"]["choices"])
+            space = Space.from_json(cell, data["space"])
             search = cls(cell, **settings, proposals=data["proposals"], space=space)
             outcomes = {key: Outcome(**values) for key, values in data["outcomes"].items()}
         except (KeyError, TypeError, AttributeError) as error:
@@ -301,10 +307,12 @@ class ShrinkSearch:
     def _next_round(self) -> tuple[Candidate, ...]:
         """The candidates of the next round; none if the search is over."""
         number = len(self._rounds)
-        if self._strategy.is_over(self):
+        if number < len(self._known):
+            cells = self._known[number]
+        elif self._strategy.is_over(self):
             return ()
-        known = number < len(self._known)
-        cells = self._known[number] if known else self._strategy.propose(self)
+        else:
+            cells = self._strategy.propose(self)
         self._exhausted = not cells
         candidates = []
         for cell in cells:
@@ -334,26 +342,3 @@ def check_settings(*, strategy: str, seed: int, **arguments: Any) -> dict[str, A
         raise TypeError(f"seed={seed!r}: give an integer") from None
     found = make_strategy(strategy, **arguments)
     return {name: settings.get(name, getattr(found, name, None)) for name in SETTINGS}
-
-
-def _written(cell: Cell) -> Any:
-    """Returns a cell of a round as plain values: its edges; of a point its ops and values too."""
-    if not isinstance(cell, Point):
-        return cell.edges
-    return {"ops": cell.ops, "edges": cell.edges, "values": dict(cell.values)}
-
-
-def _read(whole: Cell, written: Any) -> Cell:
-    """Reads what `_written` returned of a part of a cell.
-
-    Raises:
-        ValueError: it has other edges, or none from the input.
-    """
-    if isinstance(written, Mapping):
-        edges = tuple((i, j) for i, j in written["edges"])
-        found: Cell = Point(tuple(written["ops"]), edges, tuple(written["values"].items()))
-    else:
-        found = dataclasses.replace(whole, edges=tuple((i, j) for i, j in written))
-    if strange := set(found.edges) - set(whole.edges):
-        raise ValueError(f"proposals: edge {min(strange)} is none of the complete cell's")
-    return found

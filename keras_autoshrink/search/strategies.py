@@ -10,11 +10,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.checks import whole
+from keras_autoshrink.checks import positive, whole
 from keras_autoshrink.search.points import Space
 from keras_autoshrink.search.records import Candidate, CostLimits, Outcome, Round
 
@@ -51,6 +52,10 @@ class State(Protocol):
         """What came of each network, by its `Cell.key`."""
 
     @property
+    def elapsed_seconds(self) -> float:
+        """How long the search has taken so far."""
+
+    @property
     def round_seed(self) -> str:
         """The seed of all that is drawn for the next round."""
 
@@ -71,6 +76,10 @@ FAILURES_IN_A_ROW = 10
 OVER_IN_A_ROW = 30
 
 
+# As many networks as nobody trains: before one has been trained, what fits into a time is unknown.
+UNKNOWN = 10**9
+
+
 @dataclasses.dataclass(frozen=True)
 class Strategy(abc.ABC):
     """A way to search: it proposes the cells of each round, and says when there are no more.
@@ -82,6 +91,7 @@ class Strategy(abc.ABC):
         num_candidates: k, how many cells a round tries, 1 or more.
         keep_fraction: share of the edges of the complete DAG, 0 to 1, that a cell has at least.
         max_candidates: how many networks to train; None where the strategy ends by itself.
+        max_minutes: how long the search may take; None for as long as it takes.
         limits: the most that a network may cost.
 
     Raises:
@@ -97,6 +107,7 @@ class Strategy(abc.ABC):
     num_candidates: int = 10
     keep_fraction: float = 0.01
     max_candidates: int | None = None
+    max_minutes: float | None = None
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
 
     name: ClassVar[str]
@@ -115,6 +126,8 @@ class Strategy(abc.ABC):
         set_("keep_fraction", float(self.keep_fraction))
         if self.max_candidates is not None:
             set_("max_candidates", whole("max_candidates", self.max_candidates, 1))
+        if self.max_minutes is not None:
+            set_("max_minutes", positive("max_minutes", self.max_minutes))
 
     def begin(self, state: State) -> list[Cell]:
         """Returns the cells of round 0; by default the complete DAG alone."""
@@ -139,6 +152,19 @@ class Strategy(abc.ABC):
     @abc.abstractmethod
     def max_remaining(self, state: State) -> int:
         """Returns how many networks are left to train at most."""
+
+    def seconds_left(self, state: State) -> float:
+        """Returns how long the search may still go on."""
+        return (
+            math.inf if self.max_minutes is None else 60 * self.max_minutes - state.elapsed_seconds
+        )
+
+    def fitting(self, state: State, seconds: float) -> int:
+        """Returns how many networks can be trained in a time, by how long those so far took."""
+        trained = sum(outcome.over_limit is None for outcome in state.outcomes.values())
+        if not trained or not state.elapsed_seconds:
+            return UNKNOWN
+        return math.floor(min(seconds * trained / state.elapsed_seconds, UNKNOWN))
 
     def edges_to_keep(self, cell: Cell) -> int:
         """Returns the number of edges that the smallest part of a complete DAG has."""
@@ -169,7 +195,14 @@ class Budgeted(Strategy):
 
     def max_remaining(self, state: State) -> int:
         """Returns how many networks may still be trained."""
+        if self.max_candidates is None and self.max_minutes is not None:
+            return self.fitting(state, self.seconds_left(state))
         budget = self.max_candidates
         if budget is None:
             budget = self.default_budget(state)
-        return budget - sum(o.over_limit is None for o in state.outcomes.values())
+        left = budget - sum(o.over_limit is None for o in state.outcomes.values())
+        return (
+            left
+            if self.max_minutes is None
+            else min(left, self.fitting(state, self.seconds_left(state)))
+        )

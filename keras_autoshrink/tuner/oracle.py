@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from keras_autoshrink.checks import ANOTHER_SEARCH, check_same, positive
 from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.networks.budget import OverBudgetError
 from keras_autoshrink.search import STRATEGIES
+from keras_autoshrink.search.halving import choose_rungs
+from keras_autoshrink.search.points import EPOCHS
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch, check_settings
 from keras_autoshrink.tuner import service
@@ -66,8 +69,13 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         max_retries_per_trial: as in `keras_tuner.Oracle`.
         strategy: "bayesian", "evolution" or "paper", as `AutoShrink` describes them.
         max_candidates: how many networks are trained; as for `AutoShrink`.
+        max_minutes: how long the search may take; as for `AutoShrink`.
 
     Attributes:
+        first: values of hyperparameters by name, of each point that a search of the whole space is
+            to begin with. To be set before the search begins, as the next two.
+        epochs: the most that a candidate is trained. Of so many a search of the whole space trains
+            most candidates for a quarter; None to train all alike.
         costs: counts and measures candidates before they are handed out; None to hand them out as
             they are proposed. To be set before the search begins.
         on_begin: called with each trial that is handed out.
@@ -106,6 +114,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         max_retries_per_trial: int = 0,
         strategy: str = "bayesian",
         max_candidates: int | None = None,
+        max_minutes: float | None = None,
     ) -> None:
         if isinstance(objective, (list, tuple)):
             raise ValueError("objective: one objective; weigh several in a score of your own")
@@ -117,6 +126,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             seed=seed,
             strategy=strategy,
             max_candidates=max_candidates,
+            max_minutes=max_minutes,
         )
         super().__init__(
             objective=objective or keras_tuner.Objective("score", "max"),
@@ -132,6 +142,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         )
         self.seed = self.settings["seed"]  # KerasTuner replaces 0 by a random seed
         self.metric = _with_direction(metric) if metric else self.objective
+        self.first: Sequence[Mapping[str, Any]] = ()
+        self.epochs: int | None = None
         self.costs: CandidateCosts | None = None
         self.on_begin: Callable[[Trial], None] = lambda trial: None
         self.on_end: Callable[[Trial], None] = lambda trial: None
@@ -143,6 +155,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         # what a HyperModel declares later, in its `fit`, is not.
         self._searched: Sequence[str] | None = None
         self._search: ShrinkSearch | None = None
+        self._started: float | None = None  # on the clock, had it never been interrupted
         # Of each network that has been handed out, the trial that counts.
         self._trial_ids: dict[str, str] = {}
         self._attempts = service.Attempts(max_seconds_per_trial)
@@ -170,7 +183,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         """
         if self._space is None:
             space = self.hyperparameters.space
-            self._space = CellSpace(space, self.whole_space, self._searched)
+            rungs = choose_rungs(self.epochs or 0, self.settings["max_candidates"])
+            self._space = CellSpace(space, self.whole_space, self._searched, self.first, rungs)
         return self._space
 
     @property
@@ -196,6 +210,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             ValueError: the search space does not declare the edges of one cell.
         """
         # Not synchronized: what raises with KerasTuner's lock held would never release it.
+        if self._started is None:
+            self._started = time.monotonic()
         if self.search.error and self._may_reopen:
             self._reopen()
         self._may_reopen = False
@@ -294,8 +310,23 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         trials = super().get_best_trials(len(self.trials))
         completed = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
         rest = [trial for trial in trials if trial.status != TrialStatus.COMPLETED]
-        completed.sort(key=lambda trial: (-self._sign * trial.score, trial.trial_id != chosen))
+        completed.sort(
+            key=lambda trial: (
+                chosen is not None and self._epochs(trial) > 0 and trial.trial_id != chosen,
+                -self._epochs(trial),
+                -self._sign * trial.score,
+                trial.trial_id != chosen,
+            )
+        )
         return (completed + rest)[:num_trials]
+
+    def is_final(self, trial: Trial) -> bool:
+        """Tells whether a trial is trained for all epochs, others being trained for fewer."""
+        return self._epochs(trial) > 0 and self._epochs(trial) == max(self.space.space.rungs)
+
+    @staticmethod
+    def _epochs(trial: Trial) -> int:
+        return int(trial.hyperparameters.values.get(EPOCHS, 0))
 
     def _stop_overdue(self) -> None:
         """Takes candidates from workers that have not answered in time."""
@@ -322,7 +353,12 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             if open_ and self.cell_of(other).key == cell.key:
                 self._stop(other, f"trial {trial.trial_id} has answered before")
         self._trial_ids[cell.key] = trial.trial_id
+        self._look_at_clock()
         self.search.tell(cell, outcome_of(trial, self._sign, self.metric.name))
+
+    def _look_at_clock(self) -> None:
+        if self._started is not None:
+            self.search.elapsed_seconds = time.monotonic() - self._started
 
     def _stop(self, trial: Trial, message: str) -> None:
         """Ends a trial that does not count."""
@@ -354,6 +390,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         for cell, outcome in outcomes.items():
             if not self.search.is_pending(cell):
                 continue  # a worker of an earlier run has answered meanwhile
+            self._look_at_clock()
             self.search.tell(cell, outcome)
             # Of an earlier run, which measured it otherwise.
             given = self.trials.get(self._trial_ids.pop(cell.key, ""))
@@ -388,6 +425,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         return {
             **super().get_state(),
             "search": self._search.to_json() if self._search else None,
+            "elapsed_seconds": self._search.elapsed_seconds if self._search else 0.0,
             "trial_ids": self._trial_ids,
             "token": self.token,
             "about": about,
@@ -412,7 +450,10 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         self._trial_ids = {k: i for k, i in state["trial_ids"].items() if i not in stopped}
         self._space = None
         self._searched = searched["space"]["choices"] if searched else None
-        self._search = self._new_search(searched.get("proposals", ()))
+        if searched:
+            self.epochs = max(searched["space"]["rungs"], default=None)
+        self._search = self._new_search(searched.get("proposals", ())) if searched else None
+        self._started = time.monotonic() - state["elapsed_seconds"]
         self._attempts.restore(())
         self._replay(searched.get("outcomes", {}))
         self._hand_out_again(state["ongoing_trials"])

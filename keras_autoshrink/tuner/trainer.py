@@ -133,6 +133,8 @@ def drop_weights(oracle: Any, weights_of: Callable[[Trial], Path]) -> None:
     best = oracle.get_best_trials(1)
     for trial in oracle.trials.values():
         # Among equals the search decides when the round ends: until then, keep them all.
-        wanted = trial in best or (best and trial.score == best[0].score and not over)
+        # Nor is the mean of a network that is trained several times known before.
+        open_ = not over and (oracle.is_final(trial) or (best and trial.score == best[0].score))
+        wanted = trial in best or open_
         if trial.status in ENDED and not (trial.status == TrialStatus.COMPLETED and wanted):
             weights_of(trial).unlink(missing_ok=True)

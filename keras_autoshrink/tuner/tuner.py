@@ -25,6 +25,7 @@ from keras_autoshrink.hypermodels.callbacks import Interrupts
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.report.progress import SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
+from keras_autoshrink.search.points import EPOCHS
 from keras_autoshrink.tuner import project, service
 from keras_autoshrink.tuner.costs import CandidateCosts
 from keras_autoshrink.tuner.oracle import AutoShrinkOracle
@@ -84,6 +85,9 @@ class AutoShrink(keras_tuner.Tuner):
             few searches (`benchmarks/search_quality.md`).
         max_candidates: how many networks are trained; by default 40 by "evolution", and by
             "bayesian" as many as "paper" would train at most. ("paper" ends by itself.)
+        max_minutes: how long the search takes, give or take a tenth, on a clock, its interruptions
+            not counted; by default as long as its candidates need. Then `max_candidates` has no
+            default.
         max_macs: a candidate of more multiply-accumulates for one image or token is not trained; by
             default all are. It is no failure, and does not count as a candidate.
         max_latency_ms: a candidate whose `.tflite` file takes LiteRT more milliseconds is not
@@ -129,6 +133,7 @@ class AutoShrink(keras_tuner.Tuner):
         max_retries_per_trial: int = 0,
         strategy: str | None = None,
         max_candidates: int | None = None,
+        max_minutes: float | None = None,
         max_macs: int | None = None,
         max_latency_ms: float | None = None,
         workers: int | None = None,
@@ -161,8 +166,10 @@ class AutoShrink(keras_tuner.Tuner):
             max_retries_per_trial=max_retries_per_trial,
             strategy=strategy,
             max_candidates=max_candidates,
+            max_minutes=max_minutes,
         )
         oracle.costs = self._costs
+        oracle.first = getattr(hypermodel, "starting_values", list)()
         oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
         self._trainer = Trainer(score, self._costs, max_seconds_per_trial, devices)
         # What a search that goes on in the folder must have in common with this one.
@@ -237,6 +244,7 @@ class AutoShrink(keras_tuner.Tuner):
         }
         self._settings["training"] = project.describe(training)
         self._settings["backend"] = keras.backend.backend()  # each draws other initial weights
+        self.oracle.epochs = kwargs.get("epochs", 1)
         run = functools.partial(super().search, *args, **kwargs, verbose=0)
         if self._is_worker():
             run()
@@ -318,7 +326,7 @@ class AutoShrink(keras_tuner.Tuner):
                 return False
             if trial.status == TrialStatus.RUNNING:
                 self.on_trial_begin(trial)
-                worker.give(trial, self.oracle.search.best_score)
+                worker.give(trial, self._threshold(trial))
         return True
 
     def _end_trial(self, trial: Trial, report: Report) -> None:
@@ -444,15 +452,20 @@ class AutoShrink(keras_tuner.Tuner):
         """Trains a candidate; see `keras_tuner.Tuner.run_trial`."""
         self._weights_of(trial).unlink(missing_ok=True)  # of a try that was killed
         callbacks = list(kwargs.pop("callbacks", None) or ())
+        kwargs["epochs"] = trial.hyperparameters.values.get(EPOCHS, kwargs.get("epochs", 1))
         fit = functools.partial(super().run_trial, trial, *args, **kwargs)
         return self._trainer.train(self.oracle.cell_of(trial), self.oracle.seed, fit, callbacks)
 
     def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
         if not self._is_worker():
-            self.checkpoint_threshold = self.oracle.search.best_score
+            self.checkpoint_threshold = self._threshold(trial)
         if self._arguments is None:
             self._arguments = Resettable((args, kwargs))
         self.try_trial(trial, *self._arguments.reset())
+
+    def _threshold(self, trial: Trial) -> float | None:
+        """Returns the score below which nobody wants a trial's weights; None for none."""
+        return None if self.oracle.is_final(trial) else self.oracle.search.best_score
 
     def try_trial(self, trial: Trial, args: Any, kwargs: Any) -> None:
         """Trains a trial, and notes in it what came of that.
