@@ -45,7 +45,7 @@ def recipe(**values) -> Recipe:
 
 
 WRONG = {
-    "optimizer": "SGD",
+    **dict.fromkeys(("optimizer", "schedule"), "SGD"),
     **dict.fromkeys(("learning_rate", "clip_norm"), 0),
     **dict.fromkeys(("batch_size", "epochs", "steps", "averaging_window"), 2.5),
     **dict.fromkeys(("l2", "weight_decay", "activation_regularization"), -1),
@@ -73,14 +73,20 @@ def test_values_at_the_ends_of_their_ranges_are_plain_numbers():
 # Optimizers
 
 
-def test_the_learning_rate_falls_to_zero_along_a_cosine():
-    optimizer = recipe(learning_rate=0.4).build_optimizer(60)
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [0.4, 0.3, 0.2, 0, 0]),  # after a third, where the cosine is 1/2, 3/4
+        ("one_cycle", [0.06, 1 / 3, 0.25, 0, 0]),  # the peak is at step 12
+    ],
+)
+def test_the_learning_rate_ends_with_zero(schedule, expected):
+    optimizer = recipe(learning_rate=0.4, schedule=schedule).build_optimizer(60)
     rates = []
     for step in (0, 20, 30, 60, 100):
         optimizer.iterations.assign(step)
         rates.append(float(optimizer.learning_rate))
-    # After a third, where the cosine is 1/2, 3/4.
-    assert rates == pytest.approx([0.4, 0.3, 0.2, 0, 0], rel=1e-5, abs=1e-7)
+    assert rates == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import keras
 import keras_tuner
 
 from keras_autoshrink.score import Score, cost_of
+from keras_autoshrink.training.recipes import one_cycle
 
 # A worker that has not come back so long after the limit, in seconds, never will.
 _HANGS = 10.0
@@ -96,8 +97,7 @@ class Interrupts:
 class OneCycle(keras.callbacks.Callback):
     """Lets the learning rate rise to its peak and fall to 0 within one training.
 
-    It rises linearly from 15% of the peak in the first fifth of the steps, then falls linearly
-    (after Smith and Topin, "Super-convergence", arXiv 1708.07120).
+    As `training.recipes.OneCycleDecay`, where the number of steps is not known before.
 
     Args:
         peak: the highest learning rate.
@@ -109,10 +109,6 @@ class OneCycle(keras.callbacks.Callback):
         self._epoch = 0
         self._steps: int | None = None
 
-    def rate(self, done: float) -> float:
-        """Returns the learning rate when a share of the training, 0 to 1, is done."""
-        return self.peak * min(0.15 + 0.85 * done / 0.2, (1 - done) / 0.8)
-
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Notes the epoch, counted from 0."""
         self._epoch = epoch
@@ -122,7 +118,7 @@ class OneCycle(keras.callbacks.Callback):
         # Of a data set of unknown length the first epoch tells it.
         steps = self.params["steps"] or (self._steps if self._epoch else None)
         done = (self._epoch + (batch / steps if steps else 0)) / self.params["epochs"]
-        self.model.optimizer.learning_rate = self.rate(min(done, 1.0))
+        self.model.optimizer.learning_rate = self.peak * one_cycle(done)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Counts the steps of the first epoch."""

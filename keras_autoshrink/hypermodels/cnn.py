@@ -15,7 +15,7 @@ import keras_tuner
 import numpy as np
 
 from keras_autoshrink.cell import INPUT, Cell
-from keras_autoshrink.checks import one_of, positive, whole
+from keras_autoshrink.checks import instance, one_of, positive, whole
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.data.checks import as_array, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyStopping
@@ -108,6 +108,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         seed: integer, 0 included; decides which node has which op, at a budget at first.
         target_macs: what a network costs for an image in multiply-accumulates, at most.
         target_params: what it costs in parameters, at most; one target at most is given.
+        horizontal_flip: whether images are mirrored in training, each in every second epoch: for
+            photographs, not for digits. Of a `tf.data.Dataset` each image is mirrored or not at
+            random.
         space: "budget" or "paper"; by default "budget" if there is a target.
 
     Raises:
@@ -144,6 +147,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         seed: int = 0,
         target_macs: int | None = None,
         target_params: int | None = None,
+        horizontal_flip: bool = False,
         space: str | None = None,
     ) -> None:
         super().__init__(name="cnn_cell")
@@ -161,6 +165,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             learning_rate = 2e-2 if at_budget else 4e-3
         self.learning_rate = positive("learning_rate", learning_rate)
         self.batch_size = whole("batch_size", batch_size, 1)
+        instance("horizontal_flip", horizontal_flip, bool)
+        self.horizontal_flip = horizontal_flip
         if operations is None:
             operations = BUDGET_OPERATIONS if at_budget else CNN_OPERATIONS
         if not operations or isinstance(operations, str):
@@ -364,7 +370,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             given.setdefault("shuffle", False)  # a tf.data set shuffles itself; Keras would warn
         if _is_shuffled_here(given):
             x, y, size = as_array(data), as_array(given.pop("y")), given.pop("batch_size")
-            batches = ShuffledBatches(x, y, size, seed=random.randint(1, int(1e9)))
+            seed = random.randint(1, int(1e9))
+            batches = ShuffledBatches(x, y, size, seed, self.horizontal_flip)
             given.update(x=batches, shuffle=False)
             given["validation_batch_size"] = (
                 given.get("validation_batch_size") or batches.batch_size
@@ -373,6 +380,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
                 on_epoch_begin=lambda epoch, logs: batches.begin(epoch)
             )
             callbacks.insert(0, begin)
+        elif self.horizontal_flip:
+            given["x"] = _flipped(data)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", OUT_OF_DATA)  # where it matters, it is an error
             return model.fit(**given, callbacks=callbacks)
@@ -411,7 +420,24 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             **({"operations": self.operations, **self.target} if self.target else {}),
             "learning_rate": self.learning_rate,
             "batch_size": self.batch_size,
+            **({"horizontal_flip": True} if self.horizontal_flip else {}),
         }
+
+
+def _flipped(data: Any) -> Any:
+    """Mirrors images of a `tf.data.Dataset` of batches at random.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not hasattr(data, "element_spec"):
+        raise ValueError(
+            "horizontal_flip=True: is for arrays x and y, without sample_weight, steps_per_epoch "
+            "or validation_split, and for a tf.data.Dataset; mirror these images yourself"
+        )
+    import tensorflow as tf
+
+    return data.map(lambda x, *rest: (tf.image.random_flip_left_right(x), *rest))
 
 
 def _listed(arguments: dict[str, Any]) -> str:

@@ -35,9 +35,14 @@ class ShuffledBatches(keras.utils.PyDataset):
         batch_size: of all batches, at most n. The last one of an epoch is filled up with those that
             the epoch began with: a smaller one would be traced again.
         seed: of the order.
+        flip: whether each image, of shape (height, width, channels), is mirrored in every second
+            epoch, half of them in the first (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single
+            GPU", arXiv 2404.00498).
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, x: np.ndarray, y: np.ndarray, batch_size: int, seed: int, flip: bool = False
+    ) -> None:
         super().__init__()
         # As Keras takes arrays of floats.
         floats = x.dtype.kind == "f"
@@ -45,6 +50,8 @@ class ShuffledBatches(keras.utils.PyDataset):
         self.batch_size = batch_size
         self._size = min(batch_size, len(x))
         self.seed = seed
+        sides = np.random.default_rng(seed).random(len(x)) < 0.5
+        self._sides = sides if flip else None
         self.begin(0)
 
     def __len__(self) -> int:
@@ -54,7 +61,11 @@ class ShuffledBatches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns one batch of the epoch under way."""
         places = self._places[index * self._size :][: self._size]
-        return self.x[places], self.y[places]
+        x = self.x[places]
+        if self._sides is not None:
+            flipped = self._sides[places] ^ bool(self._epoch % 2)
+            x = np.where(flipped[:, None, None, None], x[:, :, ::-1], x)
+        return x, self.y[places]
 
     def begin(self, epoch: int) -> None:
         """Takes the order of an epoch, counted from 0.
@@ -62,5 +73,6 @@ class ShuffledBatches(keras.utils.PyDataset):
         By a callback: what Keras itself tells a data set of epochs, it also tells it when it
         only looks at the first batch.
         """
+        self._epoch = epoch
         order = order_of_epoch(self.seed, epoch, len(self.x))
         self._places = np.resize(order, len(self) * self._size)

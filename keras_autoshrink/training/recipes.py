@@ -13,6 +13,7 @@ from keras_autoshrink.checks import instance, not_negative, one_of, positive, sh
 from keras_autoshrink.training.averaged_sgd import AveragedSGD
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
+SCHEDULES = ("cosine", "one_cycle")
 
 # Checks a value by its name, and returns it as a plain number.
 _Check = Callable[[str, Any], Any]
@@ -30,14 +31,51 @@ def _check(recipe: Recipe | TextRecipe, **checks: _Check) -> None:
         object.__setattr__(recipe, name, check(name, getattr(recipe, name)))
 
 
+# One cycle begins with this share of the highest learning rate, and rises in this share of steps.
+_START, _RISE = 0.15, 0.2
+
+
+class OneCycleDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises linearly to its peak, then falls linearly to 0.
+
+    It begins with 15% of the peak and rises in the first fifth of the steps (after Smith and Topin,
+    "Super-convergence", arXiv 1708.07120).
+
+    Args:
+        peak: the highest learning rate.
+        steps: of the training.
+    """
+
+    def __init__(self, peak: float, steps: int) -> None:
+        super().__init__()
+        self.peak = peak
+        self.steps = steps
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the learning rate of a step, counted from 0."""
+        done = keras.ops.cast(step, "float32") / self.steps
+        return self.peak * keras.ops.maximum(
+            keras.ops.minimum(_START + (1 - _START) / _RISE * done, (1 - done) / (1 - _RISE)), 0.0
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {"peak": self.peak, "steps": self.steps}
+
+
+def one_cycle(done: float) -> float:
+    """Returns the share of the peak that `OneCycleDecay` has when a share of the steps is done."""
+    return max(min(_START + (1 - _START) / _RISE * done, (1 - done) / (1 - _RISE)), 0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A training of an image classifier, whose learning rate falls along a cosine.
+    """A training of an image classifier.
 
     Attributes:
         optimizer: `"adam"`; `"sgd"` with Nesterov momentum 0.9; or `"rmsprop"` with momentum
             0.9 and epsilon 1.
-        learning_rate: at the first step; after the last one it would be 0.
+        learning_rate: the highest.
         batch_size: images in a step, over all devices together.
         epochs: how often all images are seen.
         augmentation: what is done to training images at random, in this order: `"padded_crop"`
@@ -51,6 +89,9 @@ class Recipe:
         ema: momentum of the moving average of the weights that the trained network takes; None
             for the weights of the last step.
         batchnorm_momentum: of the moving statistics of all BatchNorm layers.
+        schedule: how the learning rate goes: `"cosine"` falls from the first step on, along a
+            cosine; `"one_cycle"` rises in the first fifth of the steps, then falls linearly, which
+            suits trainings of few epochs. Both end with 0.
 
     Raises:
         ValueError: a value is out of its range; the message names it.
@@ -79,6 +120,7 @@ class Recipe:
     label_smoothing: float = 0.0
     ema: float | None = None
     batchnorm_momentum: float = 0.9
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         _check(
@@ -91,19 +133,23 @@ class Recipe:
             label_smoothing=share,
             ema=_or_none(share),
             batchnorm_momentum=share,
+            schedule=functools.partial(one_of, expected=SCHEDULES),
         )
 
     def build_optimizer(self, steps: int) -> keras.Optimizer:
         """Builds the optimizer of a training.
 
         Args:
-            steps: number of steps in which the learning rate falls to 0.
+            steps: number of steps at whose end the learning rate is 0.
 
         Returns:
             Adam, SGD or RMSprop, with the moving average of the weights if there is to be one.
         """
+        schedule = keras.optimizers.schedules.CosineDecay
+        if self.schedule == "one_cycle":
+            schedule = OneCycleDecay
         common: dict[str, Any] = {
-            "learning_rate": keras.optimizers.schedules.CosineDecay(self.learning_rate, steps),
+            "learning_rate": schedule(self.learning_rate, steps),
             "use_ema": self.ema is not None,
         }
         if self.ema is not None:
@@ -127,6 +173,17 @@ class Recipe:
 RECIPES = {
     # For images about which nothing is known: a digit that is mirrored is no longer one.
     "plain": Recipe("adam", learning_rate=4e-3, batch_size=64, epochs=30),
+    # For small networks that are to be trained in minutes, and as candidates of a search at a budget
+    # are (benchmarks/budget.md). Crops cost a point in so few epochs.
+    "short": Recipe(
+        "adam",
+        learning_rate=0.02,
+        batch_size=128,
+        epochs=8,
+        augmentation=("horizontal_flip",),
+        label_smoothing=0.1,
+        schedule="one_cycle",
+    ),
     "cifar10": Recipe(
         "sgd",
         learning_rate=0.1,
