@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -108,6 +109,9 @@ def test_a_search_leaves_its_results(folder):
     run = folder / "search"
     best = max(records(run), key=lambda r: (r["score"], -r["edges_left"]))
     assert kas.Cell.load(run / "cell.json") == kas.Cell.from_json(best["cell"]).prune()
+    network = kas.Architecture.from_json(json.loads((run / "architecture.json").read_text()))
+    assert network.arguments["cell"].prune() == kas.Cell.load(run / "cell.json")
+    assert kas.count_macs(network.build()) == best["macs"]
     for name in ("cell.png", "trajectory.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
     assert len([*(run / "tensorboard").glob("*tfevents*")]) == len(records(run))
@@ -148,7 +152,8 @@ def test_options_reach_the_search(tmp_path, monkeypatch, capsys):
     command = (
         f"search --directory {tmp_path} --nodes 4 --candidates 3 --max-candidates 5 --seed 6 "
         "--keep-fraction 0.5 --max-macs 2M --max-latency-ms 1.5 --max-seconds-per-trial 9 "
-        "--cost params --mac-weight 0.2 --distribution-strategy mirrored --workers 3 --overwrite"
+        "--cost params --mac-weight 0.2 --strategy evolution --distribution-strategy mirrored "
+        "--workers 3 --overwrite"
     )
     refused(capsys, command, status=1)
     assert given.pop("score") == kas.AccuracyScore(0.2, "params")
@@ -157,7 +162,7 @@ def test_options_reach_the_search(tmp_path, monkeypatch, capsys):
         "nodes": 4,
         "num_candidates": 3,
         "max_candidates": 5,
-        "strategy": "bayesian",
+        "strategy": "evolution",
         "keep_fraction": 0.5,
         "seed": 6,
         "max_macs": 2_000_000,
@@ -168,6 +173,55 @@ def test_options_reach_the_search(tmp_path, monkeypatch, capsys):
         "overwrite": True,
         "workers": 3,
     }
+
+
+def test_a_network_that_is_found_at_a_budget_is_the_one_that_ships(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    y = np.arange(120) % 2
+    np.savez("d.npz", x_train=y[:, None, None, None] + np.zeros((120, 4, 4, 1)), y_train=y)
+    search = (
+        "search --dataset d.npz --nodes 2 --candidates 2 --max-candidates 2 --epochs 1 "
+        "--batch-size 16"
+    )
+    target = "--target-macs 9K"
+    assert main(f"{search} {target}".split()) == 0
+    assert "wrote runs/d/architecture.json" in capsys.readouterr().out
+    found = json.loads(Path("runs/d/architecture.json").read_text())
+    best = max(records(Path("runs/d")), key=lambda record: record["score"])
+    assert best["score"] == best["objective"]
+    assert 8_550 <= best["macs"] <= 9_000
+    tuner = saved_search.read_tuner_settings(Path("runs/d"))
+    assert (tuner["strategy"], tuner["hypermodel"]["config"]["learning_rate"]) == (
+        "evolution",
+        0.02,
+    )
+    for other, culprit in (
+        ("--target-macs 8K", "with target_macs=9000, not 8000"),
+        ("--target-params 9K", "with target_params=unset, not 9000"),
+        ("", "target_macs=9000, not unset"),
+    ):
+        assert culprit in refused(capsys, f"{search} {other}")
+
+    train = "train runs/d --epochs 4 --batch-size 16 --output m.keras"
+    assert main(train.split()) == 0
+    facts = saved_search.read_facts(Path("m.keras"))
+    assert facts["architecture"] == found
+    assert facts["macs"] == best["macs"]
+    assert facts["dataset"] == str(tmp_path / "d.npz")
+    capsys.readouterr()
+    assert main(train.replace("runs/d", "runs/d/architecture.json").split()) == 0
+    assert "has been trained like this already" in capsys.readouterr().out
+    found["arguments"]["activation"] = "swish"
+    Path("other.json").write_text(json.dumps(found))
+    line = refused(capsys, train.replace("runs/d", "other.json --dataset d.npz"))
+    assert "with architecture.arguments.activation='relu', not 'swish'" in line
+
+    assert main(["export", "m.keras", "--quantization", "float32"]) == 0
+    assert Path("m.float32.tflite").exists()
+    assert main(["show", "runs/d", "--html", "--picture", "cell.png"]) == 0
+    printed = capsys.readouterr().out
+    assert "stage_filters" in printed
+    assert "cell with 1 edge" in printed
 
 
 def test_overwrite_starts_anew(folder, tmp_path):
@@ -447,6 +501,11 @@ def bad(tmp_path_factory):
     values, labels = np.zeros((4, 8, 8, 1), "float32"), np.array([0, 1, 0, 1])
     np.savez(folder / "labels.npz", x_train=values, y_train=labels - 1)
     (folder / "corrupt.keras").write_bytes(b"PK\x03\x04 not a zip")
+    network = {"input_shape": (4, 4, 1), "classes": 2}
+    chain = kas.Architecture({**network, "filters": (4, 4, 4, 4), "stem_stride": 1}, "chain")
+    (folder / "chain.json").write_text(json.dumps(chain.to_json()))
+    flat = kas.Architecture({**network, "input_shape": (4, 4)})
+    (folder / "flat.json").write_text(json.dumps(flat.to_json()))
     for name in ("empty", "classes/a", "classes/b", "damaged", "folder.keras"):
         (folder / name).mkdir(parents=True)
     (folder / "damaged" / "oracle.json").write_text('{"search": {"cell"')
@@ -466,6 +525,12 @@ TO = "--output m.keras"
         ("search --candidates 0", "--candidates: '0' is no whole number"),
         ("search --learning-rate nan", "--learning-rate: 'nan' is no number greater than 0"),
         ("search --over", "unrecognized arguments: --over"),
+        (
+            "search --target-macs 1M --filters 8",
+            "--filters: widths follow from it, with --target-m",
+        ),
+        ("search --target-params 1M --cost=macs", "--cost: the score is the accuracy alone, with"),
+        ("search --target-macs 1M --target-params 9K", "not allowed with argument --target-macs"),
         ("search --strategy paper --max-candidates 5", "--max-candidates 5: is for --strategy bay"),
         ("search --distribution-strategy multiworker", "invalid choice: 'multiworker'"),
         (f"train shrinkcnn {TO} --target-macs many", "--target-macs: 'many'"),
@@ -480,8 +545,11 @@ TO = "--output m.keras"
         # What is for the other task.
         ("search --units 8", "--units: is for text, this is images"),
         (f"train shrinkcnn {TO} --vocabulary-size 8", "--vocabulary-size: is for text"),
+        (f"train chain.json {TO} --vocabulary-size 8", "--vocabulary-size: is for text"),
+        ("search --task text --target-macs 1M", "--target-macs: is for images, this is text"),
         # Values.
         ("search --nodes 1", "num_nodes=1"),
+        ("search --target-macs 10", "target_macs=10: the smallest"),
         ("search --proxy-images 333 100", "digits: train: 333 images cannot"),
         (f"train shrinkcnn {TO} --target-macs 10", "target_macs=10"),
         (f"train shrinkcnn {TO} --distribution-strategy multiworker", "TF_CONFIG has to name"),
@@ -496,12 +564,18 @@ TO = "--output m.keras"
         # Cells, searches and models.
         (f"train absent.json {TO}", "absent.json"),
         (f"train empty {TO}", "empty: holds no search"),
+        (f"train flat.json {TO}", "flat.json: input_shape=(4, 4): expected (height,"),
+        (f"train chain.json {TO} --width 1", "--width: is for a cell; the network of chain.json"),
+        (f"train chain.json {TO} --target-macs 1M", "--target-macs: is for a cell; the network"),
+        (f"train chain.json {TO} --activation relu", "--activation: is for a cell; the network"),
+        (f"train chain.json {TO}", "4x4x1 in 2 classes takes no images of shape 8x8x1 in 10"),
         ("export absent.keras", "absent.keras: no such file"),
         ("export corrupt.keras", "corrupt.keras: not a .keras file"),
         ("show corrupt.keras", "corrupt.keras"),
         ("show damaged --html", "damaged"),
         ("show shrinkcnn --tensorboard", "--tensorboard: is of a search, and shrinkcnn is no"),
         ("show shrinkcnn --html", "--html: is of a search, and shrinkcnn is no search's folder"),
+        ("show chain.json --picture c.png", "--picture: the network of chain.json is a reference"),
         ("show damaged --html a.txt", "a.txt: expected a file that ends in .html"),
         ("show shrinkcnn --picture no/a.png", "no/a.png: its folder does not exist"),
     ],

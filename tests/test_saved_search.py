@@ -7,6 +7,7 @@ import pytest
 from computed_searches import paper, run, save
 
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import saved_search
 
 SMALL = Cell.dense(("input", "conv1x1", "sepconv3x3", "conv1x1"))
@@ -71,6 +72,22 @@ def test_results_are_written_beside_a_search(tmp_path, finished):
     assert Cell.load(tmp_path / "cell.json") == saved_search.read_cell(tmp_path)
     records = json.loads((tmp_path / "trajectory.json").read_text())
     assert records == json.loads(json.dumps(finished.trajectory()))
+
+
+def test_a_reference_that_won_at_a_budget_is_the_result(tmp_path, finished):
+    save(finished, tmp_path)
+    config = {"hypermodel": {"config": {"target_macs": 9_000}}}
+    (tmp_path / "tuner0.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"has no architecture\.json; `autoshrink search` writes"):
+        saved_search.read_network(tmp_path)
+    chain = Architecture({"input_shape": (8, 8, 1), "classes": 2, "filters": (4, 8)}, "chain")
+    names = [path.name for path in saved_search.write_results(tmp_path, "accuracy", chain)]
+    assert names == ["trajectory.json", "trajectory.png", "architecture.json"]  # it has no cell
+    for path in (tmp_path, tmp_path / "architecture.json"):
+        assert saved_search.read_network(path) == chain
+    (tmp_path / "architecture.json").write_text("{")
+    with pytest.raises(ValueError, match=r"architecture\.json: damaged"):
+        saved_search.read_network(tmp_path)
 
 
 def test_settings_are_kept_with_the_first_command(tmp_path):

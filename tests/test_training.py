@@ -277,7 +277,8 @@ def test_a_step_is_traced_once(labels, monkeypatch):
     [
         ({"precision": "float16"}, "precision='float16': expected one of float32, mixed_fl"),
         ({"recipe": RECIPES["imagenet"]}, "the recipe changes colours"),
-        ({"cell": "shrinkcnn"}, "cell='shrinkcnn': expected a Cell"),
+        ({"cell": "shrinkcnn"}, "cell='shrinkcnn': expected a Cell or an Architecture"),
+        ({"cell": kas.Architecture({}), "width": 1}, "width=1: is for a cell; an Architecture is"),
         ({"data": "digits"}, "data: is a str; load it with load_images"),
         ({"data": load_images("digits", purpose="search")}, "loaded for a search"),
     ],

@@ -9,7 +9,7 @@ import math
 import re
 import textwrap
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,8 +32,9 @@ _HELP = {
     "--proxy-images": "how many images to train candidates on, and to score them on, as many of "
     "each class (default: all; of cifar10 5000 1000)",
     "--strategy": "'bayesian' tries any parts of the complete cell, those that are likely to score "
-    "best by all scores so far; 'evolution' changes the best so far by one edge; 'paper' tries "
-    "cells that lack one edge of the current one; the first finds better ones than the last",
+    "best by all scores so far; 'evolution' changes the best so far in one place; 'paper' tries "
+    "cells that lack one edge of the current one; the first finds better ones than the last "
+    "(default: {default})",
     "--max-candidates": "how many networks are trained (default: 40 by 'evolution', by 'bayesian' "
     "as many as by 'paper' at most)",
     "--keep-fraction": "of the edges at which 'paper' stops; the others try no smaller cells",
@@ -51,8 +52,8 @@ _HELP = {
     "--worker": "start no chief here; the workers join the one that listens there",
     "--recipe": "how to train: 'plain' (Adam, images as they are), 'cifar10' (SGD, random crop, "
     "flip, cutout) or 'imagenet' (as published) (default: that of the data set, else 'plain')",
-    "--target-macs": "take the largest width whose multiply-accumulates for one image are at most "
-    "N, such as 300M",
+    "--target-macs": "take the largest width of a cell's network whose multiply-accumulates for "
+    "one image are at most N, such as 300M",
     "--distribution-strategy": "'mirrored' trains on all GPUs of this machine, 'multiworker' on "
     "those of all machines that TF_CONFIG names; they have to see the folder of the output",
     "--max-accuracy-drop": "one file: the smallest of all kinds whose accuracy is at most so much "
@@ -67,8 +68,11 @@ _HELP = {
     "the rounds, curves, all candidates, settings (default: report.html in the search's folder)",
     "--strict": "refuse a folder with an image that cannot be read; such images are left out and "
     "named by default",
-    "cell": "a search's folder, a cell's .json file, or 'shrinkcnn' or 'shrinkrnn' for the "
-    "published cells",
+    "cell": "a search's folder, the .json file of a cell or of an architecture, or 'shrinkcnn' or "
+    "'shrinkrnn' for the published cells",
+    "budget": "A search at a target finds all of a network, its widths included: each costs 95% to "
+    "100% of the target. Without one it finds a cell for networks of any width. --filters, "
+    "--stem-filters, --cost, --mac-weight and --max-macs are for a search without one.",
     "workers": "Each is a process that trains one candidate at a time, on one thread, or on a GPU "
     "of its own where there are enough. The search is that of one process. Workers on other "
     "machines ask a chief; all machines have to see the same --directory, where NAME.logs has what "
@@ -103,11 +107,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.task = task
     # For the record: with --overwrite it would delete what it is a record of.
     options.argv = [PROGRAM, *(argument for argument in arguments if argument != "--overwrite")]
-    if options.command == "search" and options.strategy == "paper" and options.max_candidates:
-        raise ValueError(
-            f"--max-candidates {options.max_candidates}: is for --strategy bayesian; paper ends by "
-            "itself, --keep-fraction and --candidates say when"
-        )
+    if options.command == "search":
+        _check_search(options, {argument.partition("=")[0] for argument in arguments})
     return options
 
 
@@ -141,6 +142,29 @@ def default_project(options: argparse.Namespace) -> str:
     return Path(options.dataset or "digits").resolve().stem
 
 
+# Beside a target these say nothing, or something else.
+_NOT_AT_BUDGET = {
+    "--filters": "widths follow from it",
+    "--stem-filters": "widths follow from it",
+    "--cost": "the score is the accuracy alone",
+    "--mac-weight": "the score is the accuracy alone",
+    "--max-macs": "it says what networks cost",
+}
+
+
+def _check_search(options: argparse.Namespace, given: Set[str]) -> None:
+    """Refuses options of `search` that contradict one another; `given` are those written out."""
+    if options.strategy == "paper" and options.max_candidates:
+        raise ValueError(
+            f"--max-candidates {options.max_candidates}: is for --strategy bayesian; paper ends by "
+            "itself, --keep-fraction and --candidates say when"
+        )
+    for target in ("--target-macs", "--target-params"):
+        for option, why in _NOT_AT_BUDGET.items():
+            if {target, option} <= given:
+                raise ValueError(f"{option}: {why}, with {target}; leave out one of the two")
+
+
 # The task of a command line
 
 
@@ -163,7 +187,7 @@ def _find_task(arguments: Sequence[str]) -> str:
             if command == "train" and {"-h", "--help"} & {*rest} and not Path(argument).exists():
                 return "text" if argument == "shrinkrnn" else TASKS[0]
             if command == "train":
-                return saved_search.task_of(saved_search.read_cell(Path(argument)))
+                return saved_search.task_of(Path(argument))
             if argument.endswith(".keras"):  # and no further value of --quantization
                 return _task_of_model(argument)
     return TASKS[0]
@@ -216,9 +240,22 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     )
     _add_flag(folder, "--overwrite", "delete the search in it")
 
+    if images:
+        budget = parser.add_argument_group("budget", textwrap.fill(_HELP["budget"], 76))
+        target = budget.add_mutually_exclusive_group()
+        macs = "multiply-accumulates of a network for one image, such as 4M"
+        _add(target, "--target-macs N", macs, type=count)
+        _add(target, "--target-params N", "parameters of a network, such as 80K", type=count)
+
     search = parser.add_argument_group("search")
-    _add(search, "--nodes N", "of the complete cell, its input included", 8 if images else 6)
-    _add(search, "--strategy", default="bayesian", choices=tuple(STRATEGIES))
+    nodes = "of the complete cell, its input included"
+    if images:
+        _add(search, "--nodes N", f"{nodes} (default: 8; with a target 4)")
+    else:
+        _add(search, "--nodes N", nodes, 6)
+    default = f"bayesian{'; with a target evolution' if images else ''}"
+    strategy = _HELP["--strategy"].format(default=default)
+    _add(search, "--strategy", strategy, choices=tuple(STRATEGIES))
     _add(search, "--candidates N", "cells tried in a round", 10)
     _add(search, "--max-candidates N")
     _add(search, "--keep-fraction SHARE", default=0.01, type=float)
@@ -230,7 +267,8 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
         _add(training, "--filters N", "of the first stage", 16)
         _add(training, "--stem-filters N", "filters of the stem", 32)
         _add(training, "--batch-size N", "images in a step", 128)
-        _add(training, "--learning-rate RATE", "of Adam", 4e-3, type=rate)
+        default = "of Adam (default: 0.004; with a target 0.02, its peak)"
+        _add(training, "--learning-rate RATE", default, type=rate)
     else:
         _add(training, "--units N", "size of the state", 100)
         _add(training, "--steps N", "tokens in a window", 35)
@@ -280,12 +318,13 @@ def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
         _add(parser, "--units N", f"size of the state (default: {units})")
         return
     size = parser.add_mutually_exclusive_group()
-    _add(size, "--width WIDTH", "width multiplier", 1.0, type=rate)
+    _add(size, "--width WIDTH", "width multiplier of a cell's network (default: 1.0)", type=rate)
     _add(size, "--target-macs N", type=count)
     _add(parser, "--label-smoothing SHARE", _OF_RECIPE, type=float)
     average = f"take the moving average of the weights, such as 0.999 {_OF_RECIPE}"
     _add(parser, "--ema MOMENTUM", average, type=float)
-    _add(parser, "--activation", "of all BatchNorms", "relu", choices=("relu", "swish"))
+    activation = "of all BatchNorms of a cell's network (default: relu)"
+    _add(parser, "--activation", activation, choices=("relu", "swish"))
     computed = "of the computation; the trained model is float32"
     kinds = ("float32", "mixed_float16", "mixed_bfloat16")
     _add(parser, "--precision", computed, "float32", choices=kinds)
@@ -341,8 +380,8 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
     "search": (
         _add_search,
         "[--task TASK] ",
-        "find a cell",
-        "--dataset digits --nodes 5 --candidates 4 --epochs 10\n"
+        "find a cell, or with a target all of a network",
+        "--dataset digits --target-macs 200K --max-candidates 20 --epochs 10\n"
         "the options of text: autoshrink search --task text --help",
         "--task text --data-dir texts --max-candidates 20\n"
         "the options of images: autoshrink search --help",
@@ -350,7 +389,7 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
     "train": (
         _add_train,
         "CELL --output MODEL.keras ",
-        "train a network of a cell in full",
+        "train a network of a cell, or one that was found at a target, in full",
         "runs/digits --epochs 30 --output digits.keras\n"
         "the options of text, as for any recurrent CELL: autoshrink train shrinkrnn --help",
         "runs/texts --units 200 --output lm.keras\n"
@@ -374,7 +413,7 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
     "show": (
         _add_show,
         "CELL ",
-        "draw and describe a cell or a search",
+        "draw and describe a cell, an architecture or a search",
         "runs/digits --picture cell.png --html report.html",
     ),
 }

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_autoshrink.backend import check_tensorflow, check_tensorflow_backend, visible_gpus
+from keras_autoshrink.cell import SHRINKCNN_CELL
 from keras_autoshrink.commands.arguments import PROGRAM, parse
 from keras_autoshrink.commands.processes import end_with_parent
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import saved_search
 from tflite_export.command_line import fail
 from tflite_export.runtime import native_output_silenced
@@ -113,10 +115,10 @@ def _train(options: argparse.Namespace) -> int:
     check_tensorflow("autoshrink train")
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
-    cell = saved_search.read_cell(Path(options.cell))
+    network = saved_search.read_network(Path(options.cell))
     if Path(options.cell).is_dir() and not saved_search.read_search(Path(options.cell)).done:
         _console.print(f"The search in {options.cell} has not ended: taking the best of its rounds")
-    _task_module(options.task).train(options, cell)
+    _task_module(options.task).train(options, network)
     return 0
 
 
@@ -142,9 +144,18 @@ def _show(options: argparse.Namespace) -> int:
     for option in ("html", "tensorboard"):
         if getattr(options, option) and not folder.is_dir():
             raise ValueError(f"--{option}: is of a search, and {folder} is no search's folder")
+    architecture = saved_search.read_architecture(folder)
+    if picture and architecture and architecture.reference:
+        raise ValueError(f"--picture: the network of {folder} is a reference, it has no cell")
     if folder.is_dir() and not _show_search(folder, options):
         return 0  # it has no cell to be shown yet
-    cell = saved_search.read_cell(folder)
+    if architecture:
+        pipeline.print_table(_architecture_table(architecture))
+        if architecture.reference:
+            return 0
+        cell = architecture.arguments.get("cell", SHRINKCNN_CELL)
+    else:
+        cell = saved_search.read_cell(folder)
     edges = len(cell.edges)
     table = Table(title=f"cell with {edges} edge{'' if edges == 1 else 's'}")
     for heading in ("node", "op", "inputs", ""):
@@ -157,6 +168,15 @@ def _show(options: argparse.Namespace) -> int:
         plots.plot_cell(cell, picture)
         _console.print(f"wrote {picture}")
     return 0
+
+
+def _architecture_table(architecture: Architecture) -> Table:
+    """Makes a table of what a network is built of, but for its cell."""
+    table = Table("argument", "value", title=f"network: {architecture.reference or 'ShrinkCNN'}")
+    for name, value in architecture.arguments.items():
+        if name != "cell":
+            table.add_row(name, str(value))
+    return table
 
 
 def _show_search(folder: Path, options: argparse.Namespace) -> bool:

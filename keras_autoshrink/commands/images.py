@@ -29,6 +29,7 @@ from keras_autoshrink.data.images import (
     load_images,
 )
 from keras_autoshrink.hypermodels.cnn import CNNCellHyperModel
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.networks.cnn import width_for_macs
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import AccuracyScore
@@ -52,7 +53,7 @@ _logger = logging.getLogger("keras_autoshrink")
 
 
 def search(options: argparse.Namespace) -> None:
-    """Searches for a cell of convolutions."""
+    """Searches for a cell of convolutions, or with a target for a whole network."""
     strategy = None
     if options.distribution_strategy != "none":
         check_tensorflow_backend(f"--distribution-strategy {options.distribution_strategy}")
@@ -62,12 +63,14 @@ def search(options: argparse.Namespace) -> None:
     source = _source(options, {"split_seed": options.seed})
     proxy = tuple(options.proxy_images) if options.proxy_images else None
     data = _load(source, options, "search", proxy)
+    target = {name: getattr(options, name) for name in ("target_macs", "target_params")}
+    at_budget = any(target.values())
+    widths = {"filters": options.filters, "stem_filters": options.stem_filters}
     hypermodel = CNNCellHyperModel(
         input_shape=data.input_shape,
         classes=len(data.class_names),
         num_nodes=options.nodes,
-        filters=options.filters,
-        stem_filters=options.stem_filters,
+        **(target if at_budget else widths),
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,
@@ -75,13 +78,14 @@ def search(options: argparse.Namespace) -> None:
     settings = {
         **source,
         **_counted(source, data),
+        **hypermodel.target,
         "epochs": options.epochs,
         "proxy": [len(data.train), len(data.validation or ())],
     }
     validation = (data.validation.x, data.validation.y)
     pipeline.search_and_report(
         hypermodel,
-        AccuracyScore(options.mac_weight, options.cost),
+        None if at_budget else AccuracyScore(options.mac_weight, options.cost),
         options,
         settings,
         {"x": data.train.x, "y": data.train.y, "validation_data": validation},
@@ -92,13 +96,13 @@ def search(options: argparse.Namespace) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageTraining(pipeline.TrainingJob):
-    """The training of a ShrinkCNN, see `train_network`.
+    """The training of a ShrinkCNN or of another architecture, see `train_network`.
 
     Args:
         data: `ImageData` or `ImageStreams`.
         recipe: a `Recipe`.
-        width: width multiplier.
-        activation: of all BatchNorms.
+        width: width multiplier of the network of a cell; an architecture has none.
+        activation: of all BatchNorms of the network of a cell.
         precision: in which to compute.
         strategy: a `tf.distribute.Strategy`, or None.
         **kwargs: see `TrainingJob`.
@@ -119,6 +123,7 @@ class ImageTraining(pipeline.TrainingJob):
 
     def settings(self) -> dict[str, Any]:
         """Returns all that the result depends on, plain values."""
+        kind = "architecture" if isinstance(self.cell, Architecture) else "cell"
         return {
             **self.source,
             **dataclasses.asdict(self.recipe),
@@ -126,23 +131,28 @@ class ImageTraining(pipeline.TrainingJob):
             "class_names": self.data.class_names,
             "mean": self.data.mean,
             "std": self.data.std,
-            "width": self.width,
-            "activation": self.activation,
+            **self._chosen,
             "seed": self.seed,
             "precision": self.precision,
-            "cell": self.cell.to_json(),
+            kind: self.cell.to_json(),
         }
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        """What is chosen of a cell's network; an architecture is built as it is."""
+        if isinstance(self.cell, Architecture):
+            return {}
+        return {"width": self.width, "activation": self.activation}
 
     def train(self, checkpoint: TrainingCheckpoint) -> pipeline.Result:
         """Trains the network on from a checkpoint, and measures its test accuracy and costs."""
         devices = self.strategy.num_replicas_in_sync if self.strategy else 1
-        self.print_plan(width=self.width, devices=devices)
+        self.print_plan(**self._chosen, devices=devices)
         trained = train_network(
             self.cell,
             self.data,
             self.recipe,
-            width=self.width,
-            activation=self.activation,
+            **self._chosen,
             seed=self.seed,
             strategy=self.strategy,
             precision=self.precision,
@@ -165,10 +175,17 @@ class ImageTraining(pipeline.TrainingJob):
         return pipeline.Result(trained.model, facts, summary)
 
 
-def train(options: argparse.Namespace, cell: Cell) -> None:
-    """Trains a ShrinkCNN of a cell in full."""
+def train(options: argparse.Namespace, cell: Cell | Architecture) -> None:
+    """Trains a ShrinkCNN of a cell, or an architecture, in full."""
     from keras_autoshrink.training import distribution
 
+    if isinstance(cell, Architecture):
+        for name in ("width", "target_macs", "activation"):
+            if getattr(options, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: is for a cell; the network of {options.cell} is "
+                    "trained as it was found, so leave it out"
+                )
     # Before all else of TensorFlow: several workers have to find each other at its start.
     strategy = distribution.create_strategy(options.distribution_strategy)
     # The split of the search, or else its validation images could end up in the test.
@@ -183,8 +200,9 @@ def train(options: argparse.Namespace, cell: Cell) -> None:
     if changed:
         _logger.warning("%s; images that the search has seen may be in the test", changed)
     source.update(_counted(source, data))
-    width = options.width
+    width = 1.0 if options.width is None else options.width
     if options.target_macs:
+        assert isinstance(cell, Cell)
         width = width_for_macs(options.target_macs, cell, **architecture(data))
         _console.print(f"width {width} fits into {options.target_macs:,} MACs")
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +218,7 @@ def train(options: argparse.Namespace, cell: Cell) -> None:
             log_dir=options.tensorboard,
             verbose=0 if options.quiet else 2,
             width=width,
-            activation=options.activation,
+            activation=options.activation or "relu",
             precision=options.precision,
             strategy=strategy,
         )

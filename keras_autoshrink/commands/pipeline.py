@@ -20,6 +20,7 @@ from keras_autoshrink.checks import check_same
 from keras_autoshrink.commands.arguments import default_project
 from keras_autoshrink.commands.generate import vocabulary_path
 from keras_autoshrink.data.text import Vocabulary
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import plots, saved_search, tensorboard
 from keras_autoshrink.score import Score
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint, remove_state
@@ -35,7 +36,7 @@ _OPTION = {"split_seed": "seed"}
 
 def search_and_report(
     hypermodel: keras_tuner.HyperModel,
-    score: Score,
+    score: Score | None,
     options: argparse.Namespace,
     settings: dict[str, Any],
     data: dict[str, Any],
@@ -45,8 +46,9 @@ def search_and_report(
     """Searches for a cell, prints the trajectory, and writes the results into the search's folder.
 
     Args:
-        hypermodel: what to search.
-        score: what to maximise.
+        hypermodel: what to search; if it can tell the network of hyperparameters, that of the
+            best ones is written, too.
+        score: what to maximise; None for the hypermodel's own.
         options: of the command `search`.
         settings: plain values that a search in that folder must share to go on.
         data: arguments of `AutoShrink.search`.
@@ -88,7 +90,9 @@ def search_and_report(
     if worker:
         return
     print_table(plots.trajectory_table(tuner.trajectory(), objective))
-    for path in saved_search.write_results(folder, objective):
+    network = getattr(hypermodel, "network", None)
+    best = network(tuner.get_best_hyperparameters()[0]) if network else None
+    for path in saved_search.write_results(folder, objective, best):
         _console.print(f"wrote {path}")
     _console.print(f"wrote {tensorboard.write_tensorboard(folder, objective)}")
 
@@ -115,7 +119,7 @@ class TrainingJob(abc.ABC):
     """The training of one network in full: of what, on what, how, and where it goes.
 
     Args:
-        cell: of the network.
+        cell: of the network, or the whole network.
         data: what to train it on, loaded for a training.
         recipe: how to train.
         path: where to write the network, a `.keras` file.
@@ -127,7 +131,7 @@ class TrainingJob(abc.ABC):
         verbose: as for `keras.Model.fit`.
     """
 
-    cell: Cell
+    cell: Cell | Architecture
     data: Any
     recipe: Recipe | TextRecipe
     path: Path

@@ -69,11 +69,13 @@ class TextTraining(pipeline.TrainingJob):
 
     Args:
         data: a `TextData`.
+        cell: of the network.
         recipe: a `TextRecipe`.
         units: size of the state.
         **kwargs: see `TrainingJob`.
     """
 
+    cell: Cell
     recipe: TextRecipe
     units: int
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.networks.cnn import ShrinkCNN
-from keras_autoshrink.networks.references import REFERENCES
+from keras_autoshrink.checks import whole
 
-_FORMAT = "keras_autoshrink.architecture"
+if TYPE_CHECKING:
+    import keras
+
+FORMAT = "keras_autoshrink.architecture"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Architecture:
 
     Args:
         arguments: of `ShrinkCNN`, or of the `build` of a reference.
-        reference: the name of one of `REFERENCES`; None for a ShrinkCNN.
+        reference: the name of a hand-made network, such as "chain"; None for a ShrinkCNN.
 
     Example:
         >>> chain = {"input_shape": (8, 8, 1), "classes": 2, "filters": (4, 8, 8, 8)}
@@ -59,6 +59,10 @@ class Architecture:
         Raises:
             ValueError: the arguments are not those of such a network; the message names one.
         """
+        # With Keras, which a command that only looks at a file does not need.
+        from keras_autoshrink.networks.cnn import ShrinkCNN
+        from keras_autoshrink.networks.references import REFERENCES
+
         build = ShrinkCNN if self.reference is None else REFERENCES[self.reference].build
         try:
             model: keras.Model = build(**self.arguments, batchnorm_momentum=batchnorm_momentum)
@@ -72,7 +76,7 @@ class Architecture:
             name: value.to_json() if isinstance(value, Cell) else value
             for name, value in self.arguments.items()
         }
-        return {"format": _FORMAT, "reference": self.reference, "arguments": arguments}
+        return {"format": FORMAT, "reference": self.reference, "arguments": arguments}
 
     @classmethod
     def from_json(cls, data: Any) -> Architecture:
@@ -81,8 +85,10 @@ class Architecture:
         Raises:
             ValueError: it is none, or one of a reference that this library does not have.
         """
-        if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
-            raise ValueError(f"not an architecture: expected a JSON object of format {_FORMAT!r}")
+        from keras_autoshrink.networks.references import REFERENCES
+
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise ValueError(f"not an architecture: expected a JSON object of format {FORMAT!r}")
         reference, arguments = data.get("reference"), data.get("arguments")
         if reference is not None and reference not in REFERENCES:
             known = ", ".join(REFERENCES)
@@ -90,6 +96,12 @@ class Architecture:
         if not isinstance(arguments, Mapping) or not {"input_shape", "classes"} <= {*arguments}:
             raise ValueError("damaged architecture: it has no input_shape and classes")
         found = {n: tuple(v) if isinstance(v, list) else v for n, v in arguments.items()}
+        shape = found["input_shape"]
+        if not isinstance(shape, tuple) or len(shape) != 3:
+            raise ValueError(f"input_shape={shape!r}: expected (height, width, channels)")
+        for size in shape:
+            whole("input_shape", size, 1)
+        whole("classes", found["classes"], 1)
         if "cell" in found:
             found["cell"] = Cell.from_json(found["cell"])
         return cls(found, reference)

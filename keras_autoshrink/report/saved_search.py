@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 from keras_autoshrink import files
 from keras_autoshrink.cell import SHRINKCNN_CELL, SHRINKRNN_CELL, Cell
+from keras_autoshrink.networks import architecture
 from keras_autoshrink.networks.operations import is_activation
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 # What to write in the place of a path for the published cells.
 PUBLISHED = {"shrinkcnn": SHRINKCNN_CELL, "shrinkrnn": SHRINKRNN_CELL}
 
+ARCHITECTURE = "architecture.json"  # of the best network, where a command searched images
 COSTS = "costs.json"  # what networks cost that had to be built for it, by `Cell.key`
 _SETTINGS = "settings.json"  # of a command that searches
 _STATE = "oracle.json"
@@ -121,9 +123,53 @@ def read_cell(path: Path) -> Cell:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def task_of(cell: Cell) -> str:
-    """Returns `"text"` for a recurrent cell, else `"images"`."""
-    return "text" if all(map(is_activation, cell.ops[1:])) else "images"
+def read_architecture(path: Path) -> architecture.Architecture | None:
+    """Reads the architecture in a file, or the best one of the folder of a search at a budget.
+
+    Returns:
+        None for all else that `read_cell` reads, and for a search at a budget without the file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    of_search = path.is_dir() and _is_at_budget(path)
+    if of_search:
+        path = path / ARCHITECTURE
+    data = files.read_json(path) if of_search and path.is_file() else _architecture_data(path)
+    try:
+        return None if data is None else architecture.Architecture.from_json(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_network(path: Path) -> Cell | architecture.Architecture:
+    """Reads what to train: an architecture, see `read_architecture`, else a cell.
+
+    Raises:
+        ValueError: there is neither, or the search is one at a budget and has left no architecture:
+            a cell is not all that it looks for.
+    """
+    found = read_architecture(path)
+    if found is None and path.is_dir() and _is_at_budget(path):
+        raise ValueError(
+            f"{path}: has no {ARCHITECTURE}; `autoshrink search` writes it when a search at a "
+            "budget ends: run that again, without --overwrite, to go on"
+        )
+    return read_cell(path) if found is None else found
+
+
+def task_of(path: Path) -> str:
+    """Returns `"text"` for a recurrent cell, else `"images"`.
+
+    Args:
+        path: of what `read_network` reads.
+
+    Raises:
+        ValueError: there is no cell.
+    """
+    if _architecture_data(path) is not None:
+        return "images"
+    return "text" if all(map(is_activation, read_cell(path).ops[1:])) else "images"
 
 
 def settings_of(cell: str) -> dict[str, Any]:
@@ -203,12 +249,15 @@ def write_settings(folder: Path, settings: dict[str, Any], argv: Sequence[str]) 
     files.write_text(folder / _SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
-def write_results(folder: Path, objective: str) -> list[Path]:
+def write_results(
+    folder: Path, objective: str, best: architecture.Architecture | None = None
+) -> list[Path]:
     """Writes the best cell, the trajectory and the pictures of both beside a search.
 
     Args:
         folder: the search's.
         objective: what to call the metric behind the score.
+        best: the best network, to be written, too. A reference has no cell.
 
     Returns:
         The files.
@@ -217,14 +266,34 @@ def write_results(folder: Path, objective: str) -> list[Path]:
 
     records = read_search(folder).trajectory()
     cell = read_cell(folder)
-    written = [
-        folder / name for name in ("cell.json", "cell.png", "trajectory.json", "trajectory.png")
-    ]
-    cell.save(written[0])
-    plots.plot_cell(cell, written[1])
-    files.write_text(written[2], json.dumps(records, indent=1) + "\n")
-    plots.plot_trajectory(records, written[3], objective)
+    written = []
+    if best is None or best.reference is None:
+        written = [folder / name for name in ("cell.json", "cell.png")]
+        cell.save(written[0])
+        plots.plot_cell(cell, written[1])
+    written += [folder / name for name in ("trajectory.json", "trajectory.png")]
+    files.write_text(written[-2], json.dumps(records, indent=1) + "\n")
+    plots.plot_trajectory(records, written[-1], objective)
+    if best is not None:
+        written.append(folder / ARCHITECTURE)
+        files.write_text(written[-1], json.dumps(best.to_json(), indent=1) + "\n")
     return written
+
+
+def _is_at_budget(folder: Path) -> bool:
+    """Whether the search in a folder, a command's or a script's, is one at a budget."""
+    hypermodel = read_tuner_settings(folder).get("hypermodel")
+    config = hypermodel.get("config") if isinstance(hypermodel, dict) else None
+    return isinstance(config, dict) and any(name.startswith("target_") for name in config)
+
+
+def _architecture_data(path: Path) -> dict[str, Any] | None:
+    """Reads a file that says that it holds an architecture; None for all others."""
+    try:
+        data = files.read_json(path)
+    except (OSError, ValueError):  # what is wrong with it, who reads a cell says
+        return None
+    return data if data.get("format") == architecture.FORMAT else None
 
 
 def _state(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from keras_autoshrink.backend import check_tensorflow, jit_compile
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import instance, one_of
 from keras_autoshrink.data.images import ImageData
-from keras_autoshrink.networks.cnn import ShrinkCNN
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint, fit
 from keras_autoshrink.training.recipes import Recipe
 from keras_autoshrink.training.step import accelerate
@@ -70,12 +70,12 @@ def architecture(data: ImageData | ImageStreams) -> dict[str, Any]:
 
 
 def train_network(
-    cell: Cell,
+    cell: Cell | Architecture,
     data: ImageData | ImageStreams,
     recipe: Recipe,
     *,
-    width: float = 1.0,
-    activation: str = "relu",
+    width: float | None = None,
+    activation: str | None = None,
     seed: int = 0,
     strategy: Any = None,
     precision: str = "float32",
@@ -83,17 +83,20 @@ def train_network(
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> Trained:
-    """Trains a ShrinkCNN of a cell, built with the arguments of `architecture`.
+    """Trains a ShrinkCNN of a cell, built with the arguments of `architecture`, or a whole network.
 
     The network is that of the last epoch, or of its moving average: nothing is chosen by the
     validation images, which are only watched.
 
     Args:
-        cell: its cell.
-        data: loaded for a training, not for a search.
+        cell: its cell; or the `Architecture` of a whole network, such as a search at a budget
+            finds, which is built as it is.
+        data: loaded for a training, not for a search; of the shape and the number of classes of an
+            `Architecture`.
         recipe: how to train.
-        width: width multiplier.
-        activation: of all BatchNorms, `"relu"` or another of `keras.activations`.
+        width: width multiplier of the network of a cell, by default 1.
+        activation: of all BatchNorms of the network of a cell, by default `"relu"`, or another of
+            `keras.activations`.
         seed: of the initial weights, the order of the images and their augmentation; seeds the
             global generators of Python, NumPy and Keras.
         strategy: a `tf.distribute.Strategy`, or None for the default device.
@@ -129,10 +132,12 @@ def train_network(
     from keras_autoshrink.data import augmentation, streams
     from keras_autoshrink.training import distribution
 
-    instance("cell", cell, Cell)
+    if not isinstance(cell, (Cell, Architecture)):
+        raise TypeError(f"cell={cell!r}: expected a Cell or an Architecture")
     instance("recipe", recipe, Recipe)
     if not isinstance(data, (ImageData, streams.ImageStreams)):
         raise TypeError(f"data: is a {type(data).__name__}; load it with load_images")
+    network = _network_of(cell, data, width, activation)
     one_of("precision", precision, PRECISIONS)
     images = streams.from_arrays(data) if isinstance(data, ImageData) else data
     if "colour_jitter" in recipe.augmentation and isinstance(data, ImageData):
@@ -164,13 +169,7 @@ def train_network(
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(seed)
-        return ShrinkCNN(
-            cell,
-            width=width,
-            activation=activation,
-            batchnorm_momentum=recipe.batchnorm_momentum,
-            **architecture(images),
-        )
+        return network.build(recipe.batchnorm_momentum)
 
     with _dtype_policy(precision):
         model = distribution.build_model(devices, build)
@@ -213,6 +212,38 @@ def train_network(
     with streams.naming_unreadable(images):
         accuracy = trained.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     return Trained(trained, checkpoint.history, float(accuracy))
+
+
+def _network_of(
+    cell: Cell | Architecture,
+    data: ImageData | ImageStreams,
+    width: float | None,
+    activation: str | None,
+) -> Architecture:
+    """Returns what to build for the arguments of `train_network`.
+
+    Raises:
+        ValueError: an architecture is for other data, or is to be changed.
+    """
+    chosen = {"width": width, "activation": activation}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    arguments = architecture(data)
+    if isinstance(cell, Cell):
+        return Architecture({"width": 1.0, **arguments, **chosen, "cell": cell})
+    for name, value in chosen.items():
+        raise ValueError(
+            f"{name}={value!r}: is for a cell; an Architecture is built as it is, so omit it"
+        )
+    theirs, ours = (
+        "images of shape {}x{}x{} in {} classes".format(*each.input_shape, number)
+        for each, number in ((cell, cell.classes), (data, len(data.class_names)))
+    )
+    if theirs != ours:
+        raise ValueError(
+            f"cell: an Architecture for {theirs} takes no {ours}; give the data of its search "
+            "(--dataset)"
+        )
+    return cell
 
 
 def compile_classifier(
