@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import math
+import operator
 import random
 import warnings
 from collections.abc import Sequence
@@ -49,11 +51,11 @@ _SOLVED = ("filters", "stage_scales", "stem_filters")
 SPACES = ("budget", "paper")
 
 # Cells of one node, and their stages, of which small networks are made.
+_DEEPER = {"stage2_cells": 2, "stage3_cells": 2, "stage4_cells": 1}
 _FIRST_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("conv3x3", {"stage4_cells": 1, "stem_scale": 0.5, "activation": "silu"}),
-    ("conv3x3", {"stage4_cells": 1, "stem_scale": 0.5, "growth": 1.5}),
-    ("sepconv3x3", {"stage2_cells": 2, "stage3_cells": 2, "stem_scale": 0.5}),
-    ("mbconv3x3", {"stage2_cells": 2, "stage3_cells": 2, "residual": True}),
+    ("sepconv3x3", {**_DEEPER, "stem_scale": 0.5, "stage4_growth": 1.5, "squeeze_excite": 2}),
+    ("conv3x3", {"stage4_cells": 1, "stem_scale": 0.5, "stage4_growth": 1.5}),
+    ("mbconv3x3", {**_DEEPER, "residual": True}),
 )
 
 CELL = "cell"  # what the hyperparameter "network" is, unless it names a reference
@@ -226,10 +228,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         ((name, target),) = self.target.items()
         cell = declare_cell(hp, self.cell, operations=self.operations)
         stages = self._declare_stages(hp)
-        growth = hp.Choice("growth", [1.25, 1.5, 2.0, 2.5], default=2.0)
-        # Of the stem, before the first stage's.
+        # Of the stem and the stages, in proportion to those of the first stage.
         base = [hp.Choice("stem_scale", [0.25, 0.5, 1.0, 2.0], default=1.0)]
-        base += [growth**stage for stage in range(len(stages["stage_repeats"]))]
+        base += itertools.accumulate(stages.pop("growths"), operator.mul)
         head = hp.Choice("head_scale", [0, 2, 4], default=0)
         network = {
             **self.architecture,
@@ -302,18 +303,17 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             strides = (1, *[2] * (min(most, _MOST_STAGES) - 1))
         repeats = self.architecture.get("stage_repeats")
         if repeats is None:
-            # The paper's three stages; a fourth may come.
             repeats = [
                 # The last may be left out; if others were, networks were equal.
-                hp.Int(
-                    f"stage{n}_cells",
-                    int(n < max(len(strides), 2)),
-                    _MOST_REPEATS,
-                    default=int(n < 4),
-                )
+                hp.Int(f"stage{n}_cells", int(n < max(len(strides), 2)), _MOST_REPEATS, default=1)
                 for n in range(1, len(strides) + 1)
             ]
-            repeats = [each for each in repeats if each]
+        # How many times the filters of the stage before each has.
+        growths = [1.0] + [
+            hp.Choice(f"stage{n}_growth", [1.0, 1.5, 2.0, 2.5], default=2.0)
+            for n in range(2, len(repeats) + 1)
+        ]
+        repeats = [each for each in repeats if each]
         stride = self.architecture.get("stem_stride") or hp.Choice("stem_stride", [1, 2], default=2)
         if "stage_strides" not in self.architecture:
             strides = (hp.Choice("stage1_stride", [1, 2], default=1), *strides[1:])
@@ -321,6 +321,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "stem_stride": stride,
             "stage_strides": tuple(strides[: len(repeats)]),
             "stage_repeats": tuple(repeats),
+            "growths": growths[: len(repeats)],
         }
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:

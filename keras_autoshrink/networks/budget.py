@@ -184,17 +184,23 @@ def _widen_together(
 def _widen_singly(
     costs: Callable[[Filters], int], filters: Filters, target: int, step: int
 ) -> Filters:
-    """Raises single widths by steps, at each time by the most costly one that fits."""
+    """Raises single widths by steps, at each time by the most costly one that fits.
+
+    Or all of them at once: where two are equal, a step of one alone costs a projection as well.
+    """
+    together = len(filters)
 
     def raised(i: int, steps: int = 1) -> Filters:
-        return (*filters[:i], filters[i] + steps * step, *filters[i + 1 :])
+        return tuple(
+            width + steps * step * (i in (place, together)) for place, width in enumerate(filters)
+        )
 
     # What a step of each width costs. It only grows with the other widths: a step that was too
     # much stays so, and the order of those found before is a good guess of today's.
     step_costs: dict[int, int] = {}
     while (missing := _CLOSE * target - costs(filters)) > 0:
         left = target - costs(filters)
-        for i in range(len(filters) if not step_costs else 0):
+        for i in range(len(filters) + 1 if not step_costs else 0):
             step_costs[i] = costs(raised(i)) - costs(filters)
             if missing <= step_costs[i] <= left:
                 break  # to look for a better one is not worth the builds

@@ -13,7 +13,8 @@ import random
 from collections.abc import Mapping
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.search.halving import Ending, Ladder
+from keras_autoshrink.search.final import Qualified, Size, size_of
+from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
 from keras_autoshrink.search.strategies import OVER_IN_A_ROW, Budgeted, State
 
@@ -32,10 +33,10 @@ class Evolution(Budgeted):
 
     Edges, the ops of nodes and all other hyperparameters are searched. The first round has what the
     space begins with, or its start and points at random; so is a fifth of each later round. Where
-    the space has rungs, networks are trained for a quarter of the epochs, and at the end the better
-    ones for longer. The search ends when
-    `max_candidates` networks have been trained (40 by default), when the space is exhausted, when
-    no network has a score, or when too many in a row failed or were over the limits.
+    the space has rungs, networks are trained for half of the epochs, and in the last round the best
+    for all of them. The search ends when `max_candidates` networks have been trained (40 by
+    default), when the time is up, when the space is exhausted, when no network has a score, or when
+    too many in a row failed or were over the limits.
     """
 
     name = "evolution"
@@ -58,43 +59,38 @@ class Evolution(Budgeted):
         return list(found.values())
 
     def propose(self, state: State) -> list[Cell]:
-        """Returns changed points, and some at random; at the end the best, to be trained longer."""
+        """Returns changed points, and some at random; at last those of the final."""
         outcomes = of_cells(state.rounds, state.outcomes)
         rungs = state.space.rungs
-        # How far the last round was.
-        last = max(getattr(each.cell, "epochs", 0) for each in state.rounds[-1].candidates)
-        if not rungs or last == rungs[0]:
-            found = self._changed(state, outcomes)
-            if found or not rungs:
-                return found
-        ladder, ending = Ladder(state.space, outcomes), self._ending(state)
-        if last == rungs[0]:
-            return ladder.second(ending)
-        return ladder.last(ending) if last == rungs[1] else []
+        if rungs and any(_epochs(each.cell) == rungs[1] for each in state.rounds[-1].candidates):
+            return []
+        found = self._changed(state, outcomes)
+        if found or not rungs:
+            return found
+        return Qualified(state.space, outcomes).final(self._size(state))
 
-    def _ending(self, state: State) -> Ending:
-        """Returns how many networks are trained for longer at the end of a search with rungs."""
-        endings = []
+    def _size(self, state: State) -> Size:
+        """Returns the size of the final."""
+        sizes = []
         if self.max_candidates is not None or self.max_minutes is None:
             budget = self.max_candidates or self.default_budget(state)
-            endings.append(Ending.of(budget, state.space))
+            sizes.append(size_of(budget, state.space))
         if self.max_minutes is not None and state.outcomes:
-            ladder = Ladder(state.space, of_cells(state.rounds, state.outcomes))
-            seconds = 60 * self.max_minutes * _side_by_side(state)
-            endings.append(ladder.affordable(seconds))
-        return min(endings, key=lambda ending: ending.trainings)
+            qualified = Qualified(state.space, of_cells(state.rounds, state.outcomes))
+            sizes.append(qualified.affordable(60 * self.max_minutes * _side_by_side(state)))
+        return min(sizes, key=lambda size: size.trainings)
 
     def _remaining(self, state: State) -> int:
-        """Returns how many networks may be trained before the end begins."""
+        """Returns how many networks may be trained before the final."""
         remaining = self.max_remaining(state)
         if not state.space.rungs:
             return remaining
         if self.max_minutes is not None and state.outcomes:
-            ladder = Ladder(state.space, of_cells(state.rounds, state.outcomes))
-            reserved = ladder.seconds(self._ending(state)) / _side_by_side(state)
+            qualified = Qualified(state.space, of_cells(state.rounds, state.outcomes))
+            reserved = qualified.seconds(self._size(state)) / _side_by_side(state)
             remaining = min(remaining, self.fitting(state, self.seconds_left(state) - reserved))
         if self.max_candidates is not None or self.max_minutes is None:
-            remaining = min(remaining, self.max_remaining(state) - self._ending(state).trainings)
+            remaining = min(remaining, self.max_remaining(state) - self._size(state).trainings)
         return remaining
 
     def _changed(self, state: State, outcomes: Mapping[Cell, Outcome]) -> list[Cell]:
@@ -136,6 +132,10 @@ class Evolution(Budgeted):
     def default_budget(self, state: State) -> int:
         """Returns a number that is fixed, whatever the space."""
         return _CANDIDATES
+
+
+def _epochs(cell: Cell) -> int:
+    return cell.epochs if isinstance(cell, Point) else 0
 
 
 def _side_by_side(state: State) -> float:

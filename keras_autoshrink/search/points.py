@@ -82,8 +82,8 @@ class Space:
         choices: the values that each other hyperparameter may have.
         first: points that a search begins with in place of the start. They may have values that
             are no choices: nothing is made of those points by a change, nor drawn like them.
-        rungs: for how many epochs networks are trained: all, the better ones, and the best at the
-            end; none where all are trained alike. All other points are trained for the first.
+        rungs: for how many epochs networks are trained, and those of the search's final; none where
+            all are trained alike.
 
     Example:
         >>> start = Point(("input", "conv1x1"), ((0, 1),), (("stem_stride", 2),))

@@ -173,8 +173,8 @@ class Recipe:
 RECIPES = {
     # For images about which nothing is known: a digit that is mirrored is no longer one.
     "plain": Recipe("adam", learning_rate=4e-3, batch_size=64, epochs=30),
-    # For small networks that are to be trained in minutes, and as candidates of a search at a budget
-    # are (benchmarks/budget.md). Crops cost a point in so few epochs.
+    # For small networks that are to be trained in minutes, as in a search at a budget
+    # (benchmarks/budget.md). Crops cost a point in so few epochs.
     "short": Recipe(
         "adam",
         learning_rate=0.02,

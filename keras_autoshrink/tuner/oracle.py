@@ -18,7 +18,7 @@ from keras_autoshrink.checks import ANOTHER_SEARCH, check_same, positive
 from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.networks.budget import OverBudgetError
 from keras_autoshrink.search import STRATEGIES
-from keras_autoshrink.search.halving import choose_rungs
+from keras_autoshrink.search.final import choose_rungs
 from keras_autoshrink.search.points import EPOCHS
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch, check_settings
@@ -75,7 +75,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         first: values of hyperparameters by name, of each point that a search of the whole space is
             to begin with. To be set before the search begins, as the next two.
         epochs: the most that a candidate is trained. Of so many a search of the whole space trains
-            most candidates for a quarter; None to train all alike.
+            most candidates for half; None to train all alike.
         costs: counts and measures candidates before they are handed out; None to hand them out as
             they are proposed. To be set before the search begins.
         on_begin: called with each trial that is handed out.
