@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.score import RECORDED_COSTS
-from keras_autoshrink.search.points import Point
+from keras_autoshrink.search.points import Point, Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +243,34 @@ def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         key=lambda each: (each.get("epochs", 0), each["score"], -each["edges_left"]),
         default=None,
     )
+
+
+def final_records(
+    finished: Round, outcomes: Mapping[str, Outcome], space: Space
+) -> list[dict[str, Any]]:
+    """Records the networks of a final as plain values; `AutoShrink.final` says which.
+
+    Args:
+        finished: the round.
+        outcomes: of each training by its `Cell.key`.
+        space: of the search.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for candidate in finished.candidates:
+        point, outcome = candidate.cell, outcomes[candidate.cell.key]
+        if not isinstance(point, Point) or outcome.score is None:
+            continue
+        beside = [str(v) for n, v in point.values if v not in space.choices.get(n, (v,))]
+        record = found.setdefault(
+            point.network,
+            {"reference": ", ".join(beside) or None, "scores": [], "trial_ids": []},
+        )
+        record["scores"].append(outcome.score)
+        record["trial_ids"].append(outcome.trial_id)
+        record.update(outcome.costs, cell=point.to_json())
+    for record in found.values():
+        record["mean"] = statistics.fmean(record["scores"])
+    return sorted(found.values(), key=lambda record: -record["mean"])
 
 
 def described(record: Mapping[str, Any]) -> tuple[str, str]:

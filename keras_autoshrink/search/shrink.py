@@ -173,6 +173,16 @@ class ShrinkSearch:
         """Returns a record of each finished round, as `AutoShrink.trajectory` describes it."""
         return records.trajectory(self._rounds, self._adopted, self._outcomes)
 
+    def final(self) -> list[dict[str, Any]]:
+        """Returns a record of each network of the final, as `AutoShrink.final` describes it."""
+        finished = self._rounds[len(self._adopted) - 1] if self._adopted else None
+        if finished is None or not self.space.rungs:
+            return []
+        epochs = {c.cell.epochs for c in finished.candidates if isinstance(c.cell, Point)}
+        if epochs != {self.space.rungs[1]}:
+            return []
+        return records.final_records(finished, self._outcomes, self.space)
+
     def pending(self) -> list[Candidate]:
         """Returns the distinct networks of the round under way that have no outcome yet."""
         return [

@@ -403,6 +403,36 @@ class AutoShrink(keras_tuner.Tuner):
         """
         return self.oracle.search.trajectory()
 
+    def final(self) -> list[dict[str, Any]]:
+        """Returns a record of each network of the search's final, the best first.
+
+        In the final of a search by "evolution" the best networks are trained for all epochs, each
+        several times with other seeds, beside the best references. The first of the list is the
+        result of the search.
+
+        Returns:
+            A dict for each network; an empty list before the final has ended, and where a search
+            has none.
+
+            - `reference`: str, the name of the reference that it is; None for one of the space.
+            - `scores`: list of float, of each training.
+            - `mean`: float, of the scores.
+            - `trial_ids`: list of str, the tuner's trial of each training.
+            - `cell`: a dict for JSON, with the `values` of all other hyperparameters.
+            - `macs`, `params`: int, and the other costs of a candidate's record.
+
+        Example:
+            >>> import numpy as np
+            >>> from keras_autoshrink import AutoShrink, CNNCellHyperModel
+            >>> x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)  # 4x4 images of 2 classes
+            >>> hypermodel = CNNCellHyperModel((4, 4, 1), classes=2, target_macs=20_000)
+            >>> tuner = AutoShrink(hypermodel, max_candidates=8)
+            >>> tuner.search(x, y, validation_data=(x, y), epochs=2, verbose=0)
+            >>> [len(record["scores"]) for record in tuner.final()]
+            [1, 1]
+        """
+        return self.oracle.search.final()
+
     def best_cell(self) -> Cell:
         """Returns the best-scoring cell of the trajectory, pruned; ties go to fewer edges.
 
