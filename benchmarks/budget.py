@@ -65,6 +65,7 @@ def search(options: argparse.Namespace) -> None:
     )
     tuner = kas.AutoShrink(
         hypermodel,
+        num_candidates=6,  # few at a time: each round learns from those before
         max_minutes=options.minutes,
         seed=options.seed,
         directory=options.directory,

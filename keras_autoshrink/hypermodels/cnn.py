@@ -50,12 +50,15 @@ _SOLVED = ("filters", "stage_scales", "stem_filters")
 
 SPACES = ("budget", "paper")
 
-# Cells of one node, and their stages, of which small networks are made.
-_DEEPER = {"stage2_cells": 2, "stage3_cells": 2, "stage4_cells": 1}
-_FIRST_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("sepconv3x3", {**_DEEPER, "stem_scale": 0.5, "stage4_growth": 1.5, "squeeze_excite": 2}),
-    ("conv3x3", {"stage4_cells": 1, "stem_scale": 0.5, "stage4_growth": 1.5}),
-    ("mbconv3x3", {**_DEEPER, "residual": True}),
+# Cells of few nodes in a row, and their stages, of which good small networks are made.
+_DEEPER = {"stage2_cells": 2, "stage3_cells": 2, "stage4_growth": 1.5, "stem_scale": 0.5}
+_FIRST_CELLS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (
+        ("sepconv3x3", "sepconv3x3"),
+        {"stage2_cells": 2, "stage4_cells": 0, "residual": True, "activation": "silu"},
+    ),
+    (("sepconv3x3",), {**_DEEPER, "squeeze_excite": 2, "activation": "silu"}),
+    (("conv3x3",), {"stage4_growth": 1.5, "stem_scale": 0.5, "activation": "silu"}),
 )
 
 CELL = "cell"  # what the hyperparameter "network" is, unless it names a reference
@@ -282,12 +285,13 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         hp = keras_tuner.HyperParameters()
         with contextlib.suppress(OverBudgetError):
             self.network(hp)
-        edges = {name: name == "cell/edge_0_1" for name in hp.values if "/edge_" in name}
-        cells = [
-            {**edges, "cell/op_1": op, **values}
-            for op, values in _FIRST_CELLS
-            if op in self.operations
-        ]
+        edges = {name: False for name in hp.values if name.startswith("cell/edge_")}
+        cells = []
+        for ops, values in _FIRST_CELLS:
+            if len(ops) < self.cell.num_nodes and {*ops} <= {*self.operations}:
+                row: dict[str, Any] = {f"cell/op_{n}": op for n, op in enumerate(ops, start=1)}
+                row.update({f"cell/edge_{n}_{n + 1}": True for n in range(len(ops))})
+                cells.append({**edges, **row, **values})
         # What is not searched, since it is given, is no hyperparameter.
         cells = [{n: v for n, v in each.items() if n in hp.values} for each in cells]
         # Those with a stem of stride 2 are mostly better.

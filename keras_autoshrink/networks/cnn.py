@@ -62,7 +62,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         residual: whether each cell adds its input to its output.
         combine: "concatenate" joins the inputs of a node, and the leaves of a cell, on the channel
             axis, as the paper does; "add" adds them, which costs a phone less. Then, too, an
-            activation follows the last of the residual cells.
+            activation follows the sum of a residual cell, as in a ResNet.
         squeeze_excite: so many of the last stages weigh the channels of each cell's output by their
             means (squeeze-and-excitation, Hu et al., arXiv 1709.01507); with "add" only.
         bottleneck: b; the ops of a stage of f filters have f // b.
@@ -129,9 +129,6 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
             stride = stage_strides[stage] if index == 0 else 1
             prefix = f"stage{stage + 1}_cell{index + 1}"
             x = apply_cell(cell, x, stage_filters[stage], stride, style, prefix, excite)
-    if residual and combine == "add" and head_filters is None:
-        # The sums are linear: without it a short training is worth 2 points less on CIFAR-10.
-        x = keras.layers.Activation(activation, name="features")(x)
     if head_filters is not None:
         x = keras.layers.Conv2D(head_filters, 1, use_bias=False, name="head")(x)
         x = style.normalise(x, "head")
@@ -171,7 +168,8 @@ def apply_cell(
     A node combines its inputs, then applies its op, BatchNorm and the activation. Node 0 is the
     identity, or a max-pool if the cell strides. With residuals the leaves have no activation, and
     the cell's input is added to its output. Where tensors are added, those of node 0 go through a
-    1x1 convolution if the number of their channels is another.
+    1x1 convolution if the number of their channels is another, and an activation follows the sum of
+    a residual cell.
 
     Args:
         cell: nodes that cannot be reached from node 0 are left out.
@@ -211,7 +209,8 @@ def apply_cell(
     if not style.residual:
         return y
     if add:
-        return keras.layers.Add(name=f"{name}_residual")([projected, y])
+        y = keras.layers.Add(name=f"{name}_residual")([projected, y])
+        return keras.layers.Activation(style.activation, name=f"{name}_act")(y)
     if x.shape != y.shape:
         project = keras.layers.Conv2D(
             y.shape[-1], 1, strides=stride, use_bias=False, name=f"{name}_shortcut"
@@ -246,7 +245,7 @@ class CellStyle:
     Args:
         activation: name of the activation after each node's BatchNorm.
         residual: whether a cell adds its input to its output. Then its leaves carry no
-            activation, and nothing follows the sum.
+            activation; one follows the sum where `combine` is "add", else nothing does.
         bottleneck: b; the ops of a stage of f filters have f // b.
         batchnorm_momentum: the share that BatchNorm's moving statistics keep at each step.
         combine: one of `COMBINATIONS`.

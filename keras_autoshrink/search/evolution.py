@@ -21,9 +21,9 @@ from keras_autoshrink.search.strategies import OVER_IN_A_ROW, Budgeted, State
 # How many networks are trained unless it is said.
 _CANDIDATES = 40
 # How many of the best are changed.
-_PARENTS = 5
+_PARENTS = 3
 # Of new networks of a round the share that is drawn at random.
-_RANDOM = 0.2
+_RANDOM = 0.1
 # How often to draw a network that is not known yet before all neighbours are looked at.
 _DRAWS = 50
 
@@ -32,7 +32,7 @@ class Evolution(Budgeted):
     """Evolution: each round changes the best networks so far in one place each.
 
     Edges, the ops of nodes and all other hyperparameters are searched. The first round has what the
-    space begins with, or its start and points at random; so is a fifth of each later round. Where
+    space begins with, or its start and points at random; so is a tenth of each later round. Where
     the space has rungs, networks are trained for half of the epochs, and in the last round the best
     for all of them. The search ends when `max_candidates` networks have been trained (40 by
     default), when the time is up, when the space is exhausted, when no network has a score, or when

@@ -18,7 +18,7 @@ from keras_autoshrink.search.records import Outcome
 # With fewer networks all are trained for all epochs.
 _LEAST_CANDIDATES = 8
 # The share of a search that its final may take: of its networks, and of `max_minutes`.
-_OF_CANDIDATES, _OF_MINUTES = 0.25, 0.4
+_OF_CANDIDATES, _OF_MINUTES = 0.25, 0.3
 
 
 def choose_rungs(epochs: int, max_candidates: int | None) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ class Size:
         return (self.best + self.others) * self.repeats
 
 
-_SIZES = (Size(3, 2, 2), Size(2, 1, 2), Size(1, 1, 2), Size(1, 1, 1))
+_SIZES = (Size(3, 2, 2), Size(2, 2, 2), Size(2, 1, 2), Size(1, 1, 2), Size(1, 1, 1))
 
 
 def size_of(max_candidates: int, space: Space) -> Size:
