@@ -11,7 +11,7 @@ import keras
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.checks import one_of, positive, share, whole
 from keras_autoshrink.costs import count_macs
-from keras_autoshrink.networks.operations import get_layers
+from keras_autoshrink.networks.operations import apply_strided, get_layers
 
 
 def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in keras.applications
@@ -168,8 +168,9 @@ def apply_cell(
     A node combines its inputs, then applies its op, BatchNorm and the activation. Node 0 is the
     identity, or a max-pool if the cell strides. With residuals the leaves have no activation, and
     the cell's input is added to its output. Where tensors are added, those of node 0 go through a
-    1x1 convolution if the number of their channels is another, and an activation follows the sum of
-    a residual cell.
+    1x1 convolution if the number of their channels is another. A residual cell that adds is made as
+    a ResNet's block: an activation follows the sum, ops that read node 0 alone stride themselves,
+    and in place of the max-pool is an average-pool.
 
     Args:
         cell: nodes that cannot be reached from node 0 are left out.
@@ -185,11 +186,13 @@ def apply_cell(
         of f channels where leaves are added.
     """
     cell = cell.prune()
+    add = style.combine == "add"
+    # As in a ResNet: what is added is a mean of the input, and ops that read the input stride.
+    resnet = add and style.residual
     outputs = [x]
     if stride > 1:
-        pool = keras.layers.MaxPooling2D(stride, padding="same", name=f"{name}_pool")
-        outputs = [pool(x)]
-    add = style.combine == "add"
+        layer = keras.layers.AveragePooling2D if resnet else keras.layers.MaxPooling2D
+        outputs = [layer(stride, padding="same", name=f"{name}_pool")(x)]
     projected = outputs[0]  # what is added of node 0
     reads = [cell.predecessors(node) for node in range(1, cell.num_nodes)]
     added = style.residual or any(0 in each and len(each) > 1 for each in reads)
@@ -198,9 +201,12 @@ def apply_cell(
         projected = style.normalise(project(projected), f"{name}_shortcut", activate=False)
     for node, each in enumerate(reads, start=1):
         label = f"{name}_node{node}"
-        inputs = [projected if i == 0 and len(each) > 1 else outputs[i] for i in each]
-        operation = get_layers(cell.ops[node])
-        y = operation(style.join(inputs, label), filters // style.bottleneck, f"{label}_op")
+        width = filters // style.bottleneck
+        if resnet and each == (0,):
+            y = apply_strided(cell.ops[node], x, width, stride, f"{label}_op")
+        else:
+            inputs = [projected if i == 0 and len(each) > 1 else outputs[i] for i in each]
+            y = get_layers(cell.ops[node])(style.join(inputs, label), width, f"{label}_op")
         activate = not (style.residual and node in cell.leaves)
         outputs.append(style.normalise(y, label, activate))
     y = style.join([outputs[leaf] for leaf in cell.leaves], name)

@@ -29,20 +29,22 @@ class Operation:
         layers: applies its Keras layers to a tensor, see `register_operation`; None for an
             activation of recurrent cells, the function of this name in `keras.ops`.
         colour: of its nodes in pictures, as "#RRGGBB"; None to take one that is left.
+        strides: whether `layers` takes a `stride` besides.
     """
 
     name: str
     layers: Layers | None
     colour: str | None
+    strides: bool = False
 
 
 def _separable(size: int) -> Layers:
-    def layers(x: Any, filters: int, name: str) -> Any:
+    def layers(x: Any, filters: int, name: str, stride: int = 1) -> Any:
         import keras
 
         # Two layers rather than one SeparableConv2D: that is what the file for the phone holds.
         depthwise = keras.layers.DepthwiseConv2D(
-            size, padding="same", use_bias=False, name=f"{name}_depthwise"
+            size, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise"
         )
         pointwise = keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_pointwise")
         return pointwise(depthwise(x))
@@ -51,10 +53,12 @@ def _separable(size: int) -> Layers:
 
 
 def _convolution(size: int) -> Layers:
-    def layers(x: Any, filters: int, name: str) -> Any:
+    def layers(x: Any, filters: int, name: str, stride: int = 1) -> Any:
         import keras
 
-        return keras.layers.Conv2D(filters, size, padding="same", use_bias=False, name=name)(x)
+        return keras.layers.Conv2D(
+            filters, size, strides=stride, padding="same", use_bias=False, name=name
+        )(x)
 
     return layers
 
@@ -63,7 +67,7 @@ def _convolution(size: int) -> Layers:
 _EXPANSION = 3
 
 
-def _mbconv3x3(x: Any, filters: int, name: str) -> Any:
+def _mbconv3x3(x: Any, filters: int, name: str, stride: int = 1) -> Any:
     """Applies an inverted bottleneck (MobileNetV2, Sandler et al., arXiv 1801.04381)."""
     import keras
 
@@ -75,7 +79,7 @@ def _mbconv3x3(x: Any, filters: int, name: str) -> Any:
     wide = _EXPANSION * x.shape[-1]
     expand = keras.layers.Conv2D(wide, 1, use_bias=False, name=f"{name}_expand")
     depthwise = keras.layers.DepthwiseConv2D(
-        3, padding="same", use_bias=False, name=f"{name}_depthwise"
+        3, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise"
     )
     x = normalised(depthwise, "depthwise", normalised(expand, "expand", x))
     return keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project")(x)
@@ -85,11 +89,11 @@ def _mbconv3x3(x: Any, filters: int, name: str) -> Any:
 _BUILT_IN = {
     operation.name: operation
     for operation in (
-        Operation("sepconv3x3", _separable(3), colour="#E69F00"),
+        Operation("sepconv3x3", _separable(3), colour="#E69F00", strides=True),
         Operation("conv1x1", _convolution(1), colour="#56B4E9"),
-        Operation("sepconv5x5", _separable(5), colour="#D55E00"),
-        Operation("conv3x3", _convolution(3), colour="#0072B2"),
-        Operation("mbconv3x3", _mbconv3x3, colour="#009E73"),
+        Operation("sepconv5x5", _separable(5), colour="#D55E00", strides=True),
+        Operation("conv3x3", _convolution(3), colour="#0072B2", strides=True),
+        Operation("mbconv3x3", _mbconv3x3, colour="#009E73", strides=True),
         Operation("tanh", None, colour="#F0E442"),
         Operation("relu", None, colour="#E69F00"),
         Operation("sigmoid", None, colour="#009E73"),
@@ -177,6 +181,29 @@ def get_layers(name: str) -> Layers:
             "add it with register_operation"
         )
     return operation.layers
+
+
+def apply_strided(op: str, x: Any, filters: int, stride: int, name: str) -> Any:
+    """Applies an op of a stride; one that cannot stride follows a max-pool.
+
+    Args:
+        op: its name.
+        x: tensor of shape (batch, height, width, channels).
+        filters: of the result.
+        stride: s; the result has ceil(height / s) by ceil(width / s) pixels.
+        name: unique prefix of the layers' names.
+
+    Raises:
+        ValueError: there is no such op.
+    """
+    import keras
+
+    layers = get_layers(op)
+    if stride > 1 and _registry[op].strides:
+        return layers(x, filters, name, stride=stride)  # type: ignore[call-arg]
+    if stride > 1:
+        x = keras.layers.MaxPooling2D(stride, padding="same", name=f"{name}_pool")(x)
+    return layers(x, filters, name)
 
 
 def check_activation(name: str) -> None:
