@@ -15,6 +15,7 @@ import dataclasses
 import fcntl
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import statistics
 import time
@@ -31,7 +32,7 @@ import keras_autoshrink as kas
 from keras_autoshrink.commands.arguments import count
 from tflite_export.runtime import native_output_silenced
 
-_VALIDATION = 5_000  # training images that candidates are scored on, the last of them
+VALIDATION = 5_000  # training images that candidates are scored on, the last of them
 _FOUND = "found"
 
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def search(options: argparse.Namespace) -> None:
     """Searches at a budget, and writes what it found into the folder."""
     with native_output_silenced():
-        x, y, *_ = _cifar10(options.data_dir)
+        x, y = cifar10(options.data_dir)
     hypermodel = kas.CNNCellHyperModel(
         x.shape[1:], classes=10, target_macs=options.target_macs, horizontal_flip=True
     )
@@ -72,7 +73,7 @@ def search(options: argparse.Namespace) -> None:
         project_name=_project(options),
     )
     began = time.monotonic()
-    train, validation = slice(len(x) - _VALIDATION), slice(len(x) - _VALIDATION, None)
+    train, validation = slice(len(x) - VALIDATION), slice(len(x) - VALIDATION, None)
     tuner.search(
         x[train],
         y[train],
@@ -104,7 +105,7 @@ def train(options: argparse.Namespace) -> None:
     if _found(options).exists():
         networks[_FOUND] = json.loads(_found(options).read_text())
     names = options.only or [*networks]
-    known = {_key(each) for each in _read(options.results)}
+    known = {_key(each) for each in read(options.results)}
     jobs = [
         {
             "target_macs": options.target_macs,
@@ -117,17 +118,10 @@ def train(options: argparse.Namespace) -> None:
         for name in names
     ]
     jobs = [job for job in jobs if _key(job) not in known]
-    cores = sorted(os.sched_getaffinity(0))
-    spawn = multiprocessing.get_context("spawn")
-    free = spawn.SimpleQueue()
-    for core in cores:
-        free.put(core)
-    with concurrent.futures.ProcessPoolExecutor(
-        len(cores), spawn, initializer=_begin, initargs=(free,), max_tasks_per_child=4
-    ) as pool:
+    with one_on_each_core() as pool:
         for result in pool.map(_train, jobs, [options.data_dir] * len(jobs)):
             if result is not None:
-                _write(options.results, result)
+                write(options.results, result)
                 print({n: v for n, v in result.items() if n != "architecture"}, flush=True)
 
 
@@ -140,6 +134,20 @@ def _labels() -> list[str]:
 def _key(job: dict[str, Any]) -> str:
     names = ("target_macs", "network", "architecture", "epochs", "seed")
     return json.dumps([job[name] for name in names])
+
+
+@contextlib.contextmanager
+def one_on_each_core() -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """Makes processes, one on each core and with one thread, that are renewed now and then."""
+    cores = sorted(os.sched_getaffinity(0))
+    spawn = multiprocessing.get_context("spawn")
+    free = spawn.SimpleQueue()
+    for core in cores:
+        free.put(core)
+    with concurrent.futures.ProcessPoolExecutor(
+        len(cores), spawn, initializer=_begin, initargs=(free,), max_tasks_per_child=4
+    ) as pool:
+        yield pool
 
 
 def _begin(free: Any) -> None:
@@ -185,11 +193,13 @@ def _train(job: dict[str, Any], data_dir: Path | None) -> dict[str, Any] | None:
     }
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
+    """Reads the trainings in a file, one a line."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _write(path: Path, result: dict[str, Any]) -> None:
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Adds a training to a file."""
     with path.open("a") as file, _locked(file):
         file.write(json.dumps(result) + "\n")
 
@@ -205,7 +215,7 @@ def table(options: argparse.Namespace) -> None:
     """Prints each network's accuracies, and how far what was found is above each reference."""
     results = [
         each
-        for each in _read(options.results)
+        for each in read(options.results)
         if (each["target_macs"], each["epochs"]) == (options.target_macs, options.epochs)
     ]
     found = {r["seed"]: r["test_accuracy"] for r in results if r["network"] == _FOUND}
@@ -244,7 +254,7 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):+.4f} ± {error:.4f}"
 
 
-def _cifar10(data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def cifar10(data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the training images, as a network takes them, and their labels."""
     data = kas.load_images("cifar10", purpose="train", data_dir=data_dir)
     return data.train.x, data.train.y
