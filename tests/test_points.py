@@ -12,7 +12,7 @@ import keras_autoshrink as kas
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.hypermodels.search_space import CellSpace, declare_cell
 from keras_autoshrink.networks.budget import OverBudgetError
-from keras_autoshrink.search.points import Point
+from keras_autoshrink.search.points import REPEAT, Point
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
 
@@ -31,7 +31,9 @@ def declared():
     hp.Fixed("epochs", 3)
     with hp.conditional_scope("optimizer", ["sgd"]):
         hp.Choice("momentum", [0.0, 0.9])  # of a scope: left at its default
-    return CellSpace(hp.space, whole=True)
+    found = CellSpace(hp.space, whole=True)
+    found.hyperparameters = hp.space
+    return found
 
 
 def differences(one, other):
@@ -164,3 +166,65 @@ def test_the_best_value_is_found_and_kept_as_json(declared):
     assert best["cell"]["values"]["optimizer"] == "adam"
     assert best["cell"]["values"]["units"] == 32
     assert best["score"] >= 4
+
+
+def with_final(hp_space, **settings):
+    """A search that begins with two points, one beside the space, and ends with a final."""
+    first = [{"units": 16}, {"epochs": 7}]
+    space = CellSpace(hp_space, whole=True, first=first, rungs=(2, 4)).space
+    return ShrinkSearch(
+        space.start, strategy="evolution", num_candidates=4, space=space, **settings
+    )
+
+
+def run(search, score, seconds=60.0, at_a_time=2):
+    """Trains by a rule, as if each epoch took some time, with a kill after each candidate."""
+    while pending := search.pending():
+        point = pending[0].cell
+        search.elapsed_seconds += seconds * point.epochs / 2 / at_a_time
+        outcome = Outcome(score(point), seconds=seconds * point.epochs / 2)
+        search.tell(point, outcome)
+        elapsed = search.elapsed_seconds
+        search = ShrinkSearch.from_json(json.loads(json.dumps(search.to_json())))
+        search.elapsed_seconds = elapsed
+    return search
+
+
+def worth(reference):
+    """A rule that likes units and long trainings, and in repeats differs by their number."""
+
+    def score(point):
+        values = dict(point.values)
+        if values["epochs"] == 7:
+            return reference + point.epochs + values[REPEAT] / 10
+        return values["units"] / 32 + point.epochs - values[REPEAT]
+
+    return score
+
+
+@pytest.mark.parametrize("reference", [0.0, 10.0])
+def test_the_final_has_the_best_and_returns_no_less_than_the_best_reference(declared, reference):
+    found = run(with_final(declared.hyperparameters, max_candidates=40), worth(reference))
+    assert len(found.outcomes) == 38  # a final has room for two references, twice each
+    *rounds, final = [{c.cell.epochs for c in each.candidates} for each in found.rounds]
+    assert rounds == [{2}] * len(rounds)
+    assert final == {4}
+    assert len(found.rounds[0].candidates) == 2
+    records = found.final()
+    assert [len(record["scores"]) for record in records] == [2] * len(records)
+    assert [record["reference"] for record in records].count("7") == 1
+    assert [record["mean"] for record in records] == sorted(
+        (record["mean"] for record in records), reverse=True
+    )
+    best = found.best()
+    assert best["epochs"] == 4
+    assert best["cell"]["values"]["epochs"] == (7 if reference else 3)
+    # Of several trainings the mean counts, then the best one.
+    assert best["score"] == max(records[0]["scores"])
+
+
+@pytest.mark.parametrize("minutes", [30, 90])
+def test_a_search_of_minutes_ends_in_time_and_with_a_final(declared, minutes):
+    found = run(with_final(declared.hyperparameters, max_minutes=minutes), worth(0.0))
+    assert {c.cell.epochs for c in found.rounds[-1].candidates} == {4}
+    assert 0.8 * minutes <= found.elapsed_seconds / 60 <= 1.1 * minutes

@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.search.final import Qualified, Size, size_of
+from keras_autoshrink.search.final import OF_MINUTES, Qualified, Size, size_of
 from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
 from keras_autoshrink.search.strategies import OVER_IN_A_ROW, Budgeted, State
@@ -61,13 +61,20 @@ class Evolution(Budgeted):
     def propose(self, state: State) -> list[Cell]:
         """Returns changed points, and some at random; at last those of the final."""
         outcomes = of_cells(state.rounds, state.outcomes)
-        rungs = state.space.rungs
-        if rungs and any(_epochs(each.cell) == rungs[1] for each in state.rounds[-1].candidates):
-            return []
         found = self._changed(state, outcomes)
-        if found or not rungs:
+        if found or not state.space.rungs:
             return found
         return Qualified(state.space, outcomes).final(self._size(state))
+
+    def is_over(self, state: State) -> bool:
+        """Tells whether the final has ended, or else whether no more networks may be trained."""
+        rungs = state.space.rungs
+        if not rungs:
+            return super().is_over(state)
+        if any(_epochs(each.cell) == rungs[1] for each in state.rounds[-1].candidates):
+            return True
+        budget = self.max_candidates is not None and super().is_over(state)
+        return budget or self.seconds_left(state) <= 0
 
     def _size(self, state: State) -> Size:
         """Returns the size of the final."""
@@ -77,7 +84,8 @@ class Evolution(Budgeted):
             sizes.append(size_of(budget, state.space))
         if self.max_minutes is not None and state.outcomes:
             qualified = Qualified(state.space, of_cells(state.rounds, state.outcomes))
-            sizes.append(qualified.affordable(60 * self.max_minutes * _side_by_side(state)))
+            seconds = min(OF_MINUTES * 60 * self.max_minutes, self.seconds_left(state))
+            sizes.append(qualified.affordable(seconds * _side_by_side(state)))
         return min(sizes, key=lambda size: size.trainings)
 
     def _remaining(self, state: State) -> int:

@@ -17,8 +17,8 @@ from keras_autoshrink.search.records import Outcome
 
 # With fewer networks all are trained for all epochs.
 _LEAST_CANDIDATES = 8
-# The share of a search that its final may take: of its networks, and of `max_minutes`.
-_OF_CANDIDATES, _OF_MINUTES = 0.25, 0.3
+# The share that a final may take: of the networks of a search, and of its time.
+_OF_CANDIDATES, OF_MINUTES = 0.25, 0.3
 
 
 def choose_rungs(epochs: int, max_candidates: int | None) -> tuple[int, ...]:
@@ -100,8 +100,8 @@ class Qualified:
         return seconds * size.repeats * self._all_epochs / self._epochs
 
     def affordable(self, seconds: float) -> Size:
-        """Returns the largest size whose trainings take but a share of some seconds."""
-        fitting = (size for size in _SIZES if self.seconds(size) <= _OF_MINUTES * seconds)
+        """Returns the largest size whose trainings take so many seconds, or the smallest."""
+        fitting = (size for size in _SIZES if self.seconds(size) <= seconds)
         return next(fitting, _SIZES[-1])
 
     def _of(self, size: Size) -> list[tuple[Point, float]]:
