@@ -228,3 +228,12 @@ def test_a_search_of_minutes_ends_in_time_and_with_a_final(declared, minutes):
     found = run(with_final(declared.hyperparameters, max_minutes=minutes), worth(0.0))
     assert {c.cell.epochs for c in found.rounds[-1].candidates} == {4}
     assert 0.8 * minutes <= found.elapsed_seconds / 60 <= 1.1 * minutes
+
+
+def test_too_few_minutes_are_found_out_by_the_first_network(declared):
+    search = with_final(declared.hyperparameters, max_minutes=1)
+    assert search.too_short() is None
+    search.elapsed_seconds = 50.0
+    search.tell(search.pending()[0].cell, Outcome(0.5))
+    assert "max_minutes=1: too short" in search.too_short()
+    assert "about 3 minutes" in search.too_short()

@@ -13,10 +13,10 @@ import random
 from collections.abc import Mapping
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.search.final import OF_MINUTES, Qualified, Size, size_of
+from keras_autoshrink.search.final import Qualified, Size, size_of
 from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
-from keras_autoshrink.search.strategies import OVER_IN_A_ROW, Budgeted, State
+from keras_autoshrink.search.strategies import OF_MINUTES, OVER_IN_A_ROW, Budgeted, State
 
 # How many networks are trained unless it is said.
 _CANDIDATES = 40

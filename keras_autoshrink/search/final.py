@@ -17,8 +17,8 @@ from keras_autoshrink.search.records import Outcome
 
 # With fewer networks all are trained for all epochs.
 _LEAST_CANDIDATES = 8
-# The share that a final may take: of the networks of a search, and of its time.
-_OF_CANDIDATES, OF_MINUTES = 0.25, 0.3
+# The share of a search's networks that a final may have.
+_OF_CANDIDATES = 0.25
 
 
 def choose_rungs(epochs: int, max_candidates: int | None) -> tuple[int, ...]:

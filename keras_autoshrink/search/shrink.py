@@ -199,6 +199,10 @@ class ShrinkSearch:
         """Returns how many networks are left to train at most."""
         return 0 if self.done else self._strategy.max_remaining(self)
 
+    def too_short(self) -> str | None:
+        """Says that `max_minutes` is too short for what the search begins with; None if not."""
+        return None if self.done else self._strategy.too_short(self)
+
     def errors_in_a_row(self) -> list[str]:
         """Returns the errors of all candidates that failed since the last winner."""
         return records.errors(self._rounds[self._first_failed :], self._outcomes)

@@ -76,6 +76,10 @@ FAILURES_IN_A_ROW = 10
 OVER_IN_A_ROW = 30
 
 
+# The share of its time that a search may spend on the training of its best networks at the end.
+OF_MINUTES = 0.3
+# How many networks have to be trained before what they took says how long all will take.
+_TELLING = 8
 # As many networks as nobody trains: before one has been trained, what fits into a time is unknown.
 UNKNOWN = 10**9
 
@@ -157,6 +161,25 @@ class Strategy(abc.ABC):
         """Returns how long the search may still go on."""
         return (
             math.inf if self.max_minutes is None else 60 * self.max_minutes - state.elapsed_seconds
+        )
+
+    def too_short(self, state: State) -> str | None:
+        """Says that the time is too short for what the search begins with, once that shows."""
+        trained = sum(outcome.over_limit is None for outcome in state.outcomes.values())
+        if self.max_minutes is None or len(state.rounds) > 1:
+            return None
+        count = len(state.rounds[0].candidates)
+        # With fewer, what the workers have under way would count for too much.
+        if not trained or trained < min(_TELLING, count - 1):
+            return None
+        share = count / trained
+        least = math.ceil(share * state.elapsed_seconds / 60 / (1 - OF_MINUTES))
+        if least <= self.max_minutes:
+            return None
+        return (
+            f"max_minutes={self.max_minutes:g}: too short; on this machine the networks that the "
+            f"search begins with take so long that it needs about {least} minutes: give more, or "
+            "fewer epochs or images"
         )
 
     def fitting(self, state: State, seconds: float) -> int:

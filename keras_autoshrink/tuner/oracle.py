@@ -207,7 +207,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         Raises:
             RuntimeError: too many candidates failed. (Not of a chief: its workers hear that the
                 search is over.)
-            ValueError: the search space does not declare the edges of one cell.
+            ValueError: the search space does not declare the edges of one cell, or `max_minutes`
+                is too short.
         """
         # Not synchronized: what raises with KerasTuner's lock held would never release it.
         if self._started is None:
@@ -218,6 +219,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         self._screen()
         if self.search.error and service.role() != "chief":
             raise RuntimeError(f"the search cannot go on: {self.search.error}")
+        if (reason := self.search.too_short()) and service.role() != "chief":
+            raise ValueError(reason)
         trial = self._next_trial(tuner_id)
         if service.role() != "chief":
             return trial
