@@ -1,6 +1,7 @@
 import gc
 import os
 import signal
+from types import SimpleNamespace
 
 # Before anything imports TensorFlow: it is talkative, and the tests read what commands print.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -38,6 +39,26 @@ def one_cell_in_each_stage():
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(classifier._SMALL_ARCHITECTURE, "stage_repeats", (1, 1, 1))
         yield
+
+
+@pytest.fixture
+def workers_at_once(monkeypatch):
+    """The workers of searches, which start as copies of a process that has imported all they need.
+
+    That they start as they do elsewhere is seen where a script searches, and a command.
+    """
+    from forked import WorkerProcess
+
+    from keras_autoshrink.tuner import workers
+
+    started = []
+
+    def start(*args, **kwargs):
+        started.append(WorkerProcess(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(workers, "subprocess", SimpleNamespace(Popen=start, DEVNULL=None))
+    return started
 
 
 @pytest.fixture(scope="session")
