@@ -1,6 +1,7 @@
 import gc
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 # Before anything imports TensorFlow: it is talkative, and the tests read what commands print.
@@ -23,6 +24,12 @@ settings.load_profile("no_deadline")
 # gc.get_objects does not list what is frozen either: test_memory.py, which counts graphs with it,
 # sees those made since.
 gc.disable()
+
+# Nor does it pay in the short lives of the processes that tests start: Python imports this first.
+_STARTED = str(Path(__file__).with_name("started"))
+_PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if _STARTED not in _PATHS:  # as it is in a process of pytest-xdist
+    os.environ["PYTHONPATH"] = os.pathsep.join([_STARTED, *filter(None, _PATHS)])
 
 
 def pytest_collection_finish():
