@@ -38,6 +38,13 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_stays_is_not_looked_through():
+    """As above, for what the modules of tests before have imported and left."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
 def one_cell_in_each_stage():
     """Instead of two: to trace and to convert them takes longer than all that is trained here."""
