@@ -1,6 +1,8 @@
 import gc
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 # Before anything imports TensorFlow: it is talkative, and the tests read what commands print.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,11 +25,24 @@ settings.load_profile("no_deadline")
 # sees those made since.
 gc.disable()
 
+# Nor does it pay in the short lives of the processes that tests start: Python imports this first.
+_STARTED = str(Path(__file__).with_name("started"))
+_PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if _STARTED not in _PATHS:  # as it is in a process of pytest-xdist
+    os.environ["PYTHONPATH"] = os.pathsep.join([_STARTED, *filter(None, _PATHS)])
+
 
 def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_stays_is_not_looked_through():
+    """As above, for what the modules of tests before have imported and left."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +53,26 @@ def one_cell_in_each_stage():
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(classifier._SMALL_ARCHITECTURE, "stage_repeats", (1, 1, 1))
         yield
+
+
+@pytest.fixture
+def workers_at_once(monkeypatch):
+    """The workers of searches, which start as copies of a process that has imported all they need.
+
+    That they start as they do elsewhere is seen where a script searches, and a command.
+    """
+    from forked import WorkerProcess
+
+    from keras_autoshrink.tuner import workers
+
+    started = []
+
+    def start(*args, **kwargs):
+        started.append(WorkerProcess(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(workers, "subprocess", SimpleNamespace(Popen=start, DEVNULL=None))
+    return started
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 import tempfile
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 processes = multiprocessing.get_context("forkserver")
@@ -68,3 +70,32 @@ class Script:
 
 
 KILLED = -signal.SIGKILL
+
+
+def _work(environment, connections):
+    from keras_autoshrink.tuner import workers
+
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    workers.work(*(os.dup(one.fileno()) for one in connections))
+
+
+class WorkerProcess:
+    """What `workers.Worker` starts, as far as it uses a `subprocess.Popen`."""
+
+    def __init__(self, command, *, env, pass_fds, **_):
+        descriptors = map(int, command[-len(pass_fds) :])
+        connections = [Connection(os.dup(descriptor)) for descriptor in descriptors]
+        self._process = start(_work, env, connections)
+        for one in connections:
+            one.close()
+        self.pid = self._process.pid
+        while self.poll() is None and os.getpgid(self.pid) != self.pid:
+            time.sleep(0.01)
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self):
+        self._process.join()

@@ -1,6 +1,7 @@
 """Damaged ``.tflite`` files end a command with one line, never the process that asks."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from tflite_export import runtime
 from tflite_export.file import flatbuffer
 
 COMMANDS = ("describe", "macs", "benchmark", "verify")
-ENVIRONMENT = {"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])}
+ROOT = str(Path(tflite_export.__file__).parents[1])
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], ROOT])}
 
 # Runs all commands on all files in one process, as long as it lives.
 RUN_ALL = """

@@ -1,5 +1,6 @@
 """``python -m tflite_export``: what it prints and how it exits."""
 
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ from keras import layers
 import tflite_export
 from tflite_export.__main__ import main
 
-ENVIRONMENT = {"PYTHONPATH": str(Path(tflite_export.__file__).parents[1])}
+ROOT = str(Path(tflite_export.__file__).parents[1])
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], ROOT])}
 
 
 @pytest.fixture(scope="module")

@@ -323,7 +323,7 @@ def test_a_search_that_is_killed_with_two_under_way_ends_the_same(tmp_path, one_
     assert not (tmp_path / "digits" / "cell.json").exists()
     assert len(workers) == 2
     assert not psutil.wait_procs(workers, timeout=30)[1]  # they end with it
-    assert main([*SEARCH.split(), *FEW, "--workers", "4", "--directory", str(tmp_path)]) == 0
+    assert main([*SEARCH.split(), *FEW, "--workers", "2", "--directory", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     # Not a terminal: plain lines, no control codes.
     assert "Going on in round 1" in printed

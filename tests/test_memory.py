@@ -59,7 +59,12 @@ def test_a_search_holds_no_graph_and_two_checkpoints_at_most(tmp_path):
         **ONE_STAGE,
     )
     tuner = Watched(
-        hypermodel, score=least_loss, num_candidates=2, directory=tmp_path, project_name="search"
+        hypermodel,
+        score=least_loss,
+        num_candidates=2,
+        max_candidates=4,
+        directory=tmp_path,
+        project_name="search",
     )
     x, y = np.random.default_rng(0).random((32, 8, 8, 1), "float32"), np.arange(32) % 2
     tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)

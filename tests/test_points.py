@@ -101,7 +101,7 @@ def test_ops_alone_are_kept_as_json():
     assert found.best()["score"] >= 1
 
 
-def test_workers_train_the_points_that_were_proposed(tmp_path):
+def test_workers_train_the_points_that_were_proposed(tmp_path, workers_at_once):
     class Space(keras_tuner.HyperModel):
         def build(self, hp):
             declare_cell(hp, Cell.dense(("input", "relu", "relu")), operations=OPS)
@@ -145,6 +145,7 @@ def test_workers_train_the_points_that_were_proposed(tmp_path):
         page = tmp_path / f"{workers}.html"
         kas.write_report(tuner, page)
         assert "units 4" in page.read_text() or "units 8" in page.read_text()
+    assert len(workers_at_once) == 2
     scores = [[(c["cell"], c["score"]) for c in each] for each in found]
     assert scores[0] == scores[1]
     assert {c["status"] for c in found[0]} == {"adopted", "rejected", "over limit"}

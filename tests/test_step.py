@@ -79,14 +79,13 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize(("shape", "kernels"), [((5,), 1), ((6, 6, 3), 1), ((4, 2, 20), 2)])
 @pytest.mark.parametrize(
     "settings", [{}, {"scale": False, "momentum": 0.5}, {"center": False, "epsilon": 0.1}]
 )
-def test_fused_batchnorm_is_keras_own(shape, kernels, batch, settings, monkeypatch):
+def test_fused_batchnorm_is_keras_own(shape, kernels, settings, monkeypatch):
     monkeypatch.setattr(step, "_has_avx512", lambda: True)  # the results are those of any machine
-    x = np.random.default_rng(0).normal(2, 3, size=(batch, *shape)).astype("float32")
+    x = np.random.default_rng(0).normal(2, 3, size=(7, *shape)).astype("float32")
     found = []
     for fuse in (False, True):
         layer = keras.layers.BatchNormalization(**settings)
@@ -109,7 +108,9 @@ def test_fused_batchnorm_is_keras_own(shape, kernels, batch, settings, monkeypat
         kinds = [operation.type for operation in traced.graph.get_operations()]
         assert kinds.count("FusedBatchNormV3") == (kernels if fuse else 0)
         assert traced.outputs[0].shape == spec.shape
-        found.append([traced(tf.constant(x)), [w.value for w in layer.weights]])
+        found.append([])
+        for batch in (x[:1], x):
+            found[-1] += [traced(tf.constant(batch)), [w.numpy() for w in layer.weights]]
         found[-1].append(model(x, training=False))
     assert_close(*found)
 
@@ -119,7 +120,6 @@ OPTIMIZERS = {
     "adamw, clipped": lambda: keras.optimizers.AdamW(4e-3, weight_decay=0.01, global_clipnorm=0.1),
     "amsgrad, averaged": lambda: keras.optimizers.Adam(4e-3, amsgrad=True, use_ema=True),
     "accumulating": lambda: keras.optimizers.Adam(4e-3, gradient_accumulation_steps=2),
-    "sgd": lambda: keras.optimizers.SGD(0.1),
     "nesterov": lambda: keras.optimizers.SGD(
         keras.optimizers.schedules.CosineDecay(0.1, STEPS), momentum=0.9, nesterov=True
     ),
@@ -131,7 +131,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize(
     ("name", "rank", "batch"),
-    [*((name, 2, 8) for name in OPTIMIZERS), ("adam", 4, 8), ("adam", 4, 1), ("adam", 2, 1)],
+    [*((name, 2, 8) for name in OPTIMIZERS if name != "adam"), ("adam", 4, 8), ("adam", 2, 1)],
 )
 def test_twenty_steps_lose_as_much(name, rank, batch):
     x, y = data(rank, batch)
@@ -212,53 +212,38 @@ def two_outputs():
     return compiled(model, loss=losses, metrics={"first": ["accuracy"]}, loss_weights=[1, 0.2])
 
 
-def dropped():
-    plain = network()
-    outputs = keras.layers.Dropout(0.5, seed=1)(plain.outputs[0])
-    return compiled(keras.Model(plain.inputs, outputs))
-
-
 X, Y = data(4, 4)
 FITS = {
     "weights of classes": (None, {"class_weight": {0: 1.0, 1: 0.2, 2: 3.0}}),
     "weights of samples": (None, {"sample_weight": np.linspace(0, 2, len(X))}),
-    "several steps at once": (lambda: compiled(network(), steps_per_execution=3), {}),
     "eager": (lambda: compiled(network(), run_eagerly=True), {}),
     "compiled by XLA": (lambda: compiled(network(), jit_compile=True), {}),
-    "a loss of one's own": (
-        lambda: compiled(network(), loss=lambda y, z: tf.reduce_mean(z**2, axis=-1)),
+    "a loss of one's own, several steps at once": (
+        lambda: compiled(
+            network(), loss=lambda y, z: tf.reduce_mean(z**2, axis=-1), steps_per_execution=3
+        ),
         {},
     ),
     "a step of one's own": (own_step, {}),
     "two outputs": (two_outputs, {"y": {"first": Y, "second": Y / 2}}),
-    "dropout": (dropped, {}),
-    "frozen": (lambda: frozen(network()), {}),
-    "regularised": (lambda: compiled(regularised()), {}),
-    "nested": (lambda: compiled(nested()), {}),
+    "nested, shared, regularised, frozen, dropped": (lambda: compiled(of_many_kinds()), {}),
 }
 
 
-def regularised():
-    keras.utils.set_random_seed(3)
-    inputs = keras.Input((6, 6, 3))
-    kept = {"kernel_regularizer": "l2", "kernel_constraint": keras.constraints.MaxNorm(0.5)}
-    x = keras.layers.Conv2D(4, 1, **kept)(inputs)
-    x = keras.layers.BatchNormalization(gamma_regularizer="l1")(x)
-    x = keras.layers.ActivityRegularization(0.1)(x)
-    return keras.Model(inputs, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
-
-
-def nested():
+def of_many_kinds():
+    """A network of what a step has to treat as Keras does: its weights tell each apart."""
     keras.utils.set_random_seed(3)
     inner = keras.Sequential([keras.layers.Conv2D(3, 1), keras.layers.BatchNormalization()])
     inputs = keras.Input((6, 6, 3))
-    x = inner(inner(inputs))  # shared, too
-    return keras.Model(inputs, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
-
-
-def frozen(model):
-    model.layers[1].trainable = model.layers[2].trainable = False
-    return compiled(model)
+    x = inner(inner(inputs))
+    kept = {"kernel_regularizer": "l2", "kernel_constraint": keras.constraints.MaxNorm(0.5)}
+    x = keras.layers.Conv2D(4, 1, **kept)(x)
+    x = keras.layers.BatchNormalization(gamma_regularizer="l1")(x)
+    x = keras.layers.Conv2D(4, 3, trainable=False)(x)
+    x = keras.layers.BatchNormalization(trainable=False)(x)
+    x = keras.layers.ActivityRegularization(0.1)(x)
+    x = keras.layers.Dropout(0.5, seed=1)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
 
 
 @pytest.mark.parametrize("name", FITS)

@@ -110,19 +110,13 @@ def test_a_script_finds_the_same_with_workers_of_which_one_is_killed(tmp_path):
     )
 
 
-def worker_processes():
-    """The workers among this process's children; the tests have others."""
-    children = psutil.Process().children()
-    return [child for child in children if "workers.work(" in " ".join(child.cmdline())]
-
-
 def as_searched(folder, function=computed, **settings):
     tuner = ComputesShrink(Declares(), directory=folder, max_candidates=5, **settings)
     tuner.function, tuner.ran = function, []
     return tuner
 
 
-def test_failures_of_workers_are_those_of_a_search(tmp_path):
+def test_failures_of_workers_are_those_of_a_search(tmp_path, workers_at_once):
     def fails(cell):
         if os.getpid() == here:
             raise AssertionError("in the search's process")
@@ -142,7 +136,7 @@ def test_failures_of_workers_are_those_of_a_search(tmp_path):
     assert not tuner.ran
 
 
-def test_a_worker_is_killed_while_another_has_nothing_to_do(tmp_path):
+def test_a_worker_is_killed_while_another_has_nothing_to_do(tmp_path, workers_at_once):
     marker = tmp_path / "killed"
 
     def dies_once(cell):
@@ -155,12 +149,13 @@ def test_a_worker_is_killed_while_another_has_nothing_to_do(tmp_path):
     tuner = as_searched(tmp_path / "search", dies_once, num_candidates=2, workers=2)
     tuner.search(verbose=0)
     assert marker.exists()
+    assert len(workers_at_once) == 3
     assert [trial.score for trial in tuner.oracle.trials.values()] == [
         computed(tuner.oracle.cell_of(trial)) for trial in tuner.oracle.trials.values()
     ]
 
 
-def test_an_answer_that_comes_too_late_changes_nothing(tmp_path, monkeypatch):
+def test_an_answer_that_comes_too_late_changes_nothing(tmp_path, monkeypatch, workers_at_once):
     monkeypatch.setattr("keras_autoshrink.tuner.service._GRACE", -1.0)
     marker = tmp_path / "late"
 
@@ -190,7 +185,7 @@ def test_a_worker_that_never_starts_is_one_line(tmp_path, monkeypatch, capsys):
     assert len(tuner.ran) == 5
 
 
-def test_an_error_that_is_fatal_ends_the_search(tmp_path):
+def test_an_error_that_is_fatal_ends_the_search(tmp_path, workers_at_once):
     class OwnError(keras_tuner.errors.FatalError):
         pass
 
@@ -200,7 +195,8 @@ def test_an_error_that_is_fatal_ends_the_search(tmp_path):
     tuner = as_searched(tmp_path, fails, workers=2)
     with pytest.raises(keras_tuner.errors.FatalError, match="no use to go on"):
         tuner.search(verbose=0)
-    assert not worker_processes()
+    assert len(workers_at_once) == 2
+    assert None not in [worker.poll() for worker in workers_at_once]
 
 
 class Unreadable:
@@ -226,12 +222,12 @@ GENERATED = tf.data.Dataset.from_generator(one_by_one, output_signature=tf.Tenso
     ],
     ids=["a generator", "a lock", "unreadable"],
 )
-def test_what_workers_cannot_take_trains_here(tmp_path, capsys, argument, reason):
+def test_what_workers_cannot_take_trains_here(tmp_path, capsys, workers_at_once, argument, reason):
     tuner = as_searched(tmp_path, workers=2)
     tuner.search(argument)
     assert f"Candidates train one by one, in this process: {reason}" in capsys.readouterr().out
     assert len(tuner.ran) == 5
-    assert not worker_processes()
+    assert None not in [worker.poll() for worker in workers_at_once]
 
 
 def test_how_many(monkeypatch):
