@@ -1,6 +1,6 @@
 """Networks of one budget: what a search finds and every reference, trained alike, compared.
 
-`search` searches, `train` trains the references and what was found by the recipe "short" on all
+`search` searches, `train` trains the references and what was found by the recipe "photos" on all
 training images, from several seeds, and `table` compares them. Accuracies are of all test images,
 measured once, at the end of a training. Trainings that have ended are not repeated: each is a line
 of a file, and an interrupted search goes on.
@@ -181,7 +181,7 @@ def _train(job: dict[str, Any], data_dir: Path | None) -> dict[str, Any] | None:
         else:
             architecture = kas.Architecture.from_json(job["architecture"])
         began = time.monotonic()
-        recipe = dataclasses.replace(kas.RECIPES["short"], epochs=job["epochs"])
+        recipe = dataclasses.replace(kas.RECIPES["photos"], epochs=job["epochs"])
         trained = kas.train_network(architecture, data, recipe, seed=job["seed"])
     return {
         **job,

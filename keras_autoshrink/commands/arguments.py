@@ -50,8 +50,10 @@ _HELP = {
     "--chief": "where the chief, which starts here, listens for workers on other machines: without "
     "authentication or encryption (default: on this machine alone)",
     "--worker": "start no chief here; the workers join the one that listens there",
-    "--recipe": "how to train: 'plain' (Adam, images as they are), 'cifar10' (SGD, random crop, "
-    "flip, cutout) or 'imagenet' (as published) (default: that of the data set, else 'plain')",
+    "--recipe": "how to train: 'plain' (Adam, images as they are), 'short' (Adam by one cycle), "
+    "'photos' (the same, mirror images), 'cifar10' (SGD, random crop, flip, cutout) or 'imagenet' "
+    "(as published) (default: that of the data set, else 'plain'; of a network found at a target "
+    "'photos' or, of digits and .npz files, 'short')",
     "--target-macs": "take the largest width of a cell's network whose multiply-accumulates for "
     "one image are at most N, such as 300M",
     "--distribution-strategy": "'mirrored' trains on all GPUs of this machine, 'multiworker' on "
@@ -305,7 +307,7 @@ def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
     seed = "of the initial weights; the data are split as the search split them"
     _add(parser, "--seed N", seed, 0, type=int)
     if images:
-        _add(parser, "--recipe", choices=("plain", "cifar10", "imagenet"))
+        _add(parser, "--recipe", choices=("plain", "short", "photos", "cifar10", "imagenet"))
     else:
         _add(parser, "--recipe", "how to train; 'ptb' is as published", "small", choices=(*UNITS,))
     _add(parser, "--epochs N", _OF_RECIPE)

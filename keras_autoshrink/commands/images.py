@@ -35,7 +35,7 @@ from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint
 from keras_autoshrink.training.classifier import architecture, train_network
-from keras_autoshrink.training.recipes import RECIPES, Recipe, default_recipe
+from keras_autoshrink.training.recipes import RECIPES, Recipe, default_recipe, has_photographs
 from tflite_export.optimize import check_optimisable
 from tflite_export.smallest import choice_tables
 from tflite_export.verify import MAX_ACCURACY_LOSS
@@ -71,6 +71,7 @@ def search(options: argparse.Namespace) -> None:
         classes=len(data.class_names),
         num_nodes=options.nodes,
         **(target if at_budget else widths),
+        horizontal_flip=at_budget and has_photographs(source["dataset"]),
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,
@@ -191,7 +192,8 @@ def train(options: argparse.Namespace, cell: Cell | Architecture) -> None:
     # The split of the search, or else its validation images could end up in the test.
     searched = saved_search.settings_of(options.cell)
     source = _source(options, searched)
-    recipe = RECIPES[options.recipe or default_recipe(source["dataset"])]
+    at_budget = isinstance(cell, Architecture)
+    recipe = RECIPES[options.recipe or default_recipe(source["dataset"], at_budget)]
     recipe = pipeline.changed_recipe(
         recipe, options, "epochs", "batch_size", "learning_rate", "label_smoothing", "ema"
     )

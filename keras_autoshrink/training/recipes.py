@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -170,20 +171,22 @@ class Recipe:
                 variable.regularizer = keras.regularizers.L2(self.l2)
 
 
+# For small networks that are to be trained in minutes, as a search at a budget trains them
+# (benchmarks/budget.md). Crops cost a point in so few epochs.
+_SHORT = Recipe(
+    "adam",
+    learning_rate=0.02,
+    batch_size=128,
+    epochs=8,
+    label_smoothing=0.1,
+    schedule="one_cycle",
+)
+
 RECIPES = {
     # For images about which nothing is known: a digit that is mirrored is no longer one.
     "plain": Recipe("adam", learning_rate=4e-3, batch_size=64, epochs=30),
-    # For small networks that are to be trained in minutes, as in a search at a budget
-    # (benchmarks/budget.md). Crops cost a point in so few epochs.
-    "short": Recipe(
-        "adam",
-        learning_rate=0.02,
-        batch_size=128,
-        epochs=8,
-        augmentation=("horizontal_flip",),
-        label_smoothing=0.1,
-        schedule="one_cycle",
-    ),
+    "short": _SHORT,
+    "photos": dataclasses.replace(_SHORT, augmentation=("horizontal_flip",)),
     "cifar10": Recipe(
         "sgd",
         learning_rate=0.1,
@@ -207,9 +210,21 @@ RECIPES = {
 }
 
 
-def default_recipe(dataset: str) -> str:
-    """Names the recipe for a data set: its own if there is one, else the plain one."""
+def default_recipe(dataset: str, at_budget: bool = False) -> str:
+    """Names the recipe for a data set: its own if there is one, else the plain one.
+
+    Args:
+        dataset: name or path.
+        at_budget: whether the network was found at a budget, and is trained as it was there.
+    """
+    if at_budget:
+        return "photos" if has_photographs(dataset) else "short"
     return {"cifar10": "cifar10", "imagenet2012": "imagenet"}.get(dataset, "plain")
+
+
+def has_photographs(dataset: str) -> bool:
+    """Tells whether images are taken for photographs, which may be mirrored: those of folders."""
+    return dataset in ("cifar10", "imagenet2012") or Path(dataset).is_dir()
 
 
 @dataclasses.dataclass(frozen=True)
