@@ -79,6 +79,7 @@ def search_and_report(
         overwrite=options.overwrite and not worker,
         strategy=options.strategy,
         max_candidates=options.max_candidates,
+        max_minutes=options.minutes,
         max_macs=options.max_macs,
         max_latency_ms=options.max_latency_ms,
         distribution_strategy=distribution_strategy,
