@@ -1,10 +1,12 @@
 """Searches whose networks are computed instead of trained, and the folders that hold them."""
 
+import dataclasses
 import json
 import random
 from types import SimpleNamespace
 
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.search.points import Point, Space, with_fidelity
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
 
@@ -22,6 +24,39 @@ def paper(cell=DENSE, **settings):
 def bayesian(cell=DENSE, **settings):
     known = {"num_candidates": 4, "max_candidates": 21}
     return ShrinkSearch(cell, **{"strategy": "bayesian", **known, **settings})
+
+
+def at_budget(**settings):
+    """A search at a budget: it begins with a plain cell and references, and ends with a final."""
+    ops = ("input", "conv1x1", "sepconv3x3", "conv1x1")
+    dense, values = Cell.dense(ops), with_fidelity((("network", "cell"), ("units", 2)), 4)
+    start = Point(ops, dense.edges, values)
+    references = [
+        dataclasses.replace(start, values=tuple({**dict(values), "network": name}.items()))
+        for name in ("chain-stride2", "resnet8")
+    ]
+    space = Space(
+        start,
+        (("input",), *[("conv1x1", "sepconv3x3")] * 3),
+        {"network": ("cell",), "units": (2, 4, 8)},
+        first=(dataclasses.replace(start, edges=((0, 1),)), *references),
+        rungs=(4, 8),
+    )
+    known = {"strategy": "evolution", "num_candidates": 4, "max_candidates": 24}
+    return ShrinkSearch(start, **{**known, **settings}, space=space)
+
+
+def accuracy(chain):
+    """Returns what computes accuracies of the networks of `at_budget`, that of the chain given."""
+
+    def evaluate(point):
+        name = dict(point.values)["network"]
+        of_network = noise(point.trained_for(0))
+        worth = {"cell": 0.5 + 0.2 * of_network, "resnet8": 0.4, "chain-stride2": chain}[name]
+        found = worth + 0.01 * noise(point)
+        return Outcome(found, found, {"macs": 9_000, "params": 700}, seconds=2.0)
+
+    return evaluate
 
 
 def noise(cell):

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from computed_searches import accuracy, at_budget, run, save
 from PIL import Image
 from refusals import refused
 from searches import timeless
@@ -133,6 +134,7 @@ def test_the_same_command_goes_on_where_it_stopped(folder, search, capsys):
         ("--filters 8", "filters=4, not 8"),
         ("--mac-weight 0.2", "score=["),
         ("--max-candidates 3", "max_candidates=2, not 3"),
+        ("--minutes 3", "max_minutes=None, not 3.0"),
     ],
 )
 def test_another_search_in_its_folder_is_refused(search, capsys, change, culprit):
@@ -151,6 +153,7 @@ def test_options_reach_the_search(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "AutoShrink", stop)
     command = (
         f"search --directory {tmp_path} --nodes 4 --candidates 3 --max-candidates 5 --seed 6 "
+        "--minutes 2.5 "
         "--keep-fraction 0.5 --max-macs 2M --max-latency-ms 1.5 --max-seconds-per-trial 9 "
         "--cost params --mac-weight 0.2 --strategy evolution --distribution-strategy mirrored "
         "--workers 3 --overwrite"
@@ -162,6 +165,7 @@ def test_options_reach_the_search(tmp_path, monkeypatch, capsys):
         "nodes": 4,
         "num_candidates": 3,
         "max_candidates": 5,
+        "max_minutes": 2.5,
         "strategy": "evolution",
         "keep_fraction": 0.5,
         "seed": 6,
@@ -483,6 +487,23 @@ def test_show_reports_a_search_without_a_cell_but_draws_none(without_cell, capsy
     assert printed.count("wrote ") == 2
 
 
+def test_show_draws_no_cell_of_a_reference(tmp_path, capsys):
+    search = run(at_budget(), accuracy(0.9))
+    folder = save(search, tmp_path / "run").path
+    line = refused(capsys, f"show {folder} --picture {tmp_path}/c.png --html")
+    assert "--picture: the best network of" in line
+    assert "is the reference chain-stride2" in line
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["oracle.json"]
+    assert main(["show", str(folder), "--html"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "reference chain-stride2 - 8 0.9" in printed  # in the table of the rounds
+    scores = ", ".join(f"{score:.4f}" for score in search.final()[0]["scores"])
+    assert f"chain-stride2 2 {search.final()[0]['mean']:.4f} {scores} 9,000 700" in printed
+    assert "The reference chain-stride2 is the result: the best network found is " in printed
+    assert "the reference chain-stride2, which has no cell" in printed
+    assert "leaf" not in printed
+
+
 def test_show_checks_before_it_writes(tmp_path, capsys):
     search = ShrinkSearch(kas.Cell.dense(("input", "conv1x1")))
     (tmp_path / "oracle.json").write_text(json.dumps({"search": search.to_json()}))
@@ -524,6 +545,8 @@ TO = "--output m.keras"
         ("search --nodes many", "--nodes: 'many' is no whole number"),
         ("search --candidates 0", "--candidates: '0' is no whole number"),
         ("search --learning-rate nan", "--learning-rate: 'nan' is no number greater than 0"),
+        ("search --minutes 0", "--minutes: '0' is no number greater than 0"),
+        ("search --task text --minutes soon", "--minutes: 'soon' is no number greater than 0"),
         ("search --over", "unrecognized arguments: --over"),
         (
             "search --target-macs 1M --filters 8",

@@ -7,6 +7,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from searches import Declares, WithTuner
 
 import keras_autoshrink as kas
 from keras_autoshrink.cell import Cell
@@ -149,6 +150,47 @@ def test_workers_train_the_points_that_were_proposed(tmp_path, workers_at_once):
     scores = [[(c["cell"], c["score"]) for c in each] for each in found]
     assert scores[0] == scores[1]
     assert {c["status"] for c in found[0]} == {"adopted", "rejected", "over limit"}
+
+
+class WithReference(Declares):
+    def build(self, hp):
+        hp.Fixed("network", "cell")
+        return super().build(hp)
+
+    def starting_values(self):
+        return [{"cell/edge_0_2": False}, {"network": "chain"}]
+
+
+def test_a_reference_that_wins_has_a_name_and_no_cell(tmp_path):
+    def worth(point):
+        return dict(point.values)["network"] == "chain"
+
+    tuner = WithTuner.make(
+        tmp_path,
+        worth,
+        hypermodel=WithReference(),
+        strategy="evolution",
+        num_candidates=3,
+        max_candidates=9,
+    )
+    tuner.search(epochs=4, verbose=0)
+    first, second, *_, last = tuner.trajectory()
+    assert [first["reference"], first["epochs"], last["epochs"]] == ["chain", 2, 4]
+    assert tuner.final()[0]["reference"] == last["reference"] == "chain"
+    cell, reference = first["candidates"]
+    assert cell["removed_edges"] == [[0, 2]]
+    assert reference["reference"] == "chain"
+    assert reference["cell"]["values"]["network"] == "chain"
+    for record in (first, reference, last):
+        assert record["edges_left"] == 0
+        assert [*record["removed_edges"], *record["added_edges"], *record["changed"]] == []
+    assert "reference" not in second
+    for each in second["candidates"]:  # against the complete cell, which has all edges
+        assert each["edges_left"] + len(each["removed_edges"]) == 10
+        assert not {"network", "tuner/epochs", "tuner/repeat"} & {*each["changed"]}
+    message = r"is the reference chain, which has no cell; hypermodel\.network\(tuner\.get_best"
+    with pytest.raises(RuntimeError, match=message):
+        tuner.best_cell()
 
 
 def test_the_best_value_is_found_and_kept_as_json(declared):

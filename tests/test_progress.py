@@ -1,21 +1,25 @@
 """The lines that a search prints while it runs."""
 
-import pytest
-from computed_searches import bayesian, outcome, paper
+import re
 
+import pytest
+from computed_searches import accuracy, at_budget, bayesian, outcome, paper
+
+from keras_autoshrink.report import final
 from keras_autoshrink.report.progress import SearchProgress
 from keras_autoshrink.search.records import Outcome
 
 
-def shown(search, capsys, evaluate=outcome, verbose=1, networks=1_000):
-    """What a search prints as a tuner runs it, for some networks."""
-    progress = SearchProgress(verbose)
+def shown(search, capsys, evaluate=outcome, verbose=1, networks=1_000, **named):
+    """What a search prints as a tuner runs it, for some networks, each of 100 s."""
+    progress = SearchProgress(verbose, **named)
     with progress:
         progress.begin(search)
         while (pending := search.pending()) and networks:
             cell, networks = pending[0].cell, networks - 1
             progress.trial_begin(search, cell)
             found = evaluate(cell)
+            search.elapsed_seconds += 100
             search.tell(cell, found)
             progress.trial_end(search, cell, found.score, found.error or "")
         progress.end(search)
@@ -71,3 +75,68 @@ def test_an_interrupt_says_how_to_go_on(capsys):
     with pytest.raises(KeyboardInterrupt), SearchProgress(1):
         raise KeyboardInterrupt
     assert "run the same again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "budget"),
+    [
+        ({}, "; at most 24 networks to train."),
+        ({"max_candidates": None, "max_minutes": 30}, "; for 30 minutes."),
+        ({"max_minutes": 30}, "; for 30 minutes, at most 24 networks to train."),
+    ],
+)
+def test_a_search_at_a_budget_says_what_it_does_in_plain_words(capsys, settings, budget):
+    search = at_budget(**settings)
+    lines = shown(search, capsys, accuracy(0.6), networks=2).splitlines()
+    assert lines[0].endswith(f"6 edges, and 2 other hyperparameters{budget}")
+    assert lines[1] == "It begins with 1 cell and 2 references."
+    assert lines[2].startswith("Networks train for 4 epochs; in the final the best of them")
+    assert lines[4].startswith("Round 0: candidate 2 of 3, the reference chain-stride2: score 0.6")
+    lines += shown(search, capsys, accuracy(0.6)).splitlines()
+    printed = "\n".join(lines)
+    if "max_minutes" in settings:
+        assert lines[4].endswith("best 0.6056, 26 min left")
+        assert "Going on in round 0; best 0.6056, 26 min left." in lines
+        assert "at most 0:" not in printed
+    trainings = len(search.round.candidates)
+    assert [f"Final: {n + 1} of {trainings}" in printed for n in range(trainings)] == (
+        [True] * trainings
+    )
+    assert "Final done: " in lines[-2]
+    assert "mean score" in lines[-2]
+    assert any(re.match(r"Round \d done: (edges .*; )?changed: .*units \d", each) for each in lines)
+    for raw in ("tuner/", "00000", "reference chain-stride2 with", "network cell"):
+        assert raw not in printed
+
+
+@pytest.mark.parametrize(
+    ("chain", "verdict"),
+    [
+        (
+            0.6,
+            r"The network found beats the best reference, chain-stride2, by \d+\.\d\d points of "
+            r"accuracy \(standard error \d\.\d\d\), by 1,000 validation images\.",
+        ),
+        (
+            0.9,
+            r"The reference chain-stride2 is the result: the best network found is \d+\.\d\d "
+            r"points of accuracy \(standard error .*\) below it, by 1,000 validation images\.",
+        ),
+    ],
+)
+def test_a_final_ends_with_what_it_says_of_the_references(capsys, chain, verdict):
+    search = at_budget()
+    named = {"objective": "accuracy", "by": "1,000 validation images"}
+    last = shown(search, capsys, accuracy(chain), **named).splitlines()[-1]
+    assert re.fullmatch(verdict, last)
+    best, other = (
+        next(r for r in search.final() if (r["reference"] is None) == found)
+        for found in (True, False)
+    )
+    points = abs(best["mean"] - other["mean"]) * 100
+    assert f"{points:.2f} points" in last
+    (a, b), (c, d) = best["scores"], other["scores"]
+    error = 100 * ((a - b) ** 2 / 4 + (c - d) ** 2 / 4) ** 0.5
+    assert f"(standard error {error:.2f})" in last
+    assert f"{points / 100:.4f} of the score" in final.verdict(search, "perplexity")
+    assert final.verdict(search, "perplexity").endswith(", by the validation score.")

@@ -10,7 +10,18 @@ import shlex
 from pathlib import Path
 
 import pytest
-from computed_searches import HOSTILE, OPS, bayesian, outcome, paper, run, save, some_fail
+from computed_searches import (
+    HOSTILE,
+    OPS,
+    accuracy,
+    at_budget,
+    bayesian,
+    outcome,
+    paper,
+    run,
+    save,
+    some_fail,
+)
 
 import keras_autoshrink as kas
 from keras_autoshrink.cell import Cell
@@ -278,6 +289,38 @@ def test_a_round_that_adopted_nothing_says_so(tmp_path):
     complete = [number for number, text in page.data["points"] if "complete cell" in text]
     assert complete == [0]
     assert page.texts["rounds"].count("complete cell") == 2 + 1  # and its caption
+
+
+@pytest.mark.parametrize(("chain", "winner"), [(0.9, "reference"), (0.6, "found")])
+def test_a_search_at_a_budget_is_compared_with_references(tmp_path, chain, winner):
+    search = run(at_budget(), accuracy(chain))
+    page = report(search, tmp_path, settings={"proxy": [4_000, 1_000]})
+    said = " ".join(page.texts[""].split())
+    words = {
+        "reference": "The reference chain-stride2 is the result: the best network found is ",
+        "found": "The network found beats the best reference, chain-stride2, by ",
+    }
+    assert words[winner] in said
+    assert "by 1,000 validation images." in said
+    caption = "The final: the best networks found, and the best references, trained for 8 epochs"
+    table = page.source.partition(f"<caption>{caption}</caption>")[2].partition("</table>")[0]
+    rows = re.findall(r"<tr.*?</tr>", table)[1:]
+    assert len(rows) == len(search.final())
+    for row, record in zip(rows, search.final(), strict=True):
+        name = record["reference"] or "found: "
+        scores = ", ".join(f"{score:.4f}" for score in record["scores"])
+        for part in (f">{name}", ">2<", f">{record['mean']:.4f}<", f">{scores}<", ">9,000<"):
+            assert part in row
+    assert ["chosen" in row for row in rows] == [True] + [False] * (len(rows) - 1)
+    for record, drawn in zip(search.trajectory(), page.data["rounds"], strict=True):
+        assert ("reference" in record) == (not drawn["nodes"])
+        removed = {(*e["ends"],) for e in drawn["edges"] if e["kind"] in ("removed", "dead")}
+        assert removed == {(*edge,) for edge in record["removed_edges"]}
+    assert "against the complete cell" in page.texts["round-1"]
+    points = [text.splitlines() for _, text in page.data["points"]]
+    for heading, *others in points:
+        assert ("reference" in heading) == ("edges: " not in others[-1])
+    assert "tuner/" not in page.texts["rounds"]
 
 
 def test_an_open_round_says_what_is_known(tmp_path):

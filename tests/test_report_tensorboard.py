@@ -14,7 +14,7 @@ import urllib.request
 import numpy as np
 import PIL.Image
 import pytest
-from computed_searches import bayesian, noise, outcome, paper, run, save
+from computed_searches import accuracy, at_budget, bayesian, noise, outcome, paper, run, save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
@@ -106,6 +106,16 @@ def test_each_round_has_a_picture(finished):
             assert len(picture.convert("RGB").getcolors(1 << 20)) > 2
     drawn = {image.encoded_image_string for image in images}
     assert len(drawn) == len({json.dumps(record["cell"]) for record in records})
+
+
+def test_a_reference_has_no_picture_and_no_edges(tmp_path):
+    search = run(at_budget(), accuracy(0.9))
+    log = read(kas.write_tensorboard(save(search, tmp_path)))
+    cells = [r["round"] for r in search.trajectory() if "reference" not in r]
+    assert 0 < len(cells) < len(search.rounds)
+    assert [image.step for image in log.Images("search/cell")] == cells
+    assert [step for step, _ in curves(log)["search/edges"]] == cells
+    assert len(curves(log)["search/score"]) == len(search.rounds)
 
 
 def test_each_trial_is_a_session_of_hparams(finished):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from computed_searches import paper, run, save
+from computed_searches import accuracy, at_budget, bayesian, outcome, paper, run, save
 
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.networks.architecture import Architecture
@@ -88,6 +88,35 @@ def test_a_reference_that_won_at_a_budget_is_the_result(tmp_path, finished):
     (tmp_path / "architecture.json").write_text("{")
     with pytest.raises(ValueError, match=r"architecture\.json: damaged"):
         saved_search.read_network(tmp_path)
+
+
+def test_a_reference_has_no_cell_that_could_be_read(tmp_path):
+    save(run(at_budget(), accuracy(0.9)), tmp_path)
+    message = r"is the reference chain-stride2, which has no cell; .* architecture\.json"
+    with pytest.raises(ValueError, match=message):
+        saved_search.read_cell(tmp_path)
+    assert saved_search.best_reference(tmp_path) == "chain-stride2"
+    names = [path.name for path in saved_search.write_results(tmp_path, "accuracy")]
+    assert names == ["trajectory.json", "trajectory.png"]
+    tuner = {"hypermodel": {"config": {"target_macs": 9_000}}}
+    save(run(at_budget(), accuracy(0.9)), tmp_path, tuner0=tuner)
+    assert saved_search.task_of(tmp_path) == "images"
+    save(run(at_budget(), accuracy(0.6)), tmp_path)
+    assert saved_search.best_reference(tmp_path) is None
+    assert saved_search.read_cell(tmp_path).ops[0] == "input"
+
+
+def test_a_search_whose_time_was_up_is_read_as_one_that_has_ended(tmp_path):
+    search = bayesian(SMALL, max_candidates=None, max_minutes=1)
+    while pending := search.pending():
+        search.elapsed_seconds += 15
+        search.tell(pending[0].cell, outcome(pending[0].cell))
+    assert 3 <= len(search.outcomes) <= 6
+    save(search, tmp_path)
+    found = saved_search.read_search(tmp_path)
+    assert found.done
+    assert found.trajectory() == search.trajectory()
+    assert found.elapsed_seconds == search.elapsed_seconds
 
 
 def test_settings_are_kept_with_the_first_command(tmp_path):

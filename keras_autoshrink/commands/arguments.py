@@ -36,7 +36,9 @@ _HELP = {
     "cells that lack one edge of the current one; the first finds better ones than the last "
     "(default: {default})",
     "--max-candidates": "how many networks are trained (default: 40 by 'evolution', by 'bayesian' "
-    "as many as by 'paper' at most)",
+    "as many as by 'paper' at most; with --minutes as many as fit)",
+    "--minutes": "how long the search takes, give or take a tenth, without its interruptions "
+    "(default: as long as its networks need)",
     "--keep-fraction": "of the edges at which 'paper' stops; the others try no smaller cells",
     "--max-seconds-per-trial": "a candidate that takes longer has failed (default: none does)",
     "--cost": "what the score holds {quality} against: multiply-accumulates, parameters, or the "
@@ -260,6 +262,7 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     _add(search, "--strategy", strategy, choices=tuple(STRATEGIES))
     _add(search, "--candidates N", "cells tried in a round", 10)
     _add(search, "--max-candidates N")
+    _add(search, "--minutes M", type=rate)
     _add(search, "--keep-fraction SHARE", default=0.01, type=float)
     _add(search, "--seed N", "all random choices come from it", 0, type=int)
 

@@ -154,6 +154,9 @@ def _show(options: argparse.Namespace) -> int:
         if architecture.reference:
             return 0
         cell = architecture.arguments.get("cell", SHRINKCNN_CELL)
+    elif folder.is_dir() and (name := saved_search.best_reference(folder)):
+        _console.print(f"The best network so far is the reference {name}, which has no cell.")
+        return 0
     else:
         cell = saved_search.read_cell(folder)
     edges = len(cell.edges)
@@ -186,7 +189,7 @@ def _show_search(folder: Path, options: argparse.Namespace) -> bool:
         Whether to go on with its cell: not if there is none, and something else was asked for.
     """
     from keras_autoshrink.commands import pipeline
-    from keras_autoshrink.report import page, plots, tensorboard
+    from keras_autoshrink.report import final, page, plots, tensorboard
 
     report = _report_path(options.html, folder / page.NAME) if options.html else None
     _, search, objective = saved_search.open_search(folder, None)
@@ -197,7 +200,12 @@ def _show_search(folder: Path, options: argparse.Namespace) -> bool:
     found = search.best() is not None
     if options.picture and not found:
         raise ValueError(f"--picture: {folder} has no cell yet: no round with a score has ended")
+    if options.picture and (name := saved_search.best_reference(folder)):
+        raise ValueError(f"--picture: the best network of {folder} is the reference {name}")
     pipeline.print_table(plots.trajectory_table(records, objective))
+    if search.final():
+        pipeline.print_table(plots.final_table(search))
+        _console.print(final.verdict(search, objective, final.judged_by(folder)))
     for line in saved_search.describe_costs(saved_search.read_costs(folder)):
         _console.print(line)
     if search.error:

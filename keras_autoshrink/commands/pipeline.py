@@ -21,7 +21,7 @@ from keras_autoshrink.commands.arguments import default_project
 from keras_autoshrink.commands.generate import vocabulary_path
 from keras_autoshrink.data.text import Vocabulary
 from keras_autoshrink.networks.architecture import Architecture
-from keras_autoshrink.report import plots, saved_search, tensorboard
+from keras_autoshrink.report import final, plots, saved_search, tensorboard
 from keras_autoshrink.score import Score
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint, remove_state
 from keras_autoshrink.training.recipes import Recipe, TextRecipe
@@ -79,6 +79,7 @@ def search_and_report(
         overwrite=options.overwrite and not worker,
         strategy=options.strategy,
         max_candidates=options.max_candidates,
+        max_minutes=options.minutes,
         max_macs=options.max_macs,
         max_latency_ms=options.max_latency_ms,
         distribution_strategy=distribution_strategy,
@@ -90,6 +91,11 @@ def search_and_report(
     if worker:
         return
     print_table(plots.trajectory_table(tuner.trajectory(), objective))
+    if tuner.final():
+        print_table(plots.final_table(tuner.oracle.search))
+        if options.quiet:  # else the progress has said so
+            by = final.judged_by(folder)
+            _console.print(final.verdict(tuner.oracle.search, objective, by))
     network = getattr(hypermodel, "network", None)
     best = network(tuner.get_best_hyperparameters()[0]) if network else None
     for path in saved_search.write_results(folder, objective, best):

@@ -71,11 +71,12 @@ class Texts:
 
     def number(self, round_: int, record: Record) -> int:
         """Returns the number of a record's text."""
-        edges = " ".join(f"{i}-{j}" for i, j in record["cell"]["edges"])
         found = [f"round {round_}: {edits(record, round_)}"]
         known = (each for each in self._quantities if each.of(record) is not None)
         found += [each.phrase(record) for each in known]
-        found.append(f"{record['edges_left']} edges: {edges}")
+        if "reference" not in record:
+            edges = " ".join(f"{i}-{j}" for i, j in record["cell"]["edges"])
+            found.append(f"{record['edges_left']} edges: {edges}")
         return self._numbers.setdefault((round_, "\n".join(found)), len(self._numbers))
 
     def to_json(self) -> list[list[Any]]:

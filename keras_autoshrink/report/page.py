@@ -18,7 +18,7 @@ from typing import Any
 from keras_autoshrink import __version__, files
 from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.networks.operations import colours
-from keras_autoshrink.report import saved_search
+from keras_autoshrink.report import final, saved_search
 from keras_autoshrink.report.charts import Texts, curves, front, trained
 from keras_autoshrink.report.plots import bend, control, layered
 from keras_autoshrink.report.quantities import (
@@ -33,6 +33,7 @@ from keras_autoshrink.report.tables import (
     candidates_table,
     edits,
     element,
+    final_table,
     render,
     rounds_table,
     settings_list,
@@ -98,7 +99,7 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     quantities = of_search(stops, objective, tuner.get("score"), direction)
     known = [candidate for _, candidate in trained(stops)]
     on_front = {id(candidate) for candidate in front(known, quantities)}
-    cells = [Cell.from_json(record["cell"]) for record in stops]
+    cells = [None if "reference" in each else Cell.from_json(each["cell"]) for each in stops]
     parts = importlib.resources.files("keras_autoshrink.report") / "web"
     template, style, *scripts = (
         (parts / name).read_text(encoding="utf-8")
@@ -108,12 +109,19 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     texts = Texts(quantities)
     charts = curves(records, stops, best, quantities, texts)
     data = {
-        **_drawing(cells),
+        **_drawing(cells, search.cell),
         "numbers": [record["round"] for record in stops],
         "points": texts.to_json(),
     }
     rounds = [
-        _round_section(stop, stop is best, quantities, on_front, stops[max(0, place - 1)])
+        _round_section(
+            stop,
+            stop is best,
+            quantities,
+            on_front,
+            _against(stops, place),
+            search.is_final(search.rounds[place]),
+        )
         for place, stop in enumerate(stops)
     ]
     return string.Template(template).substitute(
@@ -126,7 +134,8 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         name=html.escape(folder.resolve().name),
         state=render(_state(search)),
-        figures=render(_figures(records, best, quantities, bool(known))),
+        figures=render(_figures(search, best, quantities, bool(known))),
+        final=render(*_final(search, folder, objective)),
         last=str(len(stops) - 1),
         start=str(stops.index(best) if best else 0),
         rounds=render(*rounds),
@@ -152,11 +161,14 @@ def _open_round(search: ShrinkSearch, records: Records) -> Record | None:
         record = candidate_record(candidate, outcome or Outcome(0.0))
         candidates.append(record if outcome else {**record, "score": None, "status": "pending"})
     cell = records[-1]["cell"] if records else search.cell.to_json()
+    before = records[-1] if records else {}
     return {
         "round": search.round.number,
         "removed_edge": None,
         "removed_edges": [],
         "added_edges": [],
+        **({"changed": {}} if "values" in cell else {}),
+        **({"reference": before["reference"]} if "reference" in before else {}),
         "edges_left": len(cell["edges"]),
         "score": None,
         "objective": None,
@@ -177,18 +189,28 @@ def _state(search: ShrinkSearch) -> ET.Element:
 
 
 def _figures(
-    records: Records, best: Record | None, quantities: Quantities, trained: bool
+    search: ShrinkSearch, best: Record | None, quantities: Quantities, trained: bool
 ) -> ET.Element:
-    """Shows what the chosen cell comes to, beside the complete one."""
+    """Shows what the chosen network comes to, beside that of the first round."""
     if best is None:
         what = "round has adopted a network" if trained else "network has a score"
         return element("p", f"No {what} yet.")
-    whole = records[0]
-    found = [("edges", str(best["edges_left"]), f"of {whole['edges_left']}")]
-    for each in (quantities.objective, *quantities.costs, SCORE):
+    first = search.trajectory()[0]
+    what = "complete" if edits(first, 0) == "complete cell" else "round 0"
+    if "reference" in best:
+        found = [("network", best["reference"], "a reference")]
+    else:
+        found = [("edges", str(best["edges_left"]), f"of {len(search.cell.edges)}")]
+    shown = [quantities.objective, *quantities.costs, SCORE]
+    if of_final := search.final():  # the best of several trainings is no fair number
+        mean, count = of_final[0]["mean"], len(of_final[0]["scores"])
+        trainings = f"of {count} training{'' if count == 1 else 's'}"
+        found.append(("mean score", f"{mean:.4f}", trainings))
+        shown = [*quantities.costs]
+    for each in shown:
         if each.of(best) is not None:
-            beside = "unknown" if each.of(whole) is None else each.text(whole)
-            found.append((each.heading, each.text(best), f"complete: {beside}"))
+            beside = "unknown" if each.of(first) is None else each.text(first)
+            found.append((each.heading, each.text(best), f"{what}: {beside}"))
     tiles = [
         element("div", element("dt", name), element("dd", value), element("dd", beside))
         for name, value, beside in found
@@ -196,26 +218,51 @@ def _figures(
     return element("dl", *tiles, class_="tiles")
 
 
+def _final(search: ShrinkSearch, folder: Path, objective: str) -> list[ET.Element]:
+    """Shows what a search has found beside the references; nothing before its final has ended."""
+    if not search.final():
+        return []
+    words = final.verdict(search, objective, final.judged_by(folder))
+    heading = element("h2", "What was found, and the references", id="final")
+    parts = (heading, element("p", words), final_table(search))
+    return [element("section", *parts, **{"aria-labelledby": "final"})]
+
+
+def _against(stops: Records, place: int) -> str:
+    """Says what the candidates of a round are held against."""
+    if not place:
+        several = len(stops[0]["candidates"]) > 1
+        return "against the complete cell" if several else "the complete cell"
+    before = stops[place - 1]
+    if "reference" in before:  # which has no cell
+        return "against the complete cell"
+    what = "network" if "changed" in before else "cell"
+    return f"against the {what} of round {before['round']}"
+
+
 def _round_section(
     record: Record,
     chosen: bool,
     quantities: Quantities,
     on_front: set[int],
-    before: Record,
+    against: str,
+    is_final: bool,
 ) -> ET.Element:
     open_, number = record.get("open"), record["round"]
-    title = f"Round {number}" + (f", {open_}" if open_ else "")
+    title = (
+        f"Round {number}" + (", the final" if is_final else "") + (f", {open_}" if open_ else "")
+    )
     marks: list[Content] = [" ", element("span", "chosen", class_="mark")] if chosen else []
     anchor = f"round-{number}"
     heading = element("h3", title, *marks, id=f"{anchor}-heading")
-    edges = record["edges_left"]
-    same = "the cell is still that of the round before"
+    edges, what = record["edges_left"], "network" if "changed" in record else "cell"
+    same = f"the {what} is still that of the round before"
     words = [same if number and open_ else edits(record, number)]
     if not open_ and words == ["nothing adopted"]:
         words = [f"nothing adopted: {same}"]
-    words += [f"{edges} edge{'' if edges == 1 else 's'}"]
+    if "reference" not in record:
+        words += [f"{edges} edge{'' if edges == 1 else 's'}"]
     words += [each.phrase(record) for each in quantities if each.of(record) is not None]
-    against = f"against the cell of round {before['round']}" if number else "the complete cell"
     return element(
         "section",
         heading,
@@ -259,11 +306,12 @@ def _facts(folder: Path, search: ShrinkSearch, tuner: dict[str, Any]) -> list[ET
     return [element("section", element("h3", n), *each) for n, each in found.items() if each]
 
 
-def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
+def _drawing(cells: Sequence[Cell | None], start: Cell) -> dict[str, Any]:
     """Places the nodes and edges of each round's cell, with what it has lost and won.
 
     Args:
-        cells: of the rounds, numbered as the complete DAG.
+        cells: of the rounds, numbered as the complete DAG; None of a reference, which has none.
+        start: the complete DAG, which the first cell is held against, and one after a reference.
 
     Returns:
         `box`, the least and the greatest x and y of all rounds, where neighbouring columns, and
@@ -273,12 +321,12 @@ def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
         `x` and `y` of a quadratic curve between them, and a `kind`: "kept", "added", "removed", or
         "dead" of one that was cut off by that.
     """
-    before: Cell | None = None
+    before = start
     rounds = []
     for cell in cells:
-        rounds.append(_round(cell, before or cell))
-        before = cell
-    points = [(p["x"], p["y"]) for each in rounds for p in each["nodes"]]
+        rounds.append(_round(cell, before) if cell else {"nodes": [], "edges": []})
+        before = cell or start
+    points = [(p["x"], p["y"]) for each in rounds for p in each["nodes"]] or [(0.0, 0.0)]
     for each in rounds:
         place = {node["id"]: (node["x"], node["y"]) for node in each["nodes"]}
         for edge in each["edges"]:
@@ -286,7 +334,7 @@ def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
             (x, y), (x_end, y_end) = (place[node] for node in edge["ends"])
             points.append(((x + x_end + 2 * edge["x"]) / 4, (y + y_end + 2 * edge["y"]) / 4))
     xs, ys = zip(*points, strict=True)
-    fills = colours(op for cell in cells for op in cell.ops)
+    fills = colours(op for cell in cells if cell for op in cell.ops)
     return {"box": [min(xs), min(ys), max(xs), max(ys)], "colours": fills, "rounds": rounds}
 
 

@@ -18,8 +18,11 @@ from rich.table import Table
 from keras_autoshrink import files
 from keras_autoshrink.cell import INPUT, Cell
 from keras_autoshrink.networks.operations import colours
+from keras_autoshrink.report import final
 from keras_autoshrink.report.quantities import SCORE, Quantity, Records, known_costs
+from keras_autoshrink.report.tables import edges_left
 from keras_autoshrink.search.records import best_record, changes, described
+from keras_autoshrink.search.shrink import ShrinkSearch
 
 Point = tuple[float, float]
 
@@ -172,7 +175,8 @@ def plot_trajectory(
 ) -> Figure:
     """Draws score, objective and costs of a search, the chosen cell marked.
 
-    Over the edges left, from many to few; over the rounds, if edges came back in any of them.
+    Over the edges left, from many to few; over the rounds, if edges came back in any of them, or
+    more than edges was searched.
 
     Args:
         search: a tuner, or the records that its `trajectory()` returns.
@@ -209,7 +213,7 @@ def plot_trajectory(
     figure = _Picture(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    shrinks = not any(record["added_edges"] for record in records)
+    shrinks = not any(record["added_edges"] or "changed" in record for record in records)
     place = "edges_left" if shrinks else "round"
     losers = [
         {**candidate, "round": record["round"]}
@@ -277,7 +281,9 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
     quantities = [SCORE, Quantity("objective", objective), *known_costs(records)]
     headings = [each.unit or each.label for each in quantities]
     whole_space = any("changed" in each for each in records)
-    for heading in ("round", *edits, *["changed"] * whole_space, "edges", *headings, "trained"):
+    has_epochs = any("epochs" in each for each in records)
+    also, others = ["changed"] * whole_space, ["epochs"] * has_epochs
+    for heading in ("round", *edits, *also, "edges", *others, *headings, "trained"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for record in records:
@@ -291,9 +297,28 @@ def trajectory_table(records: Records, objective: str = "objective") -> Table:
             str(record["round"]),
             *described(record)[: len(edits)],
             *[changes(record)] * whole_space,
-            str(record["edges_left"]),
+            edges_left(record),
+            *(str(record[name]) for name in others),
             *(each.text(record) for each in quantities),
             f"{trained} of {len(candidates)}",
             ", ".join(notes),
         )
+    return table
+
+
+def final_table(search: ShrinkSearch) -> Table:
+    """Makes a rich table of the networks of a search's final, the best first."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        caption=final.caption(search),
+        caption_justify="left",
+    )
+    first, *headings = final.headings(search)
+    table.add_column(first, max_width=60)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in final.rows(search):
+        table.add_row(*row)
     return table

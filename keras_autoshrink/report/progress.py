@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from types import TracebackType
 
@@ -10,7 +11,8 @@ from rich.console import Console
 from rich.status import Status
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.report.quantities import known_costs
+from keras_autoshrink.report import final
+from keras_autoshrink.report.quantities import Record, known_costs
 from keras_autoshrink.search.records import changes, described
 from keras_autoshrink.search.shrink import ShrinkSearch
 
@@ -23,9 +25,12 @@ class SearchProgress:
 
     Args:
         verbose: 0 shows nothing.
+        objective: what to call the metric behind the score.
+        by: what the score is measured by, such as "1,000 validation images".
     """
 
-    def __init__(self, verbose: int) -> None:
+    def __init__(self, verbose: int, objective: str = "score", by: str = final.BY_SCORE) -> None:
+        self._objective, self._by = objective, by
         self._console = Console(quiet=not verbose, highlight=False, soft_wrap=True)
         self._status = Status("", console=self._console)
         self._rounds = 0
@@ -58,12 +63,13 @@ class SearchProgress:
             self._console.print(f"Trying again: {search.error}.", markup=False)
         elif search.done:
             self._console.print("This search has finished already.")
-        elif self._rounds:
+        elif search.outcomes:
             best = search.best_score
             self._console.print(
                 f"Going on in round {search.round.number}; "
                 + ("" if best is None else f"best {best:.4f}, ")
-                + f"at most {search.max_remaining()} networks to train."
+                + (_minutes_left(search) or f"at most {search.max_remaining()} networks to train")
+                + "."
             )
         else:
             edges = len(search.cell.edges)
@@ -74,8 +80,10 @@ class SearchProgress:
                 f"{what} a cell of {search.cell.num_nodes} nodes, the input among them, and "
                 f"{edges} edges"
                 + (f", and {others} other hyperparameters" if others else "")
-                + f"; at most {search.max_remaining()} networks to train."
+                + f"; {_budget(search)}."
             )
+            for line in _plan(search):
+                self._console.print(line)
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
@@ -87,10 +95,16 @@ class SearchProgress:
         networks = [c.cell.key for c in search.round.candidates if not c.reused]
         if cell.key not in networks:
             return
-        self._labels[cell.key] = (
-            f"Round {search.round.number}: candidate {networks.index(cell.key) + 1} of "
-            f"{len(networks)} with {len(cell.live_edges)} of {len(search.cell.edges)} edges"
-        )
+        is_final = search.is_final(search.round)
+        place = f"{networks.index(cell.key) + 1} of {len(networks)}"
+        label = "Final: " if is_final else f"Round {search.round.number}: candidate "
+        if reference := search.space.reference(cell):
+            label += f"{place}, the reference {reference}"
+        elif is_final:
+            label += place
+        else:
+            label += f"{place} with {len(cell.live_edges)} of {len(search.cell.edges)} edges"
+        self._labels[cell.key] = label
         self._update(search)
 
     def trial_end(self, search: ShrinkSearch, cell: Cell, score: float | None, error: str) -> None:
@@ -120,19 +134,26 @@ class SearchProgress:
         """Prints what came of the rounds that have ended."""
         finished = search.trajectory()
         for record in finished[self._rounds :]:
-            removed, added = described(record)
-            change = f"without {removed}" if record["round"] else "complete cell"
-            over = sum("over_limit" in candidate for candidate in record["candidates"])
-            if all(candidate["status"] == "failed" for candidate in record["candidates"]):
-                change = "all candidates failed, nothing changed"
-            elif record["added_edges"] or changes(record) != "-":
-                change = f"edges removed: {removed}, added: {added}"
-                change += f", changed: {changes(record)}" if "changed" in record else ""
+            candidates = record["candidates"]
+            over = sum("over_limit" in candidate for candidate in candidates)
+            is_final = search.is_final(search.rounds[record["round"]])
+            said = []
+            if "reference" not in record:
+                said.append(f"edges left: {record['edges_left']}")
+            if is_final and (of_final := search.final()):
+                count = len(of_final[0]["scores"])
+                mean = of_final[0]["mean"]
+                said.append(f"mean score {mean:.4f} of {_counted(count, 'training')}")
+            else:
+                score = record["score"]
+                said.append("no score" if score is None else f"score {score:.4f}")
+            said += [cost.phrase(record) for cost in known_costs([record])]
             self._console.print(
-                f"Round {record['round']} done: {change}, edges left: {record['edges_left']}, "
-                + ("no score" if record["score"] is None else f"score {record['score']:.4f}")
-                + "".join(f", {cost.phrase(record)}" for cost in known_costs([record]))
-                + (f"; {over} of {len(record['candidates'])} over the limit" if over else "")
+                ("Final" if is_final else f"Round {record['round']}")
+                + f" done: {_change(record)}{'; ' if record.get('changed') else ', '}"
+                + ", ".join(said)
+                + (f"; {over} of {len(candidates)} over the limit" if over else ""),
+                markup=False,
             )
         self._rounds = len(finished)
 
@@ -144,10 +165,12 @@ class SearchProgress:
             self._status.update(f"{label}{others}, {self._remaining(search)}")
 
     def end(self, search: ShrinkSearch) -> None:
-        """Prints which cell is best."""
+        """Prints which network is best, and whether it beats the best reference."""
         self._rounds_end(search)
         best = search.best()
-        if best and not search.error:
+        if search.final():
+            self._console.print(final.verdict(search, self._objective, self._by), markup=False)
+        elif best and not search.error:
             self._console.print(
                 f"Best: round {best['round']}, edges left: {best['edges_left']}, "
                 f"score {best['score']:.4f}"
@@ -156,7 +179,62 @@ class SearchProgress:
     def _remaining(self, search: ShrinkSearch) -> str:
         """Says what the best score is so far, and the time left."""
         said = [] if search.best_score is None else [f"best {search.best_score:.4f}"]
-        if self._trained:
+        if left := _minutes_left(search):
+            said.append(left)
+        elif self._trained:
             seconds = (time.monotonic() - self._started) / self._trained * search.max_remaining()
             said.append(f"at most {datetime.timedelta(seconds=round(seconds))} left")
         return ", ".join(said) or "first of all"
+
+
+def _budget(search: ShrinkSearch) -> str:
+    """Says for how long a search that begins goes on."""
+    minutes, networks = (search.settings[name] for name in ("max_minutes", "max_candidates"))
+    if minutes is None:
+        return f"at most {search.max_remaining()} networks to train"
+    said = f"for {_counted(minutes, 'minute')}"
+    return said + (f", at most {networks} networks to train" if networks else "")
+
+
+def _plan(search: ShrinkSearch) -> list[str]:
+    """Says with what a search begins, and how it ends, where that is more than cells."""
+    candidates = search.round.candidates
+    references = sum(candidate.reference is not None for candidate in candidates)
+    beside = f" and {_counted(references, 'reference')}" if references else ""
+    said = []
+    if search.space.first:
+        said.append(f"It begins with {_counted(len(candidates) - references, 'cell')}{beside}.")
+    if search.space.rungs:
+        fewer, all_ = (_counted(epochs, "epoch") for epochs in search.space.rungs)
+        also = " and of the references" if references else ""
+        said.append(f"Networks train for {fewer}; in the final the best of them{also} for {all_}.")
+    return said
+
+
+def _minutes_left(search: ShrinkSearch) -> str:
+    """Says how much is left of the time of a search; nothing where it has none."""
+    minutes = search.settings["max_minutes"]
+    if minutes is None:
+        return ""
+    left = minutes - search.elapsed_seconds / 60
+    return "less than 1 min left" if left < 1 else f"{math.floor(left)} min left"
+
+
+def _counted(count: float, what: str) -> str:
+    return f"{count:g} {what}{'' if count == 1 else 's'}"
+
+
+def _change(record: Record) -> str:
+    """Says what a round has adopted, by what it differs in."""
+    removed, added = described(record)
+    if all(candidate["status"] == "failed" for candidate in record["candidates"]):
+        return "all candidates failed, nothing changed"
+    if "reference" in record:
+        return f"the {changes(record)}"
+    if "changed" in record:
+        said = {"edges removed": removed, "edges added": added, "changed": changes(record)}
+        words = [f"{what}: {which}" for what, which in said.items() if which != "-"]
+        return "; ".join(words) or ("the same network" if record["round"] else "complete cell")
+    if record["added_edges"]:
+        return f"edges removed: {removed}, added: {added}"
+    return f"without {removed}" if record["round"] else "complete cell"

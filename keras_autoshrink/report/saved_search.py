@@ -108,7 +108,7 @@ def read_cell(path: Path) -> Cell:
     """Reads the cell in a file, the best one of a search's folder, pruned, or a published one.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: there is neither, or the best of the search is a reference, which has no cell.
     """
     if str(path) in PUBLISHED:
         return PUBLISHED[str(path)]
@@ -116,11 +116,27 @@ def read_cell(path: Path) -> Cell:
         best = read_search(path).best()
         if best is None:
             raise ValueError(f"{path}: the search in it has no network with a score yet")
+        if "reference" in best:
+            raise ValueError(
+                f"{path}: the best network of the search in it is the reference "
+                f"{best['reference']}, which has no cell; once the search has ended, "
+                f"{ARCHITECTURE} has that network"
+            )
         return Cell.from_json(best["cell"]).prune()
     try:
         return Cell.load(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def best_reference(folder: Path) -> str | None:
+    """Returns the name of the best network of the search in a folder; None if it has a cell.
+
+    Raises:
+        ValueError: there is no search, or its file is damaged.
+    """
+    best = read_search(folder).best()
+    return best.get("reference") if best else None
 
 
 def read_architecture(path: Path) -> architecture.Architecture | None:
@@ -167,7 +183,7 @@ def task_of(path: Path) -> str:
     Raises:
         ValueError: there is no cell.
     """
-    if _architecture_data(path) is not None:
+    if _architecture_data(path) is not None or (path.is_dir() and _is_at_budget(path)):
         return "images"
     return "text" if all(map(is_activation, read_cell(path).ops[1:])) else "images"
 
@@ -254,10 +270,12 @@ def write_results(
 ) -> list[Path]:
     """Writes the best cell, the trajectory and the pictures of both beside a search.
 
+    Where the best network is a reference, there is no cell.
+
     Args:
         folder: the search's.
         objective: what to call the metric behind the score.
-        best: the best network, to be written, too. A reference has no cell.
+        best: the best network, to be written, too.
 
     Returns:
         The files.
@@ -265,9 +283,9 @@ def write_results(
     from keras_autoshrink.report import plots  # takes longer to load than the rest of a command
 
     records = read_search(folder).trajectory()
-    cell = read_cell(folder)
     written = []
-    if best is None or best.reference is None:
+    if best_reference(folder) is None and (best is None or best.reference is None):
+        cell = read_cell(folder)
         written = [folder / name for name in ("cell.json", "cell.png")]
         cell.save(written[0])
         plots.plot_cell(cell, written[1])

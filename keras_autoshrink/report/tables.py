@@ -8,8 +8,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from keras_autoshrink.report import final
 from keras_autoshrink.report.quantities import Quantities, Record, Records
 from keras_autoshrink.search.records import changes, described
+from keras_autoshrink.search.shrink import ShrinkSearch
 
 Content = str | ET.Element
 
@@ -35,41 +37,62 @@ def render(*elements: ET.Element) -> str:
 
 
 def edits(record: Record, round_: int) -> str:
-    """Says how a record's cell differs, such as "without 1-2, with 0-3, units 8"."""
+    """Says how a record's cell differs, such as "without 1-2, with 0-3, units 8".
+
+    Of a reference, which it is.
+    """
+    candidates = record.get("candidates")  # of a round
+    if round_ and candidates and all(each["status"] != "adopted" for each in candidates):
+        return "nothing adopted"
     removed, added = described(record)
     words = [] if removed == "-" else [f"without {removed}"]
     words += [] if added == "-" else [f"with {added}"]
     words += [] if changes(record) == "-" else [changes(record)]
-    return ", ".join(words) or ("nothing adopted" if round_ else "complete cell")
+    return ", ".join(words) or ("the same network" if round_ else "complete cell")
+
+
+def edges_left(record: Record) -> str:
+    """Writes how many edges a record's cell has; a dash for a reference, which has no cell."""
+    return "-" if "reference" in record else str(record["edges_left"])
 
 
 def rounds_table(records: Records, best: Record | None, quantities: Quantities) -> ET.Element:
     """Makes a table with a row for each round, whose number leads to the round."""
     rows = []
+    whole_space = any("changed" in record for record in records)
+    has_epochs = any("epochs" in record for record in records)
     for record in records:
         candidates = record["candidates"]
         new = [c for c in candidates if not c["reused"] and "over_limit" not in c]
         removed, added = described(record)
-        if record["round"] and (removed, added) == ("-", "-"):
-            removed = edits(record, record["round"])
+        if whole_space:
+            edited = [edits(record, record["round"])]
+        elif record["round"] and (removed, added) == ("-", "-"):
+            edited = [edits(record, record["round"]), added]
+        else:
+            edited = [removed, added]
         link = element("a", str(record["round"]), href=f"#round-{record['round']}")
         marks = [element("span", "chosen", class_="mark")] if record is best else []
         rows.append(
             element(
                 "tr",
                 element("th", link, " ", *marks, scope="row"),
-                element("td", *_unbroken(removed), class_="edges"),
-                element("td", *_unbroken(added), class_="edges"),
-                _cell(str(record["edges_left"])),
+                *(element("td", *_unbroken(each), class_="edges") for each in edited),
+                _cell(edges_left(record)),
+                *([_cell(str(record["epochs"]))] if has_epochs else []),
                 *(_cell(each.text(record)) for each in quantities),
                 _cell(f"{len(new)} of {len(candidates)}"),
                 **({"class": "chosen"} if record is best else {}),
             )
         )
     return _table(
-        "The cell that each round adopted",
-        ["round", "removed", "added"],
-        ["edges", *(each.directed for each in quantities), "trained"],
+        f"The {'network' if whole_space else 'cell'} that each round adopted",
+        ["round", *(["against the round before"] if whole_space else ["removed", "added"])],
+        [
+            *("edges", *["epochs"] * has_epochs),
+            *(each.directed for each in quantities),
+            "trained",
+        ],
         rows,
     )
 
@@ -106,7 +129,7 @@ def candidates_table(
                     scope="row",
                     class_="edges",
                 ),
-                _cell(str(candidate["edges_left"])),
+                _cell(edges_left(candidate)),
                 *(_cell(each.text(candidate)) for each in quantities),
                 _status(candidate, marks),
                 class_=status.replace(" ", "-"),
@@ -114,7 +137,20 @@ def candidates_table(
         )
     headings = ["edges", *(each.heading for each in quantities)]
     caption = f"Candidates of round {record['round']}, {current}"
-    return _table(caption, ["cell"], headings, rows, last="what came of it")
+    what = "network" if "changed" in record else "cell"
+    return _table(caption, [what], headings, rows, last="what came of it")
+
+
+def final_table(search: ShrinkSearch) -> ET.Element:
+    """Makes a table with a row for each network of a search's final, the best first."""
+    first, *headings = final.headings(search)
+    rows = []
+    for place, (name, *values) in enumerate(final.rows(search)):
+        marks: list[Content] = [] if place else [" ", element("span", "chosen", class_="mark")]
+        title = element("th", *_unbroken(name), *marks, scope="row", class_="edges")
+        chosen = {} if place else {"class_": "chosen"}
+        rows.append(element("tr", title, *map(_cell, values), **chosen))
+    return _table(final.caption(search), [first], headings, rows)
 
 
 def settings_list(settings: Mapping[str, Any]) -> ET.Element:

@@ -42,7 +42,7 @@ def write_tensorboard(
 
     The scalars and the image below `search/` have a step for each round: what its record says of
     the adopted cell, and that cell's picture. Each trial is a session of hparams, with its
-    metrics below `trial/`.
+    metrics below `trial/`. A reference has no cell.
 
     Each round has a file of its own, and each trial, which are written whole; to write them again
     replaces them. A TensorBoard that runs finds new rounds by itself. Times are the sum of the
@@ -121,8 +121,10 @@ def _logs(
                 path = Path("trials", name, file)
                 yield path, step, seconds, _trial(candidate, step, objective)
         values = _scalars("search", record, objective)
-        values.append(Summary.Value(tag="search/edges", simple_value=record["edges_left"]))
-        yield Path(file), step, seconds, [*values, _picture(Cell.from_json(record["cell"]))]
+        if "reference" not in record:  # which has no cell
+            values.append(Summary.Value(tag="search/edges", simple_value=record["edges_left"]))
+            values.append(_picture(Cell.from_json(record["cell"])))
+        yield Path(file), step, seconds, values
 
 
 def _scalars(kind: str, record: Record, objective: str) -> list[Summary.Value]:
@@ -141,15 +143,14 @@ def _trial(candidate: Record, number: int, objective: str) -> list[Summary.Value
     """Returns a candidate as a session of hparams that has ended."""
     cell = Cell.from_json(candidate["cell"])
     start = SessionStartInfo()
-    numbers = {
-        "round": number,
-        "edges": candidate["edges_left"],
-        "nodes": len(cell.reachable) - 1,
-    }
-    for name, value in numbers.items():
-        start.hparams[name].number_value = value
-    start.hparams["ops"].string_value = " ".join(cell.ops[node] for node in cell.reachable[1:])
-    start.hparams["cell"].string_value = " ".join(f"{i}-{j}" for i, j in cell.live_edges)
+    start.hparams["round"].number_value = number
+    if "reference" in candidate:
+        start.hparams["reference"].string_value = candidate["reference"]
+    else:
+        start.hparams["edges"].number_value = candidate["edges_left"]
+        start.hparams["nodes"].number_value = len(cell.reachable) - 1
+        start.hparams["ops"].string_value = " ".join(cell.ops[node] for node in cell.reachable[1:])
+        start.hparams["cell"].string_value = " ".join(f"{i}-{j}" for i, j in cell.live_edges)
     end = SessionEndInfo(status=STATUS_FAILURE if candidate["error"] else STATUS_SUCCESS)
     return [
         _hparams(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),

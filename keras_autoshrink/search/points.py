@@ -108,6 +108,19 @@ class Space:
         values = dict(point.values) if isinstance(point, Point) else {}
         return all(values[n] in choices for n, choices in self.choices.items() if n in values)
 
+    def reference(self, point: Cell) -> str | None:
+        """Names a point that the space does not contain by its values that are no choices.
+
+        Such a point is a network that was made by hand, which a search begins with. Its ops and
+        edges say nothing of it.
+
+        Returns:
+            None for a point of the space.
+        """
+        if not isinstance(point, Point) or self.contains(point):
+            return None
+        return ", ".join(str(v) for n, v in point.values if v not in self.choices.get(n, (v,)))
+
     def neighbours(self, point: Cell, least_edges: int) -> Iterator[Cell]:
         """Yields all points that differ in one edge, one node's op or one value.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.score import RECORDED_COSTS
-from keras_autoshrink.search.points import Point, Space
+from keras_autoshrink.search.points import EPOCHS, REPEAT, Point, Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Candidate:
         removed_edges: that the cell lacks.
         added_edges: that it has besides.
         changed: the ops of its nodes and the other values that differ, by name; of points only.
+        reference: the name of a network that was made by hand, see `Space.reference`; None for all
+            others. What it differs in is not known.
     """
 
     cell: Cell
@@ -92,17 +94,26 @@ class Candidate:
     removed_edges: tuple[Edge, ...] = ()
     added_edges: tuple[Edge, ...] = ()
     changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reference: str | None = None
 
     @classmethod
-    def of(cls, current: Cell, cell: Cell, reused: bool) -> Candidate:
-        """Makes a candidate of a round that starts from `current`."""
+    def of(cls, current: Cell, cell: Cell, reused: bool, space: Space) -> Candidate:
+        """Makes a candidate of a round that starts from `current`.
+
+        From a reference nothing can be changed: its round starts from the start of the space.
+        """
+        if (reference := space.reference(cell)) is not None:
+            return cls(cell, reused, reference=reference)
+        if space.reference(current) is not None:
+            current = space.start
         removed = tuple(edge for edge in current.edges if edge not in cell.edges)
         added = tuple(edge for edge in cell.edges if edge not in current.edges)
         changed: dict[str, Any] = {}
         if isinstance(cell, Point) and isinstance(current, Point):
             nodes = [n for n in cell.reachable if cell.ops[n] != current.ops[n]]
             changed.update({f"node {n}": cell.ops[n] for n in nodes})
-            changed.update({*cell.values} - {*current.values})
+            different = {*cell.values} - {*current.values}
+            changed.update((n, v) for n, v in different if n not in (EPOCHS, REPEAT))
         return cls(cell, reused, removed, added, dict(sorted(changed.items())))
 
     @property
@@ -245,32 +256,30 @@ def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     )
 
 
-def final_records(
-    finished: Round, outcomes: Mapping[str, Outcome], space: Space
-) -> list[dict[str, Any]]:
+def final_records(finished: Round, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     """Records the networks of a final as plain values; `AutoShrink.final` says which.
 
     Args:
         finished: the round.
         outcomes: of each training by its `Cell.key`.
-        space: of the search.
     """
     found: dict[str, dict[str, Any]] = {}
     for candidate in finished.candidates:
         point, outcome = candidate.cell, outcomes[candidate.cell.key]
         if not isinstance(point, Point) or outcome.score is None:
             continue
-        beside = [str(v) for n, v in point.values if v not in space.choices.get(n, (v,))]
         record = found.setdefault(
-            point.network,
-            {"reference": ", ".join(beside) or None, "scores": [], "trial_ids": []},
+            point.network, {"reference": candidate.reference, "scores": [], "trial_ids": []}
         )
         record["scores"].append(outcome.score)
         record["trial_ids"].append(outcome.trial_id)
         record.update(outcome.costs, cell=point.to_json())
     for record in found.values():
         record["mean"] = statistics.fmean(record["scores"])
-    return sorted(found.values(), key=lambda record: -record["mean"])
+    # As `winner` chooses.
+    return sorted(
+        found.values(), key=lambda each: (-each["mean"], -max(each["scores"]), each.get("macs", 0))
+    )
 
 
 def described(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -285,7 +294,12 @@ def described(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def changes(record: Mapping[str, Any]) -> str:
-    """Writes what a record changed beside edges, as "node 1 conv3x3, units 8"; "-" for nothing."""
+    """Writes what a record changed beside edges, as "node 1 conv3x3, units 8"; "-" for nothing.
+
+    Of a reference, which it is.
+    """
+    if "reference" in record:
+        return f"reference {record['reference']}"
     changed = record.get("changed", {})
     return ", ".join(f"{name} {value}" for name, value in changed.items()) or "-"
 
@@ -297,7 +311,7 @@ def candidate_record(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
         "removed_edges": [list(edge) for edge in candidate.removed_edges],
         "added_edges": [list(edge) for edge in candidate.added_edges],
         **_of_point(candidate),
-        "edges_left": len(candidate.cell.edges),
+        "edges_left": 0 if candidate.reference else len(candidate.cell.edges),
         "score": outcome.score,
         "objective": outcome.objective,
         "macs": None,
@@ -318,12 +332,17 @@ def _of_point(candidate: Candidate) -> dict[str, Any]:
     if not isinstance(candidate.cell, Point):
         return {}
     epochs = candidate.cell.epochs
-    return {"changed": candidate.changed, **({"epochs": epochs} if epochs else {})}
+    return {
+        "changed": candidate.changed,
+        **({"reference": candidate.reference} if candidate.reference else {}),
+        **({"epochs": epochs} if epochs else {}),
+    }
 
 
 # What the record of a round takes from that of the candidate that it adopted.
 _OF_THE_ADOPTED = (
-    *("removed_edge", "removed_edges", "added_edges", "changed", "epochs"),
+    *("removed_edge", "removed_edges", "added_edges", "changed", "reference"),
+    "epochs",
     *("edges_left", "score", "objective"),
     *(cost.name for cost in RECORDED_COSTS),
     "over_limit",

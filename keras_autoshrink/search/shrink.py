@@ -98,7 +98,7 @@ class ShrinkSearch:
         self._current = self.cell  # the last winner
         self._first_failed = 0  # the round after the winner's
         first = self._known[0] if self._known else self._strategy.begin(self)
-        candidates = tuple(Candidate.of(self.cell, each, reused=False) for each in first)
+        candidates = tuple(Candidate.of(self.cell, each, False, self.space) for each in first)
         self._rounds: list[Round] = [Round(0, candidates)]
         self._seen = {each.key for each in first}
 
@@ -176,12 +176,16 @@ class ShrinkSearch:
     def final(self) -> list[dict[str, Any]]:
         """Returns a record of each network of the final, as `AutoShrink.final` describes it."""
         finished = self._rounds[len(self._adopted) - 1] if self._adopted else None
-        if finished is None or not self.space.rungs:
+        if finished is None or not self.is_final(finished):
             return []
-        epochs = {c.cell.epochs for c in finished.candidates if isinstance(c.cell, Point)}
-        if epochs != {self.space.rungs[1]}:
-            return []
-        return records.final_records(finished, self._outcomes, self.space)
+        return records.final_records(finished, self._outcomes)
+
+    def is_final(self, found: Round) -> bool:
+        """Tells whether the networks of a round are those of the final, trained for all epochs."""
+        cells = [c.cell for c in found.candidates]
+        return bool(self.space.rungs) and all(
+            isinstance(cell, Point) and cell.epochs == self.space.rungs[1] for cell in cells
+        )
 
     def pending(self) -> list[Candidate]:
         """Returns the distinct networks of the round under way that have no outcome yet."""
@@ -270,6 +274,7 @@ class ShrinkSearch:
             "cell": self.cell.to_json(),
             "space": self.space.to_json(),
             **self.settings,
+            "elapsed_seconds": self.elapsed_seconds,
             "proposals": [*proposals, *([[]] if self._exhausted else [])],
             "outcomes": {key: dataclasses.asdict(each) for key, each in self._outcomes.items()},
         }
@@ -295,6 +300,7 @@ class ShrinkSearch:
                 cell = Point(cell.ops, cell.edges, tuple(data["cell"]["values"].items()))
             space = Space.from_json(cell, data["space"])
             search = cls(cell, **settings, proposals=data["proposals"], space=space)
+            search.elapsed_seconds = float(data.get("elapsed_seconds", 0.0))
             outcomes = {key: Outcome(**values) for key, values in data["outcomes"].items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"damaged search: {error!r}") from error
@@ -330,7 +336,8 @@ class ShrinkSearch:
         self._exhausted = not cells
         candidates = []
         for cell in cells:
-            candidates.append(Candidate.of(self._current, cell, cell.key in self._seen))
+            reused = cell.key in self._seen
+            candidates.append(Candidate.of(self._current, cell, reused, self.space))
             self._seen.add(cell.key)
         return tuple(candidates)
 

@@ -457,6 +457,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             self.epochs = max(searched["space"]["rungs"], default=None)
         self._search = self._new_search(searched.get("proposals", ())) if searched else None
         self._started = time.monotonic() - state["elapsed_seconds"]
+        if self._search is not None:
+            self._search.elapsed_seconds = state["elapsed_seconds"]
         self._attempts.restore(())
         self._replay(searched.get("outcomes", {}))
         self._hand_out_again(state["ongoing_trials"])

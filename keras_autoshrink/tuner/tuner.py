@@ -22,7 +22,7 @@ from keras_autoshrink.backend import check_tensorflow_backend
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import check_same
 from keras_autoshrink.hypermodels.callbacks import Interrupts
-from keras_autoshrink.report import saved_search
+from keras_autoshrink.report import final, saved_search
 from keras_autoshrink.report.progress import SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
 from keras_autoshrink.search.points import EPOCHS
@@ -251,18 +251,20 @@ class AutoShrink(keras_tuner.Tuner):
             return
         if service.role() == "alone" and self._count > 1:
             run = functools.partial(self._search_side_by_side, run, args, kwargs)
-        self._lead(run, 1 if verbose == "auto" else verbose)
+        objective = self.oracle.metric.name.removeprefix("val_")
+        by = _judged_by(kwargs.get("validation_data"))
+        self._lead(run, SearchProgress(1 if verbose == "auto" else verbose, objective, by))
 
-    def _lead(self, run: Callable[[], None], verbose: int) -> None:
+    def _lead(self, run: Callable[[], None], progress: SearchProgress) -> None:
         """Searches as the one process that writes the search's files.
 
         Args:
             run: KerasTuner's search.
-            verbose: of `SearchProgress`.
+            progress: what shows it.
         """
         folder = Path(self.project_dir)
         self._interrupts = Interrupts()
-        self._progress = SearchProgress(verbose)
+        self._progress = progress
         self._costs.say = self._progress.say
         with project.locked(folder), self._progress, self._interrupts:
             files.remove_unfinished(folder)
@@ -354,7 +356,11 @@ class AutoShrink(keras_tuner.Tuner):
               ones included.
             - `changed`: dict, the ops of nodes and the other hyperparameters by which they differ,
               and their values; only of a strategy that searches these, such as "evolution".
-            - `edges_left`: int, the number of its edges.
+            - `reference`: str, its name; only of a reference, a network that was made by hand. What
+              it differs in is not said, and a cell after it is held against the complete DAG.
+            - `epochs`: int, for how many it was trained; only where the networks of a final are
+              trained for more than others.
+            - `edges_left`: int, the number of its edges; 0 of a reference, which has no cell.
             - `score`: float, what is maximised, at its best epoch; None if it was not trained.
             - `objective`: float, the metric behind the score at that epoch, which the score's
               attribute `objective` names: the validation accuracy, 0 to 1, of `AccuracyScore`,
@@ -371,7 +377,8 @@ class AutoShrink(keras_tuner.Tuner):
             - `seconds`: float, the sum of the round's candidates'. It is longer than the round
               took where they were trained side by side.
             - `cell`: a dict for JSON and `Cell.from_json`, its nodes numbered as those of the
-              complete DAG.
+              complete DAG, with the `values` of all other hyperparameters that are searched. Of a
+              reference these alone say something.
             - `candidates`: list of the round's candidates in the order in which they were
               drawn, of each a dict.
 
@@ -437,12 +444,19 @@ class AutoShrink(keras_tuner.Tuner):
         """Returns the best-scoring cell of the trajectory, pruned; ties go to fewer edges.
 
         Raises:
-            RuntimeError: no network has a score; it says why.
+            RuntimeError: no network has a score; it says why. Or the best one is a reference, which
+                has no cell.
         """
         best = self.oracle.search.best()
         if best is None:
             reason = self.oracle.search.error or "run search() first"
             raise RuntimeError(f"no network has a score yet: {reason}")
+        if "reference" in best:
+            raise RuntimeError(
+                f"the best network is the reference {best['reference']}, which has no cell; "
+                "hypermodel.network(tuner.get_best_hyperparameters()[0]) is its architecture "
+                "(architecture.json of a command's search)"
+            )
         return Cell.from_json(best["cell"]).prune()
 
     def load_model(self, trial: Trial) -> keras.Model:
@@ -613,6 +627,13 @@ def _metric(score: Score) -> str | keras_tuner.Objective | None:
     """The metric behind a score that names one, and whether more of it is better if it says so."""
     name, direction = (getattr(score, attribute, None) for attribute in ("objective", "direction"))
     return keras_tuner.Objective(name, direction) if name and direction else name
+
+
+def _judged_by(data: Any) -> str:
+    """Says by what the networks are scored: how many images, if these are known."""
+    x = data[0] if isinstance(data, (list, tuple)) and data else None
+    shape = getattr(x, "shape", ())
+    return final.by_images(shape[0]) if len(shape) == 4 else final.BY_SCORE
 
 
 def _search_devices(strategy: Any, hypermodel: Any) -> Any:

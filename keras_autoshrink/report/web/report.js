@@ -18,6 +18,7 @@
   const nodes = new Map();
   const edges = new Map();
   let current = 0;
+  let note = null;
   let timer = null;
 
   function make(parent, tag, attributes = {}, text = "") {
@@ -112,7 +113,9 @@
       path.firstChild.textContent = "";
     }
     const there = round.edges.filter((edge) => ["kept", "added"].includes(edge.kind));
-    cell.setAttribute("aria-label", `The cell: ${there.map((e) => e.ends.join("-")).join(", ")}`);
+    note.textContent = there.length ? "" : "a reference: it has no cell";
+    const said = note.textContent || `The cell: ${there.map((e) => e.ends.join("-")).join(", ")}`;
+    cell.setAttribute("aria-label", said);
   }
 
   function prepare() {
@@ -138,6 +141,8 @@
     }
     make(cell, "g");
     make(cell, "g");
+    const [x, y] = [left - border + width / 2, top - room + height / 2];
+    note = make(cell.children[1], "text", { x, y });
     show(current);
   }
 

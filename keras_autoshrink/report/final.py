@@ -1,0 +1,128 @@
+"""The final of a search, in words and as the rows of a table: what it found beside references."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+
+from keras_autoshrink.cell import Cell
+from keras_autoshrink.report import saved_search
+from keras_autoshrink.report.quantities import Record, known_costs
+from keras_autoshrink.search.points import EPOCHS, REPEAT, Point
+from keras_autoshrink.search.shrink import ShrinkSearch
+
+BY_SCORE = "the validation score"
+
+
+def by_images(count: int) -> str:
+    """Says by what a search has chosen, where that is a number of images."""
+    return f"{count:,} validation images"
+
+
+def judged_by(folder: Path) -> str:
+    """Says by what the search in a folder has chosen.
+
+    Raises:
+        ValueError: a file of the folder is damaged.
+    """
+    match saved_search.read_settings(folder).get("proxy"):
+        case [_, int(count)]:
+            return by_images(count)
+    return BY_SCORE
+
+
+def verdict(search: ShrinkSearch, objective: str, by: str = BY_SCORE) -> str:
+    """Says whether the best network that a search has found beats the best reference.
+
+    Args:
+        search: that has had a final.
+        objective: what to call the metric behind the score.
+        by: what the score is measured by.
+
+    Returns:
+        A sentence, with the difference of the mean scores, and its standard error where both
+        networks have been trained several times. (That is of the trainings alone: other
+        validation images would give other differences.)
+    """
+    records = search.final()
+    found = next((each for each in records if each["reference"] is None), None)
+    reference = next((each for each in records if each["reference"] is not None), None)
+    if reference is None:
+        return f"The best network found has a mean score of {records[0]['mean']:.4f}, by {by}."
+    name = reference["reference"]
+    if found is None:
+        return f"The reference {name} is the result: no network found has a score in the final."
+    difference = found["mean"] - reference["mean"]
+    unit, form, what = 1, ".4f", "of the score"
+    if objective.endswith("accuracy") and _is_objective(search):
+        unit, form, what = 100, ".2f", f"points of {objective}"
+    said = f"{abs(difference) * unit:{form}} {what}"
+    if min(len(found["scores"]), len(reference["scores"])) > 1:
+        said += f" (standard error {_standard_error(found, reference) * unit:{form}})"
+    elif len(found["scores"]) == len(reference["scores"]) == 1:
+        said += " (one training each)"
+    if records[0] is found:
+        return f"The network found beats the best reference, {name}, by {said}, by {by}."
+    return (
+        f"The reference {name} is the result: the best network found is {said} below it, by {by}."
+    )
+
+
+def _is_objective(search: ShrinkSearch) -> bool:
+    """Whether the score is the metric behind it, all networks being of one cost."""
+    return all(
+        each.objective is not None and math.isclose(each.score, each.objective, abs_tol=1e-6)
+        for each in search.outcomes.values()
+        if each.score is not None
+    )
+
+
+def _standard_error(*records: Record) -> float:
+    """Returns the standard error of the difference of two mean scores."""
+    scores = [record["scores"] for record in records]
+    return math.sqrt(sum(statistics.variance(each) / len(each) for each in scores))
+
+
+def caption(search: ShrinkSearch) -> str:
+    """Returns what stands with the table of a final."""
+    epochs = search.space.rungs[1]
+    return (
+        f"The final: the best networks found, and the best references, trained for {epochs} epochs"
+    )
+
+
+def headings(search: ShrinkSearch) -> list[str]:
+    """Returns the headings of the table of a final; the first is of texts, others of numbers."""
+    costs = (each.heading for each in known_costs(search.final()))
+    return ["network", "trainings", "mean score", "scores", *costs]
+
+
+def rows(search: ShrinkSearch) -> list[list[str]]:
+    """Returns the rows of the table of a final, the best first."""
+    records = search.final()
+    costs = known_costs(records)
+    return [
+        [
+            record["reference"] or f"found: {_described(record, search.space.start)}",
+            str(len(record["scores"])),
+            f"{record['mean']:.4f}",
+            ", ".join(f"{score:.4f}" for score in record["scores"]),
+            *(cost.text(record) for cost in costs),
+        ]
+        for record in records
+    ]
+
+
+def _described(record: Record, start: Cell) -> str:
+    """Describes a network by its edges and ops, and by the values that are not the start's."""
+    cell = Cell.from_json(record["cell"])
+    ops = [f"node {node} {cell.ops[node]}" for node in cell.reachable[1:]]
+    edges = ", ".join(f"{i}-{j}" for i, j in cell.live_edges)
+    values = dict(start.values) if isinstance(start, Point) else {}
+    others = [
+        f"{name} {value}"
+        for name, value in record["cell"]["values"].items()
+        if name not in (EPOCHS, REPEAT) and values.get(name) != value
+    ]
+    return ", ".join([edges, *ops, *others])
