@@ -280,3 +280,16 @@ def test_too_few_minutes_are_found_out_by_the_first_network(declared):
     search.tell(search.pending()[0].cell, Outcome(0.5))
     assert "max_minutes=1: too short" in search.too_short()
     assert "about 3 minutes" in search.too_short()
+
+
+def test_a_point_beside_the_space_is_tried_until_one_has_a_score(declared):
+    first = [{"units": 16}, *({"epochs": number} for number in (4, 5, 6, 7))]
+    space = CellSpace(declared.hyperparameters, whole=True, first=first, rungs=(2, 4)).space
+    settings = {"strategy": "evolution", "num_candidates": 2, "max_candidates": 8, "space": space}
+    found = ShrinkSearch(space.start, **settings)
+    while pending := found.pending():
+        point = pending[0].cell
+        fits = dict(point.values)["epochs"] in (3, 7)
+        outcome = Outcome(1.0) if fits else Outcome(None, over_limit="9 MACs, at most 8")
+        found.tell(point, outcome)
+    assert [record["reference"] for record in found.final()].count("7") == 1

@@ -114,9 +114,10 @@ class Evolution(Budgeted):
             list(state.space.neighbours(point, least)) for point in (scored or ranked)[:_PARENTS]
         ]
         near = [each for each in near if each]
-        found: dict[str, Cell] = {}
         known = set(state.outcomes)
-        for _ in range(min(self.num_candidates, self._remaining(state))):
+        found = {point.key: point for point in self._first_others(state, outcomes)}
+        known.update(found)
+        for _ in range(min(self.num_candidates, self._remaining(state)) - len(found)):
             for _ in range(_DRAWS if near else 0):
                 if generator.random() < _RANDOM:
                     point = state.space.at_random(generator, least)
@@ -136,6 +137,14 @@ class Evolution(Budgeted):
             known.add(point.key)
             found[point.key] = point
         return list(found.values())
+
+    def _first_others(self, state: State, outcomes: Mapping[Cell, Outcome]) -> list[Cell]:
+        """Returns points beside the space that there was no room for, until one has a score."""
+        others = [point for point in state.space.first if not state.space.contains(point)]
+        if any(outcomes[point].score is not None for point in others if point in outcomes):
+            return []
+        left = [point for point in others if point.key not in state.outcomes]
+        return left[: max(0, min(self.num_candidates, self._remaining(state)))]
 
     def default_budget(self, state: State) -> int:
         """Returns a number that is fixed, whatever the space."""
