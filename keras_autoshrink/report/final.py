@@ -58,10 +58,17 @@ def verdict(search: ShrinkSearch, objective: str, by: str = BY_SCORE) -> str:
     if objective.endswith("accuracy") and _is_objective(search):
         unit, form, what = 100, ".2f", f"points of {objective}"
     said = f"{abs(difference) * unit:{form}} {what}"
+    error = 0.0
     if min(len(found["scores"]), len(reference["scores"])) > 1:
-        said += f" (standard error {_standard_error(found, reference) * unit:{form}})"
+        error = _standard_error(found, reference)
+        said += f" (standard error {error * unit:{form}})"
     elif len(found["scores"]) == len(reference["scores"]) == 1:
         said += " (one training each)"
+    if records[0] is found and difference < 2 * error:
+        return (
+            f"The network found is {said} above the best reference, {name}, by {by}: not enough to "
+            "say that it beats it."
+        )
     if records[0] is found:
         return f"The network found beats the best reference, {name}, by {said}, by {by}."
     return (
