@@ -193,7 +193,10 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "activation": activation,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        given = {n: tuple(v) if isinstance(v, Sequence) else v for n, v in given.items()}
+        given = {
+            name: tuple(value) if name.startswith("stage_") else value
+            for name, value in given.items()
+        }
         if at_budget and (solved := sorted({*_SOLVED} & {*given})):
             raise ValueError(f"{solved[0]}={given[solved[0]]!r}: follows from the target; omit it")
         self.architecture.update(given if at_budget else {**_PAPER_STAGES, **given})
