@@ -14,7 +14,6 @@ from collections.abc import Mapping
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search.final import Qualified, Size, size_of
-from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
 from keras_autoshrink.search.strategies import OF_MINUTES, OVER_IN_A_ROW, Budgeted, State
 
@@ -68,10 +67,9 @@ class Evolution(Budgeted):
 
     def is_over(self, state: State) -> bool:
         """Tells whether the final has ended, or else whether no more networks may be trained."""
-        rungs = state.space.rungs
-        if not rungs:
+        if not state.space.rungs:
             return super().is_over(state)
-        if any(_epochs(each.cell) == rungs[1] for each in state.rounds[-1].candidates):
+        if state.is_final(state.rounds[-1]):
             return True
         budget = self.max_candidates is not None and super().is_over(state)
         return budget or self.seconds_left(state) <= 0
@@ -149,10 +147,6 @@ class Evolution(Budgeted):
     def default_budget(self, state: State) -> int:
         """Returns a number that is fixed, whatever the space."""
         return _CANDIDATES
-
-
-def _epochs(cell: Cell) -> int:
-    return cell.epochs if isinstance(cell, Point) else 0
 
 
 def _side_by_side(state: State) -> float:

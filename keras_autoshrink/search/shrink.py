@@ -18,7 +18,12 @@ from keras_autoshrink.search.records import Candidate, CostLimits, Outcome, Roun
 
 # What says which search this is; the rest follows from the outcomes.
 SETTINGS = (
-    *("num_candidates", "keep_fraction", "seed", "strategy", "max_candidates", "max_minutes"),
+    "num_candidates",
+    "keep_fraction",
+    "seed",
+    "strategy",
+    "max_candidates",
+    "max_minutes",
 )
 
 _FORMAT = "keras_autoshrink.search"

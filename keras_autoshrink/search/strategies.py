@@ -59,6 +59,9 @@ class State(Protocol):
     def round_seed(self) -> str:
         """The seed of all that is drawn for the next round."""
 
+    def is_final(self, found: Round) -> bool:
+        """Tells whether the networks of a round are those of the final."""
+
     def pending(self) -> list[Candidate]:
         """The networks of the round under way that have no outcome yet."""
 
