@@ -83,8 +83,9 @@ def test_with_residuals_leaves_are_linear_and_the_shortcut_fits():
 
 def test_what_is_added_has_one_number_of_channels():
     cell = kas.Cell(("input", "conv3x3", "mbconv3x3"), ((0, 1), (0, 2), (1, 2)))
-    model = applied(cell, stride=2, combine="add")
+    model = applied(cell, stride=2, combine="add", activation="silu")
     assert model.output_shape == (None, 4, 4, 8)
+    assert model.get_layer("c_node2_op_expand_act").activation is keras.activations.silu
     assert not names(model, keras.layers.Concatenate)
     # Node 1 reads the pooled input itself; to node 2 and to the output it is added projected.
     assert model.get_layer("c_node1_op").kernel.shape == (3, 3, 4, 8)
@@ -101,6 +102,14 @@ def test_given_filters_are_taken_as_they_are():
     layers = {"stem": 4, "stage2_cell1_weighed": 20}
     assert {name: model.get_layer(name).output.shape[-1] for name in layers} == layers
     assert names(model, keras.layers.Multiply) == {f"stage2_cell{n}_weighed" for n in (1, 2)}
+
+
+def test_the_classifier_reads_the_means_of_the_last_stages():
+    model = kas.ShrinkCNN(**TINY, pooled_stages=2)
+    means = {"stage1_pool", "pool"}
+    assert names(model, keras.layers.GlobalAveragePooling2D) == means
+    widths = sum(model.get_layer(name).output.shape[-1] for name in means)
+    assert model.get_layer("classes").kernel.shape[0] == widths
 
 
 def test_a_bottleneck_narrows_the_ops():

@@ -51,13 +51,21 @@ _SOLVED = ("filters", "stage_scales", "stem_filters")
 SPACES = ("budget", "paper")
 
 # Cells of few nodes in a row, and their stages, of which good small networks are made.
-_DEEPER = {"stage2_cells": 2, "stage3_cells": 2, "stage4_growth": 1.5, "stem_scale": 0.5}
 _FIRST_CELLS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (
+        ("sepconv3x3", "sepconv3x3"),
+        {
+            "stage2_cells": 2,
+            "stage4_growth": 1.5,
+            "residual": True,
+            "activation": "silu",
+            "pooled_stages": 4,
+        },
+    ),
     (
         ("sepconv3x3", "sepconv3x3"),
         {"stage2_cells": 2, "stage4_cells": 0, "residual": True, "activation": "silu"},
     ),
-    (("sepconv3x3",), {**_DEEPER, "squeeze_excite": 2, "activation": "silu"}),
     (("conv3x3",), {"stage4_growth": 1.5, "stem_scale": 0.5, "activation": "silu"}),
 )
 
@@ -74,9 +82,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
     With a target it is the space of networks at a budget: besides the cell's edges the ops of its
     nodes are searched, the stem's stride, the cells of each stage, how filters grow from stage to
-    stage, residuals, squeeze-and-excitation, and a 1x1 convolution behind the stages. Nodes are
-    added. The filters are solved, so that each network costs 95% to 100% of the target, and the
-    network that is searched is the one to ship.
+    stage, residuals, squeeze-and-excitation, a 1x1 convolution behind the stages, and the stages
+    that the classifier reads. Nodes are added. The filters are solved, so that each network costs
+    95% to 100% of the target, and the network that is searched is the one to ship.
 
     Without a target it is the paper's space (arXiv 1911.09251; the defaults are its search on
     CIFAR-10): edges alone; stem, one stage for each scale, global average pool, classifier; nodes
@@ -245,6 +253,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "residual": hp.Boolean("residual", default=False),
             "squeeze_excite": min(
                 hp.Int("squeeze_excite", 0, 2, default=0), len(stages["stage_repeats"])
+            ),
+            "pooled_stages": min(
+                hp.Choice("pooled_stages", [1, 2, 4], default=1), len(stages["stage_repeats"])
             ),
             "combine": "add",
         }

@@ -11,7 +11,7 @@ import keras
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.checks import one_of, positive, share, whole
 from keras_autoshrink.costs import count_macs
-from keras_autoshrink.networks.operations import apply_strided, get_layers
+from keras_autoshrink.networks.operations import apply_operation
 
 
 def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in keras.applications
@@ -30,6 +30,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     residual: bool = True,
     combine: str = "concatenate",
     squeeze_excite: int = 0,
+    pooled_stages: int = 1,
     bottleneck: int = 1,
     activation: str = "relu",
     dropout: float = 0.0,
@@ -65,6 +66,8 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
             activation follows the sum of a residual cell, as in a ResNet.
         squeeze_excite: so many of the last stages weigh the channels of each cell's output by their
             means (squeeze-and-excitation, Hu et al., arXiv 1709.01507); with "add" only.
+        pooled_stages: of so many of the last stages the classifier reads the means; of the last
+            stage those behind the head.
         bottleneck: b; the ops of a stage of f filters have f // b.
         activation: name of the activation behind each BatchNorm.
         dropout: share of the pooled features dropped in training.
@@ -109,6 +112,11 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
             f"squeeze_excite={squeeze_excite!r}: expected 0, or with combine='add' at most the "
             f"number of stages, {len(stage_filters)}"
         )
+    if not 1 <= pooled_stages <= len(stage_filters):
+        raise ValueError(
+            f"pooled_stages={pooled_stages!r}: expected 1 to the number of stages, "
+            f"{len(stage_filters)}"
+        )
     if combine == "add" and bottleneck != 1:
         raise ValueError(f"bottleneck={bottleneck!r}: nodes that are added have no bottleneck")
     if not 1 <= bottleneck <= min(stage_filters):
@@ -123,16 +131,22 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         stem_filters, 3, strides=stem_stride, padding="same", use_bias=False, name="stem"
     )
     x = style.normalise(stem(inputs), "stem")
+    means = []
     for stage, repeats in enumerate(stage_repeats):
         excite = stage >= len(stage_repeats) - squeeze_excite
         for index in range(repeats):
             stride = stage_strides[stage] if index == 0 else 1
             prefix = f"stage{stage + 1}_cell{index + 1}"
             x = apply_cell(cell, x, stage_filters[stage], stride, style, prefix, excite)
+        if len(stage_repeats) - pooled_stages <= stage < len(stage_repeats) - 1:
+            pool = keras.layers.GlobalAveragePooling2D(name=f"stage{stage + 1}_pool")
+            means.append(pool(x))
     if head_filters is not None:
         x = keras.layers.Conv2D(head_filters, 1, use_bias=False, name="head")(x)
         x = style.normalise(x, "head")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    if means:
+        x = keras.layers.Concatenate(name="pools")([*means, x])
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
     # In float32 also where a mixed policy is in force: half precision is too coarse for a loss.
@@ -202,11 +216,16 @@ def apply_cell(
     for node, each in enumerate(reads, start=1):
         label = f"{name}_node{node}"
         width = filters // style.bottleneck
-        if resnet and each == (0,):
-            y = apply_strided(cell.ops[node], x, width, stride, f"{label}_op")
-        else:
-            inputs = [projected if i == 0 and len(each) > 1 else outputs[i] for i in each]
-            y = get_layers(cell.ops[node])(style.join(inputs, label), width, f"{label}_op")
+        strides = resnet and each == (0,)  # itself, in place of the pool
+        inputs = [projected if i == 0 and len(each) > 1 else outputs[i] for i in each]
+        y = apply_operation(
+            cell.ops[node],
+            x if strides else style.join(inputs, label),
+            width,
+            f"{label}_op",
+            style.normalise,
+            stride if strides else 1,
+        )
         activate = not (style.residual and node in cell.leaves)
         outputs.append(style.normalise(y, label, activate))
     y = style.join([outputs[leaf] for leaf in cell.leaves], name)

@@ -15,9 +15,11 @@ from typing import Any
 from keras_autoshrink.cell import INPUT, is_op_name
 
 # `layers(x, filters, name)`: a tensor (batch, height, width, channels) becomes one of the same
-# height and width with `filters` channels. Normalisation and activation are not its business: the
-# network adds them to every node alike.
-Layers = Callable[[Any, int, str], Any]
+# height and width with `filters` channels. Normalisation and activation behind it are not its
+# business: the network adds them to every node alike.
+Layers = Callable[..., Any]
+# `normalise(x, name)` applies a BatchNorm, then an activation.
+Normalise = Callable[[Any, str], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,15 @@ class Operation:
             activation of recurrent cells, the function of this name in `keras.ops`.
         colour: of its nodes in pictures, as "#RRGGBB"; None to take one that is left.
         strides: whether `layers` takes a `stride` besides.
+        normalises: whether it takes `normalise` besides, the network's BatchNorm and activation,
+            since its layers have them in between.
     """
 
     name: str
     layers: Layers | None
     colour: str | None
     strides: bool = False
+    normalises: bool = False
 
 
 def _separable(size: int) -> Layers:
@@ -67,21 +72,17 @@ def _convolution(size: int) -> Layers:
 _EXPANSION = 3
 
 
-def _mbconv3x3(x: Any, filters: int, name: str, stride: int = 1) -> Any:
+def _mbconv3x3(x: Any, filters: int, name: str, normalise: Normalise, stride: int = 1) -> Any:
     """Applies an inverted bottleneck (MobileNetV2, Sandler et al., arXiv 1801.04381)."""
     import keras
-
-    def normalised(layer: Any, label: str, x: Any) -> Any:
-        # The momentum of what trains for some hundred steps; a network's own is for its nodes.
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_{label}_bn")(layer(x))
-        return keras.layers.Activation("relu", name=f"{name}_{label}_act")(x)
 
     wide = _EXPANSION * x.shape[-1]
     expand = keras.layers.Conv2D(wide, 1, use_bias=False, name=f"{name}_expand")
     depthwise = keras.layers.DepthwiseConv2D(
         3, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise"
     )
-    x = normalised(depthwise, "depthwise", normalised(expand, "expand", x))
+    x = normalise(expand(x), f"{name}_expand")
+    x = normalise(depthwise(x), f"{name}_depthwise")
     return keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project")(x)
 
 
@@ -93,7 +94,7 @@ _BUILT_IN = {
         Operation("conv1x1", _convolution(1), colour="#56B4E9"),
         Operation("sepconv5x5", _separable(5), colour="#D55E00", strides=True),
         Operation("conv3x3", _convolution(3), colour="#0072B2", strides=True),
-        Operation("mbconv3x3", _mbconv3x3, colour="#009E73", strides=True),
+        Operation("mbconv3x3", _mbconv3x3, colour="#009E73", strides=True, normalises=True),
         Operation("tanh", None, colour="#F0E442"),
         Operation("relu", None, colour="#E69F00"),
         Operation("sigmoid", None, colour="#009E73"),
@@ -183,15 +184,18 @@ def get_layers(name: str) -> Layers:
     return operation.layers
 
 
-def apply_strided(op: str, x: Any, filters: int, stride: int, name: str) -> Any:
-    """Applies an op of a stride; one that cannot stride follows a max-pool.
+def apply_operation(
+    op: str, x: Any, filters: int, name: str, normalise: Normalise, stride: int = 1
+) -> Any:
+    """Applies an op; where it has a stride that the op cannot have, behind a max-pool.
 
     Args:
         op: its name.
         x: tensor of shape (batch, height, width, channels).
         filters: of the result.
-        stride: s; the result has ceil(height / s) by ceil(width / s) pixels.
         name: unique prefix of the layers' names.
+        normalise: applies a BatchNorm and an activation to a tensor, `normalise(x, name)`.
+        stride: s; the result has ceil(height / s) by ceil(width / s) pixels.
 
     Raises:
         ValueError: there is no such op.
@@ -199,11 +203,12 @@ def apply_strided(op: str, x: Any, filters: int, stride: int, name: str) -> Any:
     import keras
 
     layers = get_layers(op)
+    more: dict[str, Any] = {"normalise": normalise} if _registry[op].normalises else {}
     if stride > 1 and _registry[op].strides:
-        return layers(x, filters, name, stride=stride)  # type: ignore[call-arg]
-    if stride > 1:
+        more["stride"] = stride
+    elif stride > 1:
         x = keras.layers.MaxPooling2D(stride, padding="same", name=f"{name}_pool")(x)
-    return layers(x, filters, name)
+    return layers(x, filters, name, **more)
 
 
 def check_activation(name: str) -> None:
