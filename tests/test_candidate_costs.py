@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import keras_tuner
 import pytest
 from searches import WithTuner, unassigned
 
 import keras_autoshrink as kas
+from keras_autoshrink.networks.budget import MACS, OverBudgetError
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import COSTS, RECORDED_COSTS, cost_of
 from keras_autoshrink.tuner import costs
 from keras_autoshrink.tuner.costs import CandidateCosts
+from keras_autoshrink.tuner.latency import solve_macs
 
 SMALL = {"stage_scales": (1,), "stage_strides": (2,), "stage_repeats": (1,), "stem_filters": 4}
 
@@ -32,9 +35,8 @@ def size_of(model):
 
 def run(folder, score, **settings):
     """A search whose networks are built and measured, and whose accuracy is made up."""
-    made = WithTuner.make(
-        folder, hypermodel=hypermodel(), score=score, strategy="paper", num_candidates=2, **settings
-    )
+    settings = {"hypermodel": hypermodel(), "strategy": "paper", "num_candidates": 2} | settings
+    made = WithTuner.make(folder, score=score, **settings)
 
     def trained(trial, **_):
         cell = made.oracle.cell_of(trial)
@@ -132,6 +134,47 @@ def test_latency_is_measured_once_and_a_limit_holds(tmp_path, monkeypatch):
     assert first["over_limit"] == "0.33 ms, at most 0.3 ms"
     assert others
     assert all("over_limit" not in c for c in others)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_networks_of_one_latency(tmp_path, monkeypatch, kind):
+    def searched(folder):
+        found = kas.CNNCellHyperModel((8, 8, 1), 4, target_latency_ms=0.02, latency_of=kind)
+        found.check_search_arguments = lambda **_: None
+        settings = {"hypermodel": found, "strategy": "evolution", "max_candidates": 2}
+        return run(folder, kas.AccuracyScore(weight=0), **settings)
+
+    tuner = searched(tmp_path / "a")
+    kept = json.loads((tmp_path / "a" / "search" / saved_search.COSTS).read_text())
+    assert len(kept) == 2
+    for trial in tuner.oracle.get_best_trials(2):
+        (costs_of,) = [
+            e
+            for e in kept.values()
+            if e["macs"] == kas.count_macs(tuner.hypermodel.build(trial.hyperparameters))
+        ]
+        assert 0.016 < costs_of["latency_ms"] <= 0.02  # 0.019 but for other work on the machine
+        assert trial.hyperparameters.values[MACS] == costs_of[MACS] >= costs_of["macs"]
+    # Another search takes the networks that it finds in its folder, and converts nothing.
+    monkeypatch.setattr(costs, "solve_macs", None)
+    (tmp_path / "b" / "search").mkdir(parents=True)
+    (tmp_path / "b" / "search" / saved_search.COSTS).write_text(json.dumps(kept))
+    assert unassigned(searched(tmp_path / "b").trajectory()) == unassigned(tuner.trajectory())
+
+
+def test_a_latency_that_no_network_has():
+    def build(macs):
+        filters = macs // (9 * 8 * 8)
+        if filters < 1:
+            raise OverBudgetError("no width is as narrow")
+        return keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Conv2D(filters, 3, padding="same")]
+        )
+
+    with pytest.raises(
+        OverBudgetError, match="target_latency_ms=1e-05: the networks of this kind take more, of"
+    ):
+        solve_macs(build, 1e-5, "float32", 600)
 
 
 def test_a_language_model_is_timed_as_its_step(tmp_path):

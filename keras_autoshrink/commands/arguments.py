@@ -45,6 +45,8 @@ _HELP = {
     "time of the candidate's .tflite file with LiteRT on one thread of this machine",
     "--mac-weight": "validation accuracy that ten times the multiply-accumulates, or what --cost "
     "says, have to buy",
+    "--target-latency-ms": "milliseconds that a network's .tflite file takes with LiteRT on one "
+    "thread of this machine, such as 0.2",
     "--max-latency-ms": "train no candidate whose .tflite file takes longer, measured as for "
     "--cost latency",
     "--workers": "how many candidates train side by side here (default: one for each core, or one "
@@ -163,10 +165,12 @@ def _check_search(options: argparse.Namespace, given: Set[str]) -> None:
             f"--max-candidates {options.max_candidates}: is for --strategy bayesian; paper ends by "
             "itself, --keep-fraction and --candidates say when"
         )
-    for target in ("--target-macs", "--target-params"):
+    for target in ("--target-macs", "--target-params", "--target-latency-ms"):
         for option, why in _NOT_AT_BUDGET.items():
             if {target, option} <= given:
                 raise ValueError(f"{option}: {why}, with {target}; leave out one of the two")
+    if "--latency-of" in given and "--target-latency-ms" not in given:
+        raise ValueError("--latency-of: is for --target-latency-ms")
 
 
 # The task of a command line
@@ -250,6 +254,9 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
         macs = "multiply-accumulates of a network for one image, such as 4M"
         _add(target, "--target-macs N", macs, type=count)
         _add(target, "--target-params N", "parameters of a network, such as 80K", type=count)
+        _add(target, "--target-latency-ms MS", type=rate)
+        kinds = ("float32", "int8")
+        _add(budget, "--latency-of KIND", "the file that is timed", kinds[0], choices=kinds)
 
     search = parser.add_argument_group("search")
     nodes = "of the complete cell, its input included"

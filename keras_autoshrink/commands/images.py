@@ -63,7 +63,8 @@ def search(options: argparse.Namespace) -> None:
     source = _source(options, {"split_seed": options.seed})
     proxy = tuple(options.proxy_images) if options.proxy_images else None
     data = _load(source, options, "search", proxy)
-    target = {name: getattr(options, name) for name in ("target_macs", "target_params")}
+    names = ("target_macs", "target_params", "target_latency_ms")
+    target = {name: getattr(options, name) for name in names}
     at_budget = any(target.values())
     widths = {"filters": options.filters, "stem_filters": options.stem_filters}
     hypermodel = CNNCellHyperModel(
@@ -71,6 +72,7 @@ def search(options: argparse.Namespace) -> None:
         classes=len(data.class_names),
         num_nodes=options.nodes,
         **(target if at_budget else widths),
+        latency_of=options.latency_of,
         horizontal_flip=at_budget and has_photographs(source["dataset"]),
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,

@@ -10,7 +10,7 @@ import operator
 import random
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import keras_tuner
@@ -24,7 +24,7 @@ from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyS
 from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
 from keras_autoshrink.networks.architecture import Architecture
-from keras_autoshrink.networks.budget import OverBudgetError, solve_filters
+from keras_autoshrink.networks.budget import MACS, LatencyTarget, OverBudgetError, solve_filters
 from keras_autoshrink.networks.cnn import ShrinkCNN
 from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIONS, get_layers
 from keras_autoshrink.networks.references import reference_labels, solve_reference
@@ -120,7 +120,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             `batch_size`.
         seed: integer, 0 included; decides which node has which op, at a budget at first.
         target_macs: what a network costs for an image in multiply-accumulates, at most.
-        target_params: what it costs in parameters, at most; one target at most is given.
+        target_params: what it costs in parameters, at most.
+        target_latency_ms: milliseconds that its `.tflite` file takes LiteRT for an image on one
+            thread of this machine, at most; one target at most is given. `AutoShrink` measures
+            each network before it is trained; one that is built otherwise is as large as a guess.
+        latency_of: the file that is timed, "float32" or "int8".
         horizontal_flip: whether images are mirrored in training, each in every second epoch: for
             photographs, not for digits. Of a `tf.data.Dataset` each image is mirrored or not at
             random.
@@ -160,12 +164,25 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         seed: int = 0,
         target_macs: int | None = None,
         target_params: int | None = None,
+        target_latency_ms: float | None = None,
+        latency_of: Literal["float32", "int8"] = "float32",
         horizontal_flip: bool = False,
         space: str | None = None,
     ) -> None:
         super().__init__(name="cnn_cell")
-        targets = {"target_macs": target_macs, "target_params": target_params}
-        self.target = {n: whole(n, v, 1) for n, v in targets.items() if v is not None}
+        targets: dict[str, float | None] = {
+            "target_macs": target_macs,
+            "target_params": target_params,
+        }
+        self.target: dict[str, float] = {
+            n: whole(n, v, 1) for n, v in targets.items() if v is not None
+        }
+        targets["target_latency_ms"] = target_latency_ms
+        one_of("latency_of", latency_of, ("float32", "int8"))
+        self.latency_target: LatencyTarget | None = None
+        if target_latency_ms is not None:
+            self.target["target_latency_ms"] = positive("target_latency_ms", target_latency_ms)
+            self.latency_target = LatencyTarget(target_latency_ms, latency_of)
         self.space = space or ("budget" if self.target else "paper")
         one_of("space", self.space, SPACES)
         at_budget = self.space == "budget"
@@ -217,7 +234,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         pool.sort(key=lambda _: generator.random())
         self.cell = Cell.dense((INPUT, *pool[1:]))
         self._solved: dict[str, tuple[int, ...]] = {}
-        self._references: dict[str, Architecture] = {}
+        self._references: dict[tuple[str, int], Architecture] = {}
         if at_budget:
             self.default_score = AccuracyScore(weight=0)  # all cost the same
             self.default_strategy = "evolution"
@@ -239,7 +256,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
                     "residual": False,
                 }
             )
-        ((name, target),) = self.target.items()
+        name, target = self._solved_for(hp)
         cell = declare_cell(hp, self.cell, operations=self.operations)
         stages = self._declare_stages(hp)
         # Of the stem and the stages, in proportion to those of the first stage.
@@ -274,19 +291,26 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         label = hp.Fixed("network", CELL)
         if label != CELL:
             shape, classes = self.architecture["input_shape"], self.architecture["classes"]
-            if label not in self._references:
+            if (label, target) not in self._references:
                 try:
                     found = solve_reference(label, shape, classes, target, _COSTS[name], name)
                 except ValueError as error:
                     raise OverBudgetError(f"{label}: {error}") from error
-                self._references[label] = Architecture(found[1], found[0])
-            return self._references[label]
-        key = repr((base, head, network))
+                self._references[label, target] = Architecture(found[1], found[0])
+            return self._references[label, target]
+        key = repr((base, head, network, target))
         if key not in self._solved:
             self._solved[key] = solve_filters(
                 lambda filters: ShrinkCNN(**arguments(filters)), base, target, _COSTS[name], name
             )
         return Architecture(arguments(self._solved[key]))
+
+    def _solved_for(self, hp: keras_tuner.HyperParameters) -> tuple[str, int]:
+        """Returns the name of the target that widths are solved for, and its value."""
+        if self.latency_target is not None:
+            return "target_macs", int(hp.values.get(MACS, self.latency_target.guess))
+        ((name, target),) = self.target.items()
+        return name, int(target)
 
     def starting_values(self) -> list[dict[str, Any]]:
         """Lists what a search at a budget begins with: plain cells, and the references.
@@ -437,6 +461,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             **self.architecture,
             "cell": self.cell.to_json(),
             **({"operations": self.operations, **self.target} if self.target else {}),
+            **({"latency_of": self.latency_target.quantization} if self.latency_target else {}),
             "learning_rate": self.learning_rate,
             "batch_size": self.batch_size,
             **({"horizontal_flip": True} if self.horizontal_flip else {}),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import bisect
 import concurrent.futures
+import dataclasses
 import itertools
 import math
 import operator
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -27,6 +28,31 @@ _ENOUGH, _CLOSE = 0.95, 0.99
 _POWER = 1.6  # of the mean width, by which a cost grows: 1 for depthwise convolutions, 2 for others
 
 _UNITS = {"target_macs": "MACs", "target_params": "parameters"}
+
+
+# The value of a network's hyperparameters that says for how many multiply-accumulates it is solved,
+# where these follow from what networks take on a machine.
+MACS = "tuner/macs"
+# Of a small network in a millisecond, very roughly: of float32 on one thread of a processor.
+_MACS_OF_MS = 25_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyTarget:
+    """The time that a network's `.tflite` file may take.
+
+    Args:
+        ms: milliseconds for an image, on one thread of this machine, by LiteRT.
+        quantization: of the file, "float32" or "int8".
+    """
+
+    ms: float
+    quantization: Literal["float32", "int8"]
+
+    @property
+    def guess(self) -> int:
+        """Multiply-accumulates of a network that has not been measured."""
+        return round(_MACS_OF_MS * self.ms)
 
 
 class OverBudgetError(ValueError):

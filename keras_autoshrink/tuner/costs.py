@@ -1,6 +1,6 @@
 """What the candidates of a search cost, counted and measured before they are trained.
 
-What takes a network to be built is kept in the search's folder, by `Cell.key`: a search that
+What takes a network to be built is kept in the search's folder, by its key: a search that
 goes on sees the numbers that it saw before, and no network is measured twice. Latencies are the
 time that candidates take as `.tflite` files with LiteRT on this machine's CPU.
 """
@@ -11,84 +11,27 @@ import dataclasses
 import functools
 import json
 import math
+import statistics
 import tempfile
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import keras_tuner
 
-import tflite_export
 from keras_autoshrink import files
 from keras_autoshrink.backend import check_tensorflow_backend, graphs_released
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import positive, whole
 from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.networks.budget import OverBudgetError
-from keras_autoshrink.networks.language_model import is_language_model, step_model
+from keras_autoshrink.networks.budget import MACS, LatencyTarget, OverBudgetError
+from keras_autoshrink.networks.language_model import is_language_model
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import RECORDED_COSTS, Score, check_cost
+from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import CostLimits, Outcome
-
-# What else runs on a machine only ever adds to a time, and comes and goes: so there are several
-# blocks of runs, those of a round's files in turn, and the fastest block counts.
-_BLOCKS = 7
-_BLOCK_MS = 50.0
-_FEWEST_RUNS, _MOST_RUNS = 20, 2_000
-
-Key = TypeVar("Key", bound=Hashable)
-
-
-@dataclasses.dataclass(frozen=True)
-class Timed:
-    """What came of timing a file.
-
-    Attributes:
-        latency_ms: milliseconds of a run: the least of the blocks' medians.
-        spread: by how much of that the largest of these medians is more.
-        measured_by: the runtime, its threads and the processor.
-    """
-
-    latency_ms: float
-    spread: float
-    measured_by: str
-
-
-def convert(model: keras.Model, path: Path) -> None:
-    """Writes a candidate as a float32 file for one image, or for one token of a text.
-
-    Raises:
-        ValueError: TensorFlow Lite cannot convert it.
-    """
-    tflite_export.convert(step_model(model) if is_language_model(model) else model, path)
-
-
-def time_files(paths: Mapping[Key, Path]) -> dict[Key, Timed | Exception]:
-    """Times files on one thread.
-
-    Returns:
-        Of each file what came of it, or why LiteRT cannot run it.
-    """
-    found: dict[Key, Timed | Exception] = {}
-    runs: dict[Key, int] = {}
-    for key, path in paths.items():
-        try:
-            first = tflite_export.benchmark(path, runs=_FEWEST_RUNS)
-        except ValueError as error:
-            found[key] = error
-            continue
-        wanted = round(_BLOCK_MS / max(first.median_ms, 1e-3))
-        runs[key] = min(max(wanted, _FEWEST_RUNS), _MOST_RUNS)
-    blocks: dict[Key, list[tflite_export.Latency]] = {key: [] for key in runs}
-    for _ in range(_BLOCKS):
-        for key, number in runs.items():
-            blocks[key].append(tflite_export.benchmark(paths[key], runs=number))
-    for key, measured in blocks.items():
-        medians = [each.median_ms for each in measured]
-        least = min(medians)
-        found[key] = Timed(least, max(medians) / least - 1, measured[0].measured_by)
-    return found
+from keras_autoshrink.tuner.latency import convert, solve_macs, time_files
 
 
 class CandidateCosts:
@@ -96,7 +39,8 @@ class CandidateCosts:
 
     Args:
         hypermodel: of the search: a HyperModel, or a function `build(hp)`.
-        score: of the search; its attribute `cost` says what to measure.
+        score: of the search; its attribute `cost` says what to measure. A hypermodel with a
+            `latency_target` has networks whose multiply-accumulates follow from what they take.
         max_macs: the most multiply-accumulates for one image or token; None for any number.
         max_latency_ms: the most milliseconds that LiteRT may take; None for any number.
 
@@ -126,13 +70,14 @@ class CandidateCosts:
         if max_latency_ms is not None:
             limits["latency_ms"] = positive("max_latency_ms", max_latency_ms)
         self.limits = CostLimits(limits)
-        self._times = cost == "latency" or max_latency_ms is not None
+        self._target: LatencyTarget | None = getattr(hypermodel, "latency_target", None)
+        self._times = cost == "latency" or max_latency_ms is not None or self._target is not None
         self.folder: Path | None = None
         self.say: Callable[[str], None] = lambda line: None
         self._known: dict[str, dict[str, Any]] | None = None
         if self._times:
             what = "max_latency_ms" if max_latency_ms is not None else 'cost="latency"'
-            check_tensorflow_backend(what)
+            check_tensorflow_backend("target_latency_ms" if self._target else what)
 
     def __bool__(self) -> bool:
         """Whether there is anything to do before a candidate is trained."""
@@ -155,11 +100,17 @@ class CandidateCosts:
         """
         if not self.measures:
             return {}
-        if cell.key not in self._costs:
+        if _key(cell) not in self._costs:
             self._known = None  # another process may have written it since
-        if cell.key not in self._costs:
+        if _key(cell) not in self._costs:
             raise ValueError(f"{self._path}: has no costs of this candidate; the chief writes them")
-        return _recorded(self._costs[cell.key])
+        return _recorded(self._costs[_key(cell)])
+
+    def values(self, cell: Cell) -> dict[str, Any]:
+        """Returns the values of a candidate's hyperparameters that follow from measurements."""
+        if self._target is None or MACS not in (found := self._costs.get(_key(cell), {})):
+            return {}
+        return {MACS: found[MACS]}
 
     def examine(
         self,
@@ -181,15 +132,20 @@ class CandidateCosts:
         to_time: dict[Cell, Path] = {}
         new = False
         self._known = None  # another process may have gone on since
-        unknown = sum(cell.key not in self._costs for cell in cells) if self._times else 0
+        unknown = len({_key(c) for c in cells} - self._costs.keys()) if self._times else 0
         if unknown:
             what = "one network" if unknown == 1 else f"{unknown} networks"
             self.say(f"Measuring the latency of {what}, before training.")
         with tempfile.TemporaryDirectory(prefix="autoshrink-") as folder, graphs_released():
             for number, cell in enumerate(cells):
-                costs[cell] = found = dict(self._costs.get(cell.key, {}))
-                build = functools.cache(lambda cell=cell: self._build(hyperparameters(cell)))
+                costs[cell] = found = dict(self._costs.get(_key(cell), {}))
+                hp = hyperparameters(cell)
+                build = functools.cache(lambda hp=hp: self._build(hp))
                 try:
+                    if self._target is not None and MACS not in found:
+                        found.update(self._solve(hp, self._target))
+                        hp.values[MACS] = found[MACS]
+                        self._keep({_key(cell): found})
                     if not _COUNTERS.keys() <= found.keys():
                         found.update(count_costs(build()))
                         new = True
@@ -212,8 +168,21 @@ class CandidateCosts:
                     else:
                         costs[cell].update(dataclasses.asdict(timed))
         if new:
-            self._keep({cell.key: costs[cell] for cell in cells if cell not in errors})
+            self._keep({_key(cell): costs[cell] for cell in cells if cell not in errors})
         return {cell: self._outcome(costs[cell], errors.get(cell)) for cell in cells}
+
+    def _solve(self, hp: keras_tuner.HyperParameters, target: LatencyTarget) -> dict[str, Any]:
+        """Finds the multiply-accumulates with which a candidate takes the target's time."""
+        # What others needed is closer than any guess from the time alone.
+        known = [each[MACS] for each in self._costs.values() if MACS in each]
+        guess = round(statistics.median(known)) if known else target.guess
+
+        def build(macs: int) -> keras.Model:
+            hp.values[MACS] = macs
+            return self._build(hp)
+
+        macs, timed = solve_macs(build, target.ms, target.quantization, guess)
+        return {MACS: macs, **dataclasses.asdict(timed)}
 
     def said(self) -> list[str]:
         """Returns how latencies were measured, and how far they scattered, in lines."""
@@ -244,6 +213,11 @@ class CandidateCosts:
     def _keep(self, costs: Mapping[str, dict[str, Any]]) -> None:
         self._costs.update(costs)
         files.write_text(self._path, json.dumps(self._costs, indent=1) + "\n")
+
+
+def _key(cell: Cell) -> str:
+    """What tells a network from others, however it is trained."""
+    return cell.network if isinstance(cell, Point) else cell.key
 
 
 def _macs(model: keras.Model) -> int:

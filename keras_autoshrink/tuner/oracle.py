@@ -594,7 +594,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
     def _values(self, cell: Cell) -> dict[str, Any]:
         """The hyperparameters of a cell; those that are not its own keep their defaults."""
         defaults = {p.name: p.default for p in self.hyperparameters.space}
-        return {**defaults, **self.space.values(cell)}
+        measured = self.costs.values(cell) if self.costs else {}
+        return {**defaults, **self.space.values(cell), **measured}
 
 
 def _with_direction(metric: str | keras_tuner.Objective) -> keras_tuner.Objective:
