@@ -1,9 +1,9 @@
 """Networks of one budget: what a search finds and every reference, trained alike, compared.
 
-`search` searches, `train` trains the references and what was found by the recipe "photos" on all
-training images, from several seeds, and `table` compares them. Accuracies are of all test images,
-measured once, at the end of a training. Trainings that have ended are not repeated: each is a line
-of a file, and an interrupted search goes on.
+`search` searches, `train` trains the references and what was found on all training images, by the
+recipe that `autoshrink train` takes for them, from several seeds, and `table` compares them.
+Accuracies are of all test images, measured once, at the end of a training. Trainings that have
+ended are not repeated: each is a line of a file, and an interrupted search goes on.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import multiprocessing
 import multiprocessing.util
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import keras_autoshrink as kas
 from keras_autoshrink.commands.arguments import count
+from keras_autoshrink.training.recipes import default_recipe, has_photographs
 from tflite_export.runtime import native_output_silenced
 
-VALIDATION = 5_000  # training images that candidates are scored on, the last of them
+VALIDATION = 5_000  # training images of CIFAR-10 that candidates are scored on, the last of them
 _FOUND = "found"
 
 
@@ -40,30 +42,60 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Searches, trains or compares."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="example: python benchmarks/budget.py search --target-macs 4M --minutes 45",
+        epilog="example: python benchmarks/budget.py search --target-macs 4M --minutes 60",
     )
     parser.add_argument("what", choices=("search", "train", "table"))
-    parser.add_argument("--target-macs", type=count, default=4_000_000)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--target-macs", type=count)
+    target.add_argument("--target-latency-ms", type=float)
+    parser.add_argument("--latency-of", choices=("float32", "int8"), default="float32")
+    parser.add_argument("--dataset", default="cifar10", help="digits, an .npz file or a folder")
     parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps CIFAR-10")
     parser.add_argument("--directory", type=Path, default=Path("runs/budget"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/budget.jsonl"))
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=45.0)
+    parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0, help="of the search")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--found", type=Path, help="architecture.json of another search")
+    parser.add_argument("--recipe", choices=(*kas.RECIPES,), help="of a training in full")
     parser.add_argument("--only", nargs="+", help="networks to train, such as found")
     options = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
+    options.directory.mkdir(parents=True, exist_ok=True)
     {"search": search, "train": train, "table": table}[options.what](options)
+
+
+def _target(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the target, as a HyperModel takes it."""
+    if options.target_macs is not None:
+        return {"target_macs": options.target_macs}
+    return {"target_latency_ms": options.target_latency_ms, "latency_of": options.latency_of}
+
+
+def _project(options: argparse.Namespace) -> str:
+    target = "-".join(str(value) for value in _target(options).values())
+    return f"{Path(options.dataset).stem}-{target}-seed-{options.seed}"
+
+
+def _found(options: argparse.Namespace) -> Path:
+    return Path(options.found or options.directory / f"{_project(options)}.json")
+
+
+def _hypermodel(options: argparse.Namespace, data: Any) -> kas.CNNCellHyperModel:
+    return kas.CNNCellHyperModel(
+        data.input_shape,
+        len(data.class_names),
+        horizontal_flip=has_photographs(options.dataset),
+        **_target(options),
+    )
 
 
 def search(options: argparse.Namespace) -> None:
     """Searches at a budget, and writes what it found into the folder."""
     with native_output_silenced():
-        x, y = cifar10(options.data_dir)
-    hypermodel = kas.CNNCellHyperModel(
-        x.shape[1:], classes=10, target_macs=options.target_macs, horizontal_flip=True
-    )
+        data = load(options, "search")
+    hypermodel = _hypermodel(options, data)
     tuner = kas.AutoShrink(
         hypermodel,
         num_candidates=6,  # few at a time: each round learns from those before
@@ -73,13 +105,8 @@ def search(options: argparse.Namespace) -> None:
         project_name=_project(options),
     )
     began = time.monotonic()
-    train, validation = slice(len(x) - VALIDATION), slice(len(x) - VALIDATION, None)
-    tuner.search(
-        x[train],
-        y[train],
-        validation_data=(x[validation], y[validation]),
-        epochs=options.epochs,
-    )
+    validation = (data.validation.x, data.validation.y)
+    tuner.search(data.train.x, data.train.y, validation_data=validation, epochs=options.epochs)
     print(f"{(time.monotonic() - began) / 60:.1f} minutes")
     for record in tuner.trajectory():
         print(
@@ -91,38 +118,84 @@ def search(options: argparse.Namespace) -> None:
     print(f"wrote {_found(options)}")
 
 
-def _project(options: argparse.Namespace) -> str:
-    return f"macs-{options.target_macs}-seed-{options.seed}"
-
-
-def _found(options: argparse.Namespace) -> Path:
-    return Path(options.directory / f"{_project(options)}.json")
-
-
 def train(options: argparse.Namespace) -> None:
     """Trains what was found and the references, one on each core."""
-    networks: dict[str, dict[str, Any] | None] = dict.fromkeys(_labels())
+    networks = _references(options)
     if _found(options).exists():
         networks[_FOUND] = json.loads(_found(options).read_text())
     names = options.only or [*networks]
+    networks = {name: networks[name] for name in names if networks[name] is not None}
+    latencies = _latencies(networks) if options.target_latency_ms else {}
     known = {_key(each) for each in read(options.results)}
     jobs = [
         {
-            "target_macs": options.target_macs,
+            "dataset": Path(options.dataset).name,
+            "target": _target(options),
             "network": name,
             "architecture": networks[name],
             "epochs": options.epochs,
             "seed": seed,
+            **latencies.get(name, {}),
         }
         for seed in options.seeds
-        for name in names
+        for name in networks
     ]
     jobs = [job for job in jobs if _key(job) not in known]
     with one_on_each_core() as pool:
-        for result in pool.map(_train, jobs, [options.data_dir] * len(jobs)):
-            if result is not None:
-                write(options.results, result)
-                print({n: v for n, v in result.items() if n != "architecture"}, flush=True)
+        for result in pool.map(_train, jobs, [options] * len(jobs)):
+            write(options.results, result)
+            print({n: v for n, v in result.items() if n != "architecture"}, flush=True)
+
+
+def _references(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the references' architectures, solved once; None of one that cannot be built."""
+    path = options.directory / f"{_project(options)}-references.json"
+    if not path.exists():
+        with native_output_silenced():
+            hypermodel = _hypermodel(options, load(options, "train"))
+        found = {label: _solved(hypermodel, label) for label in _labels()}
+        path.write_text(json.dumps(found))
+    return dict(json.loads(path.read_text()))
+
+
+def _solved(hypermodel: kas.CNNCellHyperModel, label: str) -> dict[str, Any] | None:
+    """Returns a reference's architecture at the target, of a latency by measuring it."""
+    import keras_tuner
+
+    from keras_autoshrink.networks.budget import MACS, OverBudgetError
+    from keras_autoshrink.tuner.latency import solve_macs
+
+    hp = keras_tuner.HyperParameters()
+    hp.values["network"] = label
+
+    def build(macs: int) -> Any:
+        hp.values[MACS] = macs
+        return hypermodel.build(hp)
+
+    try:
+        if (target := hypermodel.latency_target) is not None:
+            hp.values[MACS], _ = solve_macs(build, target.ms, target.quantization, target.guess)
+        return hypermodel.network(hp).to_json()
+    except OverBudgetError as error:
+        print(f"{label} is left out: {error}", flush=True)
+        return None
+
+
+def _latencies(networks: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Times the files of all networks, of either kind, in turn."""
+    from keras_autoshrink.tuner import latency
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {}
+        for name, kind in itertools.product(networks, ("float32", "int8")):
+            paths[name, kind] = Path(folder, f"{name}.{kind}.tflite")
+            model = kas.Architecture.from_json(networks[name]).build()
+            latency.convert(model, paths[name, kind], kind)  # type: ignore[arg-type]
+        timed = latency.time_files(paths)
+    return {
+        name: {f"{kind}_ms": round(timed[name, kind].latency_ms, 4) for kind in ("float32", "int8")}
+        for name in networks
+    }
 
 
 def _labels() -> list[str]:
@@ -132,8 +205,9 @@ def _labels() -> list[str]:
 
 
 def _key(job: dict[str, Any]) -> str:
-    names = ("target_macs", "network", "architecture", "epochs", "seed")
-    return json.dumps([job[name] for name in names])
+    names = ("dataset", "target", "network", "epochs", "seed")
+    found = job["architecture"] if job["network"] == _FOUND else None
+    return json.dumps([*(job[name] for name in names), found])
 
 
 @contextlib.contextmanager
@@ -158,30 +232,14 @@ def _begin(free: Any) -> None:
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 
 
-def _train(job: dict[str, Any], data_dir: Path | None) -> dict[str, Any] | None:
-    """Trains a network; returns None for a reference that cannot be built at the budget."""
+def _train(job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Trains a network on all but the test images, by the recipe that is the default for it."""
     with native_output_silenced():
-        from keras_autoshrink.networks.references import solve_reference
-
-        data = kas.load_images("cifar10", purpose="train", data_dir=data_dir)
-        if job["architecture"] is None:
-            try:
-                reference, arguments = solve_reference(
-                    job["network"],
-                    data.input_shape,
-                    len(data.class_names),
-                    job["target_macs"],
-                    kas.count_macs,
-                    "target_macs",
-                )
-            except ValueError as error:
-                print(f"{job['network']} is left out: {error}", flush=True)
-                return None
-            architecture = kas.Architecture(arguments, reference)
-        else:
-            architecture = kas.Architecture.from_json(job["architecture"])
+        data = load(options, "train")
+        architecture = kas.Architecture.from_json(job["architecture"])
         began = time.monotonic()
-        recipe = dataclasses.replace(kas.RECIPES["photos"], epochs=job["epochs"])
+        recipe = kas.RECIPES[options.recipe or default_recipe(options.dataset, at_budget=True)]
+        recipe = dataclasses.replace(recipe, epochs=job["epochs"])
         trained = kas.train_network(architecture, data, recipe, seed=job["seed"])
     return {
         **job,
@@ -213,13 +271,15 @@ def _locked(file: Any) -> Iterator[None]:
 
 def table(options: argparse.Namespace) -> None:
     """Prints each network's accuracies, and how far what was found is above each reference."""
+    wanted = (Path(options.dataset).name, _target(options), options.epochs)
     results = [
         each
         for each in read(options.results)
-        if (each["target_macs"], each["epochs"]) == (options.target_macs, options.epochs)
+        if (each["dataset"], each["target"], each["epochs"]) == wanted
     ]
     found = {r["seed"]: r["test_accuracy"] for r in results if r["network"] == _FOUND}
-    columns = ("network", "MACs", "parameters", "seconds", "test accuracy", "found above it")
+    columns = ["network", "MACs", "parameters", "seconds", "test accuracy", "found above it"]
+    columns[2:2] = ["ms", "ms int8"] if options.target_latency_ms else []
     shown = Table(*columns, box=box.MARKDOWN)
     by_network: dict[str, list[dict[str, Any]]] = {}
     for result in results:
@@ -236,6 +296,7 @@ def table(options: argparse.Namespace) -> None:
         shown.add_row(
             name,
             f"{runs[0]['macs']:,}",
+            *(f"{runs[0][n]:.3f}" for n in ("float32_ms", "int8_ms") if n in runs[0]),
             f"{runs[0]['params']:,}",
             f"{statistics.fmean(run['seconds'] for run in runs):.0f}",
             f"{statistics.fmean(accuracies):.4f} ({', '.join(map(str, accuracies))})",
@@ -254,10 +315,23 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):+.4f} ± {error:.4f}"
 
 
-def cifar10(data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training images, as a network takes them, and their labels."""
-    data = kas.load_images("cifar10", purpose="train", data_dir=data_dir)
-    return data.train.x, data.train.y
+def load(options: argparse.Namespace, purpose: str) -> Any:
+    """Loads the images; of CIFAR-10 a search gets all training images, not a proxy."""
+    data = kas.load_images(
+        options.dataset,
+        purpose="train" if options.dataset == "cifar10" else purpose,
+        seed=options.seed,
+        data_dir=options.data_dir,
+    )
+    if options.dataset != "cifar10" or purpose == "train":
+        return data
+    x, y = data.train.x, data.train.y
+    return dataclasses.replace(
+        data,
+        train=dataclasses.replace(data.train, x=x[:-VALIDATION], y=y[:-VALIDATION]),
+        validation=dataclasses.replace(data.train, x=x[-VALIDATION:], y=y[-VALIDATION:]),
+        test=None,
+    )
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ def _train(job: dict[str, Any], data_dir: Path | None) -> dict[str, Any]:
     from keras_autoshrink.training.step import accelerate
 
     with native_output_silenced():
-        x, y = budget.cifar10(data_dir)
+        images = kas.load_images("cifar10", purpose="train", data_dir=data_dir).train
+    x, y = images.x, images.y
     validation = slice(len(x) - budget.VALIDATION, None)
     hypermodel = kas.CNNCellHyperModel(
         x.shape[1:], classes=10, target_macs=job["target_macs"], horizontal_flip=True

@@ -1,0 +1,70 @@
+"""Makes other tasks of CIFAR-10's images, for `budget.py`: photographs, and which way up they are.
+
+`photos` is a folder of ten folders of 300 PNG files each, as people have them; `photos.npz` has the
+same 3,000 images to train on, and all of CIFAR-10's test images to test on. `rotations.npz` has
+5,000 other images, each turned by 0, 90, 180 or 270 degrees: the class is which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tflite_export.runtime import native_output_silenced
+
+_OF_CLASS = 300
+_TURNED = 5_000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the folder and the files."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python benchmarks/budget_data.py runs/budget"
+    )
+    parser.add_argument("directory", type=Path, help="where to write")
+    parser.add_argument("--data-dir", type=Path, help="where tensorflow-datasets keeps CIFAR-10")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it at its import
+    options.directory.mkdir(parents=True, exist_ok=True)
+    with native_output_silenced():
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder("cifar10", data_dir=options.data_dir)
+        parts = tfds.as_numpy(builder.as_dataset(batch_size=-1))
+    x, y = parts["train"]["image"], parts["train"]["label"]
+    x_test, y_test = parts["test"]["image"], parts["test"]["label"]
+    generator = np.random.default_rng(0)
+    order = generator.permutation(len(x))
+    photos = np.concatenate([order[y[order] == label][:_OF_CLASS] for label in range(10)])
+    _write_folder(
+        options.directory / "photos", x[photos], y[photos], builder.info.features["label"].names
+    )
+    np.savez_compressed(
+        options.directory / "photos.npz",
+        **{"x_train": x[photos], "y_train": y[photos], "x_test": x_test, "y_test": y_test},
+    )
+    others = np.setdiff1d(order, photos, assume_unique=True)[:_TURNED]
+    turned = {}
+    for part, images in (("train", x[others]), ("test", x_test)):
+        turns = generator.integers(0, 4, len(images))
+        pairs = zip(images, turns, strict=True)
+        turned[f"x_{part}"] = np.stack([np.rot90(image, turn) for image, turn in pairs])
+        turned[f"y_{part}"] = turns
+    np.savez_compressed(options.directory / "rotations.npz", **turned)
+
+
+def _write_folder(folder: Path, images: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
+    from PIL import Image
+
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / names[label] / f"{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+if __name__ == "__main__":
+    main()
