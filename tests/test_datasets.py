@@ -150,14 +150,21 @@ def test_an_undivided_source_is_split_by_its_seed(undivided, name):
     )
     assert data.class_names == names
     assert data.input_shape == x.shape[1:]
-    splits = (data.train, data.validation, data.test)
+    # A search sees two splits of what a training trains on, so nothing of the test part.
+    searched = load_images(source, purpose="search", seed=0, image_size=6)
+    assert (data.validation, searched.test) == (None, None)
+    halves = (searched.train, searched.validation)
+    trained_on = contents((pixels(data.train, data), data.train.y))
+    assert contents(*((pixels(s, searched), s.y) for s in halves)) == trained_on
     # Every image is in one of them, and each class has the same share of all.
+    splits = (data.train, data.test)
     assert contents(*((pixels(s, data), s.y) for s in splits)) == contents((x, y))
-    for split, share in zip(splits, (0.64, 0.16, 0.2), strict=True):
+    shares = (0.8, 0.2, 0.64, 0.16)
+    for split, share in zip((*splits, *halves), shares, strict=True):
         np.testing.assert_allclose(np.bincount(split.y), share * np.bincount(y), atol=1.5)
         assert (split.x.dtype, split.y.dtype) == (np.float32, np.int32)
         assert split.x.shape == (len(split), *data.input_shape)
-    for part in ("train", "validation", "test"):
+    for part in ("train", "test"):
         assert same(getattr(data, part), getattr(again, part))
         assert not same(getattr(data, part), getattr(other, part))
     # Normalised by the training images.
@@ -165,12 +172,6 @@ def test_an_undivided_source_is_split_by_its_seed(undivided, name):
     np.testing.assert_allclose(data.mean, train.mean(axis=(0, 1, 2)), rtol=1e-9)
     std = train.std(axis=(0, 1, 2))
     np.testing.assert_allclose(data.std, np.where(std > 0, std, 1), rtol=1e-9)
-    # A search sees the same two splits, so nothing of the test part.
-    searched = load_images(source, purpose="search", seed=0, image_size=6)
-    assert searched.test is None
-    assert same(searched.train, data.train)
-    assert same(searched.validation, data.validation)
-    assert (searched.mean, searched.std) == (data.mean, data.std)
 
 
 # .npz files
@@ -193,15 +194,21 @@ def test_npz_parts_are_taken_as_they_are_and_the_others_split_off(npz, arrays, s
     path = npz(**arrays)
     data = load_images(path, purpose="train")
     searched = load_images(path, purpose="search")
-    splits = (data.train, data.validation, data.test)
+    splits = (searched.train, searched.validation, data.test)
     assert tuple(map(len, splits)) == sizes
-    found = [numbers(split, data) for split in splits]
+    pairs = zip(splits, (searched, searched, data), strict=True)
+    found = [numbers(split, of) for split, of in pairs]
     assert found[1] == set(range(100, 108)) if "x_val" in arrays else found[1] < set(range(40))
     assert found[2] == set(range(200, 208)) if "x_test" in arrays else found[2] < set(range(40))
     assert len(set.union(*found)) == sum(sizes)
-    assert same(searched.train, data.train)
-    assert same(searched.validation, data.validation)
     assert searched.test is None
+    # A training has no validation images but the source's own.
+    if "x_val" in arrays:
+        assert same(searched.train, data.train)
+        assert same(searched.validation, data.validation)
+    else:
+        assert data.validation is None
+        assert numbers(data.train, data) == found[0] | found[1]
 
 
 def test_npz_parts_are_normalised_by_the_training_part(npz):
@@ -330,7 +337,7 @@ def test_folder_of_all_kinds_of_images(tmp_path):
     data = load_images(tmp_path, purpose="train", image_size=10)
     assert data.class_names == ("blue", "gray")
     assert data.input_shape == (10, 10, 3)
-    splits = (data.train, data.validation, data.test)
+    splits = (data.train, data.test)
     assert sum(np.bincount(split.y, minlength=2) for split in splits).tolist() == [8, 10]
     for split in splits:
         restored = split.x * np.float32(data.std) + np.float32(data.mean)
@@ -388,7 +395,7 @@ def test_folder_with_a_file_that_is_no_image(noisy_folder, caplog, spoil, proble
     # As if it had never been there.
     shutil.rmtree(file) if file.is_dir() else file.unlink()
     without = load_images(noisy_folder, purpose="train", strict=True)
-    for split in ("train", "validation", "test"):
+    for split in ("train", "test"):
         assert same(getattr(data, split), getattr(without, split))
     assert not caplog.messages
 

@@ -100,9 +100,9 @@ def load_images(
             `"cifar10"` (through tensorflow-datasets), an `.npz` file with the arrays
             `x_train` and `y_train`, and `x_val`, `y_val`, `x_test`, `y_test` where it has
             them, or a folder that holds one folder of images for each class.
-        purpose: `"search"` leaves out the test part, unread where the source brings one;
-            `"train"` takes everything, of CIFAR-10 all 50,000 training images, so that there
-            is no validation part.
+        purpose: `"search"` leaves out the test part, unread where the source brings one; `"train"`
+            trains on all other images, so that there is a validation part only where the source
+            brings one.
         seed: of the splits that the source does not bring itself, 0 to 2**32 - 1. Only with the
             seed of the search is the test part then new to the network that it found.
         data_dir: where tensorflow-datasets keeps its data.
@@ -183,7 +183,6 @@ class _Read:
     parts: dict[str, tuple[Array, Array]]  # "train", and "val" and "test" where they were read
     class_names: tuple[str, ...]
     has_test: bool  # whether the data set brings a test part, read or not
-    trains_on_all: bool = False  # whether a training keeps no images back for a validation part
 
 
 def _load_digits() -> _Read:
@@ -214,7 +213,7 @@ def _load_cifar10(searching: bool, data_dir: str | os.PathLike[str] | None) -> _
     except Exception as error:  # whatever the network, the disk or tfds raise
         reason = tensorflow_reason(error)
         raise ValueError(f"cifar10: cannot be loaded from {place}: {reason}") from error
-    return _Read("cifar10", parts, names, has_test=True, trains_on_all=True)
+    return _Read("cifar10", parts, names, has_test=True)
 
 
 def _check_reachable(address: str) -> None:
@@ -340,7 +339,7 @@ def _divide(read: _Read, *, searching: bool, seed: int, proxy: tuple[int, int] |
         parts.pop("test", None)
     if searching and proxy:
         _draw_proxy(read, proxy, seed)
-    elif "val" not in parts and (searching or not read.trains_on_all):
+    elif searching and "val" not in parts:
         _split_off("val", read, seed)
     if searching:
         labels = {f"{read.name}: {part}": parts[part][1] for part in ("train", "val")}
