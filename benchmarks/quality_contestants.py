@@ -1,6 +1,7 @@
 """The searches that are compared; each trains until its budget is spent.
 
-Of the `networks` of a session they use `dense`, `draw`, `neighbours` and `count_macs`.
+Of the `networks` of a session they use `dense`, `space`, `draw`, `neighbours`, `count_macs`,
+`declare` and `of_values`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 import keras_tuner
-from quality_networks import Networks, Session, SpentError
+from quality_networks import Session, SpentError, Table
 
-from keras_autoshrink.cell import Cell
-from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
 
 
 def regrets(
-    search: Callable[[Session, int], None], networks: Networks, seed: int, budget: int
+    search: Callable[[Session, int], None], networks: Table, seed: int, budget: int
 ) -> list[float]:
     """Returns the regrets of one search, by how many networks it has trained: 0 to `budget`."""
     session = Session(networks, seed, budget)
@@ -61,6 +60,7 @@ def shrinking(num_candidates: int, **settings: Any) -> Callable[[Session, int], 
                 session.networks.dense,
                 num_candidates=num_candidates,
                 seed=1000 * seed + walk,
+                space=session.networks.space,
                 **settings,
             )
             while pending := state.pending():
@@ -123,8 +123,8 @@ def keras_tuner_oracle(
 ) -> Callable[[Session, int], None]:
     """Puts one of KerasTuner's oracles into a tuner that looks scores up.
 
-    Each edge is a Boolean. What is no cell, for no edge leaves node 0, is a failed trial and
-    costs nothing. Of an oracle that trains for fewer epochs only those count.
+    What is no network is a failed trial and costs nothing. Of an oracle that trains for fewer
+    epochs only those count.
     """
 
     def search(session: Session, seed: int) -> None:
@@ -135,7 +135,7 @@ def keras_tuner_oracle(
             **arguments,
         )
         with tempfile.TemporaryDirectory() as folder:
-            tuner = _Lookup(oracle, _declare(session.networks.dense), directory=folder)
+            tuner = _Lookup(oracle, session.networks.declare, directory=folder)
             tuner.session = session
             # KerasTuner prints the traceback of each failed trial, scikit-learn warns.
             quiet = contextlib.redirect_stderr(io.StringIO())
@@ -161,10 +161,9 @@ class _Lookup(keras_tuner.Tuner):
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         values = trial.hyperparameters.values
-        ops = self.session.networks.dense.ops
-        if not any(values[f"cell/edge_0_{j}"] for j in range(1, len(ops))):
+        cell = self.session.networks.of_values(values)
+        if cell is None:
             raise keras_tuner.errors.FailedTrialError("no edge leaves node 0")
-        cell = Cell(ops, CellSpace(self.oracle.get_space().space).sub_cell(values).edges)
         try:
             if "tuner/epochs" in values:
                 return {"score": self.session.train_until(cell, values["tuner/epochs"])}
@@ -177,11 +176,3 @@ class _Lookup(keras_tuner.Tuner):
 
     def save(self) -> None:
         pass
-
-
-def _declare(cell: Cell) -> Callable[[keras_tuner.HyperParameters], None]:
-    def build(hp: keras_tuner.HyperParameters) -> None:
-        for i, j in cell.edges:
-            hp.Boolean(f"cell/edge_{i}_{j}")
-
-    return build

@@ -15,12 +15,15 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
+import keras_tuner
 import numpy as np
 from networkx.algorithms.isomorphism import DiGraphMatcher, categorical_node_match
 
 from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.score import AccuracyScore
+from keras_autoshrink.search import points
 
 # What `CNNCellHyperModel(num_nodes=5, seed=0)` searches.
 OPS = ("input", "sepconv3x3", "sepconv3x3", "conv1x1", "conv1x1")
@@ -90,16 +93,50 @@ class Space:
         return [frozenset(edges) for edges in sorted(found)]
 
 
-class Networks(Space):
-    """The trained networks of a table.
+class Table(Protocol):
+    """Networks that have all been trained, and the space that they are.
 
     Attributes:
         task: what they were trained on.
+        dense: what a search of the space begins with.
+        space: the space, None for that of the edges of `dense`.
         cells: one for each network.
         scores: shape (networks, seeds): of the best epoch, as a search takes it.
         curves: of each network and seed, the score after each epoch if training ended there.
         true: shape (networks,): the mean score over the seeds.
         epochs: the most that a network trained.
+    """
+
+    task: str
+    dense: Cell
+    space: points.Space | None
+    cells: list[Cell]
+    scores: np.ndarray
+    curves: list[list[list[float]]]
+    true: np.ndarray
+    epochs: int
+
+    def index(self, cell: Cell) -> int:
+        """Finds the index of a cell's network."""
+
+    def count_macs(self, cell: Cell) -> int:
+        """Returns the multiply-accumulates of a network for one image."""
+
+    def draw(self, generator: random.Random, count: int | None = None) -> list[Cell]:
+        """Draws so many distinct networks, by default all, all equally likely."""
+
+    def neighbours(self, cell: Cell) -> list[Cell]:
+        """Finds the networks that differ from one in one place."""
+
+    def declare(self, hp: keras_tuner.HyperParameters) -> None:
+        """Declares the space for KerasTuner's own searches."""
+
+    def of_values(self, values: dict[str, Any]) -> Cell | None:
+        """Finds the cell that values of these hyperparameters say; None if they say none."""
+
+
+class Networks(Space):
+    """The trained networks of a table, see `Table`.
 
     Args:
         path: of the table.
@@ -108,6 +145,8 @@ class Networks(Space):
     Raises:
         ValueError: it is not a table of all networks of the space.
     """
+
+    space = None
 
     def __init__(self, path: str | os.PathLike[str], weight: float = 0.1) -> None:
         super().__init__(OPS)
@@ -150,6 +189,16 @@ class Networks(Space):
         """Finds the neighbours in a space, as the table has them."""
         return [self.cells[self.index(other)] for other in super().neighbours(cell)]
 
+    def declare(self, hp: keras_tuner.HyperParameters) -> None:
+        """Declares each edge as a Boolean."""
+        for i, j in self.dense.edges:
+            hp.Boolean(f"cell/edge_{i}_{j}")
+
+    def of_values(self, values: dict[str, Any]) -> Cell | None:
+        """Finds the cell that such Booleans say; None if no edge leaves node 0."""
+        edges = tuple((i, j) for i, j in self.dense.edges if values[f"cell/edge_{i}_{j}"])
+        return Cell(OPS, edges) if any(i == 0 for i, _ in edges) else None
+
 
 class SpentError(Exception):
     """The budget of a search is spent."""
@@ -172,7 +221,7 @@ class Session:
         budget: how many networks it may train.
     """
 
-    def __init__(self, networks: Networks, seed: int, budget: int) -> None:
+    def __init__(self, networks: Table, seed: int, budget: int) -> None:
         self.networks = networks
         self.budget = budget
         self.spent = 0.0

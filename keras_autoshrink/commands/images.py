@@ -150,7 +150,7 @@ class ImageTraining(pipeline.TrainingJob):
     def train(self, checkpoint: TrainingCheckpoint) -> pipeline.Result:
         """Trains the network on from a checkpoint, and measures its test accuracy and costs."""
         devices = self.strategy.num_replicas_in_sync if self.strategy else 1
-        self.print_plan(**self._chosen, devices=devices)
+        self.print_plan(images=len(self.data.train), **self._chosen, devices=devices)
         trained = train_network(
             self.cell,
             self.data,

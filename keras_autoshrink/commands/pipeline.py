@@ -163,7 +163,7 @@ class TrainingJob(abc.ABC):
     def print_plan(self, **more: Any) -> None:
         """Prints how the network is going to be trained, unless `verbose` is 0."""
         if self.verbose:
-            values = {**dataclasses.asdict(self.recipe), **more}
+            values = {**more, **dataclasses.asdict(self.recipe)}
             _console.print(", ".join(f"{name} {value}" for name, value in values.items()))
 
 
