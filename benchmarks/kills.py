@@ -9,6 +9,7 @@ Each then goes on, in a new process, to its end.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import multiprocessing
@@ -35,6 +36,7 @@ from tflite_export.runtime import native_output_silenced
 with native_output_silenced():  # TensorFlow announces its devices when it is imported
     import keras_autoshrink as kas
     from keras_autoshrink import files
+    from keras_autoshrink.commands.arguments import count
     from keras_autoshrink.report import saved_search
     from keras_autoshrink.tuner.tuner import AutoShrink
 
@@ -53,25 +55,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--moments", type=int, default=40, help="kills at random moments")
     parser.add_argument("--writes", type=int, default=30, help="kills while a file is written")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the writes")
+    parser.add_argument("--target-macs", type=count, help="search at this budget, with a final")
     options = parser.parse_args(arguments)
+    run = functools.partial(_run, options.target_macs)
     generator = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, "whole")
-        seconds = _run(whole)
+        seconds = run(whole)
         expected = trajectory(whole)
-        writes = _run_counting_writes(Path(folder, "counted"))
+        writes = _run_counting_writes(run, Path(folder, "counted"))
         print(f"undisturbed: {seconds:.1f} s, {len(expected)} rounds, {writes} files written")
         rows: dict[str, list[tuple[bool, float]]] = {}
         for number in range(options.moments):
             moment = generator.random() * seconds
             place = Path(folder, f"moment-{number}")
-            rows.setdefault("at a random moment", []).append(_killed(place, expected, after=moment))
+            rows.setdefault("at a random moment", []).append(
+                _killed(run, place, expected, after=moment)
+            )
         for number in range(options.writes):
             how = IN_A_WRITE[number % len(IN_A_WRITE)]
             write = generator.randrange(writes)
             place = Path(folder, f"write-{number}")
             rows.setdefault(f"in a write: {how}", []).append(
-                _killed(place, expected, before=lambda h=how, w=write: die_writing(h, w))
+                _killed(run, place, expected, before=lambda h=how, w=write: die_writing(h, w))
             )
     table = Table(title="searches killed once, and gone on", box=box.SIMPLE)
     for heading in ("killed", "searches", "same trajectory", "seconds more, median", "most"):
@@ -89,41 +95,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(same for results in rows.values() for same, _ in results) else 1
 
 
-def search(folder: Path) -> None:
+def search(folder: Path, target_macs: int | None) -> None:
     """Runs or goes on with the search in a folder, in this process."""
     from sklearn.datasets import load_digits
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each candidate is traced anew
     digits = load_digits()
     x, y = (digits.images[..., None] / 16).astype(np.float32), digits.target
-    hypermodel = kas.CNNCellHyperModel(
-        input_shape=(8, 8, 1),
-        num_nodes=3,
-        filters=4,
-        stem_filters=4,
-        stage_scales=(1,),
-        stage_strides=(1,),
-        stage_repeats=(1,),
-    )
-    tuner = AutoShrink(
-        hypermodel,
-        num_candidates=2,
-        strategy="paper",
-        directory=folder.parent,
-        project_name=folder.name,
-    )
-    tuner.search(x[:512], y[:512], validation_data=(x[512:768], y[512:768]), epochs=1, verbose=0)
+    place = {"directory": folder.parent, "project_name": folder.name}
+    if target_macs is None:
+        hypermodel = kas.CNNCellHyperModel(
+            input_shape=(8, 8, 1),
+            num_nodes=3,
+            filters=4,
+            stem_filters=4,
+            stage_scales=(1,),
+            stage_strides=(1,),
+            stage_repeats=(1,),
+        )
+        tuner = AutoShrink(hypermodel, num_candidates=2, strategy="paper", **place)
+    else:
+        hypermodel = kas.CNNCellHyperModel((8, 8, 1), num_nodes=3, target_macs=target_macs)
+        tuner = AutoShrink(hypermodel, num_candidates=4, max_candidates=24, **place)
+    epochs = 1 if target_macs is None else 2
+    validation = (x[512:768], y[512:768])
+    tuner.search(x[:512], y[:512], validation_data=validation, epochs=epochs, verbose=0)
 
 
 def trajectory(folder: Path) -> list[dict[str, Any]]:
-    """Reads what a search in a folder came to, but for the seconds that it took."""
+    """Reads what a search in a folder came to, but for the seconds that it took, and its final.
+
+    Which trial trained what depends on who asked first, where candidates train side by side.
+    """
     found = saved_search.read_search(folder)
     if not found.done:
         raise ValueError(f"{folder}: the search has not ended")
     records = found.trajectory()
     for record in [*records, *(c for r in records for c in r["candidates"])]:
         del record["seconds"]
-    return records
+        record.pop("trial_id", None)
+    return [*records, *({**each, "trial_ids": None} for each in found.final())]
 
 
 def die_writing(how: str, number: int) -> None:
@@ -153,19 +164,23 @@ def die_writing(how: str, number: int) -> None:
 
 
 def _killed(
+    run: Callable[..., float],
     folder: Path,
     expected: list[dict[str, Any]],
     after: float | None = None,
     before: Callable[[], None] | None = None,
 ) -> tuple[bool, float]:
     """Kills a search once; returns whether it then ends as expected, and all its seconds."""
-    taken = _run(folder, after, before)
-    taken += _run(folder)
+    taken = run(folder, after, before)
+    taken += run(folder)
     return trajectory(folder) == expected, taken
 
 
 def _run(
-    folder: Path, kill_after: float | None = None, before: Callable[[], None] | None = None
+    target_macs: int | None,
+    folder: Path,
+    kill_after: float | None = None,
+    before: Callable[[], None] | None = None,
 ) -> float:
     """Runs a search in a process of its own, which may be killed; returns its seconds."""
 
@@ -173,7 +188,7 @@ def _run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if before is not None:
             before()
-        search(folder)
+        search(folder, target_macs)
 
     started = time.monotonic()
     process = _processes.Process(target=target)
@@ -186,7 +201,7 @@ def _run(
     return time.monotonic() - started
 
 
-def _run_counting_writes(folder: Path) -> int:
+def _run_counting_writes(run: Callable[..., float], folder: Path) -> int:
     """Counts the files that an undisturbed search writes."""
     count = folder.with_suffix(".count")
 
@@ -200,7 +215,7 @@ def _run_counting_writes(folder: Path) -> int:
 
         files.write_text = write_text
 
-    _run(folder, before=before)
+    run(folder, before=before)
     return int(json.loads(count.read_text()))
 
 
