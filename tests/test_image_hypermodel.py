@@ -12,6 +12,7 @@ import tensorflow as tf
 import keras_autoshrink as kas
 from keras_autoshrink.hypermodels.callbacks import ProxyStopping
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
+from keras_autoshrink.training.recipes import RECIPES
 
 SMALL = {"stage_scales": (1,), "stage_strides": (1,), "stage_repeats": (1,)}
 
@@ -98,6 +99,19 @@ def fitted(*data, **arguments):
 X, Y = np.zeros((8, 4, 4, 1), "float32"), np.arange(8)
 
 
+def test_at_a_budget_labels_are_smoothed_in_training_alone():
+    hypermodel = kas.CNNCellHyperModel((8, 8, 1), classes=3, target_macs=20_000)
+    hp = keras_tuner.HyperParameters()
+    model = hypermodel.build(hp)
+    x, y = np.random.default_rng(0).random((12, 8, 8, 1), "float32"), np.arange(12) % 3
+    hypermodel.fit(hp, model, x, y, epochs=1, verbose=0)
+    logits, one_hot = model(x), np.eye(3)[y]
+    for training, smoothing in ((True, RECIPES["short"].label_smoothing), (False, 0)):
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+        found = model.compute_loss(y=y, y_pred=logits, training=training)
+        assert float(found) == pytest.approx(float(loss(one_hot, logits)), abs=1e-6)
+
+
 def test_arrays_are_shuffled_by_pythons_seed():
     orders = []
     for seed in (0, 0, 1):
@@ -158,7 +172,7 @@ def test_its_config_holds_all_that_a_score_depends_on():
         ({"classes": 1}, "classes=1: expected"),
         ({"batch_size": 0}, "batch_size=0: expected"),
         ({"space": "all"}, "space='all': expected"),
-        ({"space": "budget"}, "target_macs=None, target_params=None: expected one target"),
+        ({"space": "budget"}, "target_params=None, target_latency_ms=None: expected one target"),
         ({"target_macs": 1, "target_params": 1}, "expected one target"),
         ({"target_macs": 1, "space": "paper"}, "none in the paper's space"),
         ({"target_macs": 1}, "filters=4: follows from the target"),

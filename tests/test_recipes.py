@@ -111,6 +111,14 @@ def test_optimizers_take_these_steps(name, expected):
     assert values == pytest.approx(expected, abs=1e-5)
 
 
+def test_kernels_alone_decay():
+    optimizer = recipe(learning_rate=0.1, weight_decay=0.5).build_optimizer(100)
+    variables = [keras.Variable([1.0], name=name) for name in ("kernel", "bias", "gamma", "beta")]
+    optimizer.apply([keras.ops.zeros((1,))] * 4, variables)
+    values = [float(variable[0]) for variable in variables]
+    assert values == pytest.approx([1 - 0.1 * 0.5, 1, 1, 1])
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.75])
 def test_the_moving_average_has_its_momentum(momentum):
     optimizer = recipe(ema=momentum).build_optimizer(100)

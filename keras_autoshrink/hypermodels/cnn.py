@@ -30,6 +30,7 @@ from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIO
 from keras_autoshrink.networks.references import reference_labels, solve_reference
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.training.classifier import compile_classifier
+from keras_autoshrink.training.recipes import RECIPES, decaying
 
 # The proxy trains for some hundred steps: slower statistics would not settle.
 BATCHNORM_MOMENTUM = 0.9
@@ -90,12 +91,13 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     CIFAR-10): edges alone; stem, one stage for each scale, global average pool, classifier; nodes
     are concatenated, without residuals or a head.
 
-    It is trained by Adam. At a budget the learning rate rises and falls once in the epochs that
-    there are. In the paper's space it stays, and a training stops early: after 5 epochs without a
-    better validation accuracy; after epoch 4 if the validation accuracy is below twice chance (with
-    2 classes, 0.75); from epoch 4 on if the validation loss is more than three times the training
-    loss. Where epochs are so short that epoch 4 ends before step 100, the epoch in which that step
-    falls takes its place.
+    It is trained by Adam. At a budget that is the recipe `"short"`, as for a training in full: the
+    learning rate rises and falls once in the epochs that there are, kernels decay, and labels are
+    smoothed (in the training loss, not in that of the validation). In the paper's space it stays,
+    and a training stops early: after 5 epochs without a better validation accuracy; after epoch 4
+    if the validation accuracy is below twice chance (with 2 classes, 0.75); from epoch 4 on if the
+    validation loss is more than three times the training loss. Where epochs are so short that epoch
+    4 ends before step 100, the epoch in which that step falls takes its place.
 
     Args:
         input_shape: (height, width, channels) of an image.
@@ -233,6 +235,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         # Not by shuffle(), whose order Python does not promise to keep from version to version.
         pool.sort(key=lambda _: generator.random())
         self.cell = Cell.dense((INPUT, *pool[1:]))
+        # Networks are ranked as they are going to be trained.
+        self._recipe = RECIPES["short"] if at_budget else RECIPES["plain"]
         self._solved: dict[str, tuple[int, ...]] = {}
         self._references: dict[tuple[str, int], Architecture] = {}
         if at_budget:
@@ -379,7 +383,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         model = self.network(hp).build(BATCHNORM_MOMENTUM)
         compile_classifier(
             model,
-            keras.optimizers.Adam(self.learning_rate),
+            decaying(keras.optimizers.Adam(self.learning_rate), self._recipe.weight_decay),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         return model
@@ -406,6 +410,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         callbacks = [*(given.pop("callbacks", None) or ()), *self.stopping_rules()]
         if self.space == "budget":
             callbacks.append(OneCycle(self.learning_rate))
+        if self._recipe.label_smoothing:
+            _smooth_labels(model, self._recipe.label_smoothing)
         data = given.get("x")
         if hasattr(data, "shape"):
             given["batch_size"] = given.get("batch_size") or self.batch_size
@@ -466,6 +472,37 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "batch_size": self.batch_size,
             **({"horizontal_flip": True} if self.horizontal_flip else {}),
         }
+
+
+def _smooth_labels(model: keras.Model, share: float) -> None:
+    """Spreads a share of each label evenly over all classes in a model's training loss.
+
+    Not by another loss in its place: what is saved is a model of Keras's own.
+    """
+    plain = model.compute_loss
+    if not isinstance(model.loss, keras.losses.SparseCategoricalCrossentropy):
+        return  # compiled otherwise, by a subclass
+
+    def compute_loss(
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        loss = plain(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if not training:
+            return loss
+        ops = keras.ops
+        logits = ops.log_softmax(y_pred)
+        labels = ops.expand_dims(ops.cast(ops.reshape(y, (-1,)), "int32"), -1)
+        of_label = ops.take_along_axis(logits, labels, axis=-1)[:, 0]
+        more = of_label - ops.mean(logits, axis=-1)
+        if sample_weight is not None:
+            more = more * ops.cast(ops.reshape(sample_weight, (-1,)), more.dtype)
+        return loss + share * ops.mean(more)
+
+    model.compute_loss = compute_loss
 
 
 def _flipped(data: Any) -> Any:

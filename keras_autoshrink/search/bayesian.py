@@ -37,9 +37,10 @@ _CHEAPEST = 10
 class Bayesian(Budgeted):
     """Bayesian optimisation: each round tries parts of the complete DAG that should score best.
 
-    The first has the complete DAG, and parts that are drawn at random. All scores so far say which; an edge may come back. The search ends when `max_candidates`
-    networks have been trained (by default as many as the paper's walk trains at most), when no
-    network has a score, or when too many in a row failed or were over the limits.
+    The first has the complete DAG, and parts that are drawn at random. All scores so far say which;
+    an edge may come back. The search ends when `max_candidates` networks have been trained (by
+    default as many as the paper's walk trains at most), when no network has a score, or when too
+    many in a row failed or were over the limits.
     """
 
     name = "bayesian"

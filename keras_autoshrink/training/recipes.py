@@ -69,6 +69,14 @@ def one_cycle(done: float) -> float:
     return max(min(_START + (1 - _START) / _RISE * done, (1 - done) / (1 - _RISE)), 0.0)
 
 
+def decaying(optimizer: keras.Optimizer, weight_decay: float) -> keras.Optimizer:
+    """Lets an optimizer that has not begun decay kernels, but not biases or BatchNorm."""
+    if weight_decay:
+        optimizer.weight_decay = weight_decay
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training of an image classifier.
@@ -86,6 +94,8 @@ class Recipe:
             a square of half the height to the mean; `"random_erasing"` fills a rectangle with
             noise in half of them.
         l2: the loss has this times the sum of the squared kernel weights added.
+        weight_decay: in each step kernels lose this share of themselves, times the learning rate
+            (Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv 1711.05101).
         label_smoothing: share of a label that is spread evenly over all classes.
         ema: momentum of the moving average of the weights that the trained network takes; None
             for the weights of the last step.
@@ -118,6 +128,7 @@ class Recipe:
     epochs: int
     augmentation: tuple[str, ...] = ()
     l2: float = 0.0
+    weight_decay: float = 0.0
     label_smoothing: float = 0.0
     ema: float | None = None
     batchnorm_momentum: float = 0.9
@@ -131,6 +142,7 @@ class Recipe:
             batch_size=_count,
             epochs=_count,
             l2=not_negative,
+            weight_decay=not_negative,
             label_smoothing=share,
             ema=_or_none(share),
             batchnorm_momentum=share,
@@ -157,10 +169,12 @@ class Recipe:
             common["ema_momentum"] = self.ema
         if self.optimizer == "rmsprop":
             # As in the authors' release: with an epsilon of 1 it is close to plain momentum.
-            return keras.optimizers.RMSprop(rho=0.9, momentum=0.9, epsilon=1.0, **common)
-        if self.optimizer == "sgd":
-            return keras.optimizers.SGD(momentum=0.9, nesterov=True, **common)
-        return keras.optimizers.Adam(**common)
+            made = keras.optimizers.RMSprop(rho=0.9, momentum=0.9, epsilon=1.0, **common)
+        elif self.optimizer == "sgd":
+            made = keras.optimizers.SGD(momentum=0.9, nesterov=True, **common)
+        else:
+            made = keras.optimizers.Adam(**common)
+        return decaying(made, self.weight_decay)
 
     def regularise(self, model: keras.Model) -> None:
         """Puts the L2 penalty on all kernels of `model`, but not on biases or BatchNorm."""
@@ -178,6 +192,7 @@ _SHORT = Recipe(
     learning_rate=0.02,
     batch_size=128,
     epochs=8,
+    weight_decay=0.02,
     label_smoothing=0.1,
     schedule="one_cycle",
 )
