@@ -304,9 +304,16 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             return self._references[label, target]
         key = repr((base, head, network, target))
         if key not in self._solved:
-            self._solved[key] = solve_filters(
-                lambda filters: ShrinkCNN(**arguments(filters)), base, target, _COSTS[name], name
-            )
+            try:
+                self._solved[key] = solve_filters(
+                    lambda f: ShrinkCNN(**arguments(f)), base, target, _COSTS[name], name
+                )
+            except OverBudgetError as error:
+                if self.latency_target is None:
+                    raise
+                raise OverBudgetError(
+                    f"target_latency_ms={self.latency_target.ms:g}: is about {error}"
+                ) from error
         return Architecture(arguments(self._solved[key]))
 
     def _solved_for(self, hp: keras_tuner.HyperParameters) -> tuple[str, int]:
