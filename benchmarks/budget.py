@@ -73,6 +73,13 @@ def _target(options: argparse.Namespace) -> dict[str, Any]:
     return {"target_latency_ms": options.target_latency_ms, "latency_of": options.latency_of}
 
 
+def _recipe(options: argparse.Namespace) -> tuple[kas.Recipe, dict[str, Any]]:
+    """Returns how networks are trained in full, and what tells that from other recipes."""
+    name = options.recipe or default_recipe(options.dataset, at_budget=True)
+    recipe = dataclasses.replace(kas.RECIPES[name], epochs=options.epochs)
+    return recipe, {"name": name, "weight_decay": recipe.weight_decay}
+
+
 def _project(options: argparse.Namespace) -> str:
     target = "-".join(str(value) for value in _target(options).values())
     return f"{Path(options.dataset).stem}-{target}-seed-{options.seed}"
@@ -133,6 +140,7 @@ def train(options: argparse.Namespace) -> None:
             "target": _target(options),
             "network": name,
             "architecture": networks[name],
+            "recipe": _recipe(options)[1],
             "epochs": options.epochs,
             "seed": seed,
             **latencies.get(name, {}),
@@ -205,7 +213,7 @@ def _labels() -> list[str]:
 
 
 def _key(job: dict[str, Any]) -> str:
-    names = ("dataset", "target", "network", "epochs", "seed")
+    names = ("dataset", "target", "network", "recipe", "epochs", "seed")
     found = job["architecture"] if job["network"] == _FOUND else None
     return json.dumps([*(job[name] for name in names), found])
 
@@ -238,8 +246,7 @@ def _train(job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
         data = load(options, "train")
         architecture = kas.Architecture.from_json(job["architecture"])
         began = time.monotonic()
-        recipe = kas.RECIPES[options.recipe or default_recipe(options.dataset, at_budget=True)]
-        recipe = dataclasses.replace(recipe, epochs=job["epochs"])
+        recipe, _ = _recipe(options)
         trained = kas.train_network(architecture, data, recipe, seed=job["seed"])
     return {
         **job,
@@ -270,17 +277,23 @@ def _locked(file: Any) -> Iterator[None]:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Prints each network's accuracies, and how far what was found is above each reference."""
+    """Prints a table for each recipe."""
     wanted = (Path(options.dataset).name, _target(options), options.epochs)
-    results = [
-        each
-        for each in read(options.results)
-        if (each["dataset"], each["target"], each["epochs"]) == wanted
-    ]
+    by_recipe: dict[str, list[dict[str, Any]]] = {}
+    for each in read(options.results):
+        if (each["dataset"], each["target"], each["epochs"]) == wanted:
+            title = ", ".join(f"{name} {value}" for name, value in each["recipe"].items())
+            by_recipe.setdefault(title, []).append(each)
+    for title, results in by_recipe.items():
+        Console(width=200).print(_table(title, results))
+
+
+def _table(title: str, results: list[dict[str, Any]]) -> Table:
+    """Shows each network's accuracies, and how far what was found is above each reference."""
     found = {r["seed"]: r["test_accuracy"] for r in results if r["network"] == _FOUND}
-    columns = ["network", "MACs", "parameters", "seconds", "test accuracy", "found above it"]
-    columns[2:2] = ["ms", "ms int8"] if options.target_latency_ms else []
-    shown = Table(*columns, box=box.MARKDOWN)
+    times = [name for name in ("float32_ms", "int8_ms") if name in results[0]]
+    columns = ["network", "MACs", *times, "parameters", "seconds", "test accuracy"]
+    shown = Table(*columns, "found above it", box=box.MARKDOWN, title=title)
     by_network: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         by_network.setdefault(result["network"], []).append(result)
@@ -296,13 +309,13 @@ def table(options: argparse.Namespace) -> None:
         shown.add_row(
             name,
             f"{runs[0]['macs']:,}",
-            *(f"{runs[0][n]:.3f}" for n in ("float32_ms", "int8_ms") if n in runs[0]),
+            *(f"{runs[0][time]:.3f}" for time in times),
             f"{runs[0]['params']:,}",
             f"{statistics.fmean(run['seconds'] for run in runs):.0f}",
             f"{statistics.fmean(accuracies):.4f} ({', '.join(map(str, accuracies))})",
             _mean(above),
         )
-    Console(width=200).print(shown)
+    return shown
 
 
 def _mean(values: Sequence[float]) -> str:
