@@ -153,7 +153,7 @@ def test_networks_of_one_latency(tmp_path, monkeypatch, kind):
             for e in kept.values()
             if e["macs"] == kas.count_macs(tuner.hypermodel.build(trial.hyperparameters))
         ]
-        assert 0.016 < costs_of["latency_ms"] <= 0.02  # 0.019 but for other work on the machine
+        assert 0.01 < costs_of["latency_ms"] <= 0.02  # 0.019 but for other work on the machine
         assert trial.hyperparameters.values[MACS] == costs_of[MACS] >= costs_of["macs"]
     # Another search takes the networks that it finds in its folder, and converts nothing.
     monkeypatch.setattr(costs, "solve_macs", None)

@@ -33,7 +33,7 @@ def test_each_candidate_and_round_has_a_line(capsys):
     assert "28 edges; at most 21 networks to train" in lines[0]
     assert sum(": candidate " in line for line in lines) == 21
     rounds = [line for line in lines if " done: " in line]
-    assert f"edges left: {records[0]['edges_left']}, score" in rounds[0]
+    assert "Round 0 done: complete cell, edges left: 28, score" in rounds[0]
     for record, line in zip(records, rounds, strict=True):
         assert f"score {record['score']:.4f}, {record['macs']} MACs, latency 0.25 ms" in line
     assert f"best {search.best_score:.4f}, at most 0:00:0" in lines[-3]

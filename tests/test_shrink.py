@@ -182,8 +182,7 @@ def test_records_say_which_edges_a_round_removed_and_brought_back():
     search = bayes(max_candidates=45)
     run(search)
     records = search.trajectory()
-    complete = records[0]["candidates"][0]
-    assert complete["removed_edges"] == complete["added_edges"] == []
+    assert records[0]["removed_edges"] == records[0]["added_edges"] == []
     assert any(record["added_edges"] for record in records)
     for before, record in itertools.pairwise(records):
         for candidate in record["candidates"]:
@@ -230,7 +229,7 @@ def test_there_is_nothing_to_learn_from_before_there_are_6_scores(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("candidates", "fails"), [(5, {5, 6, 7, 8, 9}), (1, {1}), (1, {*range(3, 12)})]
+    ("candidates", "fails"), [(5, {6, 7, 8, 9, 10}), (1, {1}), (1, {*range(3, 12)})]
 )
 def test_a_bayesian_search_goes_on_after_a_round_without_survivors(candidates, fails):
     search = bayes(OPS[:5], num_candidates=candidates, max_candidates=12)
@@ -254,8 +253,8 @@ def test_a_bayesian_search_goes_on_after_a_round_without_survivors(candidates, f
 
 def test_a_bayesian_search_gives_up_after_10_failures_in_a_row():
     search = bayes(OPS[:6], num_candidates=4, max_candidates=24)
-    run(search, failing_at(range(4, 40)))
-    expected = "all candidates of rounds 1 to 3 failed (12); the last one with: boom 15"
+    run(search, failing_at(range(5, 40)))
+    expected = "all candidates of rounds 2 to 4 failed (12); the last one with: boom 16"
     assert search.error == reloaded(search).error == expected
     assert len(search.reopen()) == 4
     run(search)
@@ -263,12 +262,11 @@ def test_a_bayesian_search_gives_up_after_10_failures_in_a_row():
     assert len(search.outcomes) == 24
 
 
-@pytest.mark.parametrize(("budget", "failed"), [(1, 1), (12, 10)])
-def test_a_bayesian_search_without_any_score_gives_up(budget, failed):
+@pytest.mark.parametrize("budget", [1, 12])
+def test_a_bayesian_search_without_any_score_gives_up(budget):
     search = bayes(max_candidates=budget)
     run(search, failing_at(range(12)))
-    last = f"the last one with: boom {failed - 1}"
-    assert search.error == f"all candidates of round 0 failed ({failed}); {last}"
+    assert search.error == "all candidates of round 0 failed (1); the last one with: boom 0"
     search.reopen()
     assert len(run(search)) == budget
 

@@ -85,13 +85,14 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
     nodes are searched, the stem's stride, the cells of each stage, how filters grow from stage to
     stage, residuals, squeeze-and-excitation, a 1x1 convolution behind the stages, and the stages
     that the classifier reads. Nodes are added. The filters are solved, so that each network costs
-    95% to 100% of the target, and the network that is searched is the one to ship.
+    95% to 100% of the target (of a latency as near to that as few measurements come), and the
+    network that is searched is the one to ship.
 
     Without a target it is the paper's space (arXiv 1911.09251; the defaults are its search on
     CIFAR-10): edges alone; stem, one stage for each scale, global average pool, classifier; nodes
     are concatenated, without residuals or a head.
 
-    It is trained by Adam. At a budget that is the recipe `"short"`, as for a training in full: the
+    It is trained by Adam. At a budget it is trained much as by the recipe `"short"` in full: the
     learning rate rises and falls once in the epochs that there are, kernels decay, and labels are
     smoothed (in the training loss, not in that of the validation). In the paper's space it stays,
     and a training stops early: after 5 epochs without a better validation accuracy; after epoch 4
@@ -235,8 +236,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         # Not by shuffle(), whose order Python does not promise to keep from version to version.
         pool.sort(key=lambda _: generator.random())
         self.cell = Cell.dense((INPUT, *pool[1:]))
-        # Networks are ranked as they are going to be trained.
-        self._recipe = RECIPES["short"] if at_budget else RECIPES["plain"]
+        # At a budget networks are ranked as they are going to be trained.
+        recipe = RECIPES["short"]
+        self.weight_decay, self.label_smoothing = (
+            (recipe.weight_decay, recipe.label_smoothing) if at_budget else (0.0, 0.0)
+        )
         self._solved: dict[str, tuple[int, ...]] = {}
         self._references: dict[tuple[str, int], Architecture] = {}
         if at_budget:
@@ -390,7 +394,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         model = self.network(hp).build(BATCHNORM_MOMENTUM)
         compile_classifier(
             model,
-            decaying(keras.optimizers.Adam(self.learning_rate), self._recipe.weight_decay),
+            decaying(keras.optimizers.Adam(self.learning_rate), self.weight_decay),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         return model
@@ -417,8 +421,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         callbacks = [*(given.pop("callbacks", None) or ()), *self.stopping_rules()]
         if self.space == "budget":
             callbacks.append(OneCycle(self.learning_rate))
-        if self._recipe.label_smoothing:
-            _smooth_labels(model, self._recipe.label_smoothing)
+        if self.label_smoothing:
+            _smooth_labels(model, self.label_smoothing)
         data = given.get("x")
         if hasattr(data, "shape"):
             given["batch_size"] = given.get("batch_size") or self.batch_size
@@ -477,6 +481,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             **({"latency_of": self.latency_target.quantization} if self.latency_target else {}),
             "learning_rate": self.learning_rate,
             "batch_size": self.batch_size,
+            **({"weight_decay": self.weight_decay} if self.weight_decay else {}),
+            **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
             **({"horizontal_flip": True} if self.horizontal_flip else {}),
         }
 
@@ -486,9 +492,10 @@ def _smooth_labels(model: keras.Model, share: float) -> None:
 
     Not by another loss in its place: what is saved is a model of Keras's own.
     """
-    plain = model.compute_loss
-    if not isinstance(model.loss, keras.losses.SparseCategoricalCrossentropy):
+    loss = model.loss
+    if not (isinstance(loss, keras.losses.SparseCategoricalCrossentropy) and loss.from_logits):
         return  # compiled otherwise, by a subclass
+    plain = type(model).compute_loss.__get__(model)  # also where the model has been fitted before
 
     def compute_loss(
         x: Any = None,
@@ -507,7 +514,8 @@ def _smooth_labels(model: keras.Model, share: float) -> None:
         more = of_label - ops.mean(logits, axis=-1)
         if sample_weight is not None:
             more = more * ops.cast(ops.reshape(sample_weight, (-1,)), more.dtype)
-        return loss + share * ops.mean(more)
+        # As Keras scales a loss by the replicas of a strategy.
+        return loss + model._aggregate_additional_loss(share * ops.mean(more))
 
     model.compute_loss = compute_loss
 

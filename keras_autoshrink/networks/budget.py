@@ -52,7 +52,7 @@ class LatencyTarget:
     @property
     def guess(self) -> int:
         """Multiply-accumulates of a network that has not been measured."""
-        return round(_MACS_OF_MS * self.ms)
+        return max(1, round(_MACS_OF_MS * self.ms))
 
 
 class OverBudgetError(ValueError):

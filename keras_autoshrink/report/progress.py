@@ -237,5 +237,4 @@ def _change(record: Record) -> str:
         return "; ".join(words) or ("the same network" if record["round"] else "complete cell")
     if record["added_edges"]:
         return f"edges removed: {removed}, added: {added}"
-    is_complete = not record["round"] and not record["removed_edges"]
-    return "complete cell" if is_complete else f"without {removed}"
+    return f"without {removed}" if record["round"] else "complete cell"

@@ -37,19 +37,12 @@ _CHEAPEST = 10
 class Bayesian(Budgeted):
     """Bayesian optimisation: each round tries parts of the complete DAG that should score best.
 
-    The first has the complete DAG, and parts that are drawn at random. All scores so far say which;
-    an edge may come back. The search ends when `max_candidates` networks have been trained (by
-    default as many as the paper's walk trains at most), when no network has a score, or when too
-    many in a row failed or were over the limits.
+    All scores so far say which; an edge may come back. The search ends when `max_candidates`
+    networks have been trained (by default as many as the paper's walk trains at most), when no
+    network has a score, or when too many in a row failed or were over the limits.
     """
 
     name = "bayesian"
-
-    def begin(self, state: State) -> list[Cell]:
-        """Returns the complete DAG, and parts at random: to wait for its score teaches nothing."""
-        count = min(self.num_candidates, self.max_remaining(state)) - 1
-        parts = Parts(state.cell, self.edges_to_keep(state.cell))
-        return [state.cell, *first_parts(parts, [state.cell], count, f"{state.seed}/0")]
 
     def propose(self, state: State) -> list[Cell]:
         """Returns distinct parts, none of them trained yet, that are worth training."""

@@ -125,7 +125,7 @@ def train_network(
         >>> recipe = Recipe("adam", learning_rate=4e-3, batch_size=8, epochs=1)
         >>> trained = train_network(Cell.dense(("input", "conv1x1")), tiny, recipe, width=0.25)
         >>> trained.model.output_shape, sorted(trained.history)
-        ((None, 2), ['accuracy', 'loss', 'val_accuracy', 'val_loss'])
+        ((None, 2), ['accuracy', 'loss'])
     """
     check_tensorflow("training in full")
     # TensorFlow's input pipelines take seconds to import; a search needs none.

@@ -71,6 +71,11 @@ class CandidateCosts:
             limits["latency_ms"] = positive("max_latency_ms", max_latency_ms)
         self.limits = CostLimits(limits)
         self._target: LatencyTarget | None = getattr(hypermodel, "latency_target", None)
+        if self._target is not None and max_latency_ms is not None:
+            raise ValueError(
+                f"max_latency_ms={max_latency_ms!r}: the hypermodel has a target_latency_ms; leave "
+                "out one of the two"
+            )
         self._times = cost == "latency" or max_latency_ms is not None or self._target is not None
         self.folder: Path | None = None
         self.say: Callable[[str], None] = lambda line: None

@@ -28,6 +28,8 @@ _CALIBRATION = 8
 # What share of a time a network has to take, at how many it is looked for, and how often.
 _ENOUGH, _AIM = 0.95, 0.975
 _LOOKS = 6
+# How often a first guess that is below the smallest network is doubled.
+_DOUBLINGS = 6
 # What a time grows by with the MACs: less than 1, as calls of kernels take time of their own.
 _LEAST_POWER, _MOST_POWER = 0.4, 1.2
 
@@ -125,13 +127,11 @@ def solve_macs(
         ValueError: TensorFlow Lite cannot convert the network, or LiteRT not run it.
     """
     looks: dict[int, Timed] = {}
-    macs = guess
+    macs = _buildable(build, guess)
     for _ in range(_LOOKS):
         try:
             timed = _time(build(macs), quantization)
         except OverBudgetError as error:
-            if not looks:
-                raise
             way = "more" if macs < min(looks) else "less"
             nearest = min(looks) if macs < min(looks) else max(looks)
             raise OverBudgetError(
@@ -151,6 +151,23 @@ def solve_macs(
             f"{looks[min(looks)].latency_ms:.4g} ms"
         )
     return max(within.items(), key=lambda item: item[1].latency_ms)
+
+
+def _buildable(build: Callable[[int], keras.Model], guess: int) -> int:
+    """Returns the least multiple of a guess, by powers of 2, for which there is a network.
+
+    Raises:
+        OverBudgetError: there is none near.
+    """
+    for doubled in range(_DOUBLINGS + 1):
+        try:
+            build(guess * 2**doubled)
+        except OverBudgetError:
+            if doubled == _DOUBLINGS:
+                raise
+        else:
+            return guess * 2**doubled
+    raise AssertionError
 
 
 def _time(model: keras.Model, quantization: Quantization) -> Timed:
