@@ -57,10 +57,13 @@ class Space:
 
     Attributes:
         dense: the complete DAG.
+        space: None, which says to a search that it is that of the edges of `dense`.
 
     Args:
         ops: of its nodes.
     """
+
+    space = None
 
     def __init__(self, ops: tuple[str, ...]) -> None:
         self.dense = Cell.dense(ops)
@@ -81,6 +84,16 @@ class Space:
                     tried.add(live)
         found.pop(cell.key, None)
         return list(found.values())
+
+    def declare(self, hp: keras_tuner.HyperParameters) -> None:
+        """Declares each edge as a Boolean."""
+        for i, j in self.dense.edges:
+            hp.Boolean(f"cell/edge_{i}_{j}")
+
+    def of_values(self, values: dict[str, Any]) -> Cell | None:
+        """Finds the cell that such Booleans say; None if no edge leaves node 0."""
+        edges = tuple((i, j) for i, j in self.dense.edges if values[f"cell/edge_{i}_{j}"])
+        return Cell(self.dense.ops, edges) if any(i == 0 for i, _ in edges) else None
 
     def _written(self, cell: Cell) -> list[frozenset[Edge]]:
         """Finds the sets of edges of the complete DAG that are the same network as a cell."""
@@ -146,8 +159,6 @@ class Networks(Space):
         ValueError: it is not a table of all networks of the space.
     """
 
-    space = None
-
     def __init__(self, path: str | os.PathLike[str], weight: float = 0.1) -> None:
         super().__init__(OPS)
         table = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -188,16 +199,6 @@ class Networks(Space):
     def neighbours(self, cell: Cell) -> list[Cell]:
         """Finds the neighbours in a space, as the table has them."""
         return [self.cells[self.index(other)] for other in super().neighbours(cell)]
-
-    def declare(self, hp: keras_tuner.HyperParameters) -> None:
-        """Declares each edge as a Boolean."""
-        for i, j in self.dense.edges:
-            hp.Boolean(f"cell/edge_{i}_{j}")
-
-    def of_values(self, values: dict[str, Any]) -> Cell | None:
-        """Finds the cell that such Booleans say; None if no edge leaves node 0."""
-        edges = tuple((i, j) for i, j in self.dense.edges if values[f"cell/edge_{i}_{j}"])
-        return Cell(OPS, edges) if any(i == 0 for i, _ in edges) else None
 
 
 class SpentError(Exception):

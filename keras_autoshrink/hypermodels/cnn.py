@@ -94,11 +94,12 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
     It is trained by Adam. At a budget it is trained much as by the recipe `"short"` in full: the
     learning rate rises and falls once in the epochs that there are, kernels decay, and labels are
-    smoothed (in the training loss, not in that of the validation). In the paper's space it stays,
-    and a training stops early: after 5 epochs without a better validation accuracy; after epoch 4
-    if the validation accuracy is below twice chance (with 2 classes, 0.75); from epoch 4 on if the
-    validation loss is more than three times the training loss. Where epochs are so short that epoch
-    4 ends before step 100, the epoch in which that step falls takes its place.
+    smoothed (in the training loss, not in that of the validation). In the paper's space the
+    learning rate stays, and a training stops early: after 5 epochs without a better validation
+    accuracy; after epoch 4 if the validation accuracy is below twice chance (with 2 classes, 0.75);
+    from epoch 4 on if the validation loss is more than three times the training loss. Where epochs
+    are so short that epoch 4 ends before step 100, the epoch in which that step falls takes its
+    place.
 
     Args:
         input_shape: (height, width, channels) of an image.

@@ -202,7 +202,8 @@ def plot_trajectory(
     """
     records = search if isinstance(search, Sequence) else search.trajectory()
     if objective is None:
-        objective = getattr(getattr(search, "oracle", None), "metric", "objective")
+        metric = getattr(getattr(search, "oracle", None), "metric", None)
+        objective = getattr(metric, "name", "objective")
     best = best_record(records)
     if best is None:
         raise ValueError("search: no round has finished yet with a network that was trained")

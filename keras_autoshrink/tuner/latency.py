@@ -58,7 +58,8 @@ def convert(model: keras.Model, path: Path, quantization: Quantization = "float3
         model: is not trained yet. The ranges of its activations, which say nothing of a time, are
             those of noise.
         path: of the file.
-        quantization: as of `tflite_export.convert`; of a language model "float32".
+        quantization: the kind of file that `tflite_export.convert` is to write; "float32" for a
+            language model.
 
     Raises:
         ValueError: TensorFlow Lite cannot convert it.
