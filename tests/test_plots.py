@@ -2,7 +2,9 @@
 
 import io
 import os
+from types import SimpleNamespace
 
+import keras_tuner
 import numpy as np
 import pytest
 from computed_searches import bayesian, outcome, paper, run
@@ -83,6 +85,9 @@ def test_the_trajectorys_picture_marks_the_chosen_cell(records, tmp_path):
         assert adopted.get_ydata().tolist() == [record[name] for record in records]
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels == ["score", "accuracy", "MACs", "parameters"]
+    metric = SimpleNamespace(metric=keras_tuner.Objective("val_accuracy", "max"))
+    tuner = SimpleNamespace(trajectory=lambda: records, oracle=metric)
+    assert plot_trajectory(tuner).axes[1].get_ylabel() == "val_accuracy"
     assert figure.axes[-1].get_xlim()[0] > figure.axes[-1].get_xlim()[1]  # it shrinks rightwards
     with Image.open(tmp_path / "t.png") as image:
         assert image.width > 500
