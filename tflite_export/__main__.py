@@ -52,8 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
 _interrupted = threading.Event()
 
 
-# Python drops a KeyboardInterrupt that is raised in a destructor. To clean up takes less time.
-_AGAIN = 0.5
+# Python drops a KeyboardInterrupt that is raised in a destructor. To clean up takes less time, on a
+# busy machine, too.
+_AGAIN = 3.0
 
 
 def _interrupt(*_: object) -> NoReturn:

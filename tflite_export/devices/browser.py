@@ -141,7 +141,8 @@ def serve(
     }
     server = PageServer(host, port, files, _policy(page), "measurement", Measurement.from_json)
     with server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # `shutdown` waits for the next poll.
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         print(f"open {server.url} in a browser; Ctrl-C ends", flush=True)
         if not server.is_local:
             print(
