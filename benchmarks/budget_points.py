@@ -41,13 +41,13 @@ class Fidelity:
     seeds: tuple[int, ...] = (0,)
 
 
-TRUTH = Fidelity(45_000, 8, (1, 2))
+TRUTH = Fidelity(25_000, 6, (1, 2))
 PROXIES = {
-    "all images, half of the epochs": Fidelity(45_000, 4),
-    "all images, a quarter": Fidelity(45_000, 2),
-    "a quarter of the images, all epochs": Fidelity(11_250, 8),
+    "all images, half of the epochs": Fidelity(25_000, 3),  # as in a search, beside its final
+    "all images, a third of the epochs": Fidelity(25_000, 2),
+    "half of the images, all epochs": Fidelity(12_500, 6),
 }
-_POINTS = 14  # of the space, beside the cells that a search begins with and the references
+_POINTS = 12  # of the space, beside the cells that a search begins with and the references
 _CHANGES = 4  # by which they differ from one of those cells, at most
 _RESAMPLES = 2_000
 
