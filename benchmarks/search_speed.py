@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 command += ["--file", str(candidates)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 results[name].append(json.loads(done.stdout.splitlines()[-1]))
-    found = [result["trajectory"] for name in ours for result in results[name]]
-    same = all(trajectory == found[0] for trajectory in found)
+    found = [(r["trajectory"], r["scores"]) for name in ours for r in results[name]]
+    same = all(each == found[0] for each in found)
     print_results(options, results, plain[0], ours[0], same)
     return 0 if same else 1
 
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data-dir", help="of tensorflow_datasets, for cifar10")
     made.add_argument("--images", type=int, help="to train on (default: as a search takes them)")
     made.add_argument("--data", choices=("arrays", "callback", "dataset"), default="arrays")
-    made.add_argument("--target-macs", help="such as 4M: of each candidate, by its width")
+    made.add_argument("--target-macs", help="such as 4M: a search at this budget")
     made.add_argument("--nodes", type=int, default=5, help="of the complete cell")
     made.add_argument("--epochs", type=int, default=10, help="of a candidate")
     made.add_argument("--max-candidates", type=int, default=21, help="to train")
@@ -146,6 +146,7 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
     if number and (name == "KerasTuner" or number == 1):
         os.environ.update(TF_NUM_INTRAOP_THREADS=str(number), TF_NUM_INTEROP_THREADS=str(number))
     import keras_autoshrink as kas
+    from keras_autoshrink.hypermodels.seeding import training_seed
 
     # A tenth as many to validate.
     proxy = (options.images, options.images // 10) if options.images else None
@@ -169,8 +170,7 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
             arguments["validation_data"] = pairs(validation).batch(size)
         place = {"directory": folder, "project_name": "search"}
         if name == "KerasTuner":
-            values = json.loads(Path(options.file).read_text())
-            tuner = plain_tuner(hypermodel, values, **place)
+            tuner = plain_tuner(hypermodel, json.loads(Path(options.file).read_text()), **place)
         else:
             tuner = kas.AutoShrink(
                 hypermodel, max_candidates=options.max_candidates, workers=number, **place
@@ -189,39 +189,35 @@ def one_search(options: argparse.Namespace) -> dict[str, Any]:
         "trajectory": None,
     }
     if name != "KerasTuner":
-        kept = ("removed_edges", "added_edges", "score", "objective", "macs")
-        result["trajectory"] = [[record[key] for key in kept] for record in tuner.trajectory()]
+        kept = ("removed_edges", "added_edges", "changed", "score", "objective", "macs")
+        result["trajectory"] = [[record.get(key) for key in kept] for record in tuner.trajectory()]
+        space, seed = tuner.oracle.space, tuner.oracle.seed
         values = [trial.hyperparameters.values for trial in trials]
-        Path(options.file).write_text(json.dumps(values))
+        seeds = [training_seed(seed, space.sub_cell(each)) for each in values]
+        Path(options.file).write_text(json.dumps([*zip(values, seeds, strict=True)]))
     return result
 
 
 def make_hypermodel(options: argparse.Namespace, images: Any) -> Any:
     """Makes a HyperModel whose candidates all train for as many epochs."""
     import keras_autoshrink as kas
+    from keras_autoshrink.commands.arguments import count
+    from keras_autoshrink.training.recipes import has_photographs
 
-    target = options.target_macs and int(float(options.target_macs.removesuffix("M")) * 1e6)
+    shape, classes = images.input_shape, len(images.class_names)
+    if options.target_macs:
+        return kas.CNNCellHyperModel(
+            shape,
+            classes,
+            target_macs=count(options.target_macs),
+            horizontal_flip=has_photographs(options.task),
+        )
 
     class OfFixedLength(kas.CNNCellHyperModel):
         def stopping_rules(self) -> list[Any]:
             return []
 
-        def build(self, hp: Any) -> Any:
-            if target is None:
-                return super().build(hp)
-            import keras
-
-            network = {**self.architecture, "residual": False, "head_filters": None}
-            cell = kas.declare_cell(hp, self.cell)
-            width = kas.width_for_macs(target, cell, **network)
-            model = kas.ShrinkCNN(cell, width=width, batchnorm_momentum=0.9, **network)
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
-            adam = keras.optimizers.Adam(self.learning_rate)
-            model.compile(adam, loss, metrics=[accuracy], jit_compile=False)
-            return model
-
-    return OfFixedLength(images.input_shape, len(images.class_names), num_nodes=options.nodes)
+    return OfFixedLength(shape, classes, num_nodes=options.nodes)
 
 
 def make_clock(folder: str) -> Any:
@@ -283,33 +279,29 @@ def make_users_callback() -> Any:
     return Warmup()
 
 
-def plain_tuner(hypermodel: Any, candidates: list[dict[str, Any]], **place: str) -> Any:
+def plain_tuner(hypermodel: Any, candidates: list[Any], **place: str) -> Any:
     """Makes a `keras_tuner.Tuner` as its documentation has it, but for each candidate's seed.
 
     Args:
         hypermodel: of the search.
-        candidates: the values of the hyperparameters of each.
+        candidates: the values of the hyperparameters of each, and its seed.
         **place: `directory` and `project_name`.
     """
     import keras
     import keras_tuner
     from keras_tuner.engine.trial import TrialStatus
 
-    from keras_autoshrink.hypermodels.search_space import CellSpace
-    from keras_autoshrink.hypermodels.seeding import training_seed
-
     class Listed(keras_tuner.Oracle):
         def populate_space(self, trial_id: str) -> dict[str, Any]:
             if len(self.start_order) == len(candidates):
                 return {"status": TrialStatus.STOPPED}
-            values = candidates[len(self.start_order)]
+            values, _ = candidates[len(self.start_order)]
             return {"status": TrialStatus.RUNNING, "values": values}
 
     class Plain(keras_tuner.Tuner):
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
-            values = trial.hyperparameters
-            cell = CellSpace(values.space).sub_cell(values.values)
-            keras.utils.set_random_seed(training_seed(0, cell))
+            _, seed = candidates[self.oracle.start_order.index(trial.trial_id)]
+            keras.utils.set_random_seed(seed)
             return super().run_trial(trial, *args, **kwargs)
 
     return Plain(Listed(keras_tuner.Objective("val_accuracy", "max")), hypermodel, **place)
