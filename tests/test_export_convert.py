@@ -7,6 +7,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
+from keras_autoshrink import count_macs as keras_macs
 from tflite_export import convert, count_macs, describe, load_model, verify
 from tflite_export.convert import representative_batches
 
@@ -93,6 +94,48 @@ def test_ranges_are_those_of_their_own_input(tmp_path):
     np.testing.assert_allclose(runner(**row)["output_0"], want, atol=6)
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape", "operator"),
+    [
+        (layers.Conv3D(3, 2), (4, 6, 6, 2), "CONV_3D"),
+        (layers.Conv3DTranspose(2, 2), (3, 4, 4, 2), "CONV_3D_TRANSPOSE"),
+    ],
+)
+def test_no_convolution_stays_float_in_silence(tmp_path, layer, shape, operator):
+    network = keras.Sequential([keras.Input(shape), layer, layers.Flatten(), layers.Dense(3)])
+    data = RNG.random((9, *shape), np.float32)
+    with pytest.raises(ValueError, match=f"int8 throughout: {operator} would stay float32"):
+        convert(network, tmp_path / "m.tflite", "int8", data)
+    assert not [*tmp_path.iterdir()]
+    assert describe(convert(network, tmp_path / "m.tflite")).macs == keras_macs(network)
+
+
+def test_other_operators_that_stay_float_are_named(tmp_path):
+    network = keras.Sequential(
+        [keras.Input((6, 4)), layers.Dense(4), layers.LayerNormalization(), layers.Dense(3)]
+    )
+    with pytest.warns(UserWarning, match="^int8: NEG stayed float32 inside the file"):
+        path = convert(network, tmp_path / "m.tflite", "int8", RNG.random((9, 6, 4)))
+    assert describe(path).quantization == "int8"
+
+
+@pytest.mark.parametrize("io_type", ["int8", "uint8"])
+def test_ends_of_integers(model, exported, tmp_path, io_type):
+    images, labels = exported.test
+    path = convert(exported.model, tmp_path / "m.tflite", "int8", images, io_type=io_type)
+    description = describe(path)
+    assert [end.dtype for end in (*description.inputs, *description.outputs)] == [io_type] * 2
+    assert description.inputs[0].scale == pytest.approx(1 / 255, rel=1e-3)  # pixels of 0 to 1
+    assert not description.float_operators
+    assert verify(exported.model, path, images, labels).agrees
+    # Tokens stay what they are.
+    path = convert(model, tmp_path / "m.tflite", "int8", DATA, io_type=io_type)
+    assert {end.name: end.dtype for end in describe(path).inputs} == {
+        "tokens": "int32",
+        "state_0": io_type,
+    }
+
+
 def nan():
     states = STATES.copy()
     states[3, 3] = np.nan
@@ -141,6 +184,8 @@ def test_representative_data_is_refused(model, tmp_path, data, message):
         ({"path": "missing/model.tflite"}, "path is in a folder that does not exist"),
         ({"path": "folder.tflite"}, "path is a folder"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"io_type": "int4"}, "io_type must be one of float32, int8, uint8, not 'int4'"),
+        ({"io_type": "int8"}, "io_type int8 is for quantization int8, not float32"),
         (
             {"quantization": "int16x8"},
             "quantization int16x8 is for models of float inputs",

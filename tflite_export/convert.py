@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tflite_export.file.description import floats_inside
+from tflite_export.file.macs import COUNTED
 from tflite_export.runtime import native_output_silenced
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ _UNKNOWN_CLASS = re.compile(r"Could not locate (?:class|function|module) '(?P<na
 Samples = dict[str, npt.NDArray[Any]]
 
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
+
+# What an int8 file takes and gives.
+IOType = Literal["float32", "int8", "uint8"]
 
 # Kinds that compute in integers, and TensorFlow's names of their kernels.
 _INTEGERS = {
@@ -39,12 +44,18 @@ def convert(
     quantization: Quantization = "float32",
     representative_data: Any = None,
     batch_size: int = 1,
+    io_type: IOType = "float32",
 ) -> Path:
     """Converts a Keras model of the TensorFlow backend to a ``.tflite`` file.
 
     The file appears whole or not at all, and a file that was there before stays if the conversion
-    fails. Its inputs and outputs have the model's dtypes, whatever the quantization. Meanwhile the
-    process's standard output and error are discarded: the converter is talkative.
+    fails. Its inputs and outputs have the model's dtypes, whatever the quantization, unless
+    ``io_type`` says otherwise. Meanwhile the process's standard output and error are discarded: the
+    converter is talkative.
+
+    Some operators have no integer kernel. Where such a one is a convolution, a dense layer or a
+    matrix product, there is no file of integers; where others stay float32 inside of one, a
+    UserWarning names them.
 
     Args:
         model: A model whose input shapes are fixed but for the batch.
@@ -57,6 +68,10 @@ def convert(
             such batches, such as a ``tf.data.Dataset``, with or without labels. For a model of
             several inputs, a dict of arrays by input name for each array. Some 100 samples do.
         batch_size: The number of samples that the file takes at a time.
+        io_type: Of an "int8" file, the dtype of the inputs and outputs that are float32 in the
+            model: "float32"; "int8" or "uint8" for microcontrollers and accelerators that have no
+            floats. `describe` gives their scale and zero point. Inputs of integers stay as they
+            are.
 
     Returns:
         The path of the file.
@@ -88,7 +103,14 @@ def convert(
         raise ValueError(
             f"quantization must be one of {', '.join(get_args(Quantization))}, not {quantization!r}"
         )
-    options = _converter_options(model, quantization, representative_data, batch_size)
+    if io_type not in get_args(IOType):
+        raise ValueError(f"io_type must be one of {', '.join(get_args(IOType))}, not {io_type!r}")
+    if io_type != "float32" and quantization != "int8":
+        raise ValueError(
+            f"io_type {io_type} is for quantization int8, not {quantization}: other files compute "
+            "with float32 or int16 inputs and outputs"
+        )
+    options = _converter_options(model, quantization, representative_data, batch_size, io_type)
     signature = keras.tree.map_structure(
         lambda tensor: keras.InputSpec(
             shape=(batch_size, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
@@ -113,8 +135,29 @@ def convert(
             raise
         except Exception as error:  # the converter has no common base class for its errors
             raise ValueError(f"model: TensorFlow Lite cannot convert it: {_why(error)}") from error
+        if quantization in _INTEGERS:
+            _check_integers(unfinished, quantization)
         unfinished.replace(path)
     return path
+
+
+def _check_integers(path: Path, quantization: Quantization) -> None:
+    """Raises ValueError, or warns, if operators of a file of integers stayed float32."""
+    inside = [one.operator for one in floats_inside(path)]
+    weighted = [name for name in inside if name in COUNTED]
+    names = ", ".join(dict.fromkeys(weighted or inside))
+    if weighted:
+        raise ValueError(
+            f"model: cannot be {quantization} throughout: {names} would stay float32, as TensorFlow "
+            "Lite has no integer kernel for it; convert it as dynamic or float16, or build it of "
+            "other layers"
+        )
+    if inside:
+        warnings.warn(
+            f"{quantization}: {names} stayed float32 inside the file, which hardware without floats "
+            "cannot run; float_operators(path) tells why",
+            stacklevel=3,
+        )
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -169,7 +212,11 @@ def _module_of(class_name: str, message: str) -> str:
 
 
 def _converter_options(
-    model: keras.Model, quantization: Quantization, representative_data: Any, batch_size: int
+    model: keras.Model,
+    quantization: Quantization,
+    representative_data: Any,
+    batch_size: int,
+    io_type: IOType,
 ) -> dict[str, Any]:
     """Returns attributes of ``tf.lite.TFLiteConverter``, as ``Model.export`` takes them."""
     import tensorflow as tf
@@ -190,12 +237,15 @@ def _converter_options(
         batches = representative_batches(model, representative_data, batch_size)
         check_no_loop(model, batches[0])
 
-        # Operators without an integer kernel are an error now, instead of staying float.
+        # Without this, more operators stay float; some do all the same, see `_check_integers`.
         target["supported_ops"] = [getattr(tf.lite.OpsSet, _INTEGERS[quantization])]
         # By name the converter finds the order of several inputs, which is its own.
         options["representative_dataset"] = lambda: (
             batch if len(batch) > 1 else list(batch.values()) for batch in batches
         )
+    if io_type != "float32":
+        options["inference_input_type"] = getattr(tf, io_type)
+        options["inference_output_type"] = getattr(tf, io_type)
     return options
 
 
