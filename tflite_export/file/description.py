@@ -200,8 +200,12 @@ def _macs(model: Any) -> tuple[int | None, str | None]:
         return None, str(error)
 
 
+def signature_names(path: str | os.PathLike[str]) -> tuple[dict[int, str], dict[int, str]]:
+    """Returns what a file's signature calls its inputs and its outputs, by the tensors' numbers."""
+    return _signature(flatbuffer.load(path))
+
+
 def _signature(model: Any) -> tuple[dict[int, str], dict[int, str]]:
-    """Returns what the signature calls the inputs and outputs of a file, by tensor."""
     for signature in model.signatureDefs or []:
         if signature.subgraphIndex == 0:
             inputs, outputs = (

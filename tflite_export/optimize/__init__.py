@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.convert import check_model, check_path, checked_array
+from tflite_export.convert import check_model, check_path
 from tflite_export.file.description import float_operators
 from tflite_export.optimize.job import Job, run
 from tflite_export.optimize.layer_graph import LayerGraph, graph_of
+from tflite_export.samples import checked_array
 
 if TYPE_CHECKING:
     import keras
