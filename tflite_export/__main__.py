@@ -15,6 +15,7 @@ from tflite_export.command_line import (
     add_import,
     fail,
     imported_objects,
+    printable,
     warnings_in_one_line,
 )
 from tflite_export.convert import IOType, Quantization
@@ -33,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line without the program's name; that of the process by default.
 
     Returns:
-        The exit status: 0, or 1 if a file does not agree with its model.
+        The exit status: 0, or 1 if a file does not agree with its model, or a device could not
+        run it in one of the ways asked for.
 
     Raises:
         SystemExit: With 2 and one line on standard error for bad input, with 0 after ``--help``.
@@ -253,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
         _android,
         "Measure the latency of a file on an Android device, beside this machine's.\n"
         "Needs adb, a device with USB debugging, and TensorFlow Lite's benchmark_model, which is\n"
-        "downloaded once.",
+        "downloaded once. Exit status 1 if a run failed after others were measured.",
         "model.tflite --threads 1 4 --gpu",
     )
     added.add_argument("path", type=Path, metavar="FILE.tflite")
@@ -426,6 +428,7 @@ def _android(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tflite_export.devices.android import (
+        FailedRun,
         digest,
         find_device,
         latency_table,
@@ -451,7 +454,10 @@ def _android(options: argparse.Namespace) -> int:
     # The device's name is what its maker wrote: no markup.
     console = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
     console.print(latency_table(name, results, host))
-    return 0
+    failed = [one for one in results if isinstance(one, FailedRun)]
+    for one in failed:
+        console.print(f"{one.ran_on}, {one.num_threads} threads: {printable(one.why)}")
+    return 1 if failed else 0
 
 
 def _load_array(path: Path) -> Any:
