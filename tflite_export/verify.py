@@ -322,9 +322,11 @@ def _run_model(model: keras.Model, samples: Samples) -> dict[str, npt.NDArray[np
 def _state_kept(model: keras.Model) -> Iterator[None]:
     """Sets the states of stateful layers back after a ``with`` block."""
     # There is no public list of the layers inside nested models and wrappers.
-    layers = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
     states = [
-        (variable, variable.numpy()) for layer in layers for variable in layer.non_trainable_variables
+        (variable, variable.numpy())
+        for layer in model._flatten_layers()
+        if getattr(layer, "stateful", False)
+        for variable in getattr(layer, "states", None) or ()
     ]
     try:
         yield
