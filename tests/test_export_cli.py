@@ -175,7 +175,7 @@ def test_verify(there, capsys):
     assert "DOES NOT AGREE" in output
 
 
-def test_layers_of_ones_own(there, capsys, capfd, monkeypatch):
+def test_layers_of_ones_own(there, capfd, monkeypatch):
     """A module beside the model defines it, registered with Keras or not."""
     (there / "own_layers.py").write_text(
         "import keras\n\n\nclass Twice(keras.layers.Layer):\n"
@@ -202,7 +202,7 @@ def test_layers_of_ones_own(there, capsys, capfd, monkeypatch):
         options = [f"{name}.keras", f"{name}.tflite", "--import", module]
         assert main(["convert", *options]) == 0
         assert main(["verify", *options, "--inputs", "rows.npy"]) == 0
-    assert capsys.readouterr().out.endswith("the file agrees\n")
+    assert capfd.readouterr().out.endswith("the file agrees\n")
 
 
 def test_benchmark(there, capsys):

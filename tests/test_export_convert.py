@@ -95,7 +95,7 @@ def test_several_inputs_and_outputs(model, tmp_path):
         assert agreement.num_samples == 40
         assert [*agreement.outputs] == ["output_0", "output_1"]
         assert agreement.max_abs_difference < 0.15
-    with pytest.raises(ValueError, match="^model has 2 inputs; inputs must be a dict of arrays"):
+    with pytest.raises(ValueError, match=r"^model has 2 inputs; inputs must be a dict of arrays"):
         verify(model, path, TOKENS)
 
 

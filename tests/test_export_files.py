@@ -323,7 +323,9 @@ def test_each_output_is_compared_in_its_own_way(tmp_path):
         kernel.assign(-kernel)
         assert not verify(model, path, IMAGES).agrees
         kernel.assign(-kernel)
-        with pytest.raises(ValueError, match="^labels are for 'none', but the model's outputs are"):
+        with pytest.raises(
+            ValueError, match=r"^labels are for 'none', but the model's outputs are"
+        ):
             verify(model, path, IMAGES, {"none": labels[names[0]]})
 
 

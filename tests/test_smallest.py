@@ -202,7 +202,7 @@ def test_a_regression_is_chosen_by_its_difference(model, tmp_path, capsys, monke
     assert main(["convert", "m.keras", "m.tflite", *options]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert rows[0] == ["mode", "bytes", "share"]
-    assert ["int8", "outputs", "differ"] == [rows[2][0], *rows[2][-2:]]
+    assert [rows[2][0], *rows[2][-2:]] == ["int8", "outputs", "differ"]
 
 
 COMMAND = ["--inputs", "images.npy", "--labels", "labels.npy", "--max-accuracy-drop"]

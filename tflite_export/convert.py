@@ -149,14 +149,14 @@ def _check_integers(path: Path, quantization: Quantization) -> None:
     names = ", ".join(dict.fromkeys(weighted or inside))
     if weighted:
         raise ValueError(
-            f"model: cannot be {quantization} throughout: {names} would stay float32, as TensorFlow "
-            "Lite has no integer kernel for it; convert it as dynamic or float16, or build it of "
-            "other layers"
+            f"model: cannot be {quantization} throughout: {names} would stay float32, as "
+            "TensorFlow Lite has no integer kernel for it; convert it as dynamic or float16, or "
+            "build it of other layers"
         )
     if inside:
         warnings.warn(
-            f"{quantization}: {names} stayed float32 inside the file, which hardware without floats "
-            "cannot run; float_operators(path) tells why",
+            f"{quantization}: {names} stayed float32 inside the file, which hardware without "
+            "floats cannot run; float_operators(path) tells why",
             stacklevel=3,
         )
 
@@ -359,8 +359,8 @@ def check_model(model: keras.Model, batch_size: int = 1) -> None:
     inputs = getattr(model, "inputs", None)
     if not inputs:
         raise ValueError(
-            "model has no fixed input shape; build it from keras.Input(shape), call it once, or give "
-            "input_shape"
+            "model has no fixed input shape; build it from keras.Input(shape), call it once, or "
+            "give input_shape"
         )
     for tensor in inputs:
         if None in tensor.shape[1:]:

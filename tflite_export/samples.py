@@ -50,9 +50,7 @@ def samples_of(
     if _is_batch(data, tensors):
         parts = [_checked_part(data, tensors, name, check)]
     else:
-        parts = [
-            _checked_part(part, tensors, name, check, may_be_sample=True) for part in data
-        ]
+        parts = [_checked_part(part, tensors, name, check, may_be_sample=True) for part in data]
     return {
         tensor.name: np.concatenate([part[tensor.name] for part in parts] or [np.empty(0)])
         for tensor in tensors

@@ -183,9 +183,7 @@ def convert_smallest(
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as name:
         folder = Path(name)
         modes = [
-            _tried(
-                model, folder, quantization, samples, labels, max_accuracy_drop, max_difference
-            )
+            _tried(model, folder, quantization, samples, labels, max_accuracy_drop, max_difference)
             if not (why := _converted(model, folder, quantization, representative_data, batch_size))
             else Mode(quantization, None, None, why)
             for quantization in get_args(Quantization)

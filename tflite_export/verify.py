@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # other weights moves most of them.
 MIN_ARGMAX_AGREEMENT = 0.95
 MAX_ACCURACY_LOSS = 0.02
-# Of outputs that are no classes: a mean difference of a tenth of their standard deviation leaves the
-# file some 98% of their variance.
+# Of outputs that are no classes: a mean difference of a tenth of their standard deviation leaves
+# the file some 98% of their variance.
 MAX_DIFFERENCE = 0.1
 
 # What an output is compared by: the argmax of classes, which side of 0.5 a probability is on, or
@@ -131,8 +131,8 @@ def verify(
 
     What an output is, its last activation and the labels tell: softmax and, of at least 2 units,
     linear are classes; one sigmoid is the probability of one class against another; the rest are
-    numbers. Linear outputs that have the shape of an input, or whose labels have theirs, are numbers
-    too. Several inputs and outputs are told apart by their names in the file's signature.
+    numbers. Linear outputs that have the shape of an input, or whose labels have theirs, are
+    numbers too. Several inputs and outputs are told apart by their names in the file's signature.
 
     Args:
         model: A Keras model.
@@ -294,7 +294,7 @@ def _takes_integers(tensor: dict[str, Any]) -> bool:
 
 
 def _run_model(model: keras.Model, samples: Samples) -> dict[str, npt.NDArray[np.float32]]:
-    """Runs a model on samples by input; returns its outputs by their names in a file's signature."""
+    """Runs a model on samples by input; returns its outputs by their names in a signature."""
     import keras
 
     tensors = getattr(model, "inputs", None)
@@ -402,7 +402,9 @@ def kind_of(
     if truth is None:
         if activation == "sigmoid":
             return ("binary" if len(shape) == 2 and units == 1 else "values"), None
-        mirrors = shape[1:] in [tuple(one.shape[1:]) for one in getattr(model, "inputs", None) or ()]
+        mirrors = shape[1:] in [
+            tuple(one.shape[1:]) for one in getattr(model, "inputs", None) or ()
+        ]
         linear = activation in ("", "linear") and not (mirrors and len(shape) > 2)
         classes = units > 1 and (linear or activation in ("softmax", "log_softmax"))
         return ("classes" if classes else "values"), None
@@ -435,8 +437,8 @@ def _activation(tensor: Any) -> str:
     while hasattr(operation, "layer"):  # TimeDistributed
         operation = operation.layer
     activation = getattr(operation, "activation", None)
-    if hasattr(activation, "__name__"):
-        return str(activation.__name__)
+    if name := getattr(activation, "__name__", None):
+        return str(name)
     kind = type(operation if activation is None else activation).__name__
     if kind in ("Softmax", "Sigmoid", "LogSoftmax"):
         return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(kind, "log_softmax")
@@ -466,15 +468,12 @@ def _compare(
         mean_abs_difference=float(np.mean(differences)),
     )
     if kind == "values":
-        errors = [None, None]
-        if truth is not None:
-            errors = [float(np.mean(np.abs(outputs - truth))) for outputs in (expected, actual)]
-        return dataclasses.replace(
-            agreement,
-            difference_share=_share(agreement.mean_abs_difference, expected),
-            model_error=errors[0],
-            file_error=errors[1],
-        )
+        share = _share(agreement.mean_abs_difference, expected)
+        agreement = dataclasses.replace(agreement, difference_share=share)
+        if truth is None:
+            return agreement
+        errors = [float(np.mean(np.abs(outputs - truth))) for outputs in (expected, actual)]
+        return dataclasses.replace(agreement, model_error=errors[0], file_error=errors[1])
     predictions = [_predictions(outputs, kind) for outputs in (expected, actual)]
     same = (predictions[0] == predictions[1]) & (predictions[0] >= 0)
     agreement = dataclasses.replace(agreement, argmax_agreement=float(np.mean(same)))

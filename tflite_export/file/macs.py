@@ -116,7 +116,9 @@ def _graph_at_batch_of_one(model: Any, graph: Any, is_body: bool) -> Any:
         and (axes := [axis for axis, size in enumerate(tensor.shapeSignature) if size < 0])
     }
     entries = [index for index in graph.inputs if index in opened]
-    if not opened or any(opened[index] != [0] and not (is_body and len(opened[index]) == 1) for index in entries):
+    if not opened or any(
+        opened[index] != [0] and not (is_body and len(opened[index]) == 1) for index in entries
+    ):
         return graph
     graph = copy.copy(graph)
     graph.tensors = [copy.copy(tensor) for tensor in graph.tensors or []]
@@ -149,7 +151,8 @@ def _graph_at_batch_of_one(model: Any, graph: Any, is_body: bool) -> Any:
                 shape = enumerate(graph.tensors[index].shape)
                 close(
                     index,
-                    elements // math.prod(size for axis, size in shape if axis not in opened[index]),
+                    elements
+                    // math.prod(size for axis, size in shape if axis not in opened[index]),
                 )
             elif len(found) < 2 and len(opened[index]) == 1:
                 close(index, *(found or {1}))
