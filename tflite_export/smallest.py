@@ -241,7 +241,10 @@ def _tried(
     max_difference: float,
 ) -> Mode:
     path = _file(folder, quantization)
-    agreement = verify(model, path, samples, labels)
+    try:
+        agreement = verify(model, path, samples, labels)
+    except ValueError as error:  # LiteRT cannot run this one
+        return Mode(quantization, None, None, str(error))
     objection = ""
     if np.isnan(agreement.max_abs_difference):
         objection = "outputs are NaN"
