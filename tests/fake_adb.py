@@ -70,8 +70,9 @@ def main():
     running.write_text(str(process.pid))
     process.wait()
     running.unlink()
-    print(device["gpu_output" if options["use_gpu"] == "true" else "output"])
-    return device.get("status", 0)
+    on_gpu = options["use_gpu"] == "true"
+    print(device["gpu_output" if on_gpu else "output"])
+    return device.get("gpu_status" if on_gpu else "status", 0)
 
 
 if __name__ == "__main__":

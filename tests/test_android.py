@@ -260,6 +260,34 @@ def test_an_unset_device_among_several(device, model, capfd):
     assert main(["android", str(model), *options]) == 0
 
 
+# As adb has it of two devices of one name in a Wi-Fi, and of one that is called like a state.
+@pytest.mark.parametrize(
+    "serial", ["adb-AB12CD34-GhIjKl (2)._adb-tls-connect._tcp", "my device (2)._adb-tls-connect"]
+)
+def test_a_serial_number_with_spaces(device, model, capfd, serial):
+    options = ["--runs", "1", "--benchmark-model", str(device.program)]
+    for about in ("device product:p model:Pixel_8 transport_id:1", "device"):
+        device.change(serial=serial, listing=f"{serial}   {about}")
+        for choice in ([], ["--serial", serial]):
+            assert main(["android", str(model), *options, *choice]) == 0
+            assert f"({serial}), Android 14" in capfd.readouterr().out
+    device.change(listing=f"{serial} offline transport_id:1\nB authorizing usb:1-1")
+    assert refused(capfd, model, "--serial", serial).startswith(f"{serial}: offline")
+    assert refused(capfd, model, "--serial", "B").endswith("'authorizing': start Android on it")
+
+
+def test_what_was_measured_is_printed_before_the_gpu_failed(device, model, capfd):
+    device.change(gpu_output="ERROR: Failed to apply GPU delegate.", gpu_status=1)
+    options = ["--threads", "1", "4", "--runs", "1", "--gpu"]
+    assert main(["android", str(model), *options, "--benchmark-model", str(device.program)]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if "[Pixel] 8  " in line]
+    assert [row[-3:] for row in rows[:2]] == [["899.281", "904.305", "899.641"]] * 2
+    assert rows[2] == ["[Pixel]", "8", "GPU:", "failed", "1"]
+    assert "Failed to apply GPU delegate." in " ".join(lines[-3:])
+    assert not device.left()
+
+
 def test_a_device_that_is_not_ready(device, model, capfd):
     for listing, message in (
         ("", "adb: no device: connect one"),

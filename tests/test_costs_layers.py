@@ -63,6 +63,20 @@ RECURRENT = [
     (layers.ConvLSTM3D(2, 2), (3, 4, 4, 4, 5), 3 * 27 * 8 * 7 * 2 * 4),
 ]
 
+# The state begins with zeros, by which an unrolled layer does not multiply.
+UNROLLED = [
+    (layers.GRU(3, unroll=True), (6, 5), (6 * 5 + 5 * 3) * 3 * 3),
+    (layers.GRU(3, unroll=True), (1, 5), 5 * 3 * 3),
+    (layers.Bidirectional(layers.LSTM(3, unroll=True)), (6, 5), 2 * (6 * 5 + 5 * 3) * 3 * 4),
+    (
+        layers.RNN([layers.LSTMCell(3), layers.SimpleRNNCell(2)], unroll=True),
+        (6, 5),
+        (6 * 5 + 5 * 3) * 3 * 4 + (6 * 3 + 5 * 2) * 2,
+    ),
+    # The gate that forgets, one of four, has nothing to forget.
+    (layers.ConvLSTM1D(2, 3, unroll=True), (4, 9, 5), 7 * 3 * 2 * ((3 * 4 + 3) * 5 + 3 * 4 * 2)),
+]
+
 WRAPPED = [
     (layers.TimeDistributed(layers.Conv2D(4, 3)), (6, 8, 9, 3), 6 * 6 * 7 * 9 * 3 * 4),
     (layers.TimeDistributed(Doubler()), (6, 5), 6 * 5),
@@ -71,10 +85,24 @@ WRAPPED = [
 ]
 
 
-@pytest.mark.parametrize("cases", [CONVOLUTIONS, PRODUCTS, RECURRENT, WRAPPED])
+@pytest.mark.parametrize("cases", [CONVOLUTIONS, PRODUCTS, RECURRENT, UNROLLED, WRAPPED])
 def test_one_layer(cases: list[tuple[Any, tuple[int, ...], int]]) -> None:
     for layer, shape, macs in cases:
         assert count_macs(model_of(layer, shape)) == macs, layer
+
+
+def test_a_state_that_is_given_is_multiplied() -> None:
+    sequence, state = keras.Input((6, 5)), keras.Input((3,))
+    for layer, states in (
+        (layers.GRU(3, unroll=True), state),
+        (layers.Bidirectional(layers.GRU(3, unroll=True)), [state, state]),
+    ):
+        ways = 1 + isinstance(layer, layers.Bidirectional)
+        model = keras.Model([sequence, state], layer(sequence, initial_state=states))
+        assert count_macs(model) == ways * 6 * (5 + 3) * 3 * 3
+    carried = layers.GRU(3, unroll=True, stateful=True)
+    inputs = keras.Input((6, 5), batch_size=2)
+    assert count_macs(keras.Model(inputs, carried(inputs))) == 6 * (5 + 3) * 3 * 3
 
 
 def test_nested_model_in_a_wrapper() -> None:
@@ -144,7 +172,7 @@ def test_attention() -> None:
     for layer, macs in (
         (layers.Attention(), 4 * 5 * 6 + 4 * 5 * 7),
         (layers.Attention(score_mode="concat"), 4 * 5 * 7),  # Its scores are sums.
-        (layers.AdditiveAttention(), 4 * 5 * 6 + 4 * 5 * 7),
+        (layers.AdditiveAttention(), 4 * 5 * 7),  # Scaled element by element.
     ):
         assert count_macs(model_of(layer, (4, 6), (5, 7), (5, 6))) == macs
 

@@ -154,7 +154,10 @@ def test_macs(there, capsys):
 
 def test_convert_to_int8(there, capsys):
     data = ["--quantization", "int8", "--representative-data", "images.npy"]
+    data += ["--io-type", "uint8", "--batch-size", "2"]
     assert main(["convert", "model.keras", "int8.tflite", *data]) == 0
+    source = tflite_export.describe("int8.tflite").inputs[0]
+    assert (source.dtype, source.shape) == ("uint8", (2, 8, 8, 1))
     size = (there / "int8.tflite").stat().st_size
     assert capsys.readouterr().out == f"int8.tflite: int8, {size:,} bytes\n"
 
@@ -170,6 +173,36 @@ def test_verify(there, capsys):
     output = capsys.readouterr().out
     assert "largest difference nan" in output
     assert "DOES NOT AGREE" in output
+
+
+def test_layers_of_ones_own(there, capfd, monkeypatch):
+    """A module beside the model defines it, registered with Keras or not."""
+    (there / "own_layers.py").write_text(
+        "import keras\n\n\nclass Twice(keras.layers.Layer):\n"
+        "    def call(self, inputs):\n        return 2 * inputs\n"
+    )
+    (there / "broken_layers.py").write_text("1 / 0")
+    (there / "trusting.py").write_text(
+        "import keras\n\nkeras.config.enable_unsafe_deserialization()\n"
+    )
+    monkeypatch.syspath_prepend(str(there))
+    own = __import__("own_layers").Twice()
+    keras.Sequential([keras.Input((4,)), own]).save("own.keras")
+    code = layers.Lambda(lambda x: 2 * x, output_shape=(4,))
+    keras.Sequential([keras.Input((4,)), code]).save("code.keras")
+    np.save("rows.npy", np.ones((3, 4), "float32"))
+    message = refusal(capfd, "convert own.keras own.tflite")
+    assert "needs 'Twice'" in message
+    assert message.endswith("(--import MODULE)")
+    message = refusal(capfd, "convert code.keras code.tflite")
+    assert "holds Python code, of a Lambda layer" in message
+    message = refusal(capfd, "convert own.keras own.tflite --import broken_layers")
+    assert message == "--import broken_layers: ZeroDivisionError: division by zero"
+    for name, module in (("own", "own_layers"), ("code", "trusting")):
+        options = [f"{name}.keras", f"{name}.tflite", "--import", module]
+        assert main(["convert", *options]) == 0
+        assert main(["verify", *options, "--inputs", "rows.npy"]) == 0
+    assert capfd.readouterr().out.endswith("the file agrees\n")
 
 
 def test_benchmark(there, capsys):

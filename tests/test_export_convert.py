@@ -7,8 +7,9 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
+from keras_autoshrink import count_macs as keras_macs
 from tflite_export import convert, count_macs, describe, load_model, verify
-from tflite_export.convert import representative_batches
+from tflite_export.samples import representative_batches
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 9, (40, 1))
@@ -35,6 +36,10 @@ def parts():
 def test_forms_of_representative_data(model):
     for data in (
         DATA,
+        [TOKENS, STATES],
+        (TOKENS, STATES),
+        ((TOKENS, STATES), TOKENS),
+        lambda: ([TOKENS[[row]], STATES[[row]]] for row in range(40)),
         list(parts()),
         parts(),  # can be read once
         tf.data.Dataset.from_tensor_slices(DATA).batch(7),
@@ -54,6 +59,12 @@ def test_representative_data_of_one_input(exported):
     (name,) = (tensor.name for tensor in exported.model.inputs)
     for data in (
         images,
+        (images, labels),
+        lambda: ([image[np.newaxis]] for image in images),  # as TensorFlow's guide has it
+        [image for image in images],  # noqa: C416 - single samples
+        iter([images[:6], images[6:]]),
+        [images],
+        tf.data.Dataset.from_tensor_slices((images, labels)),  # not batched
         [images[:6], images[6:]],
         {name: images},
         tf.data.Dataset.from_tensor_slices((images, labels)).batch(3),
@@ -77,7 +88,14 @@ def test_several_inputs_and_outputs(model, tmp_path):
         have = runner(tokens=TOKENS[[row]].astype("int32"), state_0=STATES[[row]])
         for number, want in enumerate(expected):
             np.testing.assert_allclose(have[f"output_{number}"][0], want[row], atol=0.15)
-    with pytest.raises(ValueError, match="2 inputs and 2 outputs"):
+    # Of forms of Keras's: a dict by names, a list in order, and batches of either with labels.
+    batches = tf.data.Dataset.from_tensor_slices(((TOKENS, STATES), TOKENS)).batch(7)
+    for inputs in (DATA, [TOKENS, STATES], batches):
+        agreement = verify(model, path, inputs)
+        assert agreement.num_samples == 40
+        assert [*agreement.outputs] == ["output_0", "output_1"]
+        assert agreement.max_abs_difference < 0.15
+    with pytest.raises(ValueError, match=r"^model has 2 inputs; inputs must be a dict of arrays"):
         verify(model, path, TOKENS)
 
 
@@ -91,6 +109,72 @@ def test_ranges_are_those_of_their_own_input(tmp_path):
     row = {name: array[:1].astype("float32") for name, array in data.items()}
     want = model.predict([row["z_big"], row["a_small"]], verbose=0)
     np.testing.assert_allclose(runner(**row)["output_0"], want, atol=6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "operator"),
+    [
+        (layers.Conv3D(3, 2), (4, 6, 6, 2), "CONV_3D"),
+        (layers.Conv3DTranspose(2, 2), (3, 4, 4, 2), "CONV_3D_TRANSPOSE"),
+    ],
+)
+def test_no_convolution_stays_float_in_silence(tmp_path, layer, shape, operator):
+    network = keras.Sequential([keras.Input(shape), layer, layers.Flatten(), layers.Dense(3)])
+    data = RNG.random((9, *shape), np.float32)
+    with pytest.raises(ValueError, match=f"int8 throughout: {operator} would stay float32"):
+        convert(network, tmp_path / "m.tflite", "int8", data)
+    assert not [*tmp_path.iterdir()]
+    assert describe(convert(network, tmp_path / "m.tflite")).macs == keras_macs(network)
+
+
+def test_other_operators_that_stay_float_are_named(tmp_path):
+    network = keras.Sequential(
+        [keras.Input((6, 4)), layers.Dense(4), layers.LayerNormalization(), layers.Dense(3)]
+    )
+    with pytest.warns(UserWarning, match="^int8: NEG stayed float32 inside the file"):
+        path = convert(network, tmp_path / "m.tflite", "int8", RNG.random((9, 6, 4)))
+    assert describe(path).quantization == "int8"
+
+
+@pytest.mark.parametrize("io_type", ["int8", "uint8"])
+def test_ends_of_integers(model, exported, tmp_path, io_type):
+    images, labels = exported.test
+    path = convert(exported.model, tmp_path / "m.tflite", "int8", images, io_type=io_type)
+    description = describe(path)
+    assert [end.dtype for end in (*description.inputs, *description.outputs)] == [io_type] * 2
+    assert description.inputs[0].scale == pytest.approx(1 / 255, rel=1e-3)  # pixels of 0 to 1
+    assert not description.float_operators
+    assert verify(exported.model, path, images, labels).agrees
+    # Tokens stay what they are.
+    path = convert(model, tmp_path / "m.tflite", "int8", DATA, io_type=io_type)
+    assert {end.name: end.dtype for end in describe(path).inputs} == {
+        "tokens": "int32",
+        "state_0": io_type,
+    }
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.dense = layers.Conv2D(4, 3), layers.Dense(2)
+
+    def call(self, images):
+        return self.dense(keras.ops.mean(self.convolution(images), axis=(1, 2)))
+
+
+def test_shapes_that_a_model_leaves_open(tmp_path):
+    images = RNG.random((9, 8, 8, 1), np.float32)
+    called = Subclassed()
+    called(images[:1])
+    opened = keras.Sequential(
+        [keras.Input((None, None, 1)), layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()]
+    )
+    for network, shape in ((called, None), (opened, (8, 8, 1)), (Subclassed(), (8, 8, 1))):
+        path = convert(network, tmp_path / "m.tflite", input_shape=shape)
+        assert describe(path).inputs[0].shape == (1, 8, 8, 1)
+        assert verify(network, path, images).max_abs_difference < 1e-5
+    with pytest.raises(ValueError, match=r"^input_shape=\(2, 2, 1\) does not fit the model: "):
+        convert(opened, path, input_shape=(2, 2, 1))
 
 
 def nan():
@@ -141,6 +225,8 @@ def test_representative_data_is_refused(model, tmp_path, data, message):
         ({"path": "missing/model.tflite"}, "path is in a folder that does not exist"),
         ({"path": "folder.tflite"}, "path is a folder"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"io_type": "int4"}, "io_type must be one of float32, int8, uint8, not 'int4'"),
+        ({"io_type": "int8"}, "io_type int8 is for quantization int8, not float32"),
         (
             {"quantization": "int16x8"},
             "quantization int16x8 is for models of float inputs",
@@ -170,6 +256,10 @@ def test_convert_refuses_models(model, tmp_path, monkeypatch):
         (
             lambda: [keras.Input((3,)), layers.Dense(3, dtype="mixed_float16")],
             "model computes in 16 bits",
+        ),
+        (
+            lambda: [keras.Input((3,)), layers.Dense(3, dtype="int8_from_float32", name="quick")],
+            r"model is quantized by Keras \(layer 'quick' to int8\), .* convert the float model",
         ),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):

@@ -20,6 +20,7 @@ from tflite_export import (
     benchmark,
     check,
     convert,
+    convert_smallest,
     count_macs,
     describe,
     render_table,
@@ -212,6 +213,7 @@ SAMPLES = np.zeros((6, 8, 8, 1), np.float32)
         (SAMPLES, np.zeros(5, int), r"labels have shape \(5,\), but there are \(6,\)"),
         (SAMPLES, [0, 1, 2, 10, 0, 1], "labels go from 0 to 10, classes from 0 to 9"),
         (SAMPLES, [0, 1, 2, -1, 0, 1], "labels go from -1 to 2"),
+        (SAMPLES, np.eye(10)[:6], r"labels of shape \(6, 10\) are one-hot; give labels.argmax"),
     ],
 )
 def test_verify_refuses_samples(exported, inputs, labels, message):
@@ -230,10 +232,124 @@ def test_verify_refuses_models(exported, tmp_path):
         verify(network((8, 8, 2), 10), path, SAMPLES)
     with pytest.raises(ValueError, match=r"gives \(6, 10\), but the model gives \(6, 4\)"):
         verify(network((8, 8, 1), 4), path, SAMPLES)
-    # The argmax of one output is always the same: it would agree with anything.
-    one = network((8, 8, 1), 1)
-    with pytest.raises(ValueError, match="at least 2 classes"):
-        verify(one, convert(one, tmp_path / "one.tflite"), SAMPLES)
+
+
+def dense(units, activation=None):
+    """A network and its file's samples; another with other weights."""
+    keras.utils.set_random_seed(1)
+    stack = [layers.Flatten(), layers.Dense(units, activation=activation)]
+    return keras.Sequential([keras.Input((4, 4, 1)), *stack])
+
+
+IMAGES = np.random.default_rng(0).uniform(-3, 3, (60, 4, 4, 1)).astype("float32")
+
+
+def test_one_sigmoid_is_compared_at_a_half(tmp_path):
+    model = dense(1, "sigmoid")
+    path = convert(model, tmp_path / "m.tflite", "int8", IMAGES)
+    probabilities = model.predict(IMAGES, verbose=0)
+    labels = (probabilities > 0.5).astype(int)
+    labels[:6] = 1 - labels[:6]
+    for truth in (labels, labels[:, 0], labels.astype("float32"), labels.astype(bool)):
+        agreement = verify(model, path, IMAGES, truth)
+        assert agreement.model_accuracy == 0.9
+        assert agreement.argmax_agreement > 0.95
+        assert agreement.agrees
+    # Weights of the other sign predict the other class.
+    other = with_weights(model, np.negative)
+    assert verify(other, path, IMAGES, labels).argmax_agreement < 0.05
+    assert verify(other, path, IMAGES, labels).model_accuracy < 0.15
+    with pytest.raises(ValueError, match="labels go from 1 to 2, but those of a sigmoid are 0 and"):
+        verify(model, path, IMAGES, 1 + labels)
+    with pytest.raises(ValueError, match=r"labels have shape \(5,\), but there are \(60, 1\) out"):
+        verify(model, path, IMAGES, labels[:5, 0])
+
+
+def reconstruction(channels):
+    keras.utils.set_random_seed(1)
+    stack = [layers.Conv2D(4, 3, padding="same", activation="relu")]
+    stack += [layers.Conv2D(channels, 3, padding="same")]
+    return keras.Sequential([keras.Input((4, 4, channels)), *stack])
+
+
+@pytest.mark.parametrize("build", [lambda: dense(1), lambda: reconstruction(1)])
+def test_numbers_are_compared_by_their_mean_difference(tmp_path, build):
+    model = build()
+    path = convert(model, tmp_path / "m.tflite", "int8", IMAGES)
+    outputs = model.predict(IMAGES, verbose=0)
+    agreement = verify(model, path, IMAGES, outputs + 1)
+    assert agreement.argmax_agreement is agreement.model_accuracy is None
+    assert 0 < agreement.mean_abs_difference < agreement.max_abs_difference
+    share = agreement.mean_abs_difference / outputs.std()
+    assert agreement.difference_share == pytest.approx(share, rel=1e-3)
+    assert agreement.difference_share < 0.1
+    assert agreement.agrees
+    assert agreement.model_error == pytest.approx(1)
+    assert agreement.file_error == pytest.approx(1, abs=2 * agreement.mean_abs_difference)
+    far = with_weights(model, np.negative)
+    assert verify(far, path, IMAGES).difference_share > 0.5
+    assert not verify(far, path, IMAGES).agrees
+
+
+def test_an_autoencoder_of_colours_has_no_classes(tmp_path):
+    images = np.random.default_rng(0).random((9, 4, 4, 3), np.float32)
+    model = reconstruction(3)
+    agreement = verify(model, convert(model, tmp_path / "m.tflite"), images, images)
+    assert agreement.argmax_agreement is None
+    assert agreement.model_error == pytest.approx(agreement.file_error)
+
+
+def test_each_output_is_compared_in_its_own_way(tmp_path):
+    """By the signature's names: the file has them in another order."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4, 4, 1))
+    flat = layers.Flatten()(inputs)
+    ends = {"zz": layers.Dense(3)(flat), "aa": layers.Dense(1)(flat), "mm": layers.Dense(3)(flat)}
+    for outputs in (ends, [*ends.values()]):
+        model = keras.Model(inputs, outputs)
+        path = convert(model, tmp_path / "m.tflite")
+        names = [*ends] if isinstance(outputs, dict) else ["output_0", "output_1", "output_2"]
+        sizes = dict(zip(names, (3, 1, 3), strict=True))
+        assert {end.name: end.shape[1] for end in describe(path).outputs} == sizes
+        labels = {names[0]: np.zeros(60, int)}
+        agreement = verify(model, path, IMAGES, labels)
+        assert {*agreement.outputs} == {*names}
+        assert agreement.max_abs_difference < 1e-5
+        assert agreement.outputs[names[0]].model_accuracy == agreement.model_accuracy
+        assert agreement.outputs[names[1]].difference_share < 1e-5
+        assert agreement.agrees
+        # One output of other weights is enough.
+        kernel = model.layers[-1].kernel
+        kernel.assign(-kernel)
+        assert not verify(model, path, IMAGES).agrees
+        kernel.assign(-kernel)
+        with pytest.raises(
+            ValueError, match=r"^labels are for 'none', but the model's outputs are"
+        ):
+            verify(model, path, IMAGES, {"none": labels[names[0]]})
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_model_of_a_fixed_batch(tmp_path, batch):
+    inputs = keras.Input((4, 4, 1), batch_size=batch)
+    outputs = layers.Dense(3)(keras.ops.reshape(inputs, (batch, 16)))
+    model = keras.Model(inputs, outputs)
+    path = convert(model, tmp_path / "m.tflite", batch_size=batch)
+    assert verify(model, path, IMAGES[:7]).max_abs_difference < 1e-5
+    assert verify(model, path, IMAGES[:7]).num_samples == 7
+    if batch == 4:
+        labels = model.predict(IMAGES, batch_size=4, verbose=0).argmax(-1)
+        assert convert_smallest(model, path, IMAGES, labels).chosen.agreement.agrees
+
+
+def test_a_state_is_kept(tmp_path):
+    """Model and file go on from one sample to the next, and the model is left as it was."""
+    inputs = keras.Input((3, 5), batch_size=1)
+    model = keras.Model(inputs, layers.GRU(4, stateful=True, unroll=True)(inputs))
+    path = convert(model, tmp_path / "m.tflite")
+    sequences = np.random.default_rng(0).random((6, 3, 5), np.float32)
+    for _ in range(2):
+        assert verify(model, path, sequences).max_abs_difference < 1e-5
 
 
 def test_benchmark_refuses(exported):

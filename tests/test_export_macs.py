@@ -4,12 +4,15 @@ import flatbuffers
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from exported import MACS, MODES
 from keras import layers
 
-from tflite_export import convert, count_macs
+from keras_autoshrink import count_macs as keras_macs
+from tflite_export import convert, count_macs, describe
 from tflite_export.file.flatbuffer import load
+from tflite_export.runtime import native_output_silenced
 
 
 def convolutions():
@@ -155,12 +158,45 @@ def test_second_name_of_the_only_graph_counts_once(conv_file):
     assert count_macs(rewrite(model, conv_file)) == 6 * 6 * 9 * 3 * 4
 
 
+def written_with_an_open_batch(model, path):
+    """What TensorFlow's converter writes by default."""
+    with native_output_silenced():
+        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    assert describe(path).inputs[0].shape[0] == -1
+    return path
+
+
+@pytest.mark.parametrize(
+    ("build", "macs"),
+    [
+        (sequential(keras.Input((8, 8, 1)), layers.Conv2D(4, 3)), 6 * 6 * 9 * 4),
+        # A dense layer of sequences folds the steps into the batch, which the file stores as 1.
+        (
+            sequential(keras.Input((6, 8)), layers.Dense(7), layers.Flatten(), layers.Dense(3)),
+            6 * 8 * 7 + 6 * 7 * 3,
+        ),
+    ],
+)
+def test_an_open_batch_counts_as_one(build, macs, tmp_path):
+    assert count_macs(written_with_an_open_batch(build(), tmp_path / "m.tflite")) == macs
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_an_unrolled_file_has_its_models_count(stateful, tmp_path):
+    """The state begins with zeros, or with what the run before has left."""
+    network = keras.Sequential(
+        [keras.Input((3, 5), batch_size=1), layers.GRU(4, unroll=True, stateful=stateful)]
+    )
+    macs = 3 * 5 * 12 + (2 + stateful) * 4 * 12
+    assert count_macs(convert(network, tmp_path / "m.tflite")) == keras_macs(network) == macs
+
+
 def test_shapes_that_say_nothing_are_refused(conv_file):
     model = load(conv_file)
     graph = model.subgraphs[0]
     for tensor in graph.tensors:
         if tensor.shape[0] == 1:
-            tensor.shapeSignature = np.array([-1, *tensor.shape[1:]], np.int32)
+            tensor.shapeSignature = np.array([-1, -1, *tensor.shape[2:]], np.int32)
     with pytest.raises(ValueError, match="dynamic shape"):
         count_macs(rewrite(model, conv_file))
     for tensor in graph.tensors:

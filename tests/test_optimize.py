@@ -114,6 +114,42 @@ def test_quantized_training(exported, data, tmp_path):
     assert min(shares[1:]) >= 0.29  # the first convolution was not pruned
 
 
+def test_pruning_of_a_model_in_a_model(data):
+    """With layers of preprocessing, in Sequential ones, and a sigmoid at the end."""
+    x, y = data
+    normalization = layers.Normalization()
+    base = [keras.Input((8, 8, 1)), layers.Conv2D(6, 3, activation="relu"), layers.MaxPooling2D()]
+    stack = [layers.RandomFlip(), normalization, keras.Sequential(base, name="base")]
+    end = [layers.GaussianNoise(0.1), layers.Flatten(), layers.Dense(1, activation="sigmoid")]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *stack, *end])
+    normalization.adapt(x)
+    pruned = tflite_export.prune(model, x, (y > 4).astype(int), 0.5, epochs=1)
+    assert isinstance(pruned, keras.Sequential)
+    for kernel in (*kernels(pruned), *kernels(pruned.get_layer("base"))):
+        assert np.count_nonzero(kernel == 0) == kernel.size // 2
+    # Augmentation and normalisation are still there.
+    assert [type(layer) for layer in pruned.layers] == [type(layer) for layer in model.layers]
+    np.testing.assert_array_equal(pruned.layers[1](x[:2]), normalization(x[:2]))
+
+
+def test_quantized_training_of_sequences(tmp_path):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 16, 3)).astype("float32")
+    y = (x[:, :, 0].mean(1) > 0).astype(int)
+    keras.utils.set_random_seed(0)
+    stack = [layers.Conv1D(8, 3, padding="causal", dilation_rate=2, use_bias=False)]
+    stack += [layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling1D()]
+    stack += [layers.SeparableConv1D(8, 3, strides=2, activation="relu")]
+    stack += [layers.GlobalAveragePooling1D(), layers.Dense(1, activation="sigmoid")]
+    model = keras.Sequential([keras.Input((16, 3)), *stack])
+    path = tmp_path / "m.tflite"
+    trained = tflite_export.train_quantized(model, path, x, y, epochs=20, learning_rate=0.01)
+    assert {one.why.split(":")[0] for one in tflite_export.float_operators(path)} == {"border"}
+    agreement = tflite_export.verify(trained, path, x, y)
+    assert agreement.agrees
+    assert agreement.file_accuracy > 0.9
+
+
 def test_a_diverging_training_is_one_line(exported, data, tmp_path):
     with pytest.raises(RuntimeError, match=r"^prune: the loss or a weight became .* in epoch 1;"):
         tflite_export.prune(exported.model, *data, learning_rate=1e30, epochs=1, batch_size=50)
@@ -197,6 +233,15 @@ def shared():
     return keras.Model(inputs, layers.Flatten()(conv(conv(inputs))))
 
 
+def subclassed():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return keras.ops.reshape(inputs, (-1, 64))
+
+    inputs = keras.Input((8, 8, 1))
+    return keras.Model(inputs, layers.Dense(4)(Own()(inputs)))
+
+
 def of_nan():
     model = functional(layers.Flatten(), layers.Dense(4))
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
@@ -206,7 +251,11 @@ def of_nan():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: keras.Sequential([keras.Input((2,)), layers.Dense(2)]), "model .* functional"),
+        (subclassed, "model .* not functional: build it"),
+        (
+            lambda: functional(layers.Flatten(), layers.Dense(2, activation="sigmoid")),
+            r"model must end in logits or a softmax, .* or in one sigmoid",
+        ),
         (
             lambda: functional(layers.Flatten(), layers.Dense(3, activation="tanh")),
             "model must end",
@@ -220,8 +269,11 @@ def of_nan():
             r"layer 'g' \(Conv2D\) has the activation 'gelu'; known are linear, relu",
         ),
         (
-            lambda: functional(functional(layers.Flatten()), layers.Dense(2)),
-            r"layer '\w+' \(Functional\) cannot be optimised",
+            lambda: functional(
+                keras.Sequential([layers.Conv2DTranspose(1, 3, name="up")], name="base"),
+                layers.Flatten(),
+            ),
+            r"layer 'base/up' \(Conv2DTranspose\) cannot be optimised",
         ),
         (shared, r"layer 'twice' \(Conv2D\) is called 2 times"),
         (of_nan, "model gives NaN or infinity"),

@@ -136,7 +136,7 @@ def test_the_choice(model, tmp_path, monkeypatch, int8, objection, chosen):
         "accuracy_drop_error": 0.0,
     }
 
-    def converted(_, path, mode, __):
+    def converted(_, path, mode, *__):
         if mode not in sizes:
             raise ValueError("TensorFlow Lite cannot convert it")
         path.write_bytes(bytes(sizes[mode]))
@@ -166,6 +166,8 @@ def test_the_choice(model, tmp_path, monkeypatch, int8, objection, chosen):
         ({"path": "m.bin"}, "path must end in .tflite"),
         ({"inputs": np.zeros((3, 4, 4))}, r"inputs has shape \(3, 4, 4\)"),
         ({"labels": np.zeros(3, int)}, r"labels have shape \(3,\)"),
+        ({"labels": None}, "labels are missing, whose classes an accuracy is of"),
+        ({"max_difference": 0}, "max_difference must be more than 0, not 0"),
         ({"representative_data": np.zeros((3, 1))}, "representative_data has shape"),
     ],
 )
@@ -179,6 +181,28 @@ def test_bad_input_is_refused_before_anything_is_converted(
     with pytest.raises(ValueError, match=message):
         convert_smallest(model, **arguments)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_regression_is_chosen_by_its_difference(model, tmp_path, capsys, monkeypatch):
+    """The hard network, of which int8 leaves nothing, without its classes."""
+    network = keras.Model(model.input, layers.Dense(1, kernel_initializer="ones")(model.output))
+    network.layers[-1].set_weights([np.array([[1.0], [-1.0]]), np.zeros(1)])
+    images, data = images_of(1), images_of(0)[:50]
+    made = convert_smallest(network, tmp_path / "m.tflite", images, representative_data=data)
+    modes = {mode.quantization: mode for mode in made.modes}
+    assert modes["int8"].objection == "outputs differ"
+    assert modes["int8"].agreement.difference_share > 0.1
+    assert made.chosen is modes["int16x8"]
+    assert made.chosen.agreement.argmax_agreement is None
+    network.save(tmp_path / "m.keras")
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", images)
+    monkeypatch.setattr("tflite_export.convert_smallest", lambda *_, **__: made)
+    options = ["--inputs", "images.npy", "--max-difference", "0.1"]
+    assert main(["convert", "m.keras", "m.tflite", *options]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert rows[0] == ["mode", "bytes", "share"]
+    assert [rows[2][0], *rows[2][-2:]] == ["int8", "outputs", "differ"]
 
 
 COMMAND = ["--inputs", "images.npy", "--labels", "labels.npy", "--max-accuracy-drop"]

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import tflite_export
-from tflite_export.command_line import Parser, fail
-from tflite_export.convert import Quantization
+from tflite_export.command_line import (
+    Parser,
+    add_import,
+    fail,
+    imported_objects,
+    printable,
+    warnings_in_one_line,
+)
+from tflite_export.convert import IOType, Quantization
 from tflite_export.devices.litertjs import VERSION
 from tflite_export.file.description import describe_tables, quantization
 from tflite_export.file.flatbuffer import check_head
@@ -27,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line without the program's name; that of the process by default.
 
     Returns:
-        The exit status: 0, or 1 if a file does not agree with its model.
+        The exit status: 0, or 1 if a file does not agree with its model, or a device could not
+        run it in one of the ways asked for.
 
     Raises:
         SystemExit: With 2 and one line on standard error for bad input, with 0 after ``--help``.
@@ -36,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        with warnings_in_one_line("tflite_export"):
+            status: int = options.run(options)
     except ImportError as error:
         _fail(_missing_package(options.command, error))
     except (OSError, TypeError, ValueError) as error:
@@ -117,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         "With --max-accuracy-drop: to every mode, of which the smallest file is kept whose\n"
         "accuracy is at most so much below the model's, with at least 95 of 100 predictions the\n"
         "same. Both accuracies are measured on --inputs, so take other samples than those of the\n"
-        "test. Exit status 1 if no file holds.",
+        "test. With --max-difference: the same by the mean difference of outputs that are no\n"
+        "classes. Exit status 1 if no file holds.",
         "model.keras model.tflite --quantization int8 --representative-data images.npy",
     )
     added.add_argument("model", type=Path, metavar="MODEL.keras")
@@ -133,6 +143,30 @@ def _parser() -> argparse.ArgumentParser:
         help="choose the mode: the smallest file that loses no more; 0.01 is a percentage point",
     )
     added.add_argument(
+        "--max-difference",
+        type=float,
+        metavar="SHARE",
+        help="choose the mode of a model whose outputs are no classes: the smallest file whose "
+        "outputs differ by no more on average, a share of their standard deviation, such as 0.1",
+    )
+    added.add_argument(
+        "--io-type",
+        choices=get_args(IOType),
+        default="float32",
+        help="what an int8 file takes and gives (default: float32)",
+    )
+    added.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="samples at a time (default: 1)"
+    )
+    added.add_argument(
+        "--input-shape",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="the shape of a sample, such as 224 224 3, of a model that leaves it open",
+    )
+    add_import(added)
+    added.add_argument(
         "--representative-data",
         type=Path,
         metavar="X.npy",
@@ -141,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--inputs", type=Path, metavar="X.npy", help="samples (n, ...) to choose the mode by"
     )
-    added.add_argument("--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,)")
+    added.add_argument(
+        "--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,), if it has some"
+    )
 
     added = command("macs", _macs, f"Count {_MACS}.", "model.tflite")
     added.add_argument("path", type=Path, metavar="FILE.tflite")
@@ -160,7 +196,8 @@ def _parser() -> argparse.ArgumentParser:
         _verify,
         "Compare a file's outputs with its model's.\n"
         "Exit status 1 if they do not agree: a NaN, fewer than 95 of 100 predictions the same,\n"
-        "or an accuracy more than 0.02 lower.",
+        "an accuracy more than 0.02 lower, or, of outputs that are no classes, a mean difference\n"
+        "of more than a tenth of their standard deviation.",
         "model.keras model.tflite --inputs images.npy --labels labels.npy",
     )
     added.add_argument("model", type=Path, metavar="MODEL.keras")
@@ -168,7 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--inputs", type=Path, metavar="X.npy", required=True, help="samples (n, ...)"
     )
-    added.add_argument("--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,)")
+    added.add_argument(
+        "--labels",
+        type=Path,
+        metavar="Y.npy",
+        help="their classes, integers (n,), or the right numbers, of the outputs' shape",
+    )
+    add_import(added)
 
     added = command(
         "benchmark",
@@ -212,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
         _android,
         "Measure the latency of a file on an Android device, beside this machine's.\n"
         "Needs adb, a device with USB debugging, and TensorFlow Lite's benchmark_model, which is\n"
-        "downloaded once.",
+        "downloaded once. Exit status 1 if a run failed after others were measured.",
         "model.tflite --threads 1 4 --gpu",
     )
     added.add_argument("path", type=Path, metavar="FILE.tflite")
@@ -239,7 +282,7 @@ def _convert(options: argparse.Namespace) -> int:
     """Converts a model to a file."""
     _check_choice(options)
     data = options.representative_data
-    model = tflite_export.load_model(options.model)
+    model = tflite_export.load_model(options.model, imported_objects(options.imports))
     if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
         raise ValueError(
             f"{options.model}: has {len(model.inputs)} inputs, --representative-data an array for "
@@ -247,24 +290,39 @@ def _convert(options: argparse.Namespace) -> int:
             "be a dict"
         )
     samples = None if data is None else _load_array(data)
-    if options.max_accuracy_drop is not None:
+    if _chooses(options):
         return _convert_smallest(options, model, samples)
     path = tflite_export.convert(
-        model, options.path, options.quantization or "float32", representative_data=samples
+        model,
+        options.path,
+        options.quantization or "float32",
+        representative_data=samples,
+        batch_size=options.batch_size,
+        io_type=options.io_type,
+        input_shape=None if options.input_shape is None else tuple(options.input_shape),
     )
     print(f"{path}: {quantization(path)}, {path.stat().st_size:,} bytes")
     return 0
 
 
+def _chooses(options: argparse.Namespace) -> bool:
+    return options.max_accuracy_drop is not None or options.max_difference is not None
+
+
 def _check_choice(options: argparse.Namespace) -> None:
-    choosing = options.max_accuracy_drop is not None
+    by = "--max-difference" if options.max_accuracy_drop is None else "--max-accuracy-drop"
     for name in ("inputs", "labels"):
-        if choosing != (getattr(options, name) is not None):
-            raise ValueError(
-                f"--max-accuracy-drop needs --{name}: samples to choose by, and their classes"
-                if choosing
-                else f"--{name}: is for a choice by --max-accuracy-drop"
-            )
+        given = getattr(options, name) is not None
+        if given and not _chooses(options):
+            raise ValueError(f"--{name}: is for a choice by --max-accuracy-drop")
+        needed = name == "inputs" or options.max_accuracy_drop is not None
+        if _chooses(options) and needed and not given:
+            raise ValueError(f"{by} needs --{name}: samples to choose by, and their classes")
+    for name in ("quantization", "input_shape"):
+        if options.max_difference is not None and getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')}: not together with --max-difference")
+    if _chooses(options) and (options.io_type != "float32" or options.batch_size != 1):
+        raise ValueError(f"--io-type and --batch-size: not together with {by}")
 
 
 def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> int:
@@ -274,11 +332,13 @@ def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> 
     from tflite_export.smallest import choice_tables
 
     console = Console(soft_wrap=False, highlight=False)
-    drop = options.max_accuracy_drop
-    inputs, labels = _load_array(options.inputs), _load_array(options.labels)
+    drop = 0.01 if options.max_accuracy_drop is None else options.max_accuracy_drop
+    inputs = _load_array(options.inputs)
+    labels = None if options.labels is None else _load_array(options.labels)
+    bound = {} if options.max_difference is None else {"max_difference": options.max_difference}
     try:
         smallest = tflite_export.convert_smallest(
-            model, options.path, inputs, labels, drop, representative_data=samples
+            model, options.path, inputs, labels, drop, representative_data=samples, **bound
         )
     except tflite_export.NoModeHoldsError as error:
         for table in choice_tables(error.modes, drop):
@@ -313,15 +373,24 @@ def _verify(options: argparse.Namespace) -> int:
     check_survives(options.path, "run")  # before TensorFlow is loaded
     inputs = _load_array(options.inputs)
     labels = None if options.labels is None else _load_array(options.labels)
-    agreement = tflite_export.verify(
-        tflite_export.load_model(options.model), options.path, inputs, labels
-    )
+    model = tflite_export.load_model(options.model, imported_objects(options.imports))
+    agreement = tflite_export.verify(model, options.path, inputs, labels)
     print(f"samples            {agreement.num_samples}")
-    print(f"same argmax        {agreement.argmax_agreement:.4f}")
-    print(f"largest difference {agreement.max_abs_difference:.3g}")
-    if labels is not None:
-        print(f"model accuracy     {agreement.model_accuracy:.4f}")
-        print(f"file accuracy      {agreement.file_accuracy:.4f}")
+    for name, one in (agreement.outputs or {"": agreement}).items():
+        if name:
+            print(f"output {name}: {'agrees' if one.agrees else 'DOES NOT AGREE'}")
+        for heading, figure, form in (
+            ("same argmax", one.argmax_agreement, ".4f"),
+            ("largest difference", one.max_abs_difference, ".3g"),
+            ("mean difference", one.mean_abs_difference, ".3g"),
+            ("share of deviation", one.difference_share, ".4f"),
+            ("model accuracy", one.model_accuracy, ".4f"),
+            ("file accuracy", one.file_accuracy, ".4f"),
+            ("model error", one.model_error, ".3g"),
+            ("file error", one.file_error, ".3g"),
+        ):
+            if figure is not None:
+                print(f"{heading:<18} {figure:{form}}")
     print("the file agrees" if agreement.agrees else "the file DOES NOT AGREE with its model")
     return 0 if agreement.agrees else 1
 
@@ -359,6 +428,7 @@ def _android(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tflite_export.devices.android import (
+        FailedRun,
         digest,
         find_device,
         latency_table,
@@ -384,7 +454,10 @@ def _android(options: argparse.Namespace) -> int:
     # The device's name is what its maker wrote: no markup.
     console = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
     console.print(latency_table(name, results, host))
-    return 0
+    failed = [one for one in results if isinstance(one, FailedRun)]
+    for one in failed:
+        console.print(f"{one.ran_on}, {one.num_threads} threads: {printable(one.why)}")
+    return 1 if failed else 0
 
 
 def _load_array(path: Path) -> Any:

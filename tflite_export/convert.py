@@ -7,24 +7,24 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
+from tflite_export.file.description import floats_inside
+from tflite_export.file.macs import COUNTED
 from tflite_export.runtime import native_output_silenced
+from tflite_export.samples import Samples, representative_batches
 
 if TYPE_CHECKING:
     import keras
 
 _UNKNOWN_CLASS = re.compile(r"Could not locate (?:class|function|module) '(?P<name>\w+)'")
 
-# One array for each input, by the input's name.
-Samples = dict[str, npt.NDArray[Any]]
-
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
+
+# What an int8 file takes and gives.
+IOType = Literal["float32", "int8", "uint8"]
 
 # Kinds that compute in integers, and TensorFlow's names of their kernels.
 _INTEGERS = {
@@ -39,24 +39,39 @@ def convert(
     quantization: Quantization = "float32",
     representative_data: Any = None,
     batch_size: int = 1,
+    io_type: IOType = "float32",
+    input_shape: Any = None,
 ) -> Path:
     """Converts a Keras model of the TensorFlow backend to a ``.tflite`` file.
 
     The file appears whole or not at all, and a file that was there before stays if the conversion
-    fails. Its inputs and outputs have the model's dtypes, whatever the quantization. Meanwhile the
-    process's standard output and error are discarded: the converter is talkative.
+    fails. Its inputs and outputs have the model's dtypes, whatever the quantization, unless
+    ``io_type`` says otherwise. Meanwhile the process's standard output and error are discarded: the
+    converter is talkative.
+
+    Some operators have no integer kernel. Where such a one is a convolution, a dense layer or a
+    matrix product, there is no file of integers; where others stay float32 inside of one, a
+    UserWarning names them.
 
     Args:
-        model: A model whose input shapes are fixed but for the batch.
+        model: A model whose input shapes are fixed but for the batch. A subclassed one has to have
+            been called or built, and keeps the shape of that.
         path: Where to write, ending in ``.tflite``, in a folder that exists.
         quantization: "float32"; "float16" (weights only); "dynamic" (8-bit weights, where a layer
             has at least 1,024, and float activations); "int8" (8-bit integers throughout);
             "int16x8" (8-bit weights, 16-bit activations).
         representative_data: For "int8" and "int16x8", from which the ranges of activations are
             measured: an array (n, ...) of samples as the model takes them, or a finite iterable of
-            such batches, such as a ``tf.data.Dataset``, with or without labels. For a model of
-            several inputs, a dict of arrays by input name for each array. Some 100 samples do.
+            such batches, such as a ``tf.data.Dataset``, with or without labels, or a function that
+            returns one. For a model of several inputs, a dict of arrays by input name for each
+            array, or a list of arrays in the inputs' order. Some 100 samples do.
         batch_size: The number of samples that the file takes at a time.
+        io_type: Of an "int8" file, the dtype of the inputs and outputs that are float32 in the
+            model: "float32"; "int8" or "uint8" for microcontrollers and accelerators that have no
+            floats. `describe` gives their scale and zero point. Inputs of integers stay as they
+            are.
+        input_shape: The shape of a sample, such as (224, 224, 3), for a model that leaves it open;
+            of several inputs a dict of shapes by input name.
 
     Returns:
         The path of the file.
@@ -82,13 +97,21 @@ def convert(
     import keras
 
     path = Path(path)
+    model = with_fixed_inputs(model, input_shape)
     check_model(model, batch_size)
     check_path(path)
     if quantization not in get_args(Quantization):
         raise ValueError(
             f"quantization must be one of {', '.join(get_args(Quantization))}, not {quantization!r}"
         )
-    options = _converter_options(model, quantization, representative_data, batch_size)
+    if io_type not in get_args(IOType):
+        raise ValueError(f"io_type must be one of {', '.join(get_args(IOType))}, not {io_type!r}")
+    if io_type != "float32" and quantization != "int8":
+        raise ValueError(
+            f"io_type {io_type} is for quantization int8, not {quantization}: other files compute "
+            "with float32 or int16 inputs and outputs"
+        )
+    options = _converter_options(model, quantization, representative_data, batch_size, io_type)
     signature = keras.tree.map_structure(
         lambda tensor: keras.InputSpec(
             shape=(batch_size, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
@@ -113,15 +136,40 @@ def convert(
             raise
         except Exception as error:  # the converter has no common base class for its errors
             raise ValueError(f"model: TensorFlow Lite cannot convert it: {_why(error)}") from error
+        if quantization in _INTEGERS:
+            _check_integers(unfinished, quantization)
         unfinished.replace(path)
     return path
 
 
-def load_model(path: str | os.PathLike[str]) -> keras.Model:
+def _check_integers(path: Path, quantization: Quantization) -> None:
+    """Raises ValueError, or warns, if operators of a file of integers stayed float32."""
+    inside = [one.operator for one in floats_inside(path)]
+    weighted = [name for name in inside if name in COUNTED]
+    names = ", ".join(dict.fromkeys(weighted or inside))
+    if weighted:
+        raise ValueError(
+            f"model: cannot be {quantization} throughout: {names} would stay float32, as "
+            "TensorFlow Lite has no integer kernel for it; convert it as dynamic or float16, or "
+            "build it of other layers"
+        )
+    if inside:
+        warnings.warn(
+            f"{quantization}: {names} stayed float32 inside the file, which hardware without "
+            "floats cannot run; float_operators(path) tells why",
+            stacklevel=3,
+        )
+
+
+def load_model(
+    path: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None = None
+) -> keras.Model:
     """Loads a Keras model from a file, without its optimizer.
 
     Args:
         path: A ``.keras`` file.
+        custom_objects: Classes and functions by name that the model is made of and that are not
+            registered with Keras.
 
     Returns:
         The model, not compiled.
@@ -148,14 +196,21 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         import keras
 
         try:
-            return keras.saving.load_model(path, compile=False)
+            return keras.saving.load_model(path, custom_objects, compile=False)
         # A damaged file is a zip, HDF5, JSON, key or value error, depending on where.
         except Exception as error:
             unknown = _UNKNOWN_CLASS.search(str(error))
             if unknown:
                 raise ValueError(
                     f"{path}: needs {unknown['name']!r}, which Keras does not know yet; import "
-                    f"{_module_of(unknown['name'], str(error))} before you load the model"
+                    f"{_module_of(unknown['name'], str(error))} before you load the model "
+                    "(--import MODULE)"
+                ) from error
+            if "enable_unsafe_deserialization" in str(error):
+                raise ValueError(
+                    f"{path}: holds Python code, of a Lambda layer; if you trust it, call "
+                    "keras.config.enable_unsafe_deserialization() before you load the model, or in "
+                    "a MODULE for --import"
                 ) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{path}: not a Keras model that can be loaded: {reason}") from error
@@ -169,7 +224,11 @@ def _module_of(class_name: str, message: str) -> str:
 
 
 def _converter_options(
-    model: keras.Model, quantization: Quantization, representative_data: Any, batch_size: int
+    model: keras.Model,
+    quantization: Quantization,
+    representative_data: Any,
+    batch_size: int,
+    io_type: IOType,
 ) -> dict[str, Any]:
     """Returns attributes of ``tf.lite.TFLiteConverter``, as ``Model.export`` takes them."""
     import tensorflow as tf
@@ -190,12 +249,15 @@ def _converter_options(
         batches = representative_batches(model, representative_data, batch_size)
         check_no_loop(model, batches[0])
 
-        # Operators without an integer kernel are an error now, instead of staying float.
+        # Without this, more operators stay float; some do all the same, see `_check_integers`.
         target["supported_ops"] = [getattr(tf.lite.OpsSet, _INTEGERS[quantization])]
         # By name the converter finds the order of several inputs, which is its own.
         options["representative_dataset"] = lambda: (
             batch if len(batch) > 1 else list(batch.values()) for batch in batches
         )
+    if io_type != "float32":
+        options["inference_input_type"] = getattr(tf, io_type)
+        options["inference_output_type"] = getattr(tf, io_type)
     return options
 
 
@@ -204,7 +266,9 @@ def _why(error: Exception) -> str:
     missing = re.search(r"^(?:Custom|Flex|TF Select) ops: (.*)$", str(error), re.MULTILINE)
     if missing:
         return f"it has no built-in operator for {missing[1]}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    # Of errors in Python the reason comes last, after the code.
+    return lines[-1].strip() if lines[0].startswith("in user code") else lines[0]
 
 
 def check_path(path: Path) -> None:
@@ -239,6 +303,48 @@ def check_backend(model: keras.Model, purpose: str) -> None:
         )
 
 
+def with_fixed_inputs(model: keras.Model, input_shape: Any = None) -> keras.Model:
+    """Returns a functional model around one that leaves its inputs' shapes open, or has no inputs.
+
+    Args:
+        model: A Keras model; one whose inputs are there is returned as it is.
+        input_shape: The shape of a sample; of several inputs a dict by their names. None for the
+            shape that a subclassed model was built with.
+
+    Raises:
+        TypeError: ``model`` is not a ``keras.Model``.
+        ValueError: The model does not take inputs of that shape.
+    """
+    import keras
+
+    check_backend(model, "convert it")
+    tensors = getattr(model, "inputs", None)
+    if input_shape is None:
+        if tensors or isinstance(model, keras.Sequential) or not model.built:
+            return model  # what is missing, `check_model` says
+        input_shape = (model.get_build_config() or {}).get("input_shape")
+        if input_shape is None:
+            return model
+        input_shape = keras.tree.map_shape_structure(lambda shape: tuple(shape[1:]), input_shape)
+    try:
+        if tensors:
+            shapes = input_shape if isinstance(input_shape, Mapping) else {None: input_shape}
+            inputs = keras.tree.map_structure(
+                lambda tensor: keras.Input(
+                    tuple(shapes[tensor.name if isinstance(input_shape, Mapping) else None]),
+                    dtype=tensor.dtype,
+                    name=tensor.name,
+                ),
+                input_structure(model),
+            )
+        else:
+            inputs = keras.tree.map_shape_structure(keras.Input, input_shape)
+        return keras.Model(inputs, model(inputs), name=model.name)
+    except Exception as error:  # of any layer
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"input_shape={input_shape} does not fit the model: {reason}") from error
+
+
 def check_model(model: keras.Model, batch_size: int = 1) -> None:
     """Checks that a model can be converted, in whatever quantization.
 
@@ -252,125 +358,31 @@ def check_model(model: keras.Model, batch_size: int = 1) -> None:
     # A model that was never given an input shape has no ``inputs``, or none in it.
     inputs = getattr(model, "inputs", None)
     if not inputs:
-        raise ValueError("model has no fixed input shape; build it from keras.Input(shape)")
+        raise ValueError(
+            "model has no fixed input shape; build it from keras.Input(shape), call it once, or "
+            "give input_shape"
+        )
     for tensor in inputs:
         if None in tensor.shape[1:]:
             raise ValueError(
                 f"model has an input of shape {tuple(tensor.shape)}; a .tflite file needs every "
-                "axis but the batch fixed, so build it with a full input shape"
+                "axis but the batch fixed, so build it with a full input shape or give input_shape"
             )
         if tensor.shape[0] not in (None, batch_size):
             raise ValueError(f"batch_size is {batch_size}, but the model's is {tensor.shape[0]}")
+    # There is no public list of the layers inside nested models and wrappers.
+    for layer in model._flatten_layers():
+        if mode := getattr(layer, "quantization_mode", None):
+            raise ValueError(
+                f"model is quantized by Keras (layer {layer.name!r} to {mode}), which has no "
+                'operator in a file; convert the float model, with quantization="int8"'
+            )
     # TFLite has no kernels for it: it would only say that it has none for Conv2D.
     if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers):
         raise ValueError(
             "model computes in 16 bits (mixed precision); build it with the float32 policy and "
             "copy the weights with set_weights(), then convert that"
         )
-
-
-def representative_batches(model: keras.Model, data: Any, batch_size: int) -> list[Samples]:
-    """Checks representative data and cuts it to the batch of the file.
-
-    Args:
-        model: A Keras model with inputs of fixed shapes.
-        data: As ``convert`` takes it.
-        batch_size: The number of samples that the file takes at a time.
-
-    Returns:
-        The batches, at least one: arrays (batch_size, ...) of the model's dtypes.
-
-    Raises:
-        TypeError: ``data`` is not arrays.
-        ValueError: ``data`` is missing, empty, endless, not finite, or does not fit the inputs
-            in its names, numbers of samples, shapes or dtypes.
-    """
-    if data is None:
-        raise ValueError(
-            "representative_data is missing (--representative-data): int8 and int16x8 need samples "
-            "to measure ranges on"
-        )
-    if not isinstance(data, Iterable):
-        raise TypeError(f"representative_data must be arrays, not {type(data).__name__}")
-    # -1 is tf.data.INFINITE_CARDINALITY: the loop below would never end.
-    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
-        raise ValueError("representative_data never ends; take(n) batches of it")
-    whole = hasattr(data, "shape") or isinstance(data, Mapping)
-    parts = [_checked_part(model, part) for part in ([data] if whole else data)]
-    samples = {
-        tensor.name: np.concatenate([part[tensor.name] for part in parts] or [np.empty(0)])
-        for tensor in model.inputs
-    }
-    available = len(samples[model.inputs[0].name])
-    if not available:
-        raise ValueError("representative_data holds no sample")
-    # Samples from the start fill up the last batch: twice the same does not change a range.
-    count = -(-available // batch_size) * batch_size
-    return [
-        {name: values[rows % available] for name, values in samples.items()}
-        for rows in np.arange(count).reshape(-1, batch_size)
-    ]
-
-
-def _checked_part(model: keras.Model, part: Any) -> Samples:
-    """Returns the array of each input, from an array, a dict, or a tuple of either and labels."""
-    part = part[0] if isinstance(part, tuple) else part
-    names = [tensor.name for tensor in model.inputs]
-    if isinstance(part, Mapping):
-        for name in names:
-            if name not in part:
-                raise ValueError(f"representative_data has nothing for the input {name!r}")
-        for name in part:
-            if name not in names:
-                raise ValueError(
-                    f"representative_data is for {name!r}, but the model's inputs are "
-                    f"{', '.join(map(repr, names))}"
-                )
-    elif len(names) > 1:
-        raise ValueError(
-            f"model has {len(names)} inputs; representative_data must be a dict of arrays, for "
-            f"{', '.join(map(repr, names))}"
-        )
-    else:
-        part = {names[0]: part}
-    # The name says something only where there are several.
-    samples = {
-        tensor.name: checked_array(
-            part[tensor.name],
-            tensor,
-            f"representative_data[{tensor.name!r}]" if len(names) > 1 else "representative_data",
-        )
-        for tensor in model.inputs
-    }
-    first = names[0]
-    for name, values in samples.items():
-        if len(values) != len(samples[first]):
-            raise ValueError(
-                f"representative_data has {len(samples[first])} samples for {first!r}, but "
-                f"{len(values)} for {name!r}"
-            )
-    return samples
-
-
-def checked_array(values: Any, tensor: Any, name: str) -> npt.NDArray[Any]:
-    """Checks samples for an input of a model, and casts them to the input's dtype.
-
-    Args:
-        values: The samples, (n, ...).
-        tensor: The input.
-        name: What errors call the samples.
-
-    Raises:
-        ValueError: They do not fit the input in shape or dtype, or are not finite.
-    """
-    array = np.asarray(values.numpy() if hasattr(values, "numpy") else values)
-    if array.shape[1:] != tuple(tensor.shape[1:]) or array.ndim == 0:
-        raise ValueError(f"{name} has shape {array.shape}, but the model takes {tensor.shape}")
-    if array.dtype.kind not in ("iu" if "int" in tensor.dtype else "fiub"):
-        raise ValueError(f"{name} is {array.dtype}, but the model takes {tensor.dtype}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinity")
-    return array.astype(tensor.dtype)
 
 
 def check_no_loop(model: keras.Model, batch: Samples) -> None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.convert import Samples, check_backend, input_structure
+from tflite_export.convert import check_backend, input_structure
 from tflite_export.runtime import invoke, load_interpreter
+from tflite_export.samples import Samples
 
 if TYPE_CHECKING:
     import keras

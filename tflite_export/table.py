@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +70,8 @@ class Check:
 def check(
     model: keras.Model,
     path: str | os.PathLike[str],
-    inputs: npt.ArrayLike,
-    labels: npt.ArrayLike | None = None,
+    inputs: Any,
+    labels: Any = None,
     model_macs: int | None = None,
     threads: Sequence[int] = (1, 2),
 ) -> Check:
@@ -81,7 +81,7 @@ def check(
         model: The Keras model that the file was converted from.
         path: The ``.tflite`` file.
         inputs: Samples, see `verify`.
-        labels: Their classes, see `verify`.
+        labels: Their classes or the right numbers, see `verify`.
         model_macs: Multiply-accumulates of the model for one sample, to hold the file against.
         threads: The numbers of threads to measure the latency at.
 
@@ -232,17 +232,34 @@ def render_table(checks: Sequence[Check]) -> Table:
 
 def _agreement_cells(agreement: Agreement | TextAgreement) -> dict[str, str]:
     """Formats an agreement as cells by the headings of their rows."""
-    cells = {"same argmax": f"{agreement.argmax_agreement:.4f}"}
     if isinstance(agreement, TextAgreement):
-        return cells | {
+        return {
+            "same argmax": f"{agreement.argmax_agreement:.4f}",
             "same continuation": f"{agreement.continuation_agreement:.4f}",
             "model perplexity": f"{agreement.model_perplexity:,.2f}",
             "file perplexity": f"{agreement.file_perplexity:,.2f}",
         }
-    return cells | {
-        "model accuracy": _or_unknown(agreement.model_accuracy, ".4f"),
-        "file accuracy": _or_unknown(agreement.file_accuracy, ".4f"),
+    if agreement.outputs:
+        return {
+            f"{name}: {heading}": cell
+            for name, one in agreement.outputs.items()
+            for heading, cell in _agreement_cells(one).items()
+        }
+    if agreement.argmax_agreement is not None:
+        return {
+            "same argmax": f"{agreement.argmax_agreement:.4f}",
+            "model accuracy": _or_unknown(agreement.model_accuracy, ".4f"),
+            "file accuracy": _or_unknown(agreement.file_accuracy, ".4f"),
+        }
+    cells = {
+        "largest difference": f"{agreement.max_abs_difference:.3g}",
+        "mean difference": f"{agreement.mean_abs_difference:.3g}",
+        "share of deviation": _or_unknown(agreement.difference_share, ".4f"),
     }
+    if agreement.model_error is not None:
+        cells["model error"] = f"{agreement.model_error:.3g}"
+        cells["file error"] = _or_unknown(agreement.file_error, ".3g")
+    return cells
 
 
 def _or_unknown(value: float | None, format_: str) -> str:

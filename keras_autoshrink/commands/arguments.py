@@ -18,7 +18,7 @@ from keras_autoshrink.commands.processes import Address
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import COSTS
 from keras_autoshrink.search import STRATEGIES
-from tflite_export.command_line import Parser
+from tflite_export.command_line import Parser, add_import
 from tflite_export.convert import Quantization
 
 PROGRAM = "autoshrink"
@@ -347,6 +347,7 @@ def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
 def _add_export(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.keras")
     _add(parser, "--output-dir DIR", "for the files (default: the model's folder)", type=Path)
+    add_import(parser)
     _add_data(parser, task, "that of the training", large=True)
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(

@@ -18,7 +18,7 @@ from keras_autoshrink.commands.arguments import PROGRAM, parse
 from keras_autoshrink.commands.processes import end_with_parent
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import saved_search
-from tflite_export.command_line import fail
+from tflite_export.command_line import fail, imported_objects, warnings_in_one_line
 from tflite_export.runtime import native_output_silenced
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -127,9 +127,11 @@ def _export(options: argparse.Namespace) -> int:
     import tflite_export
     from keras_autoshrink.commands import pipeline
 
-    model = tflite_export.load_model(options.model)
+    model = tflite_export.load_model(options.model, imported_objects(options.imports))
     facts = saved_search.read_facts(options.model)
-    return pipeline.report_checks(_task_module(options.task).export(options, model, facts))
+    with warnings_in_one_line(PROGRAM):
+        checks = _task_module(options.task).export(options, model, facts)
+    return pipeline.report_checks(checks)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -20,7 +20,8 @@ def count_macs(model: keras.Model, input_shape: Any = None) -> int:
 
     The model is walked, not run, and not changed. A layer that is shared counts at every call.
     A sample of a language model is a whole sequence; for the number per token pass one time
-    step, input_shape=(1,), or divide by the steps.
+    step, input_shape=(1,), or divide by the steps. A recurrent layer with unroll=True does not
+    multiply by the zeros that its state begins with, nor does a file of it.
 
     A custom layer (or RNN cell) is asked through its method `count_macs(self, input_shape)`, if
     its class has one: it gets the shape of its first argument (or the structure of shapes) as

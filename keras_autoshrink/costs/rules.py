@@ -53,14 +53,34 @@ def _conv_lstm(call: Call) -> int:
     spatial = call.output_shape[-rank:]
     if layer.data_format == "channels_last":
         spatial = call.output_shape[-rank - 1 : -1]
-    return batch * steps * math.prod(spatial) * _cell_weights(layer.cell)
+    weights = steps * _cell_weights(layer.cell)
+    if _begins_with_zeros(call):
+        # Of the four gates, each a convolution, that which forgets has nothing to forget.
+        recurrent, kernel = (
+            math.prod(one.shape) for one in (layer.cell.recurrent_kernel, layer.cell.kernel)
+        )
+        weights -= recurrent + kernel // 4
+    return batch * math.prod(spatial) * weights
+
+
+def _begins_with_zeros(call: Call) -> bool:
+    """Returns whether a recurrent layer's first state is known to be zeros.
+
+    A loop multiplies by it all the same. Where the steps are unrolled, compilers leave out the
+    products with these zeros, and files have none.
+    """
+    layer = call.operation
+    given = call.arguments.get("initial_state")
+    return bool(layer.unroll) and not layer.stateful and given is None
 
 
 def _rnn_cell(call: Call) -> int:
-    """Counts one step of a cell on (batch, features)."""
+    """Counts one step of a cell on (batch, features); its states are None where they are zeros."""
     shape = call.known(call.first)
-    call.check_features(shape, call.operation.kernel.shape[0])
-    return shape[0] * _cell_weights(call.operation)
+    cell = call.operation
+    call.check_features(shape, cell.kernel.shape[0])
+    zeros = call.kwargs.get("states", ()) is None
+    return shape[0] * (math.prod(cell.kernel.shape) if zeros else _cell_weights(cell))
 
 
 def _cell_weights(cell: Any) -> int:
@@ -166,13 +186,10 @@ def _attention(call: Call) -> int:
     layer = call.operation
     query, value, *rest = (call.known(x) for x in call.first)
     keys = (rest[0] if rest else value)[-2]
-    # A score is a dot product with the key, or of tanh(query + key) with the learned scale;
-    # without such a vector it is a plain sum.
-    if isinstance(layer, keras.layers.AdditiveAttention):
-        multiplies = layer.use_scale
-    else:
-        multiplies = layer.score_mode == "dot"
-    scores = math.prod(query) * keys if multiplies else 0
+    # A score is a dot product with the key, or a sum over tanh(query + key), which is scaled
+    # element by element: no matrix product, neither here nor in a file.
+    additive = isinstance(layer, keras.layers.AdditiveAttention) or layer.score_mode != "dot"
+    scores = 0 if additive else math.prod(query) * keys
     return scores + math.prod(query[:-1]) * keys * value[-1]
 
 
@@ -238,10 +255,30 @@ def _steps(call: Call) -> Any:
     return keras.KerasTensor((batch * steps, *rest), dtype=call.first.dtype)
 
 
+def _recurrent(call: Call) -> list[Call]:
+    """Returns the calls of a recurrent layer's cell, the first step apart if its state is zeros."""
+    if not _begins_with_zeros(call):
+        return [Call(call.operation.cell, (_steps(call),))]
+    batch, steps, *rest = call.known(call.first)
+    first, others = (
+        keras.KerasTensor((batch * number, *rest), dtype=call.first.dtype)
+        for number in (1, steps - 1)
+    )
+    calls = [Call(call.operation.cell, (first,), {"states": None})]
+    return calls + [Call(call.operation.cell, (others,))] * (steps > 1)
+
+
+def _bidirectional(call: Call) -> list[Call]:
+    # Each direction gets its half of the states; that there are some is all that counts.
+    given = {"initial_state": call.arguments.get("initial_state")}
+    layers = (call.operation.forward_layer, call.operation.backward_layer)
+    return [Call(layer, (call.first,), given) for layer in layers]
+
+
 def _stacked_cells(call: Call) -> list[Call]:
     calls, inputs = [], call.first
     for cell in call.operation.cells:
-        calls.append(Call(cell, (inputs,)))
+        calls.append(Call(cell, (inputs,), call.kwargs))
         size = getattr(cell, "output_size", None) or keras.tree.flatten(cell.state_size)[0]
         inputs = keras.KerasTensor((inputs.shape[0], size), dtype=inputs.dtype)
     return calls
@@ -249,16 +286,10 @@ def _stacked_cells(call: Call) -> list[Call]:
 
 # The calls that a layer makes of the layers in it; they are all its multiply-accumulates.
 WRAPPERS: dict[str, Callable[[Call], list[Call]]] = {
-    **dict.fromkeys(
-        ("RNN", "SimpleRNN", "LSTM", "GRU"),
-        lambda call: [Call(call.operation.cell, (_steps(call),))],
-    ),
+    **dict.fromkeys(("RNN", "SimpleRNN", "LSTM", "GRU"), _recurrent),
     "StackedRNNCells": _stacked_cells,
     "TimeDistributed": lambda call: [Call(call.operation.layer, (_steps(call),))],
-    "Bidirectional": lambda call: [
-        Call(layer, (call.first,))
-        for layer in (call.operation.forward_layer, call.operation.backward_layer)
-    ],
+    "Bidirectional": _bidirectional,
     # At inference the wrapped layer alone runs; the power iterations belong to training.
     "SpectralNormalization": lambda call: [Call(call.operation.layer, (call.first,))],
 }

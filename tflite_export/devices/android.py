@@ -171,11 +171,22 @@ def find_device(adb: str | None = None, serial: str | None = None) -> Device:
     return Device(program, serial)
 
 
+# A serial number can hold spaces: two devices of one name in a Wi-Fi are "adb-X (2)._adb-tls...".
+_LISTED = re.compile(
+    r"(?P<serial>\S.*?)\s+(?P<about>no permissions.*|(?:authorizing|bootloader|connecting|detached|"
+    r"device|host|offline|recovery|rescue|sideload|unauthorized|unknown)(?:\s+\w+:\S*)*)"
+)
+
+
 def _listed(output: str) -> dict[str, str]:
     """Parses ``adb devices -l`` to the state and product of each device, by serial number."""
     _, _, listing = output.partition("List of devices attached")
-    lines = [line.split(None, 1) for line in listing.splitlines() if line.strip()]
-    return {line[0]: line[1].strip() if len(line) > 1 else "" for line in lines}
+    devices = {}
+    for line in filter(None, map(str.strip, listing.splitlines())):
+        known = _LISTED.fullmatch(line)
+        serial, _, about = line.partition(" ") if known is None else (known[1], "", known[2])
+        devices[serial] = about.strip()
+    return devices
 
 
 def _check_ready(serial: str, about: str) -> None:
@@ -259,6 +270,21 @@ class DeviceLatency:
     num_threads: int
     runs: int
     ran_on: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FailedRun:
+    """Says why a run failed on a device that others had succeeded on.
+
+    Attributes:
+        num_threads: CPU threads that the kernels could use.
+        ran_on: "CPU" or "GPU".
+        why: What the device said, in one line.
+    """
+
+    num_threads: int
+    ran_on: str
+    why: str
 
 
 def parse(output: str, num_threads: int, gpu: bool = False) -> DeviceLatency:
@@ -394,8 +420,10 @@ def measure(
     threads: Sequence[int] = (1,),
     runs: int = 100,
     gpu: bool = False,
-) -> list[DeviceLatency]:
+) -> list[DeviceLatency | FailedRun]:
     """Measures a file's latency on a device, and leaves no file and no process there.
+
+    Once a run has succeeded, the failure of another, such as that of a GPU, takes nothing away.
 
     Args:
         device: The device.
@@ -407,11 +435,12 @@ def measure(
             number of threads.
 
     Returns:
-        A result for each number of threads, then one for the GPU.
+        A result for each number of threads, then one for the GPU. A run without an end is the
+        last.
 
     Raises:
-        OSError: The device is full, refuses, or is gone; ``benchmark_model`` fails or does not
-            come to an end.
+        OSError: The device is full, refuses, or is gone; the first run of ``benchmark_model`` fails
+            or does not come to an end.
         ValueError: Its output cannot be read.
     """
     # Names of their own: two commands may use a device at once.
@@ -428,24 +457,35 @@ def measure(
         device.push(program, remote_program)
         device.push(path, remote_model)
         device.shell(["chmod", "755", remote_program])
-        results = [
-            _run(device, [remote_program, f"--graph={remote_model}"], number, runs, use_gpu)
-            for number, use_gpu in [
-                *((number, False) for number in threads),
-                *([(threads[0], True)] if gpu else []),
-            ]
-        ]
+        results: list[DeviceLatency | FailedRun] = []
+        command = [remote_program, f"--graph={remote_model}"]
+        asked = [(number, False) for number in threads] + ([(threads[0], True)] if gpu else [])
+        for number, use_gpu in asked:
+            try:
+                results.append(_run(device, command, number, runs, use_gpu))
+            except (OSError, ValueError) as error:
+                if not results:
+                    raise
+                results.append(FailedRun(number, "GPU" if use_gpu else "CPU", str(error)))
+                if isinstance(error, TimeoutError):
+                    _kill(device, name)
+                    break
     except BaseException as error:
-        # The end of adb here is not the end of the program there, which nothing may answer any
-        # more. Its name is no other's; toybox has pkill since Android 6.
         if isinstance(error, (KeyboardInterrupt, TimeoutError)):
-            with contextlib.suppress(OSError):
-                device.shell(["pkill", "-KILL", "-x", name])
+            _kill(device, name)
         with contextlib.suppress(OSError):  # the first error says more
             remove()
         raise
     remove()
     return results
+
+
+def _kill(device: Device, name: str) -> None:
+    """Ends a program on a device by its name, which is no other's."""
+    # The end of adb here is not the end of the program there, which nothing may answer any more.
+    # toybox has pkill since Android 6.
+    with contextlib.suppress(OSError):
+        device.shell(["pkill", "-KILL", "-x", name])
 
 
 def _run(device: Device, command: list[str], threads: int, runs: int, gpu: bool) -> DeviceLatency:
@@ -463,12 +503,14 @@ def _run(device: Device, command: list[str], threads: int, runs: int, gpu: bool)
     return parse(output, threads, gpu)
 
 
-def latency_table(name: str, results: Sequence[DeviceLatency], host: Sequence[Latency]) -> Table:
+def latency_table(
+    name: str, results: Sequence[DeviceLatency | FailedRun], host: Sequence[Latency]
+) -> Table:
     """Lays out a device's latency beside this machine's in a table.
 
     Args:
         name: The device's model.
-        results: The device's latencies.
+        results: The device's latencies, and runs that failed.
         host: This machine's latencies.
 
     Returns:
@@ -483,6 +525,9 @@ def latency_table(name: str, results: Sequence[DeviceLatency], host: Sequence[La
     for column in ("threads", "runs", "median ms", "p95 ms", "mean ms"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in results:
+        if isinstance(one, FailedRun):
+            _add(table, [name, f"{one.ran_on}: failed", str(one.num_threads), ""], [])
+            continue
         figures = [one.median_ms, one.p95_ms, one.mean_ms]
         _add(table, [name, one.ran_on, str(one.num_threads), str(one.runs)], figures)
     for other in host:

@@ -6,22 +6,17 @@ import dataclasses
 import gzip
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tflite_export.command_line import printable
 from tflite_export.file import flatbuffer
-from tflite_export.file.macs import macs_of
+from tflite_export.file.macs import COUNTED, macs_of
 from tflite_export.file.metadata import Metadata, metadata_of
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-# The operators of convolutions, dense layers and matrix products.
-_WEIGHTED = frozenset(
-    ("BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-)
 
 _FEW = 5  # labels that are printed; an ImageNet file has a thousand
 
@@ -31,7 +26,11 @@ class Tensor:
     """Describes an input or output of a file.
 
     Attributes:
-        name: As in the file.
+        name: What the file's signature calls it: an input by the name of the model's input, an
+            output by its key in the model's dict of outputs, or ``output_0``, ``output_1`` ... in
+            the model's order, which need not be the file's. The tensor's own if there is no
+            signature.
+        tensor: The tensor's own name, as the converter made it up.
         shape: -1 for an axis of any size.
         dtype: In lower case, as NumPy calls it, such as ``float32``.
         scale: The real number is scale x (stored number - zero_point); None if it is not
@@ -40,6 +39,7 @@ class Tensor:
     """
 
     name: str
+    tensor: str
     shape: tuple[int, ...]
     dtype: str
     scale: float | None
@@ -81,7 +81,7 @@ class Description:
         gzip_bytes: Its size in bytes after ``gzip``, as it is sent.
         metadata: Its metadata; None if it has none.
         inputs: In the file's order.
-        outputs: In the file's order.
+        outputs: In the file's order, which may be another than the model's; their names tell.
         quantization: How its convolutions, dense layers and matrix products are quantized: "int8"
             if all compute in 8 bits; "int16x8" if all have 8-bit weights and compute in 16;
             "dynamic" if some have 8-bit weights and all compute in float; "float16" if some have
@@ -98,8 +98,10 @@ class Description:
         >>> from tflite_export import convert
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
         >>> description = describe(convert(model, "model.tflite"))
-        >>> description.inputs[0].shape, description.inputs[0].dtype, description.outputs[0].shape
-        ((1, 4, 4, 1), 'float32', (1, 2, 2, 2))
+        >>> description.inputs[0].shape, description.inputs[0].dtype
+        ((1, 4, 4, 1), 'float32')
+        >>> description.outputs[0].name, description.outputs[0].shape
+        ('output_0', (1, 2, 2, 2))
     """
 
     path: Path
@@ -140,6 +142,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
     metadata = metadata_of(model, data, path)
     graph = model.subgraphs[0]
     with flatbuffer.damage_named(path):
+        inputs, outputs = _signature(model)
         macs, unknown = _macs(model)
         operators = Counter(
             flatbuffer.operator_name(model, operator)
@@ -151,8 +154,8 @@ def describe(path: str | os.PathLike[str]) -> Description:
             num_bytes=len(data),
             gzip_bytes=gzip_size(data),
             metadata=metadata,
-            inputs=tuple(_tensor(graph.tensors[index]) for index in graph.inputs),
-            outputs=tuple(_tensor(graph.tensors[index]) for index in graph.outputs),
+            inputs=tuple(_tensor(graph, index, inputs) for index in graph.inputs),
+            outputs=tuple(_tensor(graph, index, outputs) for index in graph.outputs),
             quantization=_quantization_of(model),
             macs=macs,
             macs_unknown=unknown,
@@ -197,12 +200,31 @@ def _macs(model: Any) -> tuple[int | None, str | None]:
         return None, str(error)
 
 
-def _tensor(tensor: Any) -> Tensor:
+def signature_names(path: str | os.PathLike[str]) -> tuple[dict[int, str], dict[int, str]]:
+    """Returns what a file's signature calls its inputs and its outputs, by the tensors' numbers."""
+    return _signature(flatbuffer.load(path))
+
+
+def _signature(model: Any) -> tuple[dict[int, str], dict[int, str]]:
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            inputs, outputs = (
+                {end.tensorIndex: (end.name or b"").decode(errors="replace") for end in ends or []}
+                for ends in (signature.inputs, signature.outputs)
+            )
+            return inputs, outputs
+    return {}, {}
+
+
+def _tensor(graph: Any, index: int, names: Mapping[int, str]) -> Tensor:
+    tensor = graph.tensors[index]
+    own = (tensor.name or b"").decode(errors="replace")
     signature = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
     quantized = tensor.quantization
     one = quantized is not None and quantized.scale is not None and len(quantized.scale) == 1
     return Tensor(
-        name=(tensor.name or b"").decode(errors="replace"),
+        name=names.get(index, own),
+        tensor=own,
         shape=tuple(int(size) for size in (() if signature is None else signature)),
         dtype=_dtype(tensor),
         scale=float(quantized.scale[0]) if one else None,
@@ -214,12 +236,29 @@ def _dtype(tensor: Any) -> str:
     return flatbuffer.names("TensorType").get(tensor.type, str(tensor.type)).lower()
 
 
+def floats_inside(path: str | os.PathLike[str]) -> tuple[FloatOperator, ...]:
+    """Lists the operators that compute in float32, of a file that should in integers throughout.
+
+    Not those that convert: at the file's border, or before and after another that is listed.
+    """
+    model = flatbuffer.load(path)
+    with flatbuffer.damage_named(path):
+        return tuple(
+            one
+            for graph in model.subgraphs
+            for one in _with_floats(model, graph)
+            if one.operator not in ("QUANTIZE", "DEQUANTIZE") and not one.why.startswith("border")
+        )
+
+
 def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
+    return _with_floats(model, graph) if _has_quantized_activations(model, graph) else []
+
+
+def _with_floats(model: Any, graph: Any) -> list[FloatOperator]:
     tensors = graph.tensors or []
     operators = graph.operators or []
     dtypes = [_dtype(tensor) for tensor in tensors]
-    if not _has_quantized_activations(model, graph):
-        return []
     constant = {
         index
         for index, tensor in enumerate(tensors)
@@ -232,6 +271,13 @@ def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
     def activations(operator: Any) -> list[int]:
         return [index for index in operator.inputs if index >= 0 and index not in constant]
 
+    # Pixels of integers become float32 before they are quantized.
+    casts = {
+        operator.outputs[0]
+        for operator in operators
+        if flatbuffer.operator_name(model, operator) == "CAST"
+        and operator.inputs[0] in graph.inputs
+    }
     found = []
     for operator in operators:
         kinds = {dtypes[index] for index in activations(operator)}
@@ -240,7 +286,11 @@ def _float_operators(model: Any, graph: Any) -> list[FloatOperator]:
             name = flatbuffer.operator_name(model, operator)
             weights = [dtypes[index] for index in operator.inputs if index in constant]
             output = (tensors[operator.outputs[0]].name or b"").decode(errors="replace")
-            found.append(FloatOperator(name, output, _why(name, operator, graph, weights)))
+            if casts & {*operator.inputs, *operator.outputs} and name in ("CAST", "QUANTIZE"):
+                why = "border: converts the file's input"
+            else:
+                why = _why(name, operator, graph, weights)
+            found.append(FloatOperator(name, output, why))
     return found
 
 
@@ -291,9 +341,10 @@ def _quantization_of(model: Any) -> str:
             and types[operator.inputs[0]] == tensor_type.FLOAT16
         }
         for operator in operators:
-            if flatbuffer.operator_name(model, operator) not in _WEIGHTED:
+            if flatbuffer.operator_name(model, operator) not in COUNTED:
                 continue
-            weights = operator.inputs[1]
+            # Of an LSTM's weights the first may be absent, which is index -1.
+            weights = next(index for index in operator.inputs[1:] if index >= 0)
             computed = types[operator.outputs[0]]
             if computed != tensor_type.FLOAT32:
                 kind = {tensor_type.INT8: "int8", tensor_type.INT16: "int16x8"}.get(computed)
@@ -321,7 +372,7 @@ def _has_quantized_activations(model: Any, graph: Any) -> bool:
     makers = (
         operator
         for operator in graph.operators or []
-        if flatbuffer.operator_name(model, operator) in _WEIGHTED | {"QUANTIZE"}
+        if flatbuffer.operator_name(model, operator) in {*COUNTED, "QUANTIZE"}
     )
     return any(integers[index] for operator in makers for index in operator.outputs) or any(
         integers[index] and _is_scaled(graph.tensors[index]) for index in graph.inputs

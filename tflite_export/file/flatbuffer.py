@@ -106,6 +106,10 @@ def parse(data: bytes, path: str | os.PathLike[str]) -> Any:
     # IndexError, TypeError, UnicodeDecodeError, AttributeError, MemoryError and more.
     except Exception as error:
         raise ValueError(f"{Path(path)}: not a .tflite file: it is cut off or damaged") from error
+    for graph in model.subgraphs or []:
+        for operator in graph.operators or []:  # CALL_ONCE has neither
+            operator.inputs = [] if operator.inputs is None else operator.inputs
+            operator.outputs = [] if operator.outputs is None else operator.outputs
     try:
         _check_references(model)
     except ValueError as error:
@@ -164,6 +168,9 @@ def _check_references(model: Any) -> None:
                 options = operator.builtinOptions
                 called = [options.condSubgraphIndex, options.bodySubgraphIndex]
                 check("subgraph", called, len(model.subgraphs), lowest=1)
+            elif isinstance(operator.builtinOptions, schema().CallOnceOptionsT):
+                called = [operator.builtinOptions.initSubgraphIndex]
+                check("subgraph", called, len(model.subgraphs), lowest=1)
 
 
 def operator_name(model: Any, operator: Any) -> str:
@@ -189,7 +196,7 @@ def tensor_shape(graph: Any, index: int) -> tuple[int, ...]:
     if min((*signature, *shape), default=0) < 0:
         name = (tensor.name or b"").decode(errors="replace")
         raise ValueError(
-            f"tensor {name!r} has a dynamic shape; convert the model with a fixed batch and shape"
+            f"tensor {name!r} has a dynamic shape; convert the model with a fixed shape"
         )
     return tuple(int(size) for size in shape)
 

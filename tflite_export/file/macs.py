@@ -5,6 +5,7 @@ networks by them. One multiply-accumulate (MAC) is one, not two FLOPs. Taps on t
 they are part of "kernel size x channels for each output position".
 """
 
+import copy
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ _FREE = frozenset((
     "RESHAPE", "REVERSE_SEQUENCE", "REVERSE_V2", "SCATTER_ND", "SELECT", "SELECT_V2", "SHAPE",
     "SLICE", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPARSE_TO_DENSE", "SPLIT", "SPLIT_V",
     "SQUEEZE", "STRIDED_SLICE", "TILE", "TOPK_V2", "TRANSPOSE", "UNPACK", "WHERE", "ZEROS_LIKE",
+    # a state that is kept from one run to the next; CALL_ONCE sets it before the first
+    "ASSIGN_VARIABLE", "CALL_ONCE", "READ_VARIABLE", "VAR_HANDLE",
     # element by element
     "ABS", "ADD", "ADD_N", "ATAN2", "CEIL", "COS", "DIV", "EXP", "FLOOR", "FLOOR_DIV",
     "FLOOR_MOD", "LOG", "MAXIMUM", "MINIMUM", "MUL", "NEG", "POW", "ROUND", "RSQRT", "SIGN",
@@ -56,11 +59,13 @@ def count_macs(path: str | os.PathLike[str]) -> int:
 
     Returns:
         Multiply-accumulates (1 MAC = 2 FLOPs) for one sample, the file's total over the leading
-        axis of its first input, the batch. A sample of a language model is a whole sequence.
+        axis of its first input, the batch; of a file that leaves the batch open, those at a batch
+        of 1. A sample of a language model is a whole sequence.
 
     Raises:
-        ValueError: The file is not a ``.tflite`` file, has dynamic shapes or several signatures,
-            or holds an operator whose multiply-accumulates are not known; the message names it.
+        ValueError: The file is not a ``.tflite`` file, leaves more than the batch open, has several
+            signatures, or holds an operator whose multiply-accumulates are not known; the message
+            names it.
 
     Example:
         >>> import keras
@@ -77,6 +82,7 @@ def count_macs(path: str | os.PathLike[str]) -> int:
 
 def macs_of(model: Any) -> int:
     """Counts the multiply-accumulates of a file's ``ModelT``, see `count_macs`."""
+    model = _at_batch_of_one(model)
     graph = model.subgraphs[0]
     total = _count_graph(model, graph)
     _check_one_entry(model)
@@ -87,8 +93,74 @@ def macs_of(model: Any) -> int:
     return total // batch
 
 
+def _at_batch_of_one(model: Any) -> Any:
+    """Copies a ``ModelT``, its open batch closed at 1; any other open axis stays open."""
+    closed = copy.copy(model)
+    closed.subgraphs = [
+        _graph_at_batch_of_one(model, graph, is_body=bool(number))
+        for number, graph in enumerate(model.subgraphs)
+    ]
+    return closed
+
+
+def _graph_at_batch_of_one(model: Any, graph: Any, is_body: bool) -> Any:
+    """Copies a graph, its open axes closed in the order in which its operators run.
+
+    A file stores every open axis as 1, also one that other axes were folded into, as in a dense
+    layer of sequences: what is reshaped has as many elements as before.
+    """
+    opened = {
+        index: axes
+        for index, tensor in enumerate(graph.tensors or [])
+        if tensor.shapeSignature is not None
+        and (axes := [axis for axis, size in enumerate(tensor.shapeSignature) if size < 0])
+    }
+    entries = [index for index in graph.inputs if index in opened]
+    if not opened or any(
+        opened[index] != [0] and not (is_body and len(opened[index]) == 1) for index in entries
+    ):
+        return graph
+    graph = copy.copy(graph)
+    graph.tensors = [copy.copy(tensor) for tensor in graph.tensors or []]
+    sizes: dict[int, int] = {}
+
+    def close(index: int, size: int) -> None:
+        tensor = graph.tensors[index]
+        shape = list(tensor.shape)
+        for axis in opened[index]:
+            shape[axis] = 1
+        shape[opened[index][0]] = sizes[index] = size
+        tensor.shape, tensor.shapeSignature = shape, None
+
+    for index in entries:
+        close(index, 1)
+    for operator in graph.operators or []:
+        sources = [index for index in operator.inputs if index >= 0]
+        if any(index in opened and index not in sizes for index in sources):
+            continue
+        name = flatbuffer.operator_name(model, operator)
+        found = {sizes[index] for index in sources if index in sizes}
+        for index in operator.outputs:
+            if index not in opened:
+                continue
+            if name in ("RESHAPE", "FULLY_CONNECTED"):
+                elements = math.prod(flatbuffer.tensor_shape(graph, sources[0]))
+                if name == "FULLY_CONNECTED":
+                    units, in_features = flatbuffer.tensor_shape(graph, sources[1])
+                    elements = elements // in_features * units
+                shape = enumerate(graph.tensors[index].shape)
+                close(
+                    index,
+                    elements
+                    // math.prod(size for axis, size in shape if axis not in opened[index]),
+                )
+            elif len(found) < 2 and len(opened[index]) == 1:
+                close(index, *(found or {1}))
+    return graph
+
+
 def _check_one_entry(model: Any) -> None:
-    """Checks that every subgraph but the first belongs to a WHILE.
+    """Checks that every subgraph but the first belongs to a WHILE or a CALL_ONCE.
 
     To call after the count, which refuses the other operators that have subgraphs by name.
 
@@ -99,7 +171,10 @@ def _check_one_entry(model: Any) -> None:
     entries |= {x.subgraphIndex: x.signatureKey for x in model.signatureDefs or []}
     for graph in model.subgraphs:
         for operator in graph.operators or []:
-            if flatbuffer.operator_name(model, operator) == "WHILE":
+            name = flatbuffer.operator_name(model, operator)
+            if name == "CALL_ONCE":
+                entries.pop(operator.builtinOptions.initSubgraphIndex, None)
+            elif name == "WHILE":
                 entries.pop(operator.builtinOptions.condSubgraphIndex, None)
                 entries.pop(operator.builtinOptions.bodySubgraphIndex, None)
     if len(entries) > 1:
@@ -125,7 +200,7 @@ def _count_operator(model: Any, graph: Any, operator: Any) -> int:
             )
         )
         return trips * body + (trips + 1) * condition
-    if name not in _COUNTED:
+    if name not in COUNTED:
         raise ValueError(f"cannot count the multiply-accumulates of operator {name}")
     # An optional input that is not there has index -1.
     inputs = [
@@ -133,7 +208,7 @@ def _count_operator(model: Any, graph: Any, operator: Any) -> int:
     ]
     output = flatbuffer.tensor_shape(graph, operator.outputs[0])
     try:
-        return _COUNTED[name](operator.builtinOptions, inputs, output)
+        return COUNTED[name](operator.builtinOptions, inputs, output)
     except (IndexError, ValueError) as error:  # the wrong number of inputs or of axes
         raise ValueError(f"operator {name} has shapes {inputs} -> {output}") from error
 
@@ -169,6 +244,14 @@ def _conv_3d(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
     return positions * depth * height * width * in_channels * out_channels
 
 
+def _conv_3d_transpose(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
+    # Inputs: the output's shape, the filter, the images.
+    depth, height, width, out_channels, in_channels = inputs[1]
+    batch, in_depth, in_height, in_width, _ = inputs[2]
+    positions = batch * in_depth * in_height * in_width
+    return positions * depth * height * width * in_channels * out_channels
+
+
 def _fully_connected(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
     # The input may have any number of axes, and its rows may be spread over several.
     units, in_features = inputs[1]
@@ -199,10 +282,12 @@ def _sequence_lstm(_: Any, inputs: Sequence[_Shape], output: _Shape) -> int:
     return batch * time * sum(math.prod(shape) for shape in weights if shape)
 
 
-_COUNTED: dict[str, Callable[[Any, Sequence[_Shape], _Shape], int]] = {
+# The operators that have multiply-accumulates: convolutions, dense layers and matrix products.
+COUNTED: dict[str, Callable[[Any, Sequence[_Shape], _Shape], int]] = {
     "BATCH_MATMUL": _batch_matmul,
     "CONV_2D": _conv_2d,
     "CONV_3D": _conv_3d,
+    "CONV_3D_TRANSPOSE": _conv_3d_transpose,
     "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
     "FULLY_CONNECTED": _fully_connected,
     "TRANSPOSE_CONV": _transpose_conv,

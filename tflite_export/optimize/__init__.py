@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.convert import check_model, check_path, checked_array
+from tflite_export.convert import check_model, check_path
 from tflite_export.file.description import float_operators
 from tflite_export.optimize.job import Job, run
 from tflite_export.optimize.layer_graph import LayerGraph, graph_of
+from tflite_export.samples import checked_array
 
 if TYPE_CHECKING:
     import keras
@@ -45,8 +46,9 @@ def prune(
     """Prunes a trained network by magnitude while it trains on.
 
     Pruned are the kernels of Conv2D and Dense layers, and the pointwise ones of SeparableConv2D:
-    each gets the same share of zeros, those of its weights with the smallest magnitudes. Depthwise
-    kernels, which have few weights, biases and BatchNorm stay dense. The share rises in the first
+    each gets the same share of zeros, those of its weights with the smallest magnitudes. So do
+    layers of sequences, such as Conv1D. Depthwise kernels, which have few weights, biases and
+    BatchNorm stay dense. The share rises in the first
     half of the training, fast and then slowly (Zhu and Gupta, arXiv 1710.01878), so that the
     network adapts to it; in the second half it stays.
 
@@ -54,8 +56,10 @@ def prune(
     other weights. It becomes smaller when it is compressed.
 
     Args:
-        model: A functional classifier of the TensorFlow backend, trained. It is left as it is.
-        x: Training samples (n, ...), as the model takes them.
+        model: A functional or Sequential classifier of the TensorFlow backend, trained, maybe with
+            such models in it. It ends in logits, a softmax or one sigmoid, and is left as it is.
+        x: Training samples (n, ...), as the model takes them. Layers that augment them, such as
+            RandomFlip, do nothing here.
         y: Their classes, integers (n,).
         sparsity: Share of zeros, more than 0 and less than 1, in each kernel to the nearest weight.
         epochs: Passes over the samples.
@@ -116,8 +120,8 @@ def train_quantized(
     takes integers.
 
     Args:
-        model: A functional classifier of the TensorFlow backend, trained, and pruned or not. It is
-            left as it is.
+        model: A classifier of the TensorFlow backend as `prune` takes it, trained, and pruned or
+            not. It is left as it is.
         path: Where to write, ending in ``.tflite``, in a folder that exists. The file appears
             whole or not at all, and one that was there before stays if this fails.
         x: Training samples (n, ...); the first 200 are the representative data, too.
@@ -189,9 +193,11 @@ def check_optimisable(model: keras.Model) -> LayerGraph:
                 name=module,
             )
     graph = graph_of(model)
-    if len(model.output_shape) != 2 or graph.output_activation not in ("linear", "softmax"):
+    classes = model.output_shape[-1] > 1 and graph.output_activation in ("linear", "softmax")
+    binary = model.output_shape[-1] == 1 and graph.output_activation == "sigmoid"
+    if len(model.output_shape) != 2 or not (classes or binary):
         raise ValueError(
-            f"model must end in logits or a softmax, (batch, classes): it gives "
+            f"model must end in logits or a softmax, (batch, classes), or in one sigmoid: it gives "
             f"{model.output_shape} after {graph.output_activation}"
         )
     return graph
@@ -221,7 +227,9 @@ def _checked_data(
     model: keras.Model, x: npt.ArrayLike, y: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
     samples, labels = checked_array(x, model.inputs[0], "x"), np.asarray(y)
-    classes = model.output_shape[-1]
+    classes = max(2, model.output_shape[-1])  # one sigmoid tells two apart
+    if labels.shape == (*samples.shape[:1], 1) and model.output_shape[-1] == 1:
+        labels = labels[:, 0]
     if not len(samples):
         raise ValueError("x holds no sample")
     if labels.shape != samples.shape[:1] or labels.dtype.kind not in "iu":

@@ -97,6 +97,7 @@ def run(
     (folder / "job.json").write_text(job.to_json(), encoding="utf-8")
     _start(job.task, folder, verbose)
     optimised = keras.models.clone_model(model)
+    optimised.set_weights(model.get_weights())  # those of Normalization are no node's
     with np.load(folder / "optimised.npz") as weights:
         set_weights(optimised, job.graph, weights)
     expected = np.load(folder / "optimised_outputs.npy")

@@ -1,7 +1,8 @@
 """Describes functional Keras models as plain data, from which another Keras can build them.
 
 Layers that do two things are divided: an activation stands by itself, and a separable convolution
-is a depthwise and a pointwise one.
+is a depthwise and a pointwise one. Layers of sequences are those of images one pixel wide, models
+within the model are spread out, and what only augments images is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
@@ -56,6 +58,35 @@ _ACTIVATIONS = {
     "swish": "swish",
     "tanh": "tanh",
 }
+
+# Layers of sequences, and what they are of images.
+_SEQUENCES = {
+    "AveragePooling1D": "AveragePooling2D",
+    "Conv1D": "Conv2D",
+    "DepthwiseConv1D": "DepthwiseConv2D",
+    "GlobalAveragePooling1D": "GlobalAveragePooling2D",
+    "GlobalMaxPooling1D": "GlobalMaxPooling2D",
+    "MaxPooling1D": "MaxPooling2D",
+    "SeparableConv1D": "SeparableConv2D",
+    "SpatialDropout1D": "SpatialDropout2D",
+    "ZeroPadding1D": "ZeroPadding2D",
+}
+# Those that may come between, on images one pixel wide as on sequences.
+_EITHER = ("Activation", "BatchNormalization", "Dropout", "ReLU")
+
+# Layers that leave their input as it is but for in training; other names begin with "Random".
+_AUGMENTING = (
+    "ActivityRegularization",
+    "AlphaDropout",
+    "AugMix",
+    "CutMix",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Identity",
+    "MixUp",
+    "RandAugment",
+)
+_NOT_AUGMENTING = ("RandomCrop",)  # it crops at inference, too
 
 # Layers after which probabilities are still probabilities.
 _KEEPING = (
@@ -116,15 +147,48 @@ class LayerGraph:
 
 
 def graph_of(model: keras.Model) -> LayerGraph:
-    """Reads the graph of a functional model of one input and one output.
+    """Reads the graph of a functional or Sequential model of one input and one output.
 
     Args:
-        model: A model of layers of ``_ARGUMENTS``, channels last, each of them called once.
+        model: A model of layers of ``_ARGUMENTS``, channels last, each of them called once, and of
+            such models.
 
     Raises:
-        ValueError: The model is not functional, or has a layer that is not among these or is
+        ValueError: The model is of another kind, or has a layer that is not among these or is
             called more than once; the message names it.
     """
+    nodes: list[Node] = []
+    source = model.inputs[0].name if hasattr(model, "inputs") else ""
+    output = _spread(model, "", source, nodes, {})
+    needed = {output}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    nodes = [node for node in nodes if node.name in needed]
+    graph = LayerGraph(source, tuple(model.inputs[0].shape[1:]), output, tuple(nodes))
+    _check_weights(model, graph)
+    return graph
+
+
+def _spread(
+    model: keras.Model, prefix: str, source: str, nodes: list[Node], wide: dict[str, str]
+) -> str:
+    """Adds the nodes of a model to those of the model that it is in.
+
+    Args:
+        model: A model of one input and one output.
+        prefix: What the names of its nodes begin with.
+        source: The node that gives its input.
+        nodes: The nodes before it, to which its own are added.
+        wide: Of each sequence that comes from an image one pixel wide, the node of that image.
+
+    Returns:
+        The node that gives its output.
+    """
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
     config = model.get_config() if hasattr(model, "inputs") and model.built else {}
     layers = config.get("layers", [])
     if "input_layers" not in config:
@@ -138,24 +202,93 @@ def graph_of(model: keras.Model) -> LayerGraph:
             "expected one of each"
         )
     ((graph_input,), (output,)) = ends
-    nodes: list[Node] = []
-    outputs = {graph_input: graph_input}  # the node that gives the output of each layer
+    outputs = {graph_input: source}  # the node that gives the output of each layer
     for layer in layers:
         if layer["class_name"] == "InputLayer":
             continue
-        name = layer["name"]
-        inputs = [outputs[source] for source in _inputs(layer)]
-        added = [*_nodes_of(layer, inputs)]
+        name, kind = layer["name"], layer["class_name"]
+        inputs = [outputs[one] for one in _inputs(layer)]
+        # That of an operation of keras.ops is no layer.
+        own = next((one for one in model.layers if one.name == name), None)
+        if isinstance(own, keras.Model):
+            outputs[name] = _spread(own, f"{prefix}{name}/", inputs[0], nodes, wide)
+            continue
+        if layer.get("module") == "keras.layers" and _only_augments(kind):
+            added = []
+        elif kind == "Normalization" and layer.get("module") == "keras.layers":
+            added = [_rescaling(f"{prefix}{name}", own, inputs)]
+        else:
+            named = {**layer, "name": f"{prefix}{name}"}
+            if kind in _SEQUENCES or (kind in _EITHER and inputs[0] in wide):
+                added = [*_nodes_of_sequence(named, inputs, wide)]
+            else:
+                added = [*_nodes_of(named, inputs)]
         nodes.extend(added)
         outputs[name] = added[-1].name if added else inputs[0]
-    graph = LayerGraph(graph_input, tuple(model.inputs[0].shape[1:]), outputs[output], tuple(nodes))
-    _check_weights(model, graph)
-    return graph
+    return outputs[output]
+
+
+def _only_augments(kind: str) -> bool:
+    begins = kind.startswith("Random") and kind not in _NOT_AUGMENTING
+    return begins or kind in _AUGMENTING
+
+
+def _rescaling(name: str, layer: Any, inputs: Sequence[str]) -> Node:
+    """Describes a Normalization layer by the numbers that it has been adapted to."""
+    import keras
+
+    mean, variance = np.asarray(layer.mean), np.asarray(layer.variance)
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    scale, offset = 1 / deviation, -mean / deviation
+    if layer.invert:
+        scale, offset = deviation, mean
+    arguments = {"scale": scale.tolist(), "offset": offset.tolist()}
+    return Node(name, "Rescaling", arguments, tuple(inputs), ())
+
+
+def _nodes_of_sequence(
+    layer: dict[str, Any], inputs: Sequence[str], wide: dict[str, str]
+) -> Iterator[Node]:
+    """Divides a layer of sequences, (steps, channels), as one of images, (steps, 1, channels)."""
+    name, kind, config = layer["name"], layer["class_name"], dict(layer["config"])
+    channels = layer["inbound_nodes"][0]["args"][0]["config"]["shape"][-1]
+    source = wide.get(inputs[0])
+    if source is None:
+        source = f"{name}/wide"
+        yield Node(source, "Reshape", {"target_shape": (-1, 1, channels)}, (inputs[0],), ())
+    for key in ("kernel_size", "dilation_rate", "pool_size"):
+        if key in config:
+            config[key] = (*config[key], 1)
+    if config.get("strides"):
+        # Of an image one pixel wide, whatever its stride; depthwise kernels take equal ones.
+        config["strides"] = (*config["strides"], *config["strides"])
+    if kind == "ZeroPadding1D":
+        config["padding"] = (tuple(config["padding"]), (0, 0))
+    elif config.get("padding") == "causal":
+        before = (config["kernel_size"][0] - 1) * config["dilation_rate"][0]
+        padding = {"padding": ((before, 0), (0, 0))}
+        yield Node(f"{name}/causal", "ZeroPadding2D", padding, (source,), ())
+        source, config["padding"] = f"{name}/causal", "valid"
+    if kind == "BatchNormalization":
+        config["axis"] = -1 if config["axis"] in (-1, 2) else config["axis"]
+    image = {**layer, "class_name": _SEQUENCES.get(kind, kind), "config": config}
+    added = [*_nodes_of(image, [source])]
+    yield from added
+    # A pool over all steps leaves no sequence.
+    if kind.startswith("Global") and not config["keepdims"]:
+        return
+    if kind in ("Conv1D", "SeparableConv1D"):
+        channels = config["filters"]
+    elif kind == "DepthwiseConv1D":
+        channels *= config["depth_multiplier"]
+    wide[f"{name}/narrow"] = added[-1].name
+    narrow = {"target_shape": (-1, channels)}
+    yield Node(f"{name}/narrow", "Reshape", narrow, (added[-1].name,), ())
 
 
 def weights_of(model: keras.Model, graph: LayerGraph) -> dict[str, npt.NDArray[Any]]:
     """Returns the weights of a model, by ``weight_key`` of the graph's nodes."""
-    values = {layer.name: layer.get_weights() for layer in model.layers}
+    values = {name: layer.get_weights() for name, layer in _layers(model)}
     return {
         weight_key(position, index): values[layer][place]
         for position, node in enumerate(graph.nodes)
@@ -167,13 +300,26 @@ def set_weights(
     model: keras.Model, graph: LayerGraph, weights: Mapping[str, npt.NDArray[Any]]
 ) -> None:
     """Sets the weights of a model, in the form of ``weights_of``."""
-    values = {layer.name: layer.get_weights() for layer in model.layers}
+    values = {name: layer.get_weights() for name, layer in _layers(model)}
     for position, node in enumerate(graph.nodes):
         for index, (layer, place) in enumerate(node.sources):
             array = weights[weight_key(position, index)]
             values[layer][place] = array.reshape(values[layer][place].shape)
+    for name, layer in _layers(model):
+        layer.set_weights(values[name])
+        if hasattr(layer, "finalize_state"):  # Normalization computes by copies of its weights
+            layer.finalize_state()
+
+
+def _layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the layers of a model and of those in it, each with the name of its node."""
+    import keras
+
     for layer in model.layers:
-        layer.set_weights(values[layer.name])
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer, f"{prefix}{layer.name}/")
+        else:
+            yield f"{prefix}{layer.name}", layer
 
 
 def weight_key(position: int, index: int) -> str:
@@ -215,11 +361,11 @@ def _tensors(value: Any) -> Iterator[str]:
 def _check_weights(model: keras.Model, graph: LayerGraph) -> None:
     """Raises ValueError for a layer with weights that no node takes, such as those of LoRA."""
     taken = Counter(layer for node in graph.nodes for layer, _ in node.sources)
-    for layer in model.layers:
-        if len(layer.weights) != taken[layer.name]:
+    for name, layer in _layers(model):
+        if len(layer.weights) != taken[name] and type(layer).__name__ != "Normalization":
             raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) has {len(layer.weights)} weights, "
-                f"expected {taken[layer.name]}"
+                f"layer {name!r} ({type(layer).__name__}) has {len(layer.weights)} weights, "
+                f"expected {taken[name]}"
             )
 
 
@@ -248,7 +394,8 @@ def _nodes_of(layer: dict[str, Any], inputs: Sequence[str]) -> Iterator[Node]:
         return
     if (kind not in _ARGUMENTS and not separable) or layer.get("module") != "keras.layers":
         raise ValueError(
-            f"{where} cannot be optimised: known are SeparableConv2D, {', '.join(_ARGUMENTS)}"
+            f"{where} cannot be optimised: known are Normalization, SeparableConv2D, "
+            f"{', '.join([*_ARGUMENTS, *_SEQUENCES])}, and layers that augment"
         )
     activation = _activation(config, where)
     if separable:

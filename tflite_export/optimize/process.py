@@ -145,16 +145,18 @@ def _fit_function(job: Job, x: npt.NDArray[Any], y: npt.NDArray[Any], progress: 
             )
 
     def fit(model: Any, *callbacks: Any) -> None:
-        model.compile(
-            optimizer=tf_keras.optimizers.Adam(job.learning_rate),
-            loss=tf_keras.losses.SparseCategoricalCrossentropy(
+        if job.graph.output_activation == "sigmoid":
+            loss = tf_keras.losses.BinaryCrossentropy()
+        else:
+            loss = tf_keras.losses.SparseCategoricalCrossentropy(
                 from_logits=job.graph.output_activation != "softmax"
-            ),
-            metrics=["accuracy"],
+            )
+        model.compile(
+            optimizer=tf_keras.optimizers.Adam(job.learning_rate), loss=loss, metrics=["accuracy"]
         )
         model.fit(
             x,
-            y,
+            y[:, np.newaxis],
             batch_size=job.batch_size,
             epochs=job.epochs,
             callbacks=[*callbacks, Report()],
@@ -341,8 +343,12 @@ def _set_weights(model: Any, graph: LayerGraph, weights: Mapping[str, npt.NDArra
     """Sets the weights of a model of ``_build``, in the form of ``layer_graph.weights_of``."""
     for position, node in enumerate(graph.nodes):
         layer = model.get_layer(node.name)
+        shapes = [weight.shape for weight in layer.get_weights()]
         layer.set_weights(
-            [weights[weight_key(position, index)] for index in range(len(node.sources))]
+            [
+                weights[weight_key(position, index)].reshape(shape)  # of a sequence's, one wide
+                for index, shape in enumerate(shapes)
+            ]
         )
 
 
