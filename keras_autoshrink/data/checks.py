@@ -39,19 +39,20 @@ def _check_pixels(x: Array, what: str) -> None:
     check_finite(x, what, "images have pixels that")
 
 
-def _check_channels(shape: Sequence[int | None], what: str) -> None:
+def _check_channels(shape: Sequence[Any], what: str) -> None:
     """Refuses images whose channels come first, as far as their shape, of rank 4, tells.
 
     Of the other way to read it, an image of three rows and many channels, its columns would be as
     many as its channels, or nearly so.
     """
     _, channels, height, width = shape
-    if channels in (1, 3, 4) and width not in (None, 1, 3, 4):
-        if height is not None and channels < height <= 4 * width and width <= 4 * height:
-            raise ValueError(
-                f"{what}: images have shape ({channels}, {height}, {width}), channels first; "
-                "expected (height, width, channels): numpy.moveaxis(x, 1, -1) makes them so"
-            )
+    if None in (height, width) or channels not in (1, 3, 4) or width in (1, 3, 4):
+        return
+    if channels < height <= 4 * width and width <= 4 * height:
+        raise ValueError(
+            f"{what}: images have shape ({channels}, {height}, {width}), channels first; expected "
+            "(height, width, channels): numpy.moveaxis(x, 1, -1) makes them so"
+        )
 
 
 # What a loss takes, by the names that Keras has for losses, in small letters.
@@ -92,7 +93,7 @@ def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = Non
             f"{what}: labels are {_kind(y)}; expected integers 0 to {classes - 1}, as of "
             "numpy.unique(y, return_inverse=True)[1]"
         )
-    if len(y.shape) < 1 or len(y) != images or (takes == _INTEGERS and not flat):
+    if y.shape[:1] != (images,) or (takes == _INTEGERS and not flat):
         one_hot = y.ndim == 2 and len(y) == images
         raise ValueError(
             f"{what}: {images} images, but labels of shape {y.shape}; expected ({images},)"
@@ -104,19 +105,21 @@ def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = Non
             f"{what}: labels of shape {y.shape}, but the loss {name} takes one for each class; "
             f"give keras.utils.to_categorical(y, {classes}), or compile a sparse loss"
         )
-    if not flat or (takes == _ANY and y.dtype.kind == "f"):
+    if not flat:
         check_finite(y, what, "images have labels that")
-        one_hot = flat is False and y.ndim == 2 and y.shape[1] == classes
-        one_hot = one_hot and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
-        return y.argmax(axis=1) if one_hot else None
+        is_one_hot = y.shape[1:] == (classes,) and ((y == 0) | (y == 1)).all()
+        return y.argmax(axis=1) if is_one_hot and (y.sum(axis=1) == 1).all() else None
+    if takes == _ANY and y.dtype.kind == "f":
+        check_finite(y, what, "images have labels that")
+        return None
     if y.dtype.kind == "b" and classes != 2:
         raise ValueError(f"{what}: labels are booleans; expected integers 0 to {classes - 1}")
-    # NaN among them.
+    # NaN among them, which is not equal to itself.
     if y.dtype.kind == "f" and (broken := y[y != np.floor(y)]).size:
         raise ValueError(
             f"{what}: label {broken[0]} is no whole number; expected 0 to {classes - 1}"
         )
-    wrong = y[(y < 0) | (y >= classes)] if y.dtype.kind != "b" else y[:0]
+    wrong = y[(y < 0) | (y >= classes)]
     if wrong.size:
         raise ValueError(f"{what}: label {wrong[0]} is not one of 0 to {classes - 1}")
     return y.reshape(-1).astype(np.int64)
@@ -404,9 +407,7 @@ def _check_numbers(weights: Array, what: str) -> None:
     check_finite(weights, what, "values of sample_weight")
 
 
-def _look_through(
-    data: Any, steps: tuple[str, int | None], of: _Images, what: str
-) -> Array | None:
+def _look_through(data: Any, steps: tuple[str, int | None], of: _Images, what: str) -> Array | None:
     """Reads what an epoch reads of a `tf.data.Dataset`, and checks each of its batches.
 
     Returns:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_autoshrink.backend import check_tensorflow
-from keras_autoshrink.checks import enumerated, tensorflow_reason
+from keras_autoshrink.checks import tensorflow_reason
 from keras_autoshrink.data.checks import Array, check_classes, check_parts
 from keras_autoshrink.data.folders import LAYOUTS, find_classes, find_parts, load_folder
 
@@ -23,6 +23,7 @@ BUILT_IN = ("digits", "cifar10", IMAGENET)
 
 # Of CIFAR-10, unless another is asked for: to train candidates on, and to score them on.
 _CIFAR10_PROXY = (5_000, 1_000)
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

@@ -350,8 +350,7 @@ def sample(streams: ImageStreams, train: int, test: int) -> ImageData:
     """
     return ImageData(
         train=_sample(streams, streams.train, train, "train"),
-        validation=streams.validation
-        and _sample(streams, streams.validation, test, "validation"),
+        validation=streams.validation and _sample(streams, streams.validation, test, "validation"),
         test=_sample(streams, streams.test, test, "test"),
         class_names=streams.class_names,
         mean=streams.mean,
