@@ -127,6 +127,19 @@ def set_keras_settings(settings: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
+def channels_last() -> Iterator[None]:
+    """Lets layers that are made within take images channels last, whatever the user's setting."""
+    import keras
+
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(before)
+
+
+@contextlib.contextmanager
 def graphs_released() -> Iterator[None]:
     """Releases the graphs that are traced inside, so that Python's garbage collection frees them.
 

@@ -262,7 +262,8 @@ def export(
     changed = _changed(facts, source, data)
     if changed:
         raise ValueError(f"{options.model}: was trained on other data: {changed}")
-    if "mean" in facts and (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
+    _check_trained(options.model, model, facts)
+    if (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
         raise ValueError(
             f"{options.model}: was trained on other data ({facts['dataset']}): their mean and "
             f"deviation were {facts['mean']} and {facts['std']}, those of {source['dataset']} are "
@@ -281,6 +282,25 @@ def export(
         gained = check.agreement.file_accuracy - checks[0].agreement.model_accuracy
         _console.print(f"{check.path}: its accuracy against {options.model}: {gained:+.4f}")
     return [*checks, *optimised]
+
+
+def _check_trained(path: Path, model: keras.Model, facts: dict[str, Any]) -> None:
+    """Refuses a model that `autoshrink train` has not written: its pixels may be scaled otherwise.
+
+    Raises:
+        ValueError: there are no facts beside it, or they are another network's.
+    """
+    way_out = "convert it by 'python -m tflite_export convert'"
+    if not {"mean", "std"} <= facts.keys():
+        raise ValueError(
+            f"{path}: was not trained by autoshrink, which writes {path.name}.json beside it; how "
+            f"it takes its pixels is unknown: {way_out}"
+        )
+    if facts.get("params", count_params(model)) != count_params(model):
+        raise ValueError(
+            f"{path}: has {count_params(model):,} parameters, {path.name}.json is of a network of "
+            f"{facts['params']:,}: if autoshrink did not train it, {way_out}"
+        )
 
 
 def _export_quantized(

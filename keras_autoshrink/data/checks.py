@@ -34,7 +34,7 @@ def _check_pixels(x: Array, what: str) -> None:
             f"{what}: images have shape {x.shape}; expected (n, height, width, channels), none 0"
         )
     if x.dtype.kind not in "buif":
-        raise ValueError(f"{what}: pixels are {_kind(x)}; expected numbers")
+        raise ValueError(f"{what}: pixels are {x.dtype}; expected numbers")
     _check_channels(x.shape, what)
     check_finite(x, what, "images have pixels that")
 
