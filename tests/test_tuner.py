@@ -313,6 +313,31 @@ def test_what_cannot_be_scored_is_one_line(tmp_path, data, result, score, culpri
     assert "\n" not in str(caught.value)
 
 
+def test_a_number_needs_no_metrics_of_the_default_score(tmp_path):
+    class Regression(keras_tuner.HyperModel):
+        def build(self, hp):
+            kas.declare_cell(hp, kas.Cell.dense(("input", "relu", "tanh")))
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+            model.compile("adam", "mse")
+            return model
+
+        def fit(self, hp, model, *args, **kwargs):
+            history = model.fit(*args, **kwargs)
+            return min(history.history["val_loss"]) if self.returns_number else history
+
+    x = np.ones((8, 3))
+    given = {"validation_data": (x, x[:, 0]), "epochs": 2, "verbose": 0}
+    model = Regression()
+    model.returns_number = True
+    tuner = make(tmp_path / "number", model)
+    tuner.search(x, x[:, 0], **given)
+    best = tuner.get_best_models()[0].evaluate(x, x[:, 0], verbose=0)
+    assert max(r["score"] for r in tuner.trajectory()) == pytest.approx(-best, rel=1e-5)
+    model.returns_number = False
+    with pytest.raises(ValueError, match="the score needs the metric 'val_accuracy', but training"):
+        make(tmp_path / "history", model).search(x, x[:, 0], **given)
+
+
 def test_the_weights_are_those_of_the_epoch_that_a_dict_tells_of(tmp_path, data):
     class BestEpoch(kas.CNNCellHyperModel):
         def fit(self, hp, model, *args, **kwargs):

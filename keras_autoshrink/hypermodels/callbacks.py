@@ -227,6 +227,11 @@ class ScoreCallback(DataEnd):
         score: callable `score(logs, macs)`.
         measured: what was measured of the network's costs, by `Cost.name`.
         count: counts the others, for one image or one token.
+        may_lack: whether epochs may lack what the score needs, since whoever trains returns a score
+            of their own.
+
+    Attributes:
+        lacking: the error of the last epoch that lacked it, or None.
 
     Raises:
         keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs, or the
@@ -240,8 +245,11 @@ class ScoreCallback(DataEnd):
         score: Score,
         measured: Mapping[str, float],
         count: Callable[[keras.Model], Mapping[str, float]],
+        may_lack: bool = False,
     ) -> None:
         super().__init__()
+        self.may_lack = may_lack
+        self.lacking: keras_tuner.errors.FatalValueError | None = None
         self.score = score
         self.measured = measured
         self._count = count
@@ -254,7 +262,13 @@ class ScoreCallback(DataEnd):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Adds to `logs`, which the callbacks after this one and the history see."""
         super().on_epoch_end(epoch, logs)
-        value = score_of(self.score, logs, self.costs, "training reports")
+        try:
+            value = score_of(self.score, logs, self.costs, "training reports")
+        except keras_tuner.errors.FatalValueError as error:
+            if not self.may_lack:
+                raise
+            self.lacking = error
+            return
         objective = getattr(self.score, "objective", None)
         watched = ["loss", "val_loss", *([objective] if isinstance(objective, str) else [])]
         diverged = [name for name in watched if not math.isfinite(logs.get(name, 0))]

@@ -39,6 +39,7 @@ class Trainer:
             looked at between two batches.
         devices: `SearchDevices` of a distribution strategy, or None.
         has_own_score: whether somebody gave the score, rather than left it at its default.
+        has_own_fit: whether the HyperModel trains by a `fit` that is not KerasTuner's or ours.
 
     Attributes:
         verbose: of `keras.Model.fit`.
@@ -52,6 +53,7 @@ class Trainer:
         max_seconds: float | None,
         devices: Any,
         has_own_score: bool = False,
+        has_own_fit: bool = False,
     ) -> None:
         self.verbose = 0
         self.is_started_again = service.role() == "worker"
@@ -60,6 +62,7 @@ class Trainer:
         self._max_seconds = max_seconds
         self._devices = devices
         self._has_own_score = has_own_score
+        self._has_own_fit = has_own_fit
         self._as_declared = False
 
     def train(
@@ -85,7 +88,11 @@ class Trainer:
         if self._devices:
             self._devices.candidate(seed)
         # First of all callbacks: those behind it may look at the score.
-        ours: list[Any] = [ScoreCallback(self._score, self._costs.measured(cell), count_costs)]
+        # A `fit` that returns a number need not have the metrics of a score that nobody gave.
+        may_lack = self._has_own_fit and not self._has_own_score
+        measured = self._costs.measured(cell)
+        scorer = ScoreCallback(self._score, measured, count_costs, may_lack)
+        ours: list[Any] = [scorer]
         if self._max_seconds is not None:
             ours.insert(0, Deadline(self._max_seconds))
         started = time.monotonic()
@@ -98,7 +105,7 @@ class Trainer:
                 result["seconds"] = seconds
             if isinstance(result, keras.callbacks.History):
                 if "score" not in result.history:
-                    raise keras_tuner.errors.FatalValueError(
+                    raise scorer.lacking or keras_tuner.errors.FatalValueError(
                         "HyperModel.fit() has to pass its callbacks on to model.fit() and to train "
                         "for one epoch or more: the history it returned has no score"
                     )

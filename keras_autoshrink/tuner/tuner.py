@@ -91,7 +91,8 @@ class AutoShrink(keras_tuner.Tuner):
             found better ones than "paper" for as many trained networks; of larger cells there are
             few searches (`benchmarks/search_quality.md`).
         max_candidates: how many networks are trained; by default 40 by "evolution", and by
-            "bayesian" as many as "paper" would train at most. ("paper" ends by itself.)
+            "bayesian" as many as "paper" would train at most. ("paper" ends by itself.) A search
+            that has ended goes on with more.
         max_minutes: how long the search takes, give or take a tenth, on a clock, its interruptions
             not counted; by default as long as its candidates need. Then `max_candidates` has no
             default.
@@ -179,7 +180,14 @@ class AutoShrink(keras_tuner.Tuner):
         oracle.costs = self._costs
         oracle.first = getattr(hypermodel, "starting_values", list)()
         oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
-        self._trainer = Trainer(score, self._costs, max_seconds_per_trial, devices, has_own_score)
+        self._trainer = Trainer(
+            score,
+            self._costs,
+            max_seconds_per_trial,
+            devices,
+            has_own_score,
+            _has_own_fit(hypermodel),
+        )
         # What a search that goes on in the folder must have in common with this one.
         self._settings = {
             **dict(sorted(oracle.settings.items(), key=lambda item: item[0] != "seed")),
@@ -232,6 +240,7 @@ class AutoShrink(keras_tuner.Tuner):
                 1 progress, 2 also Keras's own line for each epoch.
 
         Raises:
+            TypeError: `callbacks` are none.
             ValueError: the data do not fit the networks, and nothing has been trained; or another
                 process searches in the folder, or one did with other settings.
             RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
@@ -688,6 +697,11 @@ def _judged_by(data: Any) -> str:
     x = data[0] if isinstance(data, (list, tuple)) and data else None
     shape = getattr(x, "shape", ())
     return final.by_images(shape[0]) if len(shape) == 4 else final.BY_SCORE
+
+
+def _has_own_fit(hypermodel: Any) -> bool:
+    fit = getattr(type(hypermodel), "fit", keras_tuner.HyperModel.fit)
+    return fit.__module__.partition(".")[0] not in ("keras_tuner", "keras_autoshrink")
 
 
 def _as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
