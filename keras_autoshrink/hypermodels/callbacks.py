@@ -230,9 +230,6 @@ class ScoreCallback(DataEnd):
         may_lack: whether epochs may lack what the score needs, since whoever trains returns a score
             of their own.
 
-    Attributes:
-        lacking: the error of the last epoch that lacked it, or None.
-
     Raises:
         keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs, or the
             data ended, or the score is no number.
@@ -249,7 +246,6 @@ class ScoreCallback(DataEnd):
     ) -> None:
         super().__init__()
         self.may_lack = may_lack
-        self.lacking: keras_tuner.errors.FatalValueError | None = None
         self.score = score
         self.measured = measured
         self._count = count
@@ -264,10 +260,9 @@ class ScoreCallback(DataEnd):
         super().on_epoch_end(epoch, logs)
         try:
             value = score_of(self.score, logs, self.costs, "training reports")
-        except keras_tuner.errors.FatalValueError as error:
+        except keras_tuner.errors.FatalValueError:
             if not self.may_lack:
                 raise
-            self.lacking = error
             return
         objective = getattr(self.score, "objective", None)
         watched = ["loss", "val_loss", *([objective] if isinstance(objective, str) else [])]

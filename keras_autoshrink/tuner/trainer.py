@@ -91,8 +91,7 @@ class Trainer:
         # A `fit` that returns a number need not have the metrics of a score that nobody gave.
         may_lack = self._has_own_fit and not self._has_own_score
         measured = self._costs.measured(cell)
-        scorer = ScoreCallback(self._score, measured, count_costs, may_lack)
-        ours: list[Any] = [scorer]
+        ours: list[Any] = [ScoreCallback(self._score, measured, count_costs, may_lack)]
         if self._max_seconds is not None:
             ours.insert(0, Deadline(self._max_seconds))
         started = time.monotonic()
@@ -105,7 +104,7 @@ class Trainer:
                 result["seconds"] = seconds
             if isinstance(result, keras.callbacks.History):
                 if "score" not in result.history:
-                    raise scorer.lacking or keras_tuner.errors.FatalValueError(
+                    raise keras_tuner.errors.FatalValueError(
                         "HyperModel.fit() has to pass its callbacks on to model.fit() and to train "
                         "for one epoch or more: the history it returned has no score"
                     )
@@ -130,6 +129,10 @@ class Trainer:
             keras_tuner.errors.FatalError: it is none of these, or lacks what the score needs.
         """
         if isinstance(result, keras.callbacks.History):
+            if result.epoch and "score" not in result.history:  # says what it lacks, if it does
+                last = {name: values[-1] for name, values in result.history.items()}
+                costs = {**self._costs.measured(cell), **count_costs(model)}
+                score_of(self._score, last, costs, "training reports")
             return result
         if isinstance(result, list) and result:
             each = [self.scored(one, model, cell) for one in result]
