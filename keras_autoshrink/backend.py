@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -98,6 +98,45 @@ def trainer_environment(gpu: str | None) -> dict[str, str]:
     if gpu is None:
         return {**_ONE_THREAD, **os.environ}
     return {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+
+
+def keras_settings() -> dict[str, Any]:
+    """Returns what a script may have set of Keras, by the names of `keras.config`."""
+    import keras
+
+    return {
+        "floatx": keras.config.floatx(),
+        "epsilon": keras.config.epsilon(),
+        "image_data_format": keras.config.image_data_format(),
+        "dtype_policy": keras.config.dtype_policy(),
+        "flash_attention": keras.config.is_flash_attention_enabled(),
+        "interactive_logging": keras.config.is_interactive_logging_enabled(),
+        "traceback_filtering": keras.config.is_traceback_filtering_enabled(),
+    }
+
+
+def set_keras_settings(settings: Mapping[str, Any]) -> None:
+    """Sets what `keras_settings` returned, of another process or before Keras was reset."""
+    import keras
+
+    for name, value in settings.items():
+        if setter := getattr(keras.config, f"set_{name}", None):
+            setter(value)
+        elif value is not None:  # of flash attention: as Keras sees fit
+            getattr(keras.config, f"{'enable' if value else 'disable'}_{name}")()
+
+
+@contextlib.contextmanager
+def channels_last() -> Iterator[None]:
+    """Lets layers that are made within take images channels last, whatever the user's setting."""
+    import keras
+
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 @contextlib.contextmanager

@@ -73,6 +73,7 @@ def test_score_and_costs_are_in_the_logs_of_each_epoch():
     ("score", "kind", "culprit"),
     [
         (lambda logs, macs: logs["val_f1"], "FatalValueError", "needs the metric 'val_f1', but"),
+        (lambda logs, macs: None, "FatalValueError", r"score is None; score\(logs, macs\) has to"),
         (lambda logs, macs: float("nan"), "FailedTrialError", "score of epoch 1 is nan"),
     ],
 )

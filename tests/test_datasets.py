@@ -258,6 +258,19 @@ def test_npz_grayscale(npz):
     np.testing.assert_allclose(restored, gray.astype(float), atol=1e-3)
 
 
+def test_npz_of_named_classes(npz):
+    names = np.array(["dog", "ant", "cat", "bee"])
+    arrays = {**TEST, "y_train": names[np.arange(40) % 4], "y_test": names[TEST["y_test"]]}
+    path = npz(**arrays)
+    data = load_images(path.rename(path.with_name("DATA.NPZ")), purpose="train")
+    assert data.class_names == ("ant", "bee", "cat", "dog")
+    first = pixels(data.train, data)[:, 0, 0, 0]
+    assert data.train.y.tolist() == [[3, 0, 2, 1][number % 4] for number in first]
+    assert data.test.y.tolist() == [3, 0, 2, 1] * 2
+    path = npz(**{**arrays, "y_test": np.array(["emu"] * 8)})
+    assert refusal(path) == f"{path}: y_test: has the label 'emu', which y_train has not"
+
+
 def test_npz_search_does_not_read_the_test_part_or_other_arrays(npz):
     unreadable = np.array([None])
     path = npz(x_test=unreadable, y_test=unreadable, notes=unreadable)
@@ -316,8 +329,8 @@ def test_npz_unreadable(npz, spoil, problem):
 # Folders of images
 
 
-def test_folder_of_all_kinds_of_images(tmp_path):
-    """Formats, modes and sizes; what is no image, or hidden, is passed over."""
+def test_folder_of_all_kinds_of_images(tmp_path, caplog):
+    """Formats, modes and sizes; what is hidden is passed over, and what is no image is named."""
     # A gray that the palette of GIF and of convert("P") has.
     colours = {"blue": (0, 0, 255), "gray": (102, 102, 102)}
     for name, colour in colours.items():
@@ -325,20 +338,30 @@ def test_folder_of_all_kinds_of_images(tmp_path):
         (tmp_path / name / "notes.txt").write_text("not a picture")
         (tmp_path / name / "._0.png").write_bytes(b"what macOS leaves")
         image = Image.new("RGB", (12, 9), colour)
-        for number, suffix in enumerate(("bmp", "GIF", "jpeg", "JPG", "png", "webp")):
+        for number, suffix in enumerate(("bmp", "GIF", "jpeg", "JPG", "png", "webp", "tif")):
             image.resize((9 + number, 12)).save(tmp_path / name / f"{number}.{suffix}")
+        image.save(tmp_path / name / "more" / "7.TIFF")
+        image.save(tmp_path / name / "more" / "8.jfif", "JPEG")
+        (tmp_path / name / "more" / "back").symlink_to(tmp_path / name)
         image.convert("P").save(tmp_path / name / "palette.png")
         image.convert("RGBA").save(tmp_path / name / "alpha.png")
     Image.new("L", (5, 5), 102).save(tmp_path / "gray" / "gray.png")
     Image.fromarray(np.full((5, 5), 102 * 256 + 17, np.uint16)).save(tmp_path / "gray" / "deep.png")
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "README.md").write_text("not a class")
+    (tmp_path / "gray" / "phone.heic").touch()
+    (tmp_path / "gray" / "Thumbs.db").touch()
+    image.save(tmp_path / "of_no_class.png")
 
     data = load_images(tmp_path, purpose="train", image_size=10)
     assert data.class_names == ("blue", "gray")
     assert data.input_shape == (10, 10, 3)
     splits = (data.train, data.test)
-    assert sum(np.bincount(split.y, minlength=2) for split in splits).tolist() == [8, 10]
+    assert sum(np.bincount(split.y, minlength=2) for split in splits).tolist() == [11, 13]
+    assert caplog.messages == [
+        f"{tmp_path}: passed over 4 files beside 24 images, in no class or of no suffix of an "
+        "image: blue/notes.txt, gray/notes.txt, gray/phone.heic, of_no_class.png"
+    ]
     for split in splits:
         restored = split.x * np.float32(data.std) + np.float32(data.mean)
         expected = np.array(list(colours.values()))[split.y][:, None, None]
@@ -356,6 +379,68 @@ def test_folder_of_all_kinds_of_images(tmp_path):
 def test_folder_refused(tmp_path, classes, place, problem):
     write_folder(tmp_path, classes)
     assert refusal(tmp_path).startswith(f"{tmp_path}{place}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("parts", "searched", "trained"),
+    [
+        # The sizes of training, validation and test part; of each class there are half as many.
+        ({"train": 20, "test": 10}, (16, 4), (20, None, 10)),
+        ({"train": 20, "valid": 8, "test": 10}, (20, 8), (20, 8, 10)),
+        ({"train": 20, "val": 8}, (20, 8), (20, None, 8)),
+        ({"Train": 20, "Validation": 8}, (20, 8), (20, None, 8)),
+        ({"TRAINING": 20, "testing": 10}, (16, 4), (20, None, 10)),
+        ({"train": 20}, (12, 4), (16, None, 4)),
+    ],
+)
+def test_folders_of_parts(tmp_path, parts, searched, trained):
+    for part, count in parts.items():
+        write_folder(tmp_path / part, {"ant": count // 2, "bee": count // 2})
+    search = load_images(tmp_path, purpose="search", image_size=4)
+    training = load_images(tmp_path, purpose="train", image_size=4)
+    assert search.class_names == training.class_names == ("ant", "bee")
+    assert (len(search.train), len(search.validation), search.test) == (*searched, None)
+    sizes = (training.train, training.validation, training.test)
+    assert tuple(part and len(part) for part in sizes) == trained
+
+
+def test_a_part_without_classes_is_passed_over(tmp_path, caplog):
+    write_folder(tmp_path / "train", {"ant": 10, "bee": 10})
+    write_folder(tmp_path, {"test": 3, "notes": 0})
+    assert len(load_images(tmp_path, purpose="train").test) == 4
+    assert caplog.messages == [
+        f"{tmp_path}: passed over 'notes', 'test', in which no part of the data has its folders of "
+        "classes"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folders", "place", "problem"),
+    [
+        (("train", "test"), "/train", "expected two or more folders, one a class; found 0 (3 im"),
+        ((), "", "expected two or more folders, one a class; found 0; give a folder with one fo"),
+        (("only",), "", "expected two or more folders, one a class; found 1 ('only'); give a fo"),
+        (("val/a", "val/b", "test/a"), "", "has no folder 'train' beside 'test', 'val'; expected"),
+        (("train/a", "val/a", "valid/a"), "", "'val' and 'valid' are the same part of a data set"),
+        (
+            ("train/a", "train/b", "test/a"),
+            "/test",
+            "has no folder 'b', but {0}/train has; both need the same classes",
+        ),
+        (
+            ("training_set/a", "training_set/b", "test_set/a", "test_set/b"),
+            "",
+            "its folders 'test_set', 'training_set' all hold the folders 'a', 'b', and no images",
+        ),
+        (("a/train", "a/test", "b/train", "b/test"), "", "its folders 'a', 'b' all hold the fold"),
+    ],
+)
+def test_layouts_refused(tmp_path, folders, place, problem):
+    for folder in folders:
+        write_folder(tmp_path, {folder: 3})
+    for purpose in ("search", "train"):
+        message = refusal(tmp_path, purpose)
+        assert message.startswith(f"{tmp_path}{place}: {problem.format(tmp_path)}")
 
 
 @pytest.fixture
@@ -422,7 +507,8 @@ def test_our_own_split_never_misses_a_class(npz):
                 data = load_images(path, purpose="search", seed=seed)
             except ValueError as error:
                 assert rare < 7
-                assert "too few images to split by class" in str(error)  # noqa: PT017 - one or other
+                # As many as there are, not as are left once a test part is split off.
+                assert f"too few images to split by class: {rare} of" in str(error)  # noqa: PT017
             else:
                 assert set(data.train.y) == set(data.validation.y) == {0, 1, 2}
 
@@ -575,8 +661,5 @@ def test_argument_refused(options, message):
     assert refusal("digits", **options) == message
 
 
-def test_what_is_streamed_is_not_loaded(tmp_path):
-    for name in ("train", "val"):
-        (tmp_path / name).mkdir()
-    for source in ("imagenet2012", tmp_path):
-        assert "are for training a network only, by data.streams.open_streams" in refusal(source)
+def test_what_is_streamed_is_not_loaded():
+    assert "is for training a network only, by data.streams.open_streams" in refusal("imagenet2012")

@@ -46,13 +46,27 @@ def read_once() -> tf.data.Dataset:
 
 
 class Batches(keras.utils.PyDataset):
-    """One of the sources of `fit` that cannot be looked into."""
+    """A source of `fit` of which the first batch is looked at."""
+
+    def __init__(self, *batch: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.batch = batch or (X, Y)
 
     def __len__(self) -> int:
         return 1
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return X, Y
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return self.batch
+
+
+class Flow(Batches):
+    """As `ImageDataGenerator.flow()`, which is an iterator, too."""
+
+    def __iter__(self) -> Flow:
+        return self
+
+    def __next__(self) -> tuple[Any, ...]:
+        return self.batch
 
 
 def check(x: Any = X, y: Any = Y, *args: Any, **options: Any) -> None:
@@ -70,6 +84,8 @@ def test_good_images():
         x = (X * 255).astype(x_type)
         check_images(x, Y.astype(np.uint64), 3, "data")
         check_images(x, Y[:, None], 4, "data")  # a class may be absent
+        check_images(x, Y.astype(float), 3, "data")
+        check_images(x, Y > 0, 2, "data")
         check_images(x[:1, :1, :1, :1], Y[:1], 1, "data")
 
 
@@ -80,7 +96,11 @@ def test_good_images():
         (X[0], Y, "images have shape (8, 9, 3); expected (n, height, width, channels), none 0"),
         (X.astype(str), Y, f"pixels are {X.astype(str).dtype}; expected numbers"),
         (X, Y[:5], "12 images, but labels of shape (5,); expected (12,)"),
-        (X, Y.astype(float), "labels are float64; expected integers 0 to 2"),
+        (X, Y + 0.5, "label 0.5 is no whole number; expected 0 to 2"),
+        (X, Y > 0, "labels are booleans; expected integers 0 to 2"),
+        (X, Y.astype(str), "labels are strings (<U21); expected integers 0 to 2, as of numpy.un"),
+        (X, np.eye(3)[Y], "12 images, but labels of shape (12, 3); expected (12,); if they are on"),
+        (X.transpose(0, 3, 1, 2), Y, "images have shape (3, 8, 9), channels first; expected (hei"),
         (X, Y - 1, "label -1 is not one of 0 to 2"),
         (X, Y.astype(np.uint64) + 2**63, f"label {2**63} is not one of 0 to 2"),
         (BAD, Y, f"2 of 12 images have pixels that {NOT_FINITE}"),
@@ -122,6 +142,8 @@ def test_good_data_may_be_looked_through_twice():
         (generated(batches), None),
         (dataset({"image": X}, Y), None),
         (Batches(workers=1), None),
+        (Flow(), None),
+        (X, Y.tolist()),
         (tf.constant(X), tf.constant(Y)),
         (tf.cast(X, tf.bfloat16), Y),  # which NumPy does not know
     ):
@@ -147,6 +169,11 @@ def test_good_data_may_be_looked_through_twice():
             "validation_data: repeats for ever, so that ",
         ),
         ({"validation_data": dataset(BAD, Y)}, "validation_data: batch 2: 2 of 4 images have"),
+        ({"class_weight": [1.0] * 3}, "class_weight: is a list; expected a dict such as {0: "),
+        ({"class_weight": {"0": 2.0}}, "class_weight: '0' is the number of no class; expected 0 "),
+        ({"class_weight": {3: 2.0}}, "class_weight: 3 is the number of no class; expected 0 to 2"),
+        ({"class_weight": {0: "2"}}, "class_weight: the weight of 0 is '2'; expected a number of"),
+        ({"class_weight": {0: 2.0}, "sample_weight": np.ones(12)}, "class_weight, sample_weight: "),
         ({"x": X[:, 1:]}, "x: images have shape (7, 9, 3), the hypermodel's input_shape is (8, "),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
@@ -173,6 +200,16 @@ def test_arguments_refused(arguments, message):
             dataset(X, Y).map(lambda x, y: (tf.debugging.check_numerics(x / 0, "oh dear"), y)),
             "batch 1 cannot be read: oh dear : Tensor had Inf values",
         ),
+        (
+            dataset(X, Y, Y.astype(str)),
+            "batch 1: the third element is taken for sample_weight, and is of strings",
+        ),
+        (dataset(X, Y.astype(str)), "batch 1: labels are strings (object); expected integers 0 to"),
+        (dataset(X.astype(str), Y), "batch 1: images are strings (object); expected numbers"),
+        (dataset(X, Y, np.ones(12), Y), "batch 1: expected (images, labels) or (images, labels, "),
+        (dataset(X.transpose(0, 3, 1, 2), Y), "images have shape (3, 8, 9), channels first; exp"),
+        (Batches(X, Y + 1), "batch 1: label 3 is not one of 0 to 2"),
+        (Batches(X), "batch 1: expected (images, labels)"),
         (batches, "a generator can be read once only, and a search reads its data for each"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
@@ -181,6 +218,30 @@ def test_data_sets_refused(data, message):
     data = data() if callable(data) else data
     message = message.replace("STEPS", "steps_per_epoch")
     assert refusal(check, data, None).startswith(f"x: {message}")
+
+
+@pytest.mark.parametrize("source", ["arrays", "tf.data", "PyDataset"])
+def test_labels_are_those_of_the_loss(source):
+    def given(labels):
+        kinds = {"tf.data": dataset, "PyDataset": Batches}
+        return (X, labels) if source == "arrays" else (kinds[source](X, labels), None)
+
+    one_hot = np.eye(3, dtype=np.float32)[Y]
+    for loss in ("categorical_crossentropy", keras.losses.CategoricalCrossentropy()):
+        check(*given(one_hot), validation_data=(X, one_hot), loss=loss)
+        message = refusal(check, *given(Y), validation_data=(X, one_hot), loss=loss)
+        assert "the loss categorical_crossentropy takes one for each class; give keras" in message
+    for loss in (None, "sparse_categorical_crossentropy"):
+        check(*given(Y), loss=loss)
+        assert "give y.argmax(1), or compile another loss" in refusal(
+            check, *given(one_hot), loss=loss
+        )
+    many = {"loss": "binary_crossentropy", "validation_data": (X, np.ones((12, 3)))}
+    check(*given(np.ones((12, 3))), **many)  # several labels an image
+    # What an image is labelled with is seen in one-hot labels, too.
+    if source != "PyDataset":
+        lacking = {"loss": "categorical_crossentropy", "validation_data": (X, np.eye(3)[NO_2])}
+        assert refusal(check, *given(one_hot), **lacking) == f"validation_data: {UNSEEN}"
 
 
 def test_no_more_is_read_than_an_epoch_reads():
@@ -199,6 +260,20 @@ def test_the_hypermodel_checks_its_search():
     hypermodel.check_search_arguments(X, Y, validation_data=(X, Y), epochs=2)
     message = refusal(hypermodel.check_search_arguments, X, Y + 1, validation_data=(X, Y))
     assert message == "x: label 3 is not one of 0 to 2"
+
+    class Categorical(CNNCellHyperModel):
+        def build(self, hp: Any) -> keras.Model:
+            model = super().build(hp)
+            model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True))
+            return model
+
+    one_hot = np.eye(3)[Y]
+    own = Categorical(input_shape=[8, 9, 3], classes=3, num_nodes=3)
+    own.check_search_arguments(X, one_hot, validation_data=(X, one_hot))
+    # Of the tuner's own loss.
+    hypermodel.check_search_arguments(
+        X, one_hot, validation_data=(X, one_hot), loss="categorical_crossentropy"
+    )
 
 
 # Classes that one part alone has
@@ -236,5 +311,6 @@ def test_classes_that_are_only_warned_of(caplog):
     caplog.clear()
     # Labels of which only some are seen, or that are not numbers, say nothing about classes.
     check(dataset(X, np.sort(Y)), None, steps_per_epoch=1)
-    check(dataset(X, np.eye(3)[Y]), None, validation_data=dataset(X, np.eye(3)[Y]))
+    several = dataset(X, np.ones((12, 3)))
+    check(several, None, validation_data=several, loss="binary_crossentropy")
     assert not caplog.messages

@@ -133,7 +133,7 @@ def test_the_same_command_goes_on_where_it_stopped(folder, search, capsys):
         ("--proxy-images 100 50", "not [100, 50]"),
         ("--filters 8", "filters=4, not 8"),
         ("--mac-weight 0.2", "score=["),
-        ("--max-candidates 3", "max_candidates=2, not 3"),
+        ("--max-candidates 1", "max_candidates=2, not 1"),
         ("--minutes 3", "max_minutes=None, not 3.0"),
     ],
 )
@@ -425,7 +425,9 @@ def test_a_file_is_chosen_by_images_that_the_check_leaves_out(
 
 def test_other_data_than_the_models_are_refused(folder, tmp_path, capsys):
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
-    model.save(tmp_path / "net.keras")  # without facts beside it
+    model.save(tmp_path / "net.keras")
+    facts = saved_search.read_facts(folder / "found.keras")
+    saved_search.write_facts(tmp_path / "net.keras", {**facts, "params": 0})
     line = refused(capsys, f"export {tmp_path}/net.keras --dataset digits")
     assert "(None, 4, 4, 1)" in line
     values = np.random.default_rng(0).normal(size=(200, 8, 8, 1))
@@ -434,6 +436,19 @@ def test_other_data_than_the_models_are_refused(folder, tmp_path, capsys):
     line = refused(capsys, f"export {folder}/found.keras --dataset {tmp_path / 'd.npz'}")
     assert "was trained on other data (digits)" in line
     assert listing(folder) == before
+
+
+def test_a_model_that_was_trained_elsewhere_gets_no_normalisation(folder, tmp_path, capsys):
+    shape = [keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 16), keras.layers.Flatten()]
+    keras.Sequential([*shape, keras.layers.Dense(10)]).save(tmp_path / "own.keras")
+    line = refused(capsys, f"export {tmp_path}/own.keras --dataset digits")
+    assert "own.keras: was not trained by autoshrink, which writes own.keras.json beside" in line
+    # Nor by the record of a model that has been replaced.
+    shutil.copy(folder / "found.keras.json", tmp_path / "own.keras.json")
+    line = refused(capsys, f"export {tmp_path}/own.keras")
+    assert "own.keras: has 650 parameters, own.keras.json is of a network of" in line
+    assert "convert it by 'python -m tflite_export convert'" in line
+    assert not list(tmp_path.glob("*.tflite"))
 
 
 # What there is to see
@@ -529,7 +544,8 @@ def bad(tmp_path_factory):
     (folder / "chain.json").write_text(json.dumps(chain.to_json()))
     flat = kas.Architecture({**network, "input_shape": (4, 4)})
     (folder / "flat.json").write_text(json.dumps(flat.to_json()))
-    for name in ("empty", "classes/a", "classes/b", "damaged", "folder.keras"):
+    folders = ("classes/a", "classes/b", "parts/train", "parts/test")
+    for name in ("empty", *folders, "damaged", "folder.keras"):
         (folder / name).mkdir(parents=True)
     (folder / "damaged" / "oracle.json").write_text('{"search": {"cell"')
     return folder
@@ -583,6 +599,7 @@ TO = "--output m.keras"
         ("search --dataset absent.npz", "absent.npz"),
         ("search --dataset classes", "no images"),
         ("search --dataset imagenet2012", "training a network only"),
+        ("search --dataset parts", "parts/train: expected two or more folders, one a class; found"),
         ("search --data-dir empty", "--data-dir empty: is where tensorflow-datasets keeps"),
         ("search --directory labels.npz/runs", "cannot be created"),
         (f"train shrinkcnn {TO} --dataset imagenet2012 --data-dir empty", "cannot be opened in"),

@@ -16,6 +16,8 @@ import tensorflow as tf
 from PIL import Image
 from refusals import refusal
 
+from keras_autoshrink.data import streams
+from keras_autoshrink.data.folders import read_image
 from keras_autoshrink.data.images import Split, is_streamed
 from keras_autoshrink.data.streams import (
     Stream,
@@ -174,7 +176,7 @@ def test_folder_of_all_kinds_of_images(tmp_path):
             picture(9, 9).save(tmp_path / part / name / "0.png")
     ant = tmp_path / "train" / "ant"
     (ant / "0.png").unlink()
-    (ant / "passed_over.webp").touch()
+    (ant / "passed_over.heic").touch()
     for number, (mode, suffix, tolerance) in enumerate(
         [
             ("RGB", "bmp", 0),
@@ -187,17 +189,20 @@ def test_folder_of_all_kinds_of_images(tmp_path):
             ("RGBA", "png", 0),
             ("L", "png", 0),
             ("P", "png", 0),
+            ("P", "bmp", 0),
+            ("CMYK", "tif", 0),
+            ("RGB", "tiff", 0),
         ]
     ):
         file = ant / f"{number:02}.{suffix}"
         picture(9 + 3 * number, 40 - 3 * number).convert(mode).save(file)
         tolerances[file] = tolerance
     # One of ImageNet's files is a PNG by another name.
-    shutil.copy(ant / "06.png", ant / "10.JPEG")
-    tolerances[ant / "10.JPEG"] = 0
+    shutil.copy(ant / "06.png", ant / "13.JPEG")
+    tolerances[ant / "13.JPEG"] = 0
     animation = [picture(12, 10, seed) for seed in (1, 2)]
-    animation[0].save(ant / "11.gif", save_all=True, append_images=animation[1:])
-    tolerances[ant / "11.gif"] = 0
+    animation[0].save(ant / "14.gif", save_all=True, append_images=animation[1:])
+    tolerances[ant / "14.gif"] = 0
 
     part = open_streams(tmp_path).train
     assert len(part) == len(tolerances) + 1
@@ -218,12 +223,14 @@ def test_folder_of_all_kinds_of_images(tmp_path):
         (
             lambda root: shutil.rmtree(root / "train" / "bee"),
             "train",
-            "expected two or more folders, one a class; found 1",
+            "expected two or more folders, one a class; found 1 ('ant'); give a folder with one "
+            "folder of images for each class, or with such folders 'train' and 'val', 'train' and "
+            "'test', or all three",
         ),
         (
-            lambda root: (root / "val" / "ant" / "000.png").rename(root / "val" / "ant" / "0.webp"),
+            lambda root: (root / "val" / "ant" / "000.png").rename(root / "val" / "ant" / "0.heic"),
             "val/ant",
-            "holds no images (.bmp, .gif, .jpeg, .jpg, .png)",
+            "holds no images (.bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
         ),
     ],
     ids=["missing", "one class", "other files"],
@@ -232,6 +239,72 @@ def test_folder_refused(folder, spoil, place, problem):
     spoil(folder)
     problem = problem.format(train=folder / "train", val=folder / "val")
     assert refusal(open_streams, folder) == f"{folder / place}: {problem}"
+
+
+# How a camera holds a picture that its orientation turns upright.
+HELD = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: np.rot90(upright.swapaxes(0, 1), 2),
+    8: lambda upright: np.rot90(upright, 3),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "webp", "png"])
+@pytest.mark.parametrize("orientation", HELD)
+def test_both_readers_turn_a_picture_upright(tmp_path, orientation, suffix):
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :12], upright[:8, 12:], upright[8:, 12:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"held.{suffix}"
+    how = {"jpg": {"quality": 98, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
+    Image.fromarray(np.ascontiguousarray(HELD[orientation](upright))).save(file, exif=exif, **how)
+    for image in shown(file):
+        np.testing.assert_allclose(image, upright, atol=20 if suffix == "jpg" else 1e-3)
+
+
+def shown(file: Path) -> list[np.ndarray]:
+    """The pixels that each reader has of a file."""
+    streamed, _ = streams._read(tf.constant(str(file)), tf.constant(0))
+    return [read_image(file), streamed.numpy() * 127.5 + 127.5]
+
+
+@pytest.mark.parametrize("kind", ["LA", "RGBA", "P", "RGB", "I;16"])
+def test_both_readers_put_what_is_transparent_on_white(tmp_path, kind):
+    """The left half is black, the right one transparent, and black below."""
+    file = tmp_path / "glyph.png"
+    alpha = np.repeat([[255, 0]], 8, axis=1).repeat(8, axis=0).astype(np.uint8)
+    if kind in ("LA", "RGBA"):
+        channels = [*[0 * alpha] * (len(kind) - 1), alpha]
+        Image.fromarray(np.stack(channels, -1), kind).save(file)
+    else:
+        grey = np.where(alpha, 0, 40)
+        pixels = {"P": grey, "RGB": np.stack([grey] * 3, -1), "I;16": grey * 256}[kind]
+        image = Image.fromarray(pixels.astype(np.uint16 if kind == "I;16" else np.uint8))
+        if kind == "P":
+            image = image.convert("P")
+        key = {"P": np.asarray(image).flat[-1].item(), "RGB": (40,) * 3, "I;16": 40 * 256}[kind]
+        image.save(file, transparency=key)
+    for image in shown(file):
+        np.testing.assert_array_equal(np.round(image), 255 - np.stack([alpha] * 3, -1))
+
+
+def test_a_folder_of_three_parts(tmp_path):
+    write_folder(tmp_path, {"ant": 4, "bee": 3}, {"ant": 1, "bee": 2})
+    shutil.copytree(tmp_path / "val", tmp_path / "Test")
+    (tmp_path / "Test" / "bee" / "000.png").unlink()
+    (tmp_path / "train" / "ant" / "more").mkdir()
+    (tmp_path / "train" / "ant" / "000.png").rename(tmp_path / "train" / "ant" / "more" / "0.png")
+    opened = open_streams(tmp_path, image_size=8)
+    assert [len(part) for part in (opened.train, opened.validation, opened.test)] == [7, 3, 2]
+    data = sample(opened, 7, 3)
+    assert sorted(greys(data.train)) == list(range(7))
+    assert (greys(data.validation), greys(data.test)) == ([0, 1, 2], [0, 2])
 
 
 # ImageNet
@@ -362,7 +435,9 @@ def test_sample_of_an_unreadable_image(folder):
     file = folder / "val" / "ant" / "000.png"
     file.write_text("hello")
     message = refusal(sample, streams, 1, 1)
-    assert message.startswith(f"test: an image cannot be read: {file} (assertion failed: [not a")
+    assert message.startswith(
+        f"test: an image cannot be read: {file} (assertion failed: [not a readable image:] [unk"
+    )
     assert "function_node" not in message
 
 
@@ -384,8 +459,9 @@ def test_broken_files_are_named_when_one_is_met(folder):
 
     message = refusal(read)
     assert message.startswith(f"train: 2 of 8 images cannot be read: {ant / '001.jpg'} (jpeg::")
-    assert f", {ant / '002.png'} (Invalid PNG data, size " in message
-    assert f"); test: 1 of 3 images cannot be read: {bee / '001.png'} (Invalid PNG" in message
+    unreadable = "(assertion failed: [not a readable image:] [image file is truncated"
+    assert f", {ant / '002.png'} {unreadable}" in message
+    assert f"); test: 1 of 3 images cannot be read: {bee / '001.png'} {unreadable}" in message
     assert message.endswith("); replace or remove them and run it again")
     assert "{{" not in message
 

@@ -18,9 +18,11 @@ ORACLE = {
 TUNER = {
     "_build_and_fit_model": ["self", "trial", "args", "kwargs"],
     "_build_hypermodel": ["self", "hp"],
+    "_get_build_config_fname": ["self", "trial_id"],
     "_get_checkpoint_fname": ["self", "trial_id"],
     "_get_tuner_fname": ["self"],
     "_is_worker": ["self"],
+    "_try_build": ["self", "hp"],
     "_run_and_update_trial": ["self", "trial", "fit_args", "fit_kwargs"],
     "_try_run_and_update_trial": ["self", "trial", "fit_args", "fit_kwargs"],
 }

@@ -199,3 +199,31 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
         found, ran = storage.run(folder, **small, seed=1, overwrite=True)
         assert found.seed == 1
         assert ran
+
+
+@pytest.mark.parametrize("strategy", ["bayesian", "evolution"])
+def test_a_search_that_has_ended_goes_on_with_a_larger_budget(strategy, tmp_path):
+    settings = SETTINGS[strategy]
+    for storage in (WithOracle, WithTuner):
+        folder = tmp_path / storage.__name__
+        _, first = storage.run(folder, **{**settings, "max_candidates": 9})
+        found, ran = storage.run(folder, **settings)
+        assert (len(first), len(ran)) == (9, 12)
+        assert len({cell.key for cell in (*first, *ran)}) == len(found.outcomes) == 21
+        with pytest.raises(ValueError, match="max_candidates=21, not 9"):
+            storage.make(folder, **{**settings, "max_candidates": 9})
+        assert storage.run(folder, **settings)[1] == []
+
+
+def test_a_final_is_followed_by_another_with_a_larger_budget(tmp_path):
+    results = []
+    for budget in (9, 21):
+        tuner = WithTuner.make(tmp_path, **{**SETTINGS["evolution"], "max_candidates": budget})
+        tuner.search(epochs=4, verbose=0)
+        results.append(tuner.final())
+    first, second = results
+    assert len(tuner.ran) > 0
+    assert second[0]["mean"] >= first[0]["mean"]
+    # What the first final trained counts in the second.
+    old, new = ({i for record in final for i in record["trial_ids"]} for final in results)
+    assert old < new

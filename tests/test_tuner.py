@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from forked import KILLED, outcome, start
-from searches import ONE_STAGE, die_writing, folder_of, timeless, wait_for
+from searches import ONE_STAGE, WithTuner, die_writing, folder_of, timeless, wait_for
 
 import keras_autoshrink as kas
+from keras_autoshrink import backend
 from keras_autoshrink.data.images import load_images
 
 
@@ -250,6 +251,163 @@ def test_a_hypermodel_that_drops_its_callbacks_is_told_so(tmp_path, data):
         search(make(tmp_path, hypermodel(Drops, num_nodes=2)), data)
 
 
+class Returns(kas.CNNCellHyperModel):
+    """Its `fit` passes no callbacks on, and returns what it is asked for of loss and accuracy."""
+
+    def __init__(self, result, **arguments):
+        super().__init__(**arguments)
+        self.result = result
+
+    def fit(self, hp, model, x, y, validation_data, **_):
+        model.fit(x, y, epochs=2, verbose=0)
+        return self.result(*model.evaluate(*validation_data, verbose=0))
+
+
+def returns(directory, data, result, **arguments):
+    model = hypermodel(lambda **given: Returns(result, **given))
+    return search(make(directory, model, **arguments), data)
+
+
+@pytest.mark.parametrize(
+    ("result", "score", "expected"),
+    [
+        # A number is minimised, as KerasTuner documents it.
+        (lambda loss, accuracy: loss, None, lambda loss, accuracy, macs: -loss),
+        (lambda loss, accuracy: np.float32(loss), None, lambda loss, accuracy, macs: -loss),
+        (lambda loss, accuracy: [loss, loss + 2], None, lambda loss, accuracy, macs: -loss - 1),
+        # Of a dict the metrics are scored.
+        (
+            lambda loss, accuracy: {"val_accuracy": accuracy},
+            lambda logs, macs: logs["val_accuracy"] - macs / 1e5,
+            lambda loss, accuracy, macs: accuracy - macs / 1e5,
+        ),
+        (
+            lambda loss, accuracy: {"val_accuracy": accuracy},
+            None,
+            lambda loss, accuracy, macs: accuracy - 0.1 * (math.log10(macs) - 6),
+        ),
+        (lambda loss, accuracy: {"score": 3 * accuracy}, None, lambda loss, acc, macs: 3 * acc),
+    ],
+)
+def test_what_a_fit_of_ones_own_returns_is_scored(tmp_path, data, result, score, expected):
+    tuner = returns(tmp_path, data, result, score=score)
+    # The weights of the best are kept, as `fit` left them.
+    loss, accuracy = tuner.get_best_models()[0].evaluate(*data[1], verbose=0)
+    best = max(tuner.trajectory(), key=lambda record: record["score"])
+    assert best["score"] == pytest.approx(expected(loss, accuracy, best["macs"]), abs=1e-5)
+    assert best["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("result", "score", "culprit"),
+    [
+        (lambda *_: None, None, r"fit\(\) returned None; return the history"),
+        (lambda *_: 1.5, kas.AccuracyScore(), r"returned the number 1\.5, which score= cannot"),
+        (lambda *_: {"loss": 1}, None, r"metric 'val_accuracy', but HyperModel.fit\(\) returned l"),
+        (lambda *_: {"score": 1}, kas.AccuracyScore(), "metric 'val_accuracy', but HyperModel.fi"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(tmp_path, data, result, score, culprit):
+    with pytest.raises((TypeError, ValueError), match=culprit) as caught:
+        returns(tmp_path, data, result, score=score)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_needs_no_metrics_of_the_default_score(tmp_path):
+    class Regression(keras_tuner.HyperModel):
+        def build(self, hp):
+            kas.declare_cell(hp, kas.Cell.dense(("input", "relu", "tanh")))
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+            model.compile("adam", "mse")
+            return model
+
+        def fit(self, hp, model, *args, **kwargs):
+            history = model.fit(*args, **kwargs)
+            return min(history.history["val_loss"]) if self.returns_number else history
+
+    x = np.ones((8, 3))
+    given = {"validation_data": (x, x[:, 0]), "epochs": 2, "verbose": 0}
+    model = Regression()
+    model.returns_number = True
+    tuner = make(tmp_path / "number", model)
+    tuner.search(x, x[:, 0], **given)
+    best = tuner.get_best_models()[0].evaluate(x, x[:, 0], verbose=0)
+    assert max(r["score"] for r in tuner.trajectory()) == pytest.approx(-best, rel=1e-5)
+    model.returns_number = False
+    with pytest.raises(ValueError, match="the score needs the metric 'val_accuracy', but training"):
+        make(tmp_path / "history", model).search(x, x[:, 0], **given)
+
+
+def test_the_weights_are_those_of_the_epoch_that_a_dict_tells_of(tmp_path, data):
+    class BestEpoch(kas.CNNCellHyperModel):
+        def fit(self, hp, model, *args, **kwargs):
+            model.optimizer.learning_rate = 0.05  # so that an epoch may be worse
+            history = model.fit(*args, **kwargs).history
+            accuracies.append(history["val_accuracy"])
+            return {"val_accuracy": max(history["val_accuracy"])}
+
+    accuracies = []
+    tuner = search(make(tmp_path, hypermodel(BestEpoch, num_nodes=2)), data, epochs=6)
+    _, accuracy = tuner.get_best_models()[0].evaluate(*data[1], verbose=0)
+    assert accuracy == pytest.approx(max(accuracies[0]))
+    assert tuner.trajectory()[0]["objective"] == pytest.approx(accuracy)
+
+
+def test_keras_stays_as_its_user_has_set_it(tmp_path, data):
+    def settings():
+        config = keras.config
+        return (
+            config.dtype_policy().name,
+            config.is_traceback_filtering_enabled(),
+            config.is_interactive_logging_enabled(),
+            config.image_data_format(),
+            config.floatx(),
+            config.epsilon(),
+        )
+
+    class Looks(kas.CNNCellHyperModel):
+        def build(self, hp):
+            model = super().build(hp)
+            seen.append((model.get_layer("stem").compute_dtype, settings()))
+            return model
+
+    seen = []
+    before = backend.keras_settings()
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        keras.config.disable_traceback_filtering()
+        keras.config.disable_interactive_logging()
+        keras.config.set_image_data_format("channels_first")
+        keras.config.set_epsilon(1e-6)
+        ours = settings()
+        tuner = search(make(tmp_path, hypermodel(Looks, num_nodes=2)), data)
+        model = tuner.get_best_models()[0]
+        assert settings() == ours
+    finally:
+        backend.set_keras_settings(before)
+    assert set(seen) == {("bfloat16", ours)}
+    assert model.get_layer("stem").compute_dtype == "bfloat16"
+    # Its images have their channels last, whatever the setting.
+    assert model.get_layer("stem").kernel.shape == (3, 3, 1, 8)
+
+
+def test_it_says_what_is_not_searched(tmp_path, capsys):
+    tuner = WithTuner.make(tmp_path, strategy="bayesian", max_candidates=1)
+    tuner.search(verbose=1)
+    line = "Not searched by strategy='bayesian', which keeps the defaults of: learning_rate.\n"
+    assert capsys.readouterr().out.count(line) == 1
+
+
+def test_callbacks_are_as_keras_takes_them(tmp_path, data):
+    seen = []
+    alone = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    search(make(tmp_path / "a", hypermodel(num_nodes=2), workers=1), data, callbacks=alone)
+    assert seen == [0]
+    for wrong in ("stop", [keras.callbacks.EarlyStopping]):
+        with pytest.raises(TypeError, match="callbacks="):
+            search(make(tmp_path / "b", hypermodel(num_nodes=2)), data, callbacks=wrong)
+
+
 def test_a_candidate_that_takes_too_long_has_failed(tmp_path, data):
     tuner = make(tmp_path, hypermodel(num_nodes=2), max_seconds_per_trial=1e-3)
     with pytest.raises(RuntimeError, match=r"took longer than max_seconds_per_trial=0\.001"):
@@ -293,6 +451,7 @@ def images(shape=(8, 8, 8, 1), classes=10):
         ((), "x: no training data"),
         (images((8, 9, 8, 1)), r"x: images have shape \(9, 8, 1\)"),
         ((images()[0], np.full(8, 10)), "x: label 10 is not one of 0 to 9"),
+        ((images()[0], np.eye(10)[:8]), r"give y.argmax\(1\), or compile another loss"),
     ],
 )
 def test_bad_data_are_refused_before_anything_is_trained(tmp_path, arguments, culprit):

@@ -456,14 +456,15 @@ def _add_data(options: _Options, task: str, default: str, large: bool = False) -
         parts = f"folder with train.txt, valid.txt and test.txt (default: {default})"
         _add(options, "--data-dir DIR", parts, type=Path)
         return
-    folders = ", 'imagenet2012', or a folder with two such folders, 'train' and 'val'"
+    imagenet = "'imagenet2012', " if large else ""
     kinds = (
-        "'digits', 'cifar10', an .npz file with x_train and y_train, a folder with one folder "
-        f"of images for each class{folders if large else ''} (default: {default})"
+        f"'digits', 'cifar10', {imagenet}an .npz file with x_train and y_train, a folder with "
+        "one folder of images for each class, or one with such folders 'train' and 'val', 'test' "
+        f"or both (default: {default})"
     )
     _add(options, "--dataset DATA", kinds, type=str)
     _add(options, "--data-dir DIR", "where tensorflow-datasets keeps its data", type=Path)
-    sizes = "32; of 'imagenet2012' and 'train' and 'val' 224" if large else "32"
+    sizes = "32; without a search before 224 of 'imagenet2012' and of parts" if large else "32"
     resized = f"to which images from files are resized, in RGB (default: {sizes})"
     _add(options, "--image-size PIXELS", resized)
     _add_flag(options, "--strict")

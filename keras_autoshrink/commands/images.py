@@ -20,6 +20,7 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.commands import pipeline
 from keras_autoshrink.commands.arguments import OPTIMISING_EPOCHS
 from keras_autoshrink.costs import count_macs, count_params
+from keras_autoshrink.data.folders import find_parts
 from keras_autoshrink.data.images import (
     BUILT_IN,
     IMAGENET,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "accuracy"  # of the validation images
 _CALIBRATION = 200  # training images that the ranges of activations are measured on
+_SEARCH_SIZE = 32  # height and width of images from files, unless --image-size says it
 # Of a data set that is too large for memory: images to calibrate on, and to check a file on.
 _SAMPLE = (_CALIBRATION, 1_000)
 
@@ -60,7 +62,8 @@ def search(options: argparse.Namespace) -> None:
         from keras_autoshrink.training import distribution
 
         strategy = distribution.create_strategy(options.distribution_strategy)
-    source = _source(options, {"split_seed": options.seed})
+    # Candidates see small images, also of data that a training streams.
+    source = _source(options, {"split_seed": options.seed, "image_size": _SEARCH_SIZE})
     proxy = tuple(options.proxy_images) if options.proxy_images else None
     data = _load(source, options, "search", proxy)
     names = ("target_macs", "target_params", "target_latency_ms")
@@ -203,6 +206,12 @@ def train(options: argparse.Namespace, cell: Cell | Architecture) -> None:
     changed = _changed(searched, source, data)
     if changed:
         _logger.warning("%s; images that the search has seen may be in the test", changed)
+    if searched.get("dataset") == source["dataset"] and _tests_by_validation(source["dataset"]):
+        _logger.warning(
+            "%s: has no test part; the search was scored on its validation part, which is the test "
+            "now: expect less of new images",
+            source["dataset"],
+        )
     source.update(_counted(source, data))
     width = 1.0 if options.width is None else options.width
     if options.target_macs:
@@ -253,7 +262,8 @@ def export(
     changed = _changed(facts, source, data)
     if changed:
         raise ValueError(f"{options.model}: was trained on other data: {changed}")
-    if "mean" in facts and (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
+    _check_trained(options.model, model, facts)
+    if (facts["mean"], facts["std"]) != (list(data.mean), list(data.std)):
         raise ValueError(
             f"{options.model}: was trained on other data ({facts['dataset']}): their mean and "
             f"deviation were {facts['mean']} and {facts['std']}, those of {source['dataset']} are "
@@ -272,6 +282,25 @@ def export(
         gained = check.agreement.file_accuracy - checks[0].agreement.model_accuracy
         _console.print(f"{check.path}: its accuracy against {options.model}: {gained:+.4f}")
     return [*checks, *optimised]
+
+
+def _check_trained(path: Path, model: keras.Model, facts: dict[str, Any]) -> None:
+    """Refuses a model that `autoshrink train` has not written: its pixels may be scaled otherwise.
+
+    Raises:
+        ValueError: there are no facts beside it, or they are another network's.
+    """
+    way_out = "convert it by 'python -m tflite_export convert'"
+    if not {"mean", "std"} <= facts.keys():
+        raise ValueError(
+            f"{path}: was not trained by autoshrink, which writes {path.name}.json beside it; how "
+            f"it takes its pixels is unknown: {way_out}"
+        )
+    if facts.get("params", count_params(model)) != count_params(model):
+        raise ValueError(
+            f"{path}: has {count_params(model):,} parameters, {path.name}.json is of a network of "
+            f"{facts['params']:,}: if autoshrink did not train it, {way_out}"
+        )
 
 
 def _export_quantized(
@@ -382,7 +411,10 @@ def _check_optimisable(
     if options.prune is not None and not 0 < options.prune < 1:
         raise ValueError(f"--prune {options.prune:g}: expected more than 0 and less than 1")
     if optimised and not isinstance(data, ImageData):
-        raise ValueError("--qat, --prune: train on images that fit into memory; these do not")
+        raise ValueError(
+            "--qat, --prune: train on images in memory; those of imagenet2012, and of a folder "
+            "with folders such as 'train' and 'val', are read as they are needed"
+        )
     if optimised:
         check_optimisable(model)
 
@@ -431,7 +463,7 @@ def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, 
             f"{source['dataset']!r} is none"
         )
     if source["image_size"] is None:
-        source["image_size"] = 224 if is_streamed(source["dataset"]) else 32
+        source["image_size"] = 224 if is_streamed(source["dataset"]) else _SEARCH_SIZE
     return source
 
 
@@ -471,6 +503,12 @@ def _changed(
         f"{source['dataset']}: has {now:,} images that can be read, it had {then:,}: they are "
         "split otherwise"
     )
+
+
+def _tests_by_validation(dataset: str) -> bool:
+    """Whether a data set is a folder with a validation part and without a test part."""
+    parts = {} if dataset in BUILT_IN else find_parts(Path(dataset))
+    return "val" in parts and "test" not in parts
 
 
 def _pixel_max(data: ImageData | ImageStreams) -> float:

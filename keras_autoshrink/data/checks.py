@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,22 +24,112 @@ _logger = logging.getLogger("keras_autoshrink")
 
 def check_images(x: Array, y: Array, classes: int, what: str) -> None:
     """Checks that images and labels can be trained on; `what` names them in messages."""
+    _check_pixels(x, what)
+    check_labels(y, len(x), classes, what)
+
+
+def _check_pixels(x: Array, what: str) -> None:
     if x.ndim != 4 or 0 in x.shape:
         raise ValueError(
             f"{what}: images have shape {x.shape}; expected (n, height, width, channels), none 0"
         )
     if x.dtype.kind not in "buif":
         raise ValueError(f"{what}: pixels are {x.dtype}; expected numbers")
-    if y.shape not in ((len(x),), (len(x), 1)):
-        raise ValueError(
-            f"{what}: {len(x)} images, but labels of shape {y.shape}; expected ({len(x)},)"
-        )
-    if y.dtype.kind not in "ui":
-        raise ValueError(f"{what}: labels are {y.dtype}; expected integers 0 to {classes - 1}")
-    if y.min() < 0 or y.max() >= classes:
-        wrong = y[(y < 0) | (y >= classes)][0]
-        raise ValueError(f"{what}: label {wrong} is not one of 0 to {classes - 1}")
+    _check_channels(x.shape, what)
     check_finite(x, what, "images have pixels that")
+
+
+def _check_channels(shape: Sequence[Any], what: str) -> None:
+    """Refuses images whose channels come first, as far as their shape, of rank 4, tells.
+
+    Of the other way to read it, an image of three rows and many channels, its columns would be as
+    many as its channels, or nearly so.
+    """
+    _, channels, height, width = shape
+    if None in (height, width) or channels not in (1, 3, 4) or width in (1, 3, 4):
+        return
+    if channels < height <= 4 * width and width <= 4 * height:
+        raise ValueError(
+            f"{what}: images have shape ({channels}, {height}, {width}), channels first; expected "
+            "(height, width, channels): numpy.moveaxis(x, 1, -1) makes them so"
+        )
+
+
+# What a loss takes, by the names that Keras has for losses, in small letters.
+_INTEGERS, _ONE_A_CLASS, _ANY = "integers", "one for each class", "any"
+
+
+def _labels_for(loss: Any) -> str:
+    """Says which labels a loss takes: a name or object of Keras's, a function, or None."""
+    if loss is None:
+        return _INTEGERS
+    if isinstance(loss, str):
+        names = [loss]
+    else:
+        names = [getattr(loss, "__name__", ""), *(kind.__name__ for kind in type(loss).__mro__)]
+    known = {name.lower().replace("_", "") for name in names}
+    if any(name.startswith("sparsecategorical") for name in known):
+        return _INTEGERS
+    return _ONE_A_CLASS if any(name.startswith("categorical") for name in known) else _ANY
+
+
+def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = None) -> Array | None:
+    """Checks labels for a loss.
+
+    Args:
+        y: of shape (n,) or (n, 1); for a loss that takes one for each class, (n, classes).
+        images: how many there are, n.
+        classes: how many there are.
+        what: names the images in messages.
+        loss: a name or object of Keras's, or a function; None for one that takes integers.
+
+    Returns:
+        The number of each image's class, of shape (n,); None if the labels are no classes.
+    """
+    takes = _labels_for(loss)
+    flat = y.shape in ((images,), (images, 1))
+    if y.dtype.kind not in "buif":
+        raise ValueError(
+            f"{what}: labels are {_kind(y)}; expected integers 0 to {classes - 1}, as of "
+            "numpy.unique(y, return_inverse=True)[1]"
+        )
+    if y.shape[:1] != (images,) or (takes == _INTEGERS and not flat):
+        one_hot = y.ndim == 2 and len(y) == images
+        raise ValueError(
+            f"{what}: {images} images, but labels of shape {y.shape}; expected ({images},)"
+            + ("; if they are one-hot, give y.argmax(1), or compile another loss" * one_hot)
+        )
+    if takes == _ONE_A_CLASS and flat:
+        name = loss if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__)
+        raise ValueError(
+            f"{what}: labels of shape {y.shape}, but the loss {name} takes one for each class; "
+            f"give keras.utils.to_categorical(y, {classes}), or compile a sparse loss"
+        )
+    if not flat:
+        check_finite(y, what, "images have labels that")
+        is_one_hot = y.shape[1:] == (classes,) and ((y == 0) | (y == 1)).all()
+        return y.argmax(axis=1) if is_one_hot and (y.sum(axis=1) == 1).all() else None
+    if takes == _ANY and y.dtype.kind == "f":
+        check_finite(y, what, "images have labels that")
+        return None
+    if y.dtype.kind == "b" and classes != 2:
+        raise ValueError(f"{what}: labels are booleans; expected integers 0 to {classes - 1}")
+    # NaN among them, which is not equal to itself.
+    if y.dtype.kind == "f" and (broken := y[y != np.floor(y)]).size:
+        raise ValueError(
+            f"{what}: label {broken[0]} is no whole number; expected 0 to {classes - 1}"
+        )
+    wrong = y[(y < 0) | (y >= classes)]
+    if wrong.size:
+        raise ValueError(f"{what}: label {wrong[0]} is not one of 0 to {classes - 1}")
+    return y.reshape(-1).astype(np.int64)
+
+
+def _kind(values: Array) -> str:
+    """Says what an array holds that is not of numbers."""
+    first = values.reshape(-1)[:1].tolist()
+    is_text = values.dtype.kind in "US" or (first and isinstance(first[0], (str, bytes)))
+    return f"strings ({values.dtype})" if is_text else str(values.dtype)
 
 
 def check_finite(values: Array, what: str, things: str) -> None:
@@ -116,9 +208,11 @@ def check_fit_data(
     *_: Any,
     input_shape: Sequence[int],
     classes: int,
+    loss: Any = None,
     validation_data: Any = None,
     validation_split: float = 0.0,
     sample_weight: Any = None,
+    class_weight: Any = None,
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
     **__: Any,
@@ -128,8 +222,9 @@ def check_fit_data(
     Arrays are looked through. A `tf.data.Dataset` is read once, as far as an epoch reads it: that
     is little beside all the epochs of a search, and what is wrong in it would not always show.
     (TensorFlow's ReLU makes 0 of a NaN: an image of NaN in the validation data leaves a score that
-    looks like any other.) Whatever else `fit` takes is left to it.
-    The message of the ValueError names the argument.
+    looks like any other.) Of a `keras.utils.PyDataset` the first batch is looked at. Whatever else
+    `fit` takes is left to it. `loss` is what the model is compiled with, None for one that takes
+    integers as labels. The message of the ValueError names the argument.
     """
     if x is None:
         raise ValueError("x: no training data; call search(x, y, validation_data=(x, y))")
@@ -138,9 +233,10 @@ def check_fit_data(
             "validation_data: missing; the score is measured on it, pass "
             "validation_data=(x, y) to search()"
         )
-    shape = tuple(input_shape)
+    check_class_weight(class_weight, sample_weight, classes)
+    images_of = _Images(tuple(input_shape), classes, loss)
     steps = ("steps_per_epoch", steps_per_epoch)
-    labels = {"x": _check_part(x, y, sample_weight, steps, shape, classes, "x")}
+    labels = {"x": _check_part(x, y, sample_weight, steps, images_of, "x")}
     if validation_data is not None:
         images, val_y, weights = validation_data, None, None
         if isinstance(validation_data, (tuple, list)):
@@ -152,7 +248,7 @@ def check_fit_data(
             images, val_y, weights = (*validation_data, None)[:3]
         steps = ("validation_steps", validation_steps)
         what = "validation_data"
-        labels[what] = _check_part(images, val_y, weights, steps, shape, classes, what)
+        labels[what] = _check_part(images, val_y, weights, steps, images_of, what)
     elif labels["x"] is not None:
         # As Keras splits them: the last ones, unshuffled, which of sorted images are one class.
         first = math.floor(len(labels["x"]) * (1 - validation_split))
@@ -163,21 +259,61 @@ def check_fit_data(
         check_classes(known, range(classes))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """What a network takes: images of a shape, in so many classes, with the labels of a loss."""
+
+    shape: tuple[int, ...]
+    classes: int
+    loss: Any
+
+
+def check_class_weight(
+    class_weight: Any, sample_weight: Any = None, classes: int | None = None
+) -> None:
+    """Checks the weights of classes that `fit` is given; what Keras would leave unused raises.
+
+    Args:
+        class_weight: a dict from the number of a class to its weight, or None.
+        sample_weight: of the same call of `fit`.
+        classes: how many there are; None if that is not known.
+
+    Raises:
+        ValueError: it is none; the message says what to give.
+    """
+    if class_weight is None:
+        return
+    if not isinstance(class_weight, Mapping):
+        raise ValueError(
+            f"class_weight: is a {type(class_weight).__name__}; expected a dict such as "
+            "{0: 1.0, 1: 2.5}: dict(enumerate(class_weight)) makes one of a list"
+        )
+    if sample_weight is not None:
+        raise ValueError("class_weight, sample_weight: Keras takes one of the two")
+    for label, weight in class_weight.items():
+        is_label = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+        if not is_label or label < 0 or (classes is not None and label >= classes):
+            expected = "0, 1 and so on" if classes is None else f"0 to {classes - 1}"
+            raise ValueError(
+                f"class_weight: {label!r} is the number of no class; expected {expected}"
+            )
+        if not isinstance(weight, numbers.Real) or not 0 <= weight < math.inf:
+            raise ValueError(
+                f"class_weight: the weight of {label} is {weight!r}; expected a number of 0 or more"
+            )
+
+
 def _check_part(
-    x: Any,
-    y: Any,
-    weights: Any,
-    steps: tuple[str, int | None],
-    input_shape: tuple[int, ...],
-    classes: int,
-    what: str,
+    x: Any, y: Any, weights: Any, steps: tuple[str, int | None], of: _Images, what: str
 ) -> Array | None:
     """Checks images and their labels, or the data set that yields both.
 
     Returns:
         The labels, shape (n,), or None if they cannot be seen.
     """
-    if isinstance(x, Iterator):
+    # Some of Keras's own PyDatasets are iterators, too.
+    has_batches = hasattr(type(x), "num_batches")
+    if isinstance(x, Iterator) and not has_batches:
         # Not even with steps_per_epoch: at its end Keras begins again with the first two batches,
         # which it has kept, and says nothing.
         raise ValueError(
@@ -190,12 +326,15 @@ def _check_part(
     if isinstance(x, np.ndarray):
         if y is None:
             raise ValueError(f"{what}: has no labels")
-        labels = np.asarray(y)
-        check_images(x, labels, classes, what)
+        _check_pixels(x, what)
+        labels = check_labels(as_labels(y), len(x), of.classes, what, of.loss)
         if weights is not None:
             _check_weights(np.asarray(weights), len(x), what)
-        _check_shape(x.shape, input_shape, what)
-        return labels.reshape(-1)
+        _check_shape(x.shape, of.shape, what)
+        return labels
+    if has_batches:
+        _check_batch(_first_batch(x, what), of, f"{what}: batch 1")
+        return None
     spec = getattr(x, "element_spec", None)
     if spec is None:
         return None
@@ -205,11 +344,25 @@ def _check_part(
     if spec_shape is None:
         return None  # several inputs, which the network may take apart by itself
     if spec_shape.rank is not None:
-        _check_shape(tuple(spec_shape), input_shape, what)
+        _check_shape(tuple(spec_shape), of.shape, what)
     # A distributed data set yields what each device gets, and has no such method.
     if not hasattr(x, "as_numpy_iterator"):
         return None
-    return _look_through(x, steps, input_shape, classes, what)
+    return _look_through(x, steps, of, what)
+
+
+def as_labels(y: Any) -> Any:
+    """Converts labels in a list, or in a tensor, into an array of NumPy."""
+    return np.asarray(y) if isinstance(y, (list, tuple)) else as_array(y)
+
+
+def _first_batch(data: Any, what: str) -> Any:
+    """Reads the first batch of a `keras.utils.PyDataset`."""
+    try:
+        return data[0]
+    except Exception as error:  # of the user's object, whatever it raises
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"{what}: batch 1 cannot be read: {said}") from error
 
 
 def as_array(x: Any) -> Any:
@@ -226,6 +379,8 @@ def as_array(x: Any) -> Any:
 def _check_shape(shape: tuple[Any, ...], input_shape: tuple[int, ...], what: str) -> None:
     if shape == input_shape:
         raise ValueError(f"{what}: images of shape {shape}, one by one; call batch() first")
+    if len(shape) == 4:
+        _check_channels(shape, what)
     if len(shape) != 1 + len(input_shape) or any(
         size not in (None, expected) for size, expected in zip(shape[1:], input_shape, strict=True)
     ):
@@ -240,16 +395,19 @@ def _check_weights(weights: Array, images: int, what: str) -> None:
             f"{what}: {images} images, but a sample_weight of shape {weights.shape}; expected "
             f"({images},)"
         )
+    _check_numbers(weights, what)
+
+
+def _check_numbers(weights: Array, what: str) -> None:
+    if weights.dtype.kind not in "buif":
+        raise ValueError(
+            f"{what}: the third element is taken for sample_weight, and is of {_kind(weights)}; "
+            "leave it out, such as by map(lambda x, y, *_: (x, y))"
+        )
     check_finite(weights, what, "values of sample_weight")
 
 
-def _look_through(
-    data: Any,
-    steps: tuple[str, int | None],
-    input_shape: tuple[int, ...],
-    classes: int,
-    what: str,
-) -> Array | None:
+def _look_through(data: Any, steps: tuple[str, int | None], of: _Images, what: str) -> Array | None:
     """Reads what an epoch reads of a `tf.data.Dataset`, and checks each of its batches.
 
     Returns:
@@ -272,7 +430,7 @@ def _look_through(
             raise ValueError(
                 f"{what}: batch {number} cannot be read: {tensorflow_reason(error)}"
             ) from error
-        seen.append(_check_batch(batch, input_shape, classes, f"{what}: batch {number}"))
+        seen.append(_check_batch(batch, of, f"{what}: batch {number}"))
     if not seen:
         raise ValueError(f"{what}: the data set is empty")
     if wanted is not None and len(seen) < wanted:
@@ -291,21 +449,20 @@ def _look_through(
     return np.concatenate(known) if len(known) == len(seen) and wanted is None else None
 
 
-def _check_batch(
-    batch: tuple[Any, ...], input_shape: tuple[int, ...], classes: int, what: str
-) -> Array | None:
+def _check_batch(batch: Any, of: _Images, what: str) -> Array | None:
     """Checks a batch of images, labels and perhaps weights; returns the labels if it can."""
-    images, labels = batch[:2]
+    if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
+        raise ValueError(f"{what}: expected (images, labels) or (images, labels, sample_weight)")
+    images, labels = as_array(batch[0]), as_labels(batch[1])
     if isinstance(images, np.ndarray):
-        _check_shape(images.shape, input_shape, what)
+        if images.dtype.kind not in "buif":
+            raise ValueError(f"{what}: images are {_kind(images)}; expected numbers")
+        _check_shape(images.shape, of.shape, what)
         check_finite(images, what, "images have pixels that")
-    if len(batch) > 2 and isinstance(batch[2], np.ndarray):
-        check_finite(batch[2], what, "values of sample_weight")
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "uif":
+    if len(batch) > 2 and batch[2] is not None:
+        weights = as_labels(batch[2])
+        if isinstance(weights, (np.ndarray, Mapping)):
+            _check_numbers(np.asarray(weights), what)
+    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
         return None
-    if labels.shape not in ((len(images),), (len(images), 1)):
-        return None  # one for each class: for a HyperModel that compiles such a loss
-    wrong = labels[~((labels >= 0) & (labels < classes))]  # NaN among them
-    if wrong.size:
-        raise ValueError(f"{what}: label {wrong[0]} is not one of 0 to {classes - 1}")
-    return labels.reshape(-1).astype(np.int64)
+    return check_labels(labels, len(images), of.classes, what, of.loss)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 import os
 import ssl
 import urllib.request
@@ -15,17 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from keras_autoshrink.backend import check_tensorflow
-from keras_autoshrink.checks import enumerated, tensorflow_reason
+from keras_autoshrink.checks import tensorflow_reason
 from keras_autoshrink.data.checks import Array, check_classes, check_parts
+from keras_autoshrink.data.folders import LAYOUTS, find_classes, find_parts, load_folder
 
 IMAGENET = "imagenet2012"  # its name in tensorflow-datasets
 BUILT_IN = ("digits", "cifar10", IMAGENET)
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 # Of CIFAR-10, unless another is asked for: to train candidates on, and to score them on.
 _CIFAR10_PROXY = (5_000, 1_000)
-
-_logger = logging.getLogger("keras_autoshrink")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +71,16 @@ class ImageData:
 
 
 def is_streamed(source: str | os.PathLike[str]) -> bool:
-    """Says whether a data set is for `streams.open_streams`, and not for `load_images`.
+    """Says whether a network is trained in full on a data set by `streams.open_streams`.
 
-    That is ImageNet, and a folder that holds the folders `train` and `val`.
+    That is ImageNet, and a folder that holds a folder for each part, such as `train` and `val`.
+
+    Raises:
+        ValueError: it is a folder of parts that are not clear; the message names them.
     """
     if str(source) in BUILT_IN:
         return str(source) == IMAGENET
-    return all(Path(source, part).is_dir() for part in ("train", "val"))
+    return len(find_parts(Path(source))) > 1
 
 
 def load_images(
@@ -99,14 +99,17 @@ def load_images(
         source: `"digits"` (scikit-learn's 1,797 handwritten digits of 8x8 pixels),
             `"cifar10"` (through tensorflow-datasets), an `.npz` file with the arrays
             `x_train` and `y_train`, and `x_val`, `y_val`, `x_test`, `y_test` where it has
-            them, or a folder that holds one folder of images for each class.
+            them, a folder that holds one folder of images for each class, or one that holds such
+            folders `train` and `val` or `test`. (`Train`, `valid` or `validation` will do.) Where
+            there is no `test`, a search is scored on `val`, and a training tested on it.
         purpose: `"search"` leaves out the test part, unread where the source brings one; `"train"`
             trains on all other images, so that there is a validation part only where the source
             brings one.
         seed: of the splits that the source does not bring itself, 0 to 2**32 - 1. Only with the
             seed of the search is the test part then new to the network that it found.
         data_dir: where tensorflow-datasets keeps its data.
-        image_size: height and width to which the images of a folder are resized, in RGB.
+        image_size: height and width to which the images of a folder are resized, in RGB, upright
+            by their EXIF orientation, and on white where they are transparent.
         proxy: how many images a search trains its candidates on and how many it scores them
             on, in equal numbers of each class, drawn without replacement; all by default, of
             CIFAR-10 5,000 and 1,000, both from its training split (arXiv 1911.09251).
@@ -134,11 +137,10 @@ def load_images(
         raise ValueError(f"image_size={image_size}: expected 1 or more")
     if proxy and purpose != "search":
         raise ValueError(f"proxy={proxy}: only a search has one; expected None")
-    if is_streamed(source):
+    if str(source) == IMAGENET:
         raise ValueError(
-            f"data set {os.fspath(source)!r}: ImageNet, and a folder with 'train' and 'val', are "
-            "for training a network only, by data.streams.open_streams; search on cifar10, or on "
-            "some of the images"
+            f"data set {IMAGENET!r}: does not fit into memory, and is for training a network only, "
+            "by data.streams.open_streams; search on cifar10, or on a folder of some of its images"
         )
     searching = purpose == "search"
     path = Path(source)
@@ -147,14 +149,13 @@ def load_images(
     elif str(source) == "cifar10":
         read = _load_cifar10(searching, data_dir)
         proxy = proxy or _CIFAR10_PROXY
-    elif path.suffix == ".npz":
+    elif path.suffix.lower() == ".npz":
         read = _load_npz(path, searching)
     elif path.is_dir():
-        read = _load_folder(path, image_size, strict)
+        read = _load_folder(path, searching, image_size, strict)
     else:
         raise ValueError(
-            f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, or a "
-            "folder with one folder of images for each class"
+            f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, {LAYOUTS}"
         )
     check_parts(read.parts, read.class_names, read.name)
     source_images = len(read.parts["train"][0])
@@ -253,77 +254,42 @@ def _load_npz(path: Path, searching: bool) -> _Read:
         if names[0] in arrays:
             images, labels = (arrays[name] for name in names)
             parts[part] = (images[..., None] if images.ndim == 3 else images, labels)
-    # As many as there are different labels: the check of their range then finds a gap too.
-    classes = tuple(str(label) for label in range(len(np.unique(parts["train"][1]))))
+    found = np.unique(parts["train"][1])
+    if found.dtype.kind in "US":
+        parts = {
+            part: (x, _numbered(y, found, f"{path}: y_{part}")) for part, (x, y) in parts.items()
+        }
+        classes = tuple(found.astype(str).tolist())
+    else:
+        # As many as there are different labels: the check of their range then finds a gap too.
+        classes = tuple(str(label) for label in range(len(found)))
     return _Read(os.fspath(path), parts, classes, has_test="x_test" in has)
 
 
-def _load_folder(path: Path, image_size: int, strict: bool) -> _Read:
-    """Reads the images of a folder that holds one folder for each class."""
-    folders = [entry for entry in _visible(path) if entry.is_dir()]
-    if len(folders) < 2:
-        raise ValueError(f"{path}: expected two or more folders, one a class; found {len(folders)}")
-    images: list[Array] = []
-    labels: list[int] = []
-    skipped: list[str] = []
-    for label, folder in enumerate(folders):
-        found = [entry for entry in _visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
-        if not found:
-            raise ValueError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
-        before = len(skipped)
-        for file in found:
-            try:
-                images.append(_read_image(file, image_size))
-            except MemoryError:
-                raise  # no fault of the file's
-            except Exception as error:  # Pillow's decoders raise whatever they meet
-                reason = _reason(error)
-                if strict:
-                    raise ValueError(f"{file}: not a readable image: {reason}") from error
-                skipped.append(f"{folder.name}/{file.name} ({reason})")
-            else:
-                labels.append(label)
-        if len(skipped) - before == len(found):
-            raise ValueError(
-                f"{folder}: none of its {len(found):,} images can be read: "
-                f"{enumerated(skipped[before:])}"
-            )
-    if skipped:
-        _logger.warning(
-            "%s: skipped %s of %s images that cannot be read: %s",
-            path,
-            f"{len(skipped):,}",
-            f"{len(skipped) + len(images):,}",
-            enumerated(skipped),
-        )
-    names = tuple(folder.name for folder in folders)
-    parts = {"train": (np.stack(images), np.array(labels))}
-    return _Read(os.fspath(path), parts, names, has_test=False)
+def _numbered(labels: Array, names: Array, what: str) -> Array:
+    """Numbers labels that are names of classes by the sorted names of all.
+
+    Raises:
+        ValueError: one of them is none of these.
+    """
+    if unknown := sorted({*labels.reshape(-1).tolist()} - {*names.tolist()}, key=str):
+        raise ValueError(f"{what}: has the label {unknown[0]!r}, which y_train has not")
+    return np.searchsorted(names, labels)
 
 
-def _visible(folder: Path) -> list[Path]:  # not .ipynb_checkpoints, not ._cat.png of macOS
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _read_image(file: Path, image_size: int) -> Array:
-    """Reads an image file, in RGB and resized."""
-    from PIL import Image
-
-    with Image.open(file) as opened:
-        image: Image.Image = opened
-        if image.mode.startswith("I"):  # 16 bits, of which convert() keeps 0 to 255
-            image = image.point(lambda grey: grey / 256).convert("L")
-        return np.asarray(image.convert("RGB").resize((image_size, image_size)))
-
-
-def _reason(error: Exception) -> str:
-    """Says why an image cannot be read, in a few words of one line."""
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "unknown format"
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.partition("\n")[0]
+def _load_folder(path: Path, searching: bool, image_size: int, strict: bool) -> _Read:
+    """Reads the images of a folder of classes, or of one with a folder of classes for each part."""
+    folders = find_parts(path) or {"train": path}
+    names = find_classes(path, folders)
+    has_test = len(folders) > 1
+    if searching:
+        folders.pop("test", None)
+    elif has_test and "test" not in folders:
+        folders["test"] = folders.pop("val")
+    parts = {
+        part: load_folder(folder, names, image_size, strict) for part, folder in folders.items()
+    }
+    return _Read(os.fspath(path), parts, tuple(names), has_test)
 
 
 def _divide(read: _Read, *, searching: bool, seed: int, proxy: tuple[int, int] | None) -> None:
@@ -331,27 +297,30 @@ def _divide(read: _Read, *, searching: bool, seed: int, proxy: tuple[int, int] |
     parts = read.parts = {
         part: (x, y.reshape(-1).astype(np.int32)) for part, (x, y) in read.parts.items()
     }
+    counts = np.bincount(parts["train"][1], minlength=len(read.class_names))
     # A source without a test part gives up a fifth for it, whether it is read now or not:
     # no image that a search has seen is then in the test of the network it found.
     if not read.has_test:
-        _split_off("test", read, seed)
+        _split_off("test", read, seed, counts)
     if searching:
         parts.pop("test", None)
     if searching and proxy:
         _draw_proxy(read, proxy, seed)
     elif searching and "val" not in parts:
-        _split_off("val", read, seed)
+        _split_off("val", read, seed, counts)
     if searching:
         labels = {f"{read.name}: {part}": parts[part][1] for part in ("train", "val")}
         check_classes(labels, read.class_names)
 
 
-def _split_off(part: str, read: _Read, seed: int) -> None:
-    """Moves a fifth of the training images, the same share of each class, into another part."""
+def _split_off(part: str, read: _Read, seed: int, counts: Array) -> None:
+    """Moves a fifth of the training images, the same share of each class, into another part.
+
+    `counts` are the images of each class before any were moved.
+    """
     from sklearn.model_selection import train_test_split
 
     x, y = read.parts["train"]
-    counts = np.bincount(y)
     try:
         x, x_fifth, y, y_fifth = train_test_split(
             x, y, test_size=0.2, random_state=seed, stratify=y

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_autoshrink.checks import MOST_NAMED, enumerated, tensorflow_reason
-from keras_autoshrink.data.images import IMAGE_SUFFIXES, IMAGENET, ImageData, Split, is_streamed
+from keras_autoshrink.data.folders import (
+    find_classes,
+    find_parts,
+    list_images,
+    read_image,
+    reason,
+)
+from keras_autoshrink.data.images import IMAGENET, ImageData, Split, is_streamed
 
 # Pixels of 0 to 255 become -1 to 1, as in the release of arXiv 1911.09251.
 _MIDDLE = 127.5
@@ -21,9 +29,9 @@ _MIDDLE = 127.5
 # Encoded images: some 2 GB of ImageNet. tensorflow-datasets has shuffled it when writing it.
 _SHUFFLE_BUFFER = 16_384
 
-# Not all releases of TensorFlow decode WebP.
-_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".webp")
-_SIGNATURES = (b"BM", b"GIF8", b"\xff\xd8\xff", b"\x89PNG")
+# What JPEG files begin with, and what only those hold, in their first bytes, that are turned by
+# their metadata. (Before it may lie a profile of colours.)
+_JPEG, _TURNED, _FIRST = b"\xff\xd8\xff", r"\C*(Exif|tiff:Orientation)\C*", 2**18
 
 # What TensorFlow raises where an image cannot be read.
 _UNREADABLE = (
@@ -33,8 +41,8 @@ _UNREADABLE = (
     tf.errors.FailedPreconditionError,  # a folder by the name of an image
 )
 
-# The training part, the test part and the names of the classes.
-_Opened = tuple["Stream", "Stream", tuple[str, ...]]
+# The parts by their names, "train" and "test" among them, and the names of the classes.
+_Opened = tuple[dict[str, "Stream"], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,16 +131,16 @@ def open_streams(
 ) -> ImageStreams:
     """Opens a data set of the size of ImageNet for the training of one network.
 
-    No image is read here. The validation images of the source are the test part, by which
-    nothing may be chosen: the labels of ImageNet's own test images are not public. There is no
-    validation part.
+    No image is read here. Where the source has no test part, its validation images are that, by
+    which nothing may be chosen, and there is no validation part: the labels of ImageNet's own test
+    images are not public.
 
     Args:
         source: `"imagenet2012"`, which its user has prepared with tensorflow-datasets, or a
-            folder that holds the folders `train` and `val`, each with one folder of BMP, GIF,
-            JPEG or PNG images for each class. Of a BMP with a palette TensorFlow takes the
-            indices for grey; of an animation it takes the first frame. A file that cannot be read
-            shows, and ends the training, when it is met; see `naming_unreadable`.
+            folder that holds a folder `train` and a folder `val` or `test`, or both, each with one
+            folder of images for each class, which are read as `load_images` reads them: upright,
+            on white, of an animation the first frame. A file that cannot be read shows, and ends
+            the training, when it is met; see `naming_unreadable`.
         data_dir: where tensorflow-datasets keeps its data.
         image_size: height and width of what a network sees, in pixels.
 
@@ -148,16 +156,16 @@ def open_streams(
     if not is_streamed(source):
         raise ValueError(
             f"data set {os.fspath(source)!r}: expected {IMAGENET!r}, or a folder with the folders "
-            "'train' and 'val'"
+            "'train' and 'val' or 'test'"
         )
     if str(source) == IMAGENET:
-        train, test, class_names = _open_tfds(data_dir)
+        parts, class_names = _open_tfds(data_dir)
     else:
-        train, test, class_names = _open_folder(Path(source))
+        parts, class_names = _open_folder(Path(source))
     return ImageStreams(
-        train=train,
-        validation=None,
-        test=test,
+        train=parts["train"],
+        validation=parts.get("val"),
+        test=parts["test"],
         class_names=class_names,
         input_shape=(image_size, image_size, 3),
         mean=(_MIDDLE,) * 3,
@@ -194,64 +202,62 @@ def _open_tfds(data_dir: str | os.PathLike[str] | None) -> _Opened:
             )
             size = splits[part].num_examples
             opened.append(Stream(elements, _decode, size, min(_SHUFFLE_BUFFER, size)))
-        return opened[0], opened[1], tuple(builder.info.features["label"].names)
+        names = tuple(builder.info.features["label"].names)
+        return dict(zip(("train", "test"), opened, strict=True)), names
     except Exception as error:  # whatever the disk or tfds raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{IMAGENET}: cannot be opened in {place}: {reason}") from error
 
 
 def _open_folder(root: Path) -> _Opened:
-    train, val = root / "train", root / "val"
-    classes, val_classes = _folders(train), _folders(val)
-    if len(classes) < 2:
-        raise ValueError(
-            f"{train}: expected two or more folders, one a class; found {len(classes)}"
-        )
-    for name in sorted({*classes} ^ {*val_classes}):
-        has, lacks = (train, val) if name in classes else (val, train)
-        raise ValueError(
-            f"{lacks}: has no folder {name!r}, but {has} has; both need the same classes"
-        )
-    return _folder_stream(train, classes), _folder_stream(val, classes), tuple(classes)
-
-
-def _folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    folders = find_parts(root)
+    classes = find_classes(root, folders)
+    parts = {part: _folder_stream(folder, classes) for part, folder in folders.items()}
+    if "test" not in parts:
+        parts["test"] = parts.pop("val")
+    return parts, tuple(classes)
 
 
 def _folder_stream(part: Path, classes: list[str]) -> Stream:
-    paths, counts = [], []
-    for name in classes:
-        # For a million files a Path of each, or a look at each, would take long.
-        with os.scandir(part / name) as entries:
-            found = sorted(
-                entry.path
-                for entry in entries
-                if entry.name.lower().endswith(_SUFFIXES) and not entry.name.startswith(".")
-            )
-        if not found:
-            raise ValueError(f"{part / name}: holds no images ({', '.join(_SUFFIXES)})")
-        paths += found
-        counts.append(len(found))
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-    elements = tf.data.Dataset.from_tensor_slices((paths, labels))
-    return Stream(elements, _read, len(paths), len(paths), from_files=True)
+    files = list_images(part, classes)
+    elements = tf.data.Dataset.from_tensor_slices((files.paths, files.labels))
+    return Stream(elements, _read, len(files.paths), len(files.paths), from_files=True)
 
 
 def _read(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    content = tf.io.read_file(path)
-    # What is wrong with an image TensorFlow says without the name of the file: the beginning,
-    # at least, is looked at here.
-    begins = [tf.strings.substr(content, 0, len(begin)) == begin for begin in _SIGNATURES]
-    check = tf.debugging.Assert(tf.reduce_any(begins), ["not a BMP, GIF, JPEG or PNG image:", path])
-    with tf.control_dependencies([check]):
-        return _decode(content, label)
+    return _decode(tf.io.read_file(path), label)
 
 
 def _decode(content: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    # TensorFlow's decoders know no orientation, and drop what is transparent. Pillow does both, but
+    # by Python; so it leaves to TensorFlow what ImageNet is made of.
+    is_jpeg = tf.strings.substr(content, 0, len(_JPEG)) == _JPEG
+    is_turned = tf.strings.regex_full_match(tf.strings.substr(content, 0, _FIRST), _TURNED)
+    image = tf.cond(
+        is_jpeg & ~is_turned,
+        lambda: tf.io.decode_jpeg(content, channels=3),
+        lambda: _decode_by_pillow(content),
+    )
+    image.set_shape((None, None, 3))
     return (tf.cast(image, tf.float32) - _MIDDLE) / _MIDDLE, tf.cast(label, tf.int32)
+
+
+def _decode_by_pillow(content: tf.Tensor) -> tf.Tensor:
+    def read(content: Any) -> tuple[np.ndarray, bytes]:
+        # Bytes within a graph; outside of one an array of no dimension.
+        content = content if isinstance(content, bytes) else content.item()
+        try:
+            return read_image(io.BytesIO(content)), b""
+        except MemoryError:
+            raise  # no fault of the file's
+        except Exception as error:  # Pillow's decoders raise whatever they meet
+            return np.empty((0, 0, 3), np.uint8), reason(error).encode()
+
+    # Not raised within, where TensorFlow would print the traceback.
+    image, problem = tf.numpy_function(read, (content,), (tf.uint8, tf.string))
+    check = tf.debugging.Assert(tf.equal(problem, ""), ["not a readable image:", problem])
+    with tf.control_dependencies([check]):
+        return tf.identity(image)
 
 
 def center_crop(image: tf.Tensor, input_shape: tuple[int, int, int]) -> tf.Tensor:
@@ -284,6 +290,8 @@ def naming_unreadable(streams: ImageStreams) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         parts = {"train": streams.train, "test": streams.test}
+        if streams.validation is not None:
+            parts["validation"] = streams.validation
         found = {what: unreadable(part) for what, part in parts.items() if part.from_files}
         said = [
             f"{what}: {len(files):,} of {len(parts[what]):,} images cannot be read: "
@@ -334,14 +342,15 @@ def sample(streams: ImageStreams, train: int, test: int) -> ImageData:
         test: how many of the test images, 1 or more; all where there are not so many.
 
     Returns:
-        The images as an evaluation crops and resizes them; no validation part.
+        The images as an evaluation crops and resizes them; of the validation part, where there is
+        one, as many as of the test part.
 
     Raises:
         ValueError: an image cannot be read.
     """
     return ImageData(
         train=_sample(streams, streams.train, train, "train"),
-        validation=None,
+        validation=streams.validation and _sample(streams, streams.validation, test, "validation"),
         test=_sample(streams, streams.test, test, "test"),
         class_names=streams.class_names,
         mean=streams.mean,

@@ -189,6 +189,37 @@ class DataEnd(keras.callbacks.Callback):
         )
 
 
+def score_of(
+    score: Score, metrics: Mapping[str, float], costs: Mapping[str, float], who: str
+) -> float:
+    """Scores metrics of a network; they may be infinite or NaN.
+
+    Args:
+        score: callable `score(logs, macs)`.
+        metrics: by their names.
+        costs: of the network, by `Cost.name`.
+        who: says whose metrics these are, as "training reports".
+
+    Raises:
+        keras_tuner.errors.FatalValueError: one is missing, or the score is no number. It would be
+            the same for every candidate.
+    """
+    try:
+        value = score(metrics, cost_of(score, costs))
+    except KeyError as error:
+        raise keras_tuner.errors.FatalValueError(
+            f"the score needs the metric {error}, but {who} "
+            f"{', '.join(sorted(metrics))}; pass validation_data=... to search(), and the "
+            "metric to compile(); it is needed at every epoch"
+        ) from error
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise keras_tuner.errors.FatalValueError(
+            f"the score is {value!r}; score(logs, macs) has to return a number"
+        ) from None
+
+
 class ScoreCallback(DataEnd):
     """Puts the score and the costs into the logs of each epoch that had all its data.
 
@@ -196,10 +227,12 @@ class ScoreCallback(DataEnd):
         score: callable `score(logs, macs)`.
         measured: what was measured of the network's costs, by `Cost.name`.
         count: counts the others, for one image or one token.
+        may_lack: whether epochs may lack what the score needs, since whoever trains returns a score
+            of their own.
 
     Raises:
         keras_tuner.errors.FatalValueError: the logs lack a metric that the score needs, or the
-            data ended.
+            data ended, or the score is no number.
         keras_tuner.errors.FailedTrialError: the score, a loss or the metric behind the score is
             not a finite number.
     """
@@ -209,8 +242,10 @@ class ScoreCallback(DataEnd):
         score: Score,
         measured: Mapping[str, float],
         count: Callable[[keras.Model], Mapping[str, float]],
+        may_lack: bool = False,
     ) -> None:
         super().__init__()
+        self.may_lack = may_lack
         self.score = score
         self.measured = measured
         self._count = count
@@ -224,14 +259,11 @@ class ScoreCallback(DataEnd):
         """Adds to `logs`, which the callbacks after this one and the history see."""
         super().on_epoch_end(epoch, logs)
         try:
-            value = self.score(logs, cost_of(self.score, self.costs))
-        except KeyError as error:
-            # Fatal: it would be the same for every candidate.
-            raise keras_tuner.errors.FatalValueError(
-                f"the score needs the metric {error}, but training reports "
-                f"{', '.join(sorted(logs))}; pass validation_data=... to search(), and the "
-                "metric to compile(); it is needed at every epoch"
-            ) from error
+            value = score_of(self.score, logs, self.costs, "training reports")
+        except keras_tuner.errors.FatalValueError:
+            if not self.may_lack:
+                raise
+            return
         objective = getattr(self.score, "objective", None)
         watched = ["loss", "val_loss", *([objective] if isinstance(objective, str) else [])]
         diverged = [name for name in watched if not math.isfinite(logs.get(name, 0))]
@@ -241,7 +273,7 @@ class ScoreCallback(DataEnd):
             )
         if not math.isfinite(value):
             raise keras_tuner.errors.FailedTrialError(f"the score of epoch {epoch + 1} is {value}")
-        logs.update(score=float(value), **self.costs)
+        logs.update(score=value, **self.costs)
 
 
 # Until so many steps have been done, BatchNorm's moving statistics are those of a network that is

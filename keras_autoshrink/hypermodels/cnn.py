@@ -19,7 +19,7 @@ import numpy as np
 from keras_autoshrink.cell import INPUT, Cell
 from keras_autoshrink.checks import instance, one_of, positive, whole
 from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.data.checks import as_array, check_fit_data
+from keras_autoshrink.data.checks import as_array, as_labels, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyStopping
 from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
@@ -429,6 +429,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             given["batch_size"] = given.get("batch_size") or self.batch_size
         elif hasattr(data, "element_spec"):
             given.setdefault("shuffle", False)  # a tf.data set shuffles itself; Keras would warn
+        _take_lists(given)
         if _is_shuffled_here(given):
             x, y, size = as_array(data), as_array(given.pop("y")), given.pop("batch_size")
             seed = random.randint(1, int(1e9))
@@ -456,18 +457,22 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             ProxyStopping(self.architecture["classes"]),
         ]
 
-    def check_search_arguments(self, *args: Any, **kwargs: Any) -> None:
+    def check_search_arguments(self, *args: Any, loss: Any = None, **kwargs: Any) -> None:
         """Checks the data of a search.
 
         Args:
             *args: those of `AutoShrink.search`.
+            loss: what the tuner compiles candidates with, where that is not what `build` does.
             **kwargs: those of `AutoShrink.search`.
 
         Raises:
             ValueError: the network cannot train on these data; the message says why.
         """
+        if loss is None and type(self).build is not CNNCellHyperModel.build:
+            loss = self.build(keras_tuner.HyperParameters()).loss
         check_fit_data(
             *args,
+            loss=loss,
             input_shape=self.architecture["input_shape"],
             classes=self.architecture["classes"],
             **kwargs,
@@ -535,6 +540,15 @@ def _flipped(data: Any) -> Any:
     import tensorflow as tf
 
     return data.map(lambda x, *rest: (tf.image.random_flip_left_right(x), *rest))
+
+
+def _take_lists(given: dict[str, Any]) -> None:
+    """Turns labels in lists among the arguments of `fit`, which Keras takes for several outputs."""
+    if "y" in given:
+        given["y"] = as_labels(given["y"])
+    validation = given.get("validation_data")
+    if isinstance(validation, (list, tuple)):
+        given["validation_data"] = (validation[0], *map(as_labels, validation[1:]))
 
 
 def _listed(arguments: dict[str, Any]) -> str:

@@ -72,6 +72,7 @@ class CellSpace:
 
     Attributes:
         name: the prefix of the cell's hyperparameters.
+        kept: names of those hyperparameters of several values that keep their defaults.
         space: its start has all declared edges, and the default of each other hyperparameter; an op
             that is not declared has a name of its own, so that no two nodes count as alike.
 
@@ -124,6 +125,10 @@ class CellSpace:
             at_first = {**self.values(cell), **{n: p.default for n, p in declared.items()}}
             points = tuple(self.sub_cell({**at_first, **values}) for values in first)
             self.space = dataclasses.replace(self.space, first=points)
+        searched = {*others, *of_cell} if whole else {match[0] for match in found}
+        self.kept = tuple(
+            name for name, p in declared.items() if name not in searched and len(_values(p)) > 1
+        )
 
     @property
     def cell(self) -> Cell:

@@ -8,12 +8,14 @@ from typing import Any
 
 import keras
 
+from keras_autoshrink.backend import channels_last
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.checks import one_of, positive, share, whole
 from keras_autoshrink.costs import count_macs
 from keras_autoshrink.networks.operations import apply_operation
 
 
+@channels_last()
 def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in keras.applications
     cell: Cell = SHRINKCNN_CELL,
     input_shape: tuple[int, int, int] = (224, 224, 3),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_autoshrink.backend import channels_last
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.checks import whole
 from keras_autoshrink.costs import count_macs, count_params
@@ -310,6 +311,7 @@ def build_shrinkcnn(
     )
 
 
+@channels_last()
 def build_separable_residual(
     input_shape: ImageShape,
     classes: int,
@@ -460,6 +462,7 @@ def build_mobilenetv4(
     )
 
 
+@channels_last()
 def _mobilenet(
     name: str,
     stages: Sequence[_Stage],
@@ -508,6 +511,7 @@ def _apply_block(
     return keras.layers.Add(name=f"{name}_add")([x, y]) if x.shape == y.shape else y
 
 
+@channels_last()
 def build_resnet8(
     input_shape: ImageShape,
     classes: int,

@@ -61,16 +61,20 @@ class Evolution(Budgeted):
         """Returns changed points, and some at random; at last those of the final."""
         outcomes = of_cells(state.rounds, state.outcomes)
         found = self._changed(state, outcomes)
-        if found or not state.space.rungs:
+        if found or not state.space.rungs or state.is_final(state.rounds[-1]):
             return found
-        return Qualified(state.space, outcomes).final(self._size(state))
+        final = Qualified(state.space, outcomes).final(self._size(state))
+        # One that was the last round before more networks could be trained has its result, too.
+        earlier = (c.cell for each in state.rounds if state.is_final(each) for c in each.candidates)
+        return list({point.key: point for point in (*final, *earlier)}.values())
 
     def is_over(self, state: State) -> bool:
         """Tells whether the final has ended, or else whether no more networks may be trained."""
         if not state.space.rungs:
             return super().is_over(state)
         if state.is_final(state.rounds[-1]):
-            return True
+            # Unless more networks may be trained than when it was the last round.
+            return self.max_minutes is not None or self._remaining(state) <= 0
         budget = self.max_candidates is not None and super().is_over(state)
         return budget or self.seconds_left(state) <= 0
 

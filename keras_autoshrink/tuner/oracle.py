@@ -24,6 +24,7 @@ from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch, check_settings
 from keras_autoshrink.tuner import service
 from keras_autoshrink.tuner.costs import CandidateCosts
+from keras_autoshrink.tuner.project import raised
 from keras_autoshrink.tuner.state import (
     ENDED,
     State,
@@ -444,7 +445,8 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         if "search" not in state:
             raise ValueError(f"{folder} holds the search of another oracle; {ANOTHER_SEARCH}")
         searched = state["search"] or {}
-        check_same(searched or self.settings, self.settings, f"{folder} holds a search")
+        theirs = raised(searched, self.settings) if searched else self.settings
+        check_same(theirs, self.settings, f"{folder} holds a search")
         super().set_state({**state, "ongoing_trials": {}, "retry_queue": []})
         self.seed = self.settings["seed"]
         self.token = state["token"]

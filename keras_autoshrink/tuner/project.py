@@ -158,6 +158,19 @@ def prepare(settings_path: str, settings: dict[str, Any], overwrite: bool) -> No
         files.write_text(path, json.dumps(settings))
 
 
+# How much a search may do; nothing that it has done depends on that.
+_BUDGETS = ("max_candidates", "max_minutes")
+
+
+def raised(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a search on the disk with those budgets of ours that are larger.
+
+    With them it may go on, also when it has ended.
+    """
+    both = [n for n in _BUDGETS if theirs.get(n) is not None and ours.get(n) is not None]
+    return {**theirs, **{name: ours[name] for name in both if ours[name] > theirs[name]}}
+
+
 def _holds_search(folder: Path) -> bool:
     """Whether a folder has what is left of a search of ours, and not of another oracle."""
     try:

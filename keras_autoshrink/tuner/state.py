@@ -140,9 +140,11 @@ def outcome_of(trial: Trial, sign: int, metric: str) -> Outcome:
             return Outcome(None, trial_id=trial.trial_id, over_limit=said)
         return Outcome(None, trial_id=trial.trial_id, error=error)
     found = {cost: metric_of(trial, cost.name) for cost in RECORDED_COSTS}
+    objective = metric_of(trial, metric)
     return Outcome(
         score=sign * float(trial.score),
-        objective=metric_of(trial, metric),
+        # A HyperModel's own `fit` may return the score alone.
+        objective=float(trial.score) if objective is None else objective,
         costs={c.name: round(v) if c.whole else v for c, v in found.items() if v is not None},
         seconds=metric_of(trial, "seconds") or 0.0,
         trial_id=trial.trial_id,

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
+import reprlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import keras_tuner
+import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink.backend import graphs_released
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.hypermodels.callbacks import Deadline, ScoreCallback, killed_after
+from keras_autoshrink.hypermodels.callbacks import Deadline, ScoreCallback, killed_after, score_of
 from keras_autoshrink.hypermodels.seeding import training_seed
 from keras_autoshrink.score import Score
 from keras_autoshrink.training.step import accelerate
 from keras_autoshrink.tuner import service
 from keras_autoshrink.tuner.costs import CandidateCosts, count_costs
 from keras_autoshrink.tuner.state import ENDED
+
+# KerasTuner's name for a number that `fit` returns: an objective that nobody named, minimised.
+NUMBER = "default_objective"
 
 
 class Trainer:
@@ -32,6 +38,8 @@ class Trainer:
         max_seconds: a candidate that takes longer has failed; None for no limit. The clock is
             looked at between two batches.
         devices: `SearchDevices` of a distribution strategy, or None.
+        has_own_score: whether somebody gave the score, rather than left it at its default.
+        has_own_fit: whether the HyperModel trains by a `fit` that is not KerasTuner's or ours.
 
     Attributes:
         verbose: of `keras.Model.fit`.
@@ -39,7 +47,13 @@ class Trainer:
     """
 
     def __init__(
-        self, score: Score, costs: CandidateCosts, max_seconds: float | None, devices: Any
+        self,
+        score: Score,
+        costs: CandidateCosts,
+        max_seconds: float | None,
+        devices: Any,
+        has_own_score: bool = False,
+        has_own_fit: bool = False,
     ) -> None:
         self.verbose = 0
         self.is_started_again = service.role() == "worker"
@@ -47,6 +61,8 @@ class Trainer:
         self._costs = costs
         self._max_seconds = max_seconds
         self._devices = devices
+        self._has_own_score = has_own_score
+        self._has_own_fit = has_own_fit
         self._as_declared = False
 
     def train(
@@ -72,14 +88,20 @@ class Trainer:
         if self._devices:
             self._devices.candidate(seed)
         # First of all callbacks: those behind it may look at the score.
-        ours: list[Any] = [ScoreCallback(self._score, self._costs.measured(cell), count_costs)]
+        # A `fit` that returns a number need not have the metrics of a score that nobody gave.
+        may_lack = self._has_own_fit and not self._has_own_score
+        measured = self._costs.measured(cell)
+        ours: list[Any] = [ScoreCallback(self._score, measured, count_costs, may_lack)]
         if self._max_seconds is not None:
             ours.insert(0, Deadline(self._max_seconds))
         started = time.monotonic()
         with graphs_released():
             keras.utils.set_random_seed(seed)
             results = fit(callbacks=[*ours, *callbacks], verbose=self.verbose)
+        seconds = time.monotonic() - started
         for result in results:
+            if isinstance(result, dict):
+                result["seconds"] = seconds
             if isinstance(result, keras.callbacks.History):
                 if "score" not in result.history:
                     raise keras_tuner.errors.FatalValueError(
@@ -87,8 +109,53 @@ class Trainer:
                         "for one epoch or more: the history it returned has no score"
                     )
                 epochs = len(result.history["score"])
-                result.history["seconds"] = [time.monotonic() - started] * epochs
+                result.history["seconds"] = [seconds] * epochs
         return results
+
+    def scored(self, result: Any, model: keras.Model, cell: Cell) -> Any:
+        """Scores what a HyperModel's `fit` returned, where that is no history.
+
+        Args:
+            result: as KerasTuner documents it: a `keras.callbacks.History`, which has a score; a
+                dict of metrics; a number, which is minimised, where nobody gave a score; or a list
+                of these, of several trainings, whose mean counts.
+            model: trained.
+            cell: of the candidate.
+
+        Returns:
+            The history, or a dict of metrics, `score` and the costs among them.
+
+        Raises:
+            keras_tuner.errors.FatalError: it is none of these, or lacks what the score needs.
+        """
+        if isinstance(result, keras.callbacks.History):
+            if result.epoch and "score" not in result.history:  # says what it lacks, if it does
+                last = {name: values[-1] for name, values in result.history.items()}
+                costs = {**self._costs.measured(cell), **count_costs(model)}
+                score_of(self._score, last, costs, "training reports")
+            return result
+        if isinstance(result, list) and result:
+            each = [self.scored(one, model, cell) for one in result]
+            if all(isinstance(one, dict) for one in each):
+                return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+        costs = {**self._costs.measured(cell), **count_costs(model)}
+        if isinstance(result, numbers.Real) and not isinstance(result, bool):
+            if self._has_own_score:
+                raise keras_tuner.errors.FatalValueError(
+                    f"HyperModel.fit() returned the number {result:g}, which score= cannot score; "
+                    "return the history of model.fit(), or a dict of the metrics that it needs"
+                )
+            return {NUMBER: float(result), "score": -float(result), **costs}
+        if isinstance(result, Mapping):
+            metrics = {name: float(value) for name, value in result.items()}
+            if self._has_own_score or "score" not in metrics:
+                who = "HyperModel.fit() returned"
+                metrics["score"] = score_of(self._score, metrics, costs, who)
+            return {**metrics, **costs}
+        raise keras_tuner.errors.FatalTypeError(
+            f"HyperModel.fit() returned {reprlib.repr(result)}; return the history of model.fit(), "
+            "a dict of metrics, or a number to be minimised"
+        )
 
     def build(self, build: Callable[[], keras.Model]) -> keras.Model:
         """Builds a candidate, on the devices of the search where it has some.

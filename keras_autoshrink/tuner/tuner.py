@@ -18,9 +18,14 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import files
-from keras_autoshrink.backend import check_tensorflow_backend
+from keras_autoshrink.backend import (
+    check_tensorflow_backend,
+    keras_settings,
+    set_keras_settings,
+)
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.checks import check_same
+from keras_autoshrink.checks import check_same, enumerated, instance
+from keras_autoshrink.data.checks import check_class_weight
 from keras_autoshrink.hypermodels.callbacks import Interrupts
 from keras_autoshrink.report import final, saved_search
 from keras_autoshrink.report.progress import SearchProgress
@@ -30,7 +35,7 @@ from keras_autoshrink.tuner import project, service
 from keras_autoshrink.tuner.costs import CandidateCosts
 from keras_autoshrink.tuner.oracle import AutoShrinkOracle
 from keras_autoshrink.tuner.state import error_line
-from keras_autoshrink.tuner.trainer import Trainer, drop_weights
+from keras_autoshrink.tuner.trainer import NUMBER, Trainer, drop_weights
 from keras_autoshrink.tuner.workers import (
     Report,
     Resettable,
@@ -60,7 +65,9 @@ class AutoShrink(keras_tuner.Tuner):
         hypermodel: a `CNNCellHyperModel`, or any HyperModel, or a function `build(hp)`, that
             declares a cell's edges (see `declare_cell`).
         score: callable `score(logs, macs)` to be maximised (see `docs/api/scores`); by default the
-            hypermodel's `default_score` if it has one, else `AccuracyScore()`.
+            hypermodel's `default_score` if it has one, else `AccuracyScore()`. Where a HyperModel's
+            own `fit` returns a dict, `logs` are its metrics; without `score` a "score" in it
+            counts, and a number that it returns is minimised, as in KerasTuner.
         num_candidates: k, how many cells are tried in a round, 1 or more.
         keep_fraction: the share of the initial edges, 0 to 1, at which "paper" stops; the others
             try no smaller cells.
@@ -84,7 +91,8 @@ class AutoShrink(keras_tuner.Tuner):
             found better ones than "paper" for as many trained networks; of larger cells there are
             few searches (`benchmarks/search_quality.md`).
         max_candidates: how many networks are trained; by default 40 by "evolution", and by
-            "bayesian" as many as "paper" would train at most. ("paper" ends by itself.)
+            "bayesian" as many as "paper" would train at most. ("paper" ends by itself.) A search
+            that has ended goes on with more.
         max_minutes: how long the search takes, give or take a tenth, on a clock, its interruptions
             not counted; by default as long as its candidates need. Then `max_candidates` has no
             default.
@@ -142,6 +150,7 @@ class AutoShrink(keras_tuner.Tuner):
         for argument, instead in _NOT_HERE.items():
             if argument in kwargs:
                 raise TypeError(f"{argument}: not an argument of AutoShrink; {instead}")
+        has_own_score = score is not None
         if score is None:
             score = getattr(hypermodel, "default_score", AccuracyScore())
         if not callable(score):
@@ -171,7 +180,14 @@ class AutoShrink(keras_tuner.Tuner):
         oracle.costs = self._costs
         oracle.first = getattr(hypermodel, "starting_values", list)()
         oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
-        self._trainer = Trainer(score, self._costs, max_seconds_per_trial, devices)
+        self._trainer = Trainer(
+            score,
+            self._costs,
+            max_seconds_per_trial,
+            devices,
+            has_own_score,
+            _has_own_fit(hypermodel),
+        )
         # What a search that goes on in the folder must have in common with this one.
         self._settings = {
             **dict(sorted(oracle.settings.items(), key=lambda item: item[0] != "seed")),
@@ -185,6 +201,8 @@ class AutoShrink(keras_tuner.Tuner):
         self._progress = SearchProgress(verbose=0)
         self._interrupts = Interrupts()
         self._idle = False
+        self._keras_settings: dict[str, Any] = {}
+        self._says_minimised = True
         # The best score so far: nobody wants weights below it.
         self.checkpoint_threshold: float | None = None
         self._arguments: Resettable | None = None
@@ -222,6 +240,7 @@ class AutoShrink(keras_tuner.Tuner):
                 1 progress, 2 also Keras's own line for each epoch.
 
         Raises:
+            TypeError: `callbacks` are none.
             ValueError: the data do not fit the networks, and nothing has been trained; or another
                 process searches in the folder, or one did with other settings.
             RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
@@ -233,8 +252,12 @@ class AutoShrink(keras_tuner.Tuner):
         self._trainer.verbose = 2 if verbose == 2 else 0
         if kwargs.get("epochs", 1) < 1:
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
+        if kwargs.get("callbacks"):
+            kwargs["callbacks"] = _as_callbacks(kwargs["callbacks"])
+        check_class_weight(kwargs.get("class_weight"), kwargs.get("sample_weight"))
         if hasattr(self.hypermodel, "check_search_arguments"):
-            self.hypermodel.check_search_arguments(*args, **kwargs)
+            compiled = {"loss": self.loss} if self.loss else {}
+            self.hypermodel.check_search_arguments(*args, **compiled, **kwargs)
         # Candidates that were trained otherwise cannot be compared.
         training = {
             "epochs": kwargs.get("epochs", 1),
@@ -273,6 +296,11 @@ class AutoShrink(keras_tuner.Tuner):
             self.save()
             found = self.oracle.search
             self._progress.begin(found)
+            if kept := self.oracle.space.kept:
+                self._progress.say(
+                    f"Not searched by strategy={found.strategy!r}, which keeps the defaults of: "
+                    f"{enumerated(kept)}."
+                )
             if service.role() == "alone":
                 run()
             elif found.error or not found.done:
@@ -466,8 +494,10 @@ class AutoShrink(keras_tuner.Tuner):
             ValueError: it was not the best one, and its weights are gone.
         """
         if not self._weights_of(trial).exists():
+            is_best = trial in self.oracle.get_best_trials(1)
+            why = "its run_trial() saved none" if is_best else "only the best cell's are kept"
             raise ValueError(
-                f"trial {trial.trial_id}: its weights are gone, only the best cell's are kept; "
+                f"trial {trial.trial_id}: its weights are gone, {why}; "
                 "build it from get_best_hyperparameters() and train it again"
             )
         strategy, self.distribution_strategy = self.distribution_strategy, None
@@ -541,9 +571,33 @@ class AutoShrink(keras_tuner.Tuner):
             # threshold, as a score that is an average is rounded.
             least = self.checkpoint_threshold - 1e-6
             checkpoint.best_value = max(checkpoint.best_value, least)
-        return super()._build_and_fit_model(trial, *args, **kwargs)
+        threshold = checkpoint.best_value
+        hp = trial.hyperparameters
+        model = self._try_build(hp)
+        # Not by KerasTuner's method of this name, which takes no dict without the score.
+        results = self.hypermodel.fit(hp, model, *args, **kwargs)
+        build_config = Path(self._get_build_config_fname(trial.trial_id))
+        files.write_text(build_config, json.dumps(model.get_build_config()))
+        scored = self._trainer.scored(results, model, self.oracle.cell_of(trial))
+        if isinstance(scored, dict):
+            # Of an epoch that has scored as much, where `fit` passed its callbacks on.
+            has_weights = NUMBER not in scored and threshold < checkpoint.best_value
+            if not (has_weights and checkpoint.best_value >= scored["score"] - 1e-6):
+                if scored["score"] > threshold:
+                    model.save_weights(self._weights_of(trial))
+                checkpoint.best_value = max(threshold, scored["score"])
+        return scored
+
+    def _try_build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        # It begins with clear_session(), which resets what the user has set of Keras.
+        self._keras_settings = keras_settings()
+        try:
+            return super()._try_build(hp)
+        finally:
+            self._keras_settings = {}
 
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        set_keras_settings(self._keras_settings)
         return self._trainer.build(functools.partial(super()._build_hypermodel, hp))
 
     def _trial_begun(self, trial: Trial) -> None:
@@ -553,6 +607,12 @@ class AutoShrink(keras_tuner.Tuner):
     def _trial_ended(self, trial: Trial) -> None:
         """Drops the weights that nobody needs any more, and shows what came of the trial."""
         drop_weights(self.oracle, self._weights_of)
+        if self._says_minimised and trial.metrics.exists(NUMBER):
+            self._says_minimised = False
+            self._progress.say(
+                "HyperModel.fit() returns a number: the least is best, as in KerasTuner; return "
+                "{'score': number} to have the greatest."
+            )
         self._progress.trial_end(
             self.oracle.search, self.oracle.cell_of(trial), trial.score, error_line(trial.message)
         )
@@ -567,7 +627,7 @@ class AutoShrink(keras_tuner.Tuner):
         if self._is_worker():
             return
         self.oracle.save()
-        if not Path(self._get_tuner_fname()).exists():  # it never changes
+        if not Path(self._get_tuner_fname()).exists():  # only a budget in it changes, by set_state
             files.write_text(self._get_tuner_fname(), json.dumps(self.get_state()))
 
     def reload(self) -> None:
@@ -603,7 +663,10 @@ class AutoShrink(keras_tuner.Tuner):
         """
         # Another tuner's has none of them, and one that was saved before it began lacks some.
         ours = {name: value for name, value in self._settings.items() if name in state}
-        check_same(state, ours, f"{self.project_dir} holds a search")
+        theirs = project.raised(state, ours)
+        check_same(theirs, ours, f"{self.project_dir} holds a search")
+        if theirs != state and not self._is_worker():
+            files.write_text(self._get_tuner_fname(), json.dumps(theirs))
 
     def _get_tuner_fname(self) -> str:
         # One name for the chief and for a search without one: either goes on with the other's.
@@ -634,6 +697,25 @@ def _judged_by(data: Any) -> str:
     x = data[0] if isinstance(data, (list, tuple)) and data else None
     shape = getattr(x, "shape", ())
     return final.by_images(shape[0]) if len(shape) == 4 else final.BY_SCORE
+
+
+def _has_own_fit(hypermodel: Any) -> bool:
+    fit = getattr(type(hypermodel), "fit", keras_tuner.HyperModel.fit)
+    return fit.__module__.partition(".")[0] not in ("keras_tuner", "keras_autoshrink")
+
+
+def _as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
+    """Returns callbacks in a list: one alone too, as `keras.Model.fit` takes it.
+
+    Raises:
+        TypeError: some are none.
+    """
+    callbacks = [given] if isinstance(given, keras.callbacks.Callback) else given
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks={callbacks!r}: expected a list of keras.callbacks.Callback")
+    for callback in callbacks:
+        instance("callbacks", callback, keras.callbacks.Callback)
+    return list(callbacks)
 
 
 def _search_devices(strategy: Any, hypermodel: Any) -> Any:

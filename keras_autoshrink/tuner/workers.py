@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import IO, Any
 
@@ -41,7 +41,12 @@ import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from keras_autoshrink.backend import trainer_environment, visible_gpus
+from keras_autoshrink.backend import (
+    keras_settings,
+    set_keras_settings,
+    trainer_environment,
+    visible_gpus,
+)
 from keras_autoshrink.checks import whole
 from keras_autoshrink.networks import operations
 from keras_autoshrink.tuner import service
@@ -129,7 +134,8 @@ class Workers:
     """
 
     def __init__(self, tuner: WorkerTuner, arguments: tuple[Any, Any], count: int) -> None:
-        self._job = (_keras_settings(), operations.registered(), tuner)
+        custom_objects = dict(keras.saving.get_custom_objects())
+        self._job = (keras_settings(), custom_objects, operations.registered(), tuner)
         self._arguments = arguments
         self._count = count
         self._workers: list[Worker] = []
@@ -352,8 +358,8 @@ def work(pipe: int, job: int, arguments: int) -> None:
     trials: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, trials), daemon=True).start()
     try:
-        settings, ops, tuner = _load(job)
-        _set_keras(settings)
+        settings, custom_objects, ops, tuner = _load(job)
+        _set_keras(settings, custom_objects)
         operations.register_all(ops)
         # Lives on, for what its datasets cache.
         first = _load(arguments)  # noqa: F841
@@ -387,25 +393,14 @@ def _receive(connection: Connection, trials: queue.SimpleQueue[Any]) -> None:
             os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _keras_settings() -> dict[str, Any]:
-    """Returns what a script may have set of Keras, and a new process does not know."""
-    return {
-        "floatx": keras.config.floatx(),
-        "epsilon": keras.config.epsilon(),
-        "image_data_format": keras.config.image_data_format(),
-        "dtype_policy": keras.config.dtype_policy().name,
-        "custom_objects": dict(keras.saving.get_custom_objects()),
-    }
-
-
-def _set_keras(settings: dict[str, Any]) -> None:
-    for name, value in settings.pop("custom_objects").items():
+def _set_keras(settings: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> None:
+    """Sets of Keras, in a new process, what the script has set and registered."""
+    for name, value in custom_objects.items():
         package, named, registered = name.partition(">")
         if named and keras.saving.get_registered_name(value) != name:
             keras.saving.register_keras_serializable(package, registered)(value)
         keras.saving.get_custom_objects()[name] = value
-    for name, value in settings.items():
-        getattr(keras.config, f"set_{name}")(value)
+    set_keras_settings(settings)
 
 
 # ---- files of pickled objects -------------------------------------------------------------------
