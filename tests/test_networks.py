@@ -105,11 +105,23 @@ def test_given_filters_are_taken_as_they_are():
 
 
 def test_the_classifier_reads_the_means_of_the_last_stages():
-    model = kas.ShrinkCNN(**TINY, pooled_stages=2)
+    model = kas.ShrinkCNN(**TINY, pooled_stages=2, hidden_units=12)
     means = {"stage1_pool", "pool"}
     assert names(model, keras.layers.GlobalAveragePooling2D) == means
     widths = sum(model.get_layer(name).output.shape[-1] for name in means)
-    assert model.get_layer("classes").kernel.shape[0] == widths
+    assert model.get_layer("hidden").kernel.shape == (widths, 12)
+    assert model.get_layer("classes").kernel.shape == (12, TINY["classes"])
+
+
+def test_depthwise_kernels_of_the_last_stages_are_larger():
+    cell = kas.Cell(("input", "sepconv3x3", "mbconv3x3", "conv3x3"), ((0, 1), (0, 2), (0, 3)))
+    model = kas.ShrinkCNN(cell, **TINY, combine="add", large_kernels=1)
+    kernels = {
+        name: model.get_layer(f"{name}_op_depthwise").kernel.shape[0]
+        for name in ("stage1_cell1_node1", "stage2_cell1_node1", "stage2_cell2_node2")
+    }
+    assert [*kernels.values()] == [3, 5, 5]
+    assert model.get_layer("stage2_cell1_node3_op").kernel.shape[:2] == (3, 3)
 
 
 def test_a_bottleneck_narrows_the_ops():
@@ -140,6 +152,8 @@ def test_filters_are_multiples_of_4():
         ({"combine": "multiply"}, "combine='multiply'"),
         ({"squeeze_excite": 1}, "squeeze_excite=1: expected 0, or with combine='add'"),
         ({"combine": "add", "bottleneck": 2}, "bottleneck=2"),
+        ({"large_kernels": 3}, "large_kernels=3: expected 0 to the number of stages, 2"),
+        ({"hidden_units": 0}, "hidden_units=0"),
     ],
 )
 def test_bad_arguments_are_named(arguments, culprit):

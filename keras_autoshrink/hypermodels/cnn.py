@@ -25,7 +25,7 @@ from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.networks.budget import MACS, LatencyTarget, OverBudgetError, solve_filters
-from keras_autoshrink.networks.cnn import ShrinkCNN
+from keras_autoshrink.networks.cnn import ShrinkCNN, round_filters
 from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIONS, get_layers
 from keras_autoshrink.networks.references import reference_labels, solve_reference
 from keras_autoshrink.score import AccuracyScore
@@ -60,7 +60,9 @@ _FIRST_CELLS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
             "stage4_growth": 1.5,
             "residual": True,
             "activation": "silu",
+            "large_kernels": 2,
             "pooled_stages": 4,
+            "hidden_scale": 1.0,
         },
     ),
     (
@@ -83,10 +85,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
 
     With a target it is the space of networks at a budget: besides the cell's edges the ops of its
     nodes are searched, the stem's stride, the cells of each stage, how filters grow from stage to
-    stage, residuals, squeeze-and-excitation, a 1x1 convolution behind the stages, and the stages
-    that the classifier reads. Nodes are added. The filters are solved, so that each network costs
-    95% to 100% of the target (of a latency as near to that as few measurements come), and the
-    network that is searched is the one to ship.
+    stage, larger kernels in the last stages, residuals, squeeze-and-excitation, a 1x1 convolution
+    behind the stages, the stages that the classifier reads, and a dense layer in front of it. Nodes
+    are added. The filters are solved, so that each network costs 95% to 100% of the target (of a
+    latency as near to that as few measurements come), and the network that is searched is the one
+    to ship.
 
     Without a target it is the paper's space (arXiv 1911.09251; the defaults are its search on
     CIFAR-10): edges alone; stem, one stage for each scale, global average pool, classifier; nodes
@@ -272,14 +275,16 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         base = [hp.Choice("stem_scale", [0.25, 0.5, 1.0, 2.0], default=1.0)]
         base += itertools.accumulate(stages.pop("growths"), operator.mul)
         head = hp.Choice("head_scale", [0, 2, 4], default=0)
+        hidden = hp.Choice("hidden_scale", [0.0, 0.5, 1.0], default=0.0)
         network = {
             **self.architecture,
             **stages,
             "cell": cell.prune(),
             "residual": hp.Boolean("residual", default=False),
-            "squeeze_excite": min(
-                hp.Int("squeeze_excite", 0, 2, default=0), len(stages["stage_repeats"])
-            ),
+            **{
+                name: min(hp.Int(name, 0, 2, default=0), len(stages["stage_repeats"]))
+                for name in ("large_kernels", "squeeze_excite")
+            },
             "pooled_stages": min(
                 hp.Choice("pooled_stages", [1, 2, 4], default=1), len(stages["stage_repeats"])
             ),
@@ -294,6 +299,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
                 "stem_filters": filters[0],
                 "stage_filters": filters[1:],
                 "head_filters": head * filters[-1] or None,
+                "hidden_units": round_filters(hidden * filters[-1]) if hidden else None,
             }
 
         # A reference in place of the cell: none is drawn, but a search begins with them.
@@ -307,7 +313,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
                     raise OverBudgetError(f"{label}: {error}") from error
                 self._references[label, target] = Architecture(found[1], found[0])
             return self._references[label, target]
-        key = repr((base, head, network, target))
+        key = repr((base, head, hidden, network, target))
         if key not in self._solved:
             try:
                 self._solved[key] = solve_filters(

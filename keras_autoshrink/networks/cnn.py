@@ -12,7 +12,7 @@ from keras_autoshrink.backend import channels_last
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
 from keras_autoshrink.checks import one_of, positive, share, whole
 from keras_autoshrink.costs import count_macs
-from keras_autoshrink.networks.operations import apply_operation
+from keras_autoshrink.networks.operations import LARGER, apply_operation
 
 
 @channels_last()
@@ -31,8 +31,10 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     head_filters: int | None = 1280,
     residual: bool = True,
     combine: str = "concatenate",
+    large_kernels: int = 0,
     squeeze_excite: int = 0,
     pooled_stages: int = 1,
+    hidden_units: int | None = None,
     bottleneck: int = 1,
     activation: str = "relu",
     dropout: float = 0.0,
@@ -66,10 +68,14 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         combine: "concatenate" joins the inputs of a node, and the leaves of a cell, on the channel
             axis, as the paper does; "add" adds them, which costs a phone less. Then, too, an
             activation follows the sum of a residual cell, as in a ResNet.
+        large_kernels: in so many of the last stages depthwise kernels of 3x3 are of 5x5.
         squeeze_excite: so many of the last stages weigh the channels of each cell's output by their
             means (squeeze-and-excitation, Hu et al., arXiv 1709.01507); with "add" only.
         pooled_stages: of so many of the last stages the classifier reads the means; of the last
             stage those behind the head.
+        hidden_units: units of a dense layer between these means and the classifier, or None for no
+            such layer (as MobileNetV3's last stage, Howard et al., arXiv 1905.02244: behind the
+            pool a layer costs next to nothing).
         bottleneck: b; the ops of a stage of f filters have f // b.
         activation: name of the activation behind each BatchNorm.
         dropout: share of the pooled features dropped in training.
@@ -97,6 +103,7 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         ("stem_filters", stem_filters),
         ("stem_stride", stem_stride),
         ("head_filters", 1 if head_filters is None else head_filters),
+        ("hidden_units", 1 if hidden_units is None else hidden_units),
     ):
         whole(argument, number, 1)
     positive("width", width)
@@ -113,6 +120,11 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
         raise ValueError(
             f"squeeze_excite={squeeze_excite!r}: expected 0, or with combine='add' at most the "
             f"number of stages, {len(stage_filters)}"
+        )
+    if not 0 <= large_kernels <= len(stage_filters):
+        raise ValueError(
+            f"large_kernels={large_kernels!r}: expected 0 to the number of stages, "
+            f"{len(stage_filters)}"
         )
     if not 1 <= pooled_stages <= len(stage_filters):
         raise ValueError(
@@ -136,6 +148,9 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     means = []
     for stage, repeats in enumerate(stage_repeats):
         excite = stage >= len(stage_repeats) - squeeze_excite
+        if stage == len(stage_repeats) - large_kernels:
+            ops = tuple(LARGER.get(op, op) for op in cell.ops)
+            cell = dataclasses.replace(cell, ops=ops)
         for index in range(repeats):
             stride = stage_strides[stage] if index == 0 else 1
             prefix = f"stage{stage + 1}_cell{index + 1}"
@@ -149,6 +164,9 @@ def ShrinkCNN(  # noqa: N802 - a model function is named like the model, as in k
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     if means:
         x = keras.layers.Concatenate(name="pools")([*means, x])
+    if hidden_units is not None:
+        x = keras.layers.Dense(hidden_units, use_bias=False, name="hidden")(x)
+        x = style.normalise(x, "hidden")
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
     # In float32 also where a mixed policy is in force: half precision is too coarse for a loss.

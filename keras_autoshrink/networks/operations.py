@@ -72,18 +72,22 @@ def _convolution(size: int) -> Layers:
 _EXPANSION = 3
 
 
-def _mbconv3x3(x: Any, filters: int, name: str, normalise: Normalise, stride: int = 1) -> Any:
-    """Applies an inverted bottleneck (MobileNetV2, Sandler et al., arXiv 1801.04381)."""
-    import keras
+def _inverted_bottleneck(size: int) -> Layers:
+    """Makes an inverted bottleneck (MobileNetV2, Sandler et al., arXiv 1801.04381)."""
 
-    wide = _EXPANSION * x.shape[-1]
-    expand = keras.layers.Conv2D(wide, 1, use_bias=False, name=f"{name}_expand")
-    depthwise = keras.layers.DepthwiseConv2D(
-        3, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise"
-    )
-    x = normalise(expand(x), f"{name}_expand")
-    x = normalise(depthwise(x), f"{name}_depthwise")
-    return keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project")(x)
+    def layers(x: Any, filters: int, name: str, normalise: Normalise, stride: int = 1) -> Any:
+        import keras
+
+        wide = _EXPANSION * x.shape[-1]
+        expand = keras.layers.Conv2D(wide, 1, use_bias=False, name=f"{name}_expand")
+        depthwise = keras.layers.DepthwiseConv2D(
+            size, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise"
+        )
+        x = normalise(expand(x), f"{name}_expand")
+        x = normalise(depthwise(x), f"{name}_depthwise")
+        return keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project")(x)
+
+    return layers
 
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -94,7 +98,10 @@ _BUILT_IN = {
         Operation("conv1x1", _convolution(1), colour="#56B4E9"),
         Operation("sepconv5x5", _separable(5), colour="#D55E00", strides=True),
         Operation("conv3x3", _convolution(3), colour="#0072B2", strides=True),
-        Operation("mbconv3x3", _mbconv3x3, colour="#009E73", strides=True, normalises=True),
+        *(
+            Operation(name, _inverted_bottleneck(size), colour, strides=True, normalises=True)
+            for name, size, colour in (("mbconv3x3", 3, "#009E73"), ("mbconv5x5", 5, "#CC79A7"))
+        ),
         Operation("tanh", None, colour="#F0E442"),
         Operation("relu", None, colour="#E69F00"),
         Operation("sigmoid", None, colour="#009E73"),
@@ -102,6 +109,10 @@ _BUILT_IN = {
     )
 }
 _registry = dict(_BUILT_IN)
+
+# Where pixels are few, a larger depthwise kernel costs little beside the 1x1 convolutions.
+LARGER = {"sepconv3x3": "sepconv5x5", "mbconv3x3": "mbconv5x5"}
+
 # For ops that have no colour of their own; those that no built-in op has come first.
 _PALETTE = ("#CC79A7", "#D55E00", "#0072B2", "#009E73", "#F0E442")
 
