@@ -61,7 +61,8 @@ def test_at_a_budget_every_network_costs_the_same(name, target):
         hp = drawn(at_budget, seed)
         model = at_budget.build(hp)
         assert 0.95 * target <= COUNTS[name](model) <= target
-        assert not [x for x in model.layers if isinstance(x, keras.layers.Concatenate)]
+        joined = {x.name for x in model.layers if isinstance(x, keras.layers.Concatenate)}
+        assert joined <= {"pools"}  # of means, in front of the classifier
         network = at_budget.network(hp).arguments
         assert network["stem_stride"] == hp.get("stem_stride")
         assert network["cell"].ops[1] == hp.get("cell/op_1")

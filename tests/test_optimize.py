@@ -16,8 +16,10 @@ import pytest
 from exported import MACS
 from keras import layers
 
+import keras_autoshrink as kas
 import tflite_export
 from keras_autoshrink.commands.cli import main
+from keras_autoshrink.report import saved_search
 from tflite_export import optimize
 from tflite_export.file import flatbuffer
 from tflite_export.optimize.job import Job
@@ -353,6 +355,8 @@ def test_the_command_optimises_what_it_is_given(exported, tmp_path, monkeypatch,
     images = np.round(images * 16).astype("uint8")
     np.savez("few.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     exported.model.save("net.keras")
+    data = kas.load_images("few.npz", purpose="train")
+    saved_search.write_facts(Path("net.keras"), {"mean": data.mean, "std": data.std})
     options = "--dataset few.npz --quantization int8 --prune 0.1 --qat --epochs 1"
     main(["export", "net.keras", *options.split()])
     printed = capsys.readouterr().out

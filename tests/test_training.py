@@ -136,7 +136,7 @@ def test_a_training_on_files_names_the_broken_ones(tmp_path):
     broken = tmp_path / "train" / "bee" / "2.png"
     broken.write_bytes(broken.read_bytes()[:80])
     recipe = dataclasses.replace(RECIPES["plain"], epochs=1, batch_size=4)
-    problem = rf"^train: 1 of 8 images cannot be read: {broken} \(Invalid PNG"
+    problem = rf"^train: 1 of 8 images cannot be read: {broken} \(image file is truncated\)"
     with pytest.raises(ValueError, match=problem):
         train(open_streams(tmp_path, image_size=8), recipe)
 

@@ -53,7 +53,7 @@ def find_parts(root: Path) -> dict[str, Path]:
 
     Returns:
         The folders of `"train"` and of `"val"` and `"test"` where they are there, in whatever
-        spelling: `Train`, `valid`, `validation`, `testing`. A part whose images lie in no folders
+        spelling: 'Train', 'valid', 'validation', 'testing'. A part whose images lie in no folders
         of classes is left out. Empty where `root` is no folder, or has other folders: classes.
 
     Raises:

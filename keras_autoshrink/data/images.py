@@ -100,7 +100,7 @@ def load_images(
             `"cifar10"` (through tensorflow-datasets), an `.npz` file with the arrays
             `x_train` and `y_train`, and `x_val`, `y_val`, `x_test`, `y_test` where it has
             them, a folder that holds one folder of images for each class, or one that holds such
-            folders `train` and `val` or `test`. (`Train`, `valid` or `validation` will do.) Where
+            folders `train` and `val` or `test`. ('Train', 'valid' or 'validation' will do.) Where
             there is no `test`, a search is scored on `val`, and a training tested on it.
         purpose: `"search"` leaves out the test part, unread where the source brings one; `"train"`
             trains on all other images, so that there is a validation part only where the source

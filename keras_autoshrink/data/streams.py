@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ _SHUFFLE_BUFFER = 16_384
 # What JPEG files begin with, and what only those hold, in their first bytes, that are turned by
 # their metadata. (Before it may lie a profile of colours.)
 _JPEG, _TURNED, _FIRST = b"\xff\xd8\xff", r"\C*(Exif|tiff:Orientation)\C*", 2**18
+
+# What stands before the reason in the error of an image that Pillow cannot read.
+_NOT_READABLE = "not a readable image:"
 
 # What TensorFlow raises where an image cannot be read.
 _UNREADABLE = (
@@ -255,7 +259,7 @@ def _decode_by_pillow(content: tf.Tensor) -> tf.Tensor:
 
     # Not raised within, where TensorFlow would print the traceback.
     image, problem = tf.numpy_function(read, (content,), (tf.uint8, tf.string))
-    check = tf.debugging.Assert(tf.equal(problem, ""), ["not a readable image:", problem])
+    check = tf.debugging.Assert(tf.equal(problem, ""), [_NOT_READABLE, problem])
     with tf.control_dependencies([check]):
         return tf.identity(image)
 
@@ -325,7 +329,8 @@ def _what_is_wrong(part: Stream, *element: object) -> str:
     try:
         list(tf.data.Dataset.from_tensors(element).map(part.load))
     except tf.errors.OpError as error:
-        return tensorflow_reason(error)
+        # "assertion failed: [...] [image file is truncated]"
+        return re.sub(rf".*\[{_NOT_READABLE}\] \[(.*)\]", r"\1", tensorflow_reason(error))
     return "but for a moment"
 
 
