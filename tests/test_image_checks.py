@@ -98,7 +98,7 @@ def test_good_images():
         (X, Y[:5], "12 images, but labels of shape (5,); expected (12,)"),
         (X, Y + 0.5, "label 0.5 is no whole number; expected 0 to 2"),
         (X, Y > 0, "labels are booleans; expected integers 0 to 2"),
-        (X, Y.astype(str), "labels are strings (<U21); expected integers 0 to 2, as of numpy.un"),
+        (X, Y.astype(str), "labels are strings (<U21); expected integers 0 to 2; numpy.unique("),
         (X, np.eye(3)[Y], "12 images, but labels of shape (12, 3); expected (12,); if they are on"),
         (X.transpose(0, 3, 1, 2), Y, "images have shape (3, 8, 9), channels first; expected (hei"),
         (X, Y - 1, "label -1 is not one of 0 to 2"),

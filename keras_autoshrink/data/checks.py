@@ -90,8 +90,8 @@ def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = Non
     flat = y.shape in ((images,), (images, 1))
     if y.dtype.kind not in "buif":
         raise ValueError(
-            f"{what}: labels are {_kind(y)}; expected integers 0 to {classes - 1}, as of "
-            "numpy.unique(y, return_inverse=True)[1]"
+            f"{what}: labels are {_kind(y)}; expected integers 0 to {classes - 1}; "
+            "numpy.unique(y, return_inverse=True)[1] numbers the classes"
         )
     if y.shape[:1] != (images,) or (takes == _INTEGERS and not flat):
         one_hot = y.ndim == 2 and len(y) == images

@@ -347,8 +347,8 @@ def sample(streams: ImageStreams, train: int, test: int) -> ImageData:
         test: how many of the test images, 1 or more; all where there are not so many.
 
     Returns:
-        The images as an evaluation crops and resizes them; of the validation part, where there is
-        one, as many as of the test part.
+        The images as an evaluation crops and resizes them; `test` images of the validation part,
+        too, where there is one.
 
     Raises:
         ValueError: an image cannot be read.
