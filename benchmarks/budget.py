@@ -77,7 +77,8 @@ def _recipe(options: argparse.Namespace) -> tuple[kas.Recipe, dict[str, Any]]:
     """Returns how networks are trained in full, and what tells that from other recipes."""
     name = options.recipe or default_recipe(options.dataset, at_budget=True)
     recipe = dataclasses.replace(kas.RECIPES[name], epochs=options.epochs)
-    return recipe, {"name": name, "weight_decay": recipe.weight_decay}
+    told = {"weight_decay": recipe.weight_decay, "augmentation": [*recipe.augmentation]}
+    return recipe, {"name": name, **told}
 
 
 def _project(options: argparse.Namespace) -> str:
@@ -93,7 +94,7 @@ def _hypermodel(options: argparse.Namespace, data: Any) -> kas.CNNCellHyperModel
     return kas.CNNCellHyperModel(
         data.input_shape,
         len(data.class_names),
-        horizontal_flip=has_photographs(options.dataset),
+        photographs=has_photographs(options.dataset),
         **_target(options),
     )
 

@@ -130,7 +130,7 @@ def _train(job: dict[str, Any], data_dir: Path | None) -> dict[str, Any]:
     x, y = images.x, images.y
     validation = slice(len(x) - budget.VALIDATION, None)
     hypermodel = kas.CNNCellHyperModel(
-        x.shape[1:], classes=10, target_macs=job["target_macs"], horizontal_flip=True
+        x.shape[1:], classes=10, target_macs=job["target_macs"], photographs=True
     )
     hp = keras_tuner.HyperParameters()
     hypermodel.build(hp)

@@ -114,7 +114,7 @@ def _train(job: dict[str, Any], data_dir: Path | None) -> dict[str, Any]:
         classes=10,
         num_nodes=3,
         target_macs=job["target_macs"],
-        horizontal_flip=True,
+        photographs=True,
     )
     hp = keras_tuner.HyperParameters()
     hp.values.update({"cell/edge_0_2": False, **job["values"]})

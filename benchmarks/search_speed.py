@@ -210,7 +210,7 @@ def make_hypermodel(options: argparse.Namespace, images: Any) -> Any:
             shape,
             classes,
             target_macs=count(options.target_macs),
-            horizontal_flip=has_photographs(options.task),
+            photographs=has_photographs(options.task),
         )
 
     class OfFixedLength(kas.CNNCellHyperModel):

@@ -114,18 +114,20 @@ def test_the_smallest_images_and_those_of_one_channel():
 # Shifts
 
 
-def test_padded_crop_shifts_by_up_to_an_eighth_of_the_sides():
-    height, width, rows, columns = 16, 24, 2, 3
+@pytest.mark.parametrize(
+    ("name", "share", "border"), [("padded_crop", 8, "constant"), ("shift", 16, "reflect")]
+)
+def test_shifts_by_up_to_a_share_of_the_sides(name, share, border):
+    rows, columns = 2, 3
+    height, width = share * rows, share * columns
     image = coordinates(height, width)
-    shifted = {}
-    for down in range(-rows, rows + 1):
-        for right in range(-columns, columns + 1):
-            expected = np.zeros_like(image)
-            expected[max(down, 0) : height + down, max(right, 0) : width + right] = image[
-                max(-down, 0) : height - down, max(-right, 0) : width - right
-            ]
-            shifted[expected.tobytes()] = (down, right)
-    found = {shifted[x.tobytes()] for x in outcomes("padded_crop", image, 500)}
+    padded = np.pad(image, ((rows, rows), (columns, columns), (0, 0)), border)
+    shifted = {
+        padded[down : height + down, right : width + right].tobytes(): (down, right)
+        for down in range(2 * rows + 1)
+        for right in range(2 * columns + 1)
+    }
+    found = {shifted[x.tobytes()] for x in outcomes(name, image, 500)}
     assert found == set(shifted.values())  # all of them, and nothing else
 
 

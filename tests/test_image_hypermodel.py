@@ -1,5 +1,6 @@
 """The HyperModel of the search for a convolutional cell, without a search."""
 
+import itertools
 import json
 import random
 
@@ -89,6 +90,8 @@ def test_a_target_that_no_network_has_is_one_line():
 class Recorder:
     """A model that notes what it is to be trained with."""
 
+    loss = None
+
     def fit(self, **arguments):
         return arguments
 
@@ -152,6 +155,33 @@ def test_a_data_set_shuffles_itself():
     assert given["x"] is data
     assert given["shuffle"] is False
     assert "batch_size" not in given
+
+
+def test_photographs_are_shifted_and_mirrored():
+    height, width = 16, 33  # to be shifted by 1 row and by 2 columns
+    pixels = np.arange(height * width * 2, dtype="float32").reshape(1, height, width, 2)
+    images, labels = np.repeat(pixels, 200, axis=0), np.arange(200)
+    padded = np.pad(pixels[0], ((1, 1), (2, 2), (0, 0)), "reflect")
+    moved = {}
+    for down, right in itertools.product(range(3), range(5)):
+        part = padded[down : height + down, right : width + right]
+        moved[part.tobytes()] = (down, right, False)
+        moved[part[:, ::-1].tobytes()] = (down, right, True)
+    hypermodel = kas.CNNCellHyperModel((height, width, 2), target_macs=10**6, photographs=True)
+    given = hypermodel.fit(None, Recorder(), images, labels)
+    batches, (begin, *_) = given["x"], given["callbacks"]
+    sides = []
+    for epoch in range(2):
+        begin.on_epoch_begin(epoch, {})
+        found = {y: moved[x.tobytes()] for b in batches for x, y in zip(*b, strict=True)}
+        assert {*found.values()} == {*moved.values()}  # all of them, and nothing else
+        sides.append([found[y][2] for y in labels])
+    assert sides[0] == [not side for side in sides[1]]  # in every second epoch
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(100)
+    given = hypermodel.fit(None, Recorder(), data)["x"]
+    assert {moved[x.tobytes()] for x, _ in given.unbatch().as_numpy_iterator()} == {*moved.values()}
+    with pytest.raises(ValueError, match="photographs=True: is for arrays x and y"):
+        hypermodel.fit(None, Recorder(), images, labels, steps_per_epoch=1)
 
 
 def test_its_config_holds_all_that_a_score_depends_on():

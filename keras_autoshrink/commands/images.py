@@ -76,7 +76,7 @@ def search(options: argparse.Namespace) -> None:
         num_nodes=options.nodes,
         **(target if at_budget else widths),
         latency_of=options.latency_of,
-        horizontal_flip=at_budget and has_photographs(source["dataset"]),
+        photographs=at_budget and has_photographs(source["dataset"]),
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,

@@ -18,6 +18,13 @@ def padded_crop(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
     return tf.image.stateless_random_crop(image, shape, seed)
 
 
+def shift(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
+    """Shifts an image by up to a sixteenth of its sides; what moves in is its mirrored border."""
+    height, width, _ = shape
+    image = tf.pad(image, [[height // 16] * 2, [width // 16] * 2, [0, 0]], "REFLECT")
+    return tf.image.stateless_random_crop(image, shape, seed)
+
+
 def resized_crop(image: tf.Tensor, seed: tf.Tensor, shape: Shape) -> tf.Tensor:
     """Cuts out 3/4 or more of the area, of an aspect ratio of 3/4 to 4/3, and resizes it.
 
@@ -100,6 +107,7 @@ AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor, Shape], tf.Tensor]] = {
     function.__name__: function
     for function in (
         padded_crop,
+        shift,
         resized_crop,
         horizontal_flip,
         colour_jitter,

@@ -22,7 +22,7 @@ from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.data.checks import as_array, as_labels, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyStopping
 from keras_autoshrink.hypermodels.search_space import declare_cell
-from keras_autoshrink.hypermodels.seeding import ShuffledBatches
+from keras_autoshrink.hypermodels.seeding import SHIFT, ShuffledBatches, shifted
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.networks.budget import MACS, LatencyTarget, OverBudgetError, solve_filters
 from keras_autoshrink.networks.cnn import ShrinkCNN, round_filters
@@ -132,9 +132,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             thread of this machine, at most; one target at most is given. `AutoShrink` measures
             each network before it is trained; one that is built otherwise is as large as a guess.
         latency_of: the file that is timed, "float32" or "int8".
-        horizontal_flip: whether images are mirrored in training, each in every second epoch: for
-            photographs, not for digits. Of a `tf.data.Dataset` each image is mirrored or not at
-            random.
+        photographs: whether images may be shifted by a sixteenth of their sides and mirrored in
+            training, as the recipe `"photos"` does: digits may not. Each is mirrored in every
+            second epoch, but those of a `tf.data.Dataset` at random.
         space: "budget" or "paper"; by default "budget" if there is a target.
 
     Raises:
@@ -173,7 +173,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         target_params: int | None = None,
         target_latency_ms: float | None = None,
         latency_of: Literal["float32", "int8"] = "float32",
-        horizontal_flip: bool = False,
+        photographs: bool = False,
         space: str | None = None,
     ) -> None:
         super().__init__(name="cnn_cell")
@@ -202,8 +202,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             learning_rate = 2e-2 if at_budget else 4e-3
         self.learning_rate = positive("learning_rate", learning_rate)
         self.batch_size = whole("batch_size", batch_size, 1)
-        instance("horizontal_flip", horizontal_flip, bool)
-        self.horizontal_flip = horizontal_flip
+        instance("photographs", photographs, bool)
+        self.photographs = photographs
         if operations is None:
             operations = BUDGET_OPERATIONS if at_budget else CNN_OPERATIONS
         if not operations or isinstance(operations, str):
@@ -439,7 +439,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         if _is_shuffled_here(given):
             x, y, size = as_array(data), as_array(given.pop("y")), given.pop("batch_size")
             seed = random.randint(1, int(1e9))
-            batches = ShuffledBatches(x, y, size, seed, self.horizontal_flip)
+            batches = ShuffledBatches(x, y, size, seed, self.photographs)
             given.update(x=batches, shuffle=False)
             given["validation_batch_size"] = (
                 given.get("validation_batch_size") or batches.batch_size
@@ -448,8 +448,8 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
                 on_epoch_begin=lambda epoch, logs: batches.begin(epoch)
             )
             callbacks.insert(0, begin)
-        elif self.horizontal_flip:
-            given["x"] = _flipped(data)
+        elif self.photographs:
+            given["x"] = _moved(data)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", OUT_OF_DATA)  # where it matters, it is an error
             return model.fit(**given, callbacks=callbacks)
@@ -495,7 +495,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             "batch_size": self.batch_size,
             **({"weight_decay": self.weight_decay} if self.weight_decay else {}),
             **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
-            **({"horizontal_flip": True} if self.horizontal_flip else {}),
+            **({"photographs": True} if self.photographs else {}),
         }
 
 
@@ -532,20 +532,28 @@ def _smooth_labels(model: keras.Model, share: float) -> None:
     model.compute_loss = compute_loss
 
 
-def _flipped(data: Any) -> Any:
-    """Mirrors images of a `tf.data.Dataset` of batches at random.
+def _moved(data: Any) -> Any:
+    """Shifts and mirrors images of a `tf.data.Dataset` of batches at random.
 
     Raises:
         ValueError: it is none.
     """
     if not hasattr(data, "element_spec"):
         raise ValueError(
-            "horizontal_flip=True: is for arrays x and y, without sample_weight, steps_per_epoch "
-            "or validation_split, and for a tf.data.Dataset; mirror these images yourself"
+            "photographs=True: is for arrays x and y, without sample_weight, steps_per_epoch or "
+            "validation_split, and for a tf.data.Dataset; shift and mirror these images yourself"
         )
     import tensorflow as tf
 
-    return data.map(lambda x, *rest: (tf.image.random_flip_left_right(x), *rest))
+    def move(x: Any, *rest: Any) -> tuple[Any, ...]:
+        for axis in (1, 2):
+            side = x.shape[axis]
+            most = side // SHIFT
+            offsets = tf.random.uniform(tf.shape(x)[:1], -most, most + 1, tf.int32)
+            x = tf.gather(x, shifted(side, offsets), axis=axis, batch_dims=1)
+        return tf.image.random_flip_left_right(x), *rest
+
+    return data.map(move)
 
 
 def _take_lists(given: dict[str, Any]) -> None:

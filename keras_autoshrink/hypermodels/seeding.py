@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +25,25 @@ def order_of_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count).astype(np.int32)
 
 
+# Photographs are shifted by up to this part of their sides.
+SHIFT = 16
+
+
+def shifted(side: int, offsets: Any) -> Any:
+    """Returns which pixels of a side take the places 0 to side - 1, in images that are shifted.
+
+    Args:
+        side: number of pixels, more than any offset.
+        offsets: by how many pixels each of n images is shifted, integers (n,), NumPy's or
+            TensorFlow's.
+
+    Returns:
+        Integers (n, side) of 0 to side - 1; beyond its border an image is mirrored.
+    """
+    last = side - 1
+    return last - abs(last - abs(offsets[:, None] + np.arange(side, dtype=np.int32)))
+
+
 class ShuffledBatches(keras.utils.PyDataset):
     """Arrays in batches, in an order that follows from a seed and the epoch alone.
 
@@ -35,13 +55,14 @@ class ShuffledBatches(keras.utils.PyDataset):
         batch_size: of all batches, at most n. The last one of an epoch is filled up with those that
             the epoch began with: a smaller one would be traced again.
         seed: of the order.
-        flip: whether each image, of shape (height, width, channels), is mirrored in every second
+        photographs: whether each image, of shape (height, width, channels), is shifted by up to a
+            sixteenth of its sides, its mirrored border moving in, and mirrored in every second
             epoch, half of them in the first (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single
             GPU", arXiv 2404.00498).
     """
 
     def __init__(
-        self, x: np.ndarray, y: np.ndarray, batch_size: int, seed: int, flip: bool = False
+        self, x: np.ndarray, y: np.ndarray, batch_size: int, seed: int, photographs: bool = False
     ) -> None:
         super().__init__()
         # As Keras takes arrays of floats.
@@ -50,8 +71,8 @@ class ShuffledBatches(keras.utils.PyDataset):
         self.batch_size = batch_size
         self._size = min(batch_size, len(x))
         self.seed = seed
-        sides = np.random.default_rng(seed).random(len(x)) < 0.5
-        self._sides = sides if flip else None
+        self.photographs = photographs
+        self._sides = np.random.default_rng(seed).random(len(x)) < 0.5
         self.begin(0)
 
     def __len__(self) -> int:
@@ -61,11 +82,16 @@ class ShuffledBatches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns one batch of the epoch under way."""
         places = self._places[index * self._size :][: self._size]
-        x = self.x[places]
-        if self._sides is not None:
-            flipped = self._sides[places] ^ bool(self._epoch % 2)
-            x = np.where(flipped[:, None, None, None], x[:, :, ::-1], x)
-        return x, self.y[places]
+        if not self.photographs:
+            return self.x[places], self.y[places]
+        _, height, width, _ = self.x.shape
+        down, right = self._offsets
+        rows = shifted(height, down[places])
+        columns = shifted(width, right[places])
+        mirrored = self._sides[places] ^ bool(self._epoch % 2)
+        columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
+        pixels = places[:, None, None], rows[:, :, None], columns[:, None, :]
+        return self.x[pixels], self.y[places]
 
     def begin(self, epoch: int) -> None:
         """Takes the order of an epoch, counted from 0.
@@ -76,3 +102,9 @@ class ShuffledBatches(keras.utils.PyDataset):
         self._epoch = epoch
         order = order_of_epoch(self.seed, epoch, len(self.x))
         self._places = np.resize(order, len(self) * self._size)
+        if self.photographs:
+            generator = np.random.default_rng((self.seed, epoch, 1))
+            self._offsets = [
+                generator.integers(-(side // SHIFT), side // SHIFT + 1, len(self.x))
+                for side in self.x.shape[1:3]
+            ]
