@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from searches import timeless
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink.commands import demo, images, pipeline
+from keras_autoshrink.commands import demo, design, images, pipeline
 from keras_autoshrink.commands.cli import main
 from keras_autoshrink.data.images import load_images
 from keras_autoshrink.report import saved_search
@@ -227,6 +228,88 @@ def test_a_network_that_is_found_at_a_budget_is_the_one_that_ships(tmp_path, mon
     printed = capsys.readouterr().out
     assert "stage_filters" in printed
     assert "cell with 1 edge" in printed
+
+
+@pytest.fixture
+def designing(tmp_path, monkeypatch):
+    """A folder in which `autoshrink design d.npz` finds its search done, and the accuracy of that.
+
+    The search is computed; its networks are a chain and one of two separable convolutions.
+    """
+    monkeypatch.chdir(tmp_path)
+    y = np.arange(120) % 2
+    np.savez("d.npz", x_train=y[:, None, None, None] + np.zeros((120, 8, 8, 1)), y_train=y)
+    network = {"input_shape": (8, 8, 1), "classes": 2}
+    stages = {"stage_filters": (4,), "stage_strides": (1,), "stage_repeats": (1,)}
+    cell = kas.Cell(("input", "sepconv3x3", "sepconv3x3"), ((0, 1), (1, 2)))
+    found = kas.Architecture(
+        {**network, **stages, "stage_scales": (1,), "cell": cell, "head_filters": None}
+    )
+    chain = kas.Architecture({**network, "filters": (4, 4, 4, 4)}, "chain")
+    tuner = {"hypermodel": {"config": {"target_macs": 9_000}}}
+
+    def search_finds(chains):
+        def search(options):
+            folder = options.directory / options.project_name
+            folder.mkdir(parents=True)
+            save(run(at_budget(), accuracy(chains)), folder, tuner0=tuner)
+            asked = {"dataset": str(tmp_path / "d.npz"), "image_size": 32, "split_seed": 0}
+            saved_search.write_settings(folder, {**asked, "epochs": 6}, options.argv)
+            best = found if chains < 0.8 else chain
+            saved_search.write_results(folder, "accuracy", best, chain)
+
+        monkeypatch.setattr(images, "search", search)
+
+    return search_finds
+
+
+def test_a_design_ends_with_a_file_to_ship(designing, capsys):
+    designing(chains=0.5)
+    assert main(["design", "d.npz", "--target-macs", "9K", "--output", "d"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    commands = "--output d/found.keras", "--output d/chain-stride2.keras"
+    assert all(each in printed for each in commands)
+    record = json.loads(Path("d/run.json").read_text())
+    first, second = record["networks"]
+    assert (first["name"], second["name"]) == ("found", "chain-stride2")
+    for each in (first, second):
+        assert each["bytes"] == Path(each["file"]).stat().st_size
+        assert each["macs"] == tflite_export.count_macs(each["file"])
+        assert f"{each['name']} {each['accuracy']:.4f} ± {each['accuracy_error']:.4f}" in printed
+    assert tflite_export.read_metadata(first["file"]).labels == ("0", "1")
+    assert record["advice"].startswith("Ship d/found.")
+    assert record["advice"] in printed
+    assert saved_search.read_facts(Path("d/found.keras"))["epochs"] == 6  # as in the search
+    assert Path("d/report.html").is_file()
+
+
+def test_a_design_ships_the_reference_that_won(designing, capsys):
+    designing(chains=0.9)
+    assert main(["design", "d.npz", "--target-macs", "9K", "--output", "d"]) == 0
+    assert "the reference chain-stride2: the search found no" in capsys.readouterr().out
+    assert len(json.loads(Path("d/run.json").read_text())["networks"]) == 1
+
+
+def test_the_advice_of_a_design_knows_chance():
+    def designed(name, right):
+        check = SimpleNamespace(path=Path(f"{name}.int8.tflite"))
+        return design.Designed(name, check, 0, np.array(right))
+
+    n = 100
+    better = designed("found", [True] * n), designed("chain", [True] * 80 + [False] * 20)
+    assert design.advice(better) == (
+        "Ship found.int8.tflite: what was found is 20.0 points (standard error 4.0) above the best "
+        "reference, chain."
+    )
+    worse = [
+        dataclasses.replace(a, right=b.right) for a, b in zip(better, better[::-1], strict=True)
+    ]
+    assert design.advice(worse).startswith("Ship chain.int8.tflite: what was found is 20.0 points")
+    level = designed("found", [True] * n), designed("chain", [True] * 98 + [False] * 2)
+    assert design.advice(level).endswith(
+        "(standard error 1.4) above the best reference, chain, which may be chance."
+    )
+    assert "no reference could be built" in design.advice(better[:1])
 
 
 def test_overwrite_starts_anew(folder, tmp_path):
@@ -591,6 +674,9 @@ TO = "--output m.keras"
         # Values.
         ("search --nodes 1", "num_nodes=1"),
         ("search --target-macs 10", "target_macs=10: the smallest"),
+        ("design digits", "one of the arguments --target-macs"),
+        ("design digits --target-macs 10", "target_macs=10: the smallest"),
+        ("design classes --target-macs 1M", "no images"),
         ("search --proxy-images 333 100", "digits: train: 333 images cannot"),
         (f"train shrinkcnn {TO} --target-macs 10", "target_macs=10"),
         (f"train shrinkcnn {TO} --distribution-strategy multiworker", "TF_CONFIG has to name"),
@@ -630,7 +716,9 @@ def test_bad_input_gets_one_line_and_leaves_nothing(bad, monkeypatch, capsys, co
     assert listing(bad) == before
 
 
-@pytest.mark.parametrize("command", ["demo", "search", "train", "export", "generate", "show"])
+@pytest.mark.parametrize(
+    "command", ["demo", "design", "search", "train", "export", "generate", "show"]
+)
 def test_help_shows_an_example_and_the_way_to_the_other_task(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

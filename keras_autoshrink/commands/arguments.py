@@ -29,6 +29,8 @@ OPTIMISING_EPOCHS = 3  # of --prune and of --qat, unless --epochs says more
 
 # The help of an option that takes more than a line.
 _HELP = {
+    "--epochs": "most epochs of a candidate (default: 20; with a target as many as 400,000 images "
+    "make, from 8 to 40)",
     "--proxy-images": "how many images to train candidates on, and to score them on, as many of "
     "each class (default: all; of cifar10 5000 1000)",
     "--strategy": "'bayesian' tries any parts of the complete cell, those that are likely to score "
@@ -55,9 +57,9 @@ _HELP = {
     "authentication or encryption (default: on this machine alone)",
     "--worker": "start no chief here; the workers join the one that listens there",
     "--recipe": "how to train: 'plain' (Adam, images as they are), 'short' (Adam by one cycle), "
-    "'photos' (the same, mirror images), 'cifar10' (SGD, random crop, flip, cutout) or 'imagenet' "
-    "(as published) (default: that of the data set, else 'plain'; of a network found at a target "
-    "'photos' or, of digits and .npz files, 'short')",
+    "'photos' (the same, images shifted and mirrored), 'cifar10' (SGD, random crop, flip, cutout) "
+    "or 'imagenet' (as published) (default: that of the data set, else 'plain'; of a network found "
+    "at a target 'photos' or, of digits and .npz files, 'short')",
     "--target-macs": "take the largest width of a cell's network whose multiply-accumulates for "
     "one image are at most N, such as 300M",
     "--distribution-strategy": "'mirrored' trains on all GPUs of this machine, 'multiworker' on "
@@ -84,6 +86,10 @@ _HELP = {
     "machines ask a chief; all machines have to see the same --directory, where NAME.logs has what "
     "these print.",
 }
+_DATASETS = (
+    "'digits', 'cifar10', an .npz file with x_train and y_train, a folder with one folder of "
+    "images for each class, or one with such folders 'train' and 'val', 'test' or both"
+)
 _OF_RECIPE = "(default: the recipe's)"
 _VOCABULARY = "how many words to keep, the most frequent (default: {})"
 
@@ -251,10 +257,7 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     if images:
         budget = parser.add_argument_group("budget", textwrap.fill(_HELP["budget"], 76))
         target = budget.add_mutually_exclusive_group()
-        macs = "multiply-accumulates of a network for one image, such as 4M"
-        _add(target, "--target-macs N", macs, type=count)
-        _add(target, "--target-params N", "parameters of a network, such as 80K", type=count)
-        _add(target, "--target-latency-ms MS", type=rate)
+        _add_targets(target)
         kinds = ("float32", "int8")
         _add(budget, "--latency-of KIND", "the file that is timed", kinds[0], choices=kinds)
 
@@ -274,7 +277,10 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     _add(search, "--seed N", "all random choices come from it", 0, type=int)
 
     training = parser.add_argument_group("training of a candidate")
-    _add(training, "--epochs N", "most epochs of a candidate", 20 if images else 10)
+    if images:
+        _add(training, "--epochs N")
+    else:
+        _add(training, "--epochs N", "most epochs of a candidate", 10)
     if images:
         _add(training, "--filters N", "of the first stage", 16)
         _add(training, "--stem-filters N", "filters of the stem", 32)
@@ -307,6 +313,21 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     _add(part, "--worker HOST:PORT", type=address)
 
 
+def _add_design(parser: argparse.ArgumentParser, task: str) -> None:
+    parser.add_argument("data", metavar="DATA", help=_DATASETS)
+    target = parser.add_mutually_exclusive_group(required=True)
+    _add_targets(target)
+    _add(parser, "--minutes M", "of the search; the rest takes about a third more", 30.0, type=rate)
+    epochs = "of each network (default: as many as 400,000 images make, from 8 to 40)"
+    _add(parser, "--epochs N", epochs)
+    _add(parser, "--output DIR", "where to put it all", Path("design"), type=folder)
+    _add_flag(parser, "--overwrite", "delete an earlier design there")
+    _add(parser, "--seed N", "all random choices come from it", 0, type=int)
+    _add(parser, "--data-dir DIR", "where tensorflow-datasets keeps its data", type=Path)
+    _add(parser, "--image-size PIXELS", "to which images from files are resized (default: 32)")
+    _add_flag(parser, "--strict")
+
+
 def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
     images = task == "images"
     parser.add_argument("cell", metavar="CELL", help=_HELP["cell"])
@@ -320,7 +341,8 @@ def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
         _add(parser, "--recipe", choices=("plain", "short", "photos", "cifar10", "imagenet"))
     else:
         _add(parser, "--recipe", "how to train; 'ptb' is as published", "small", choices=(*UNITS,))
-    _add(parser, "--epochs N", _OF_RECIPE)
+    of_target = "; of a network found at a target the search's" if images else ""
+    _add(parser, "--epochs N", f"(default: the recipe's{of_target})")
     _add(parser, "--batch-size N", f"{'images' if images else 'windows'} in a step {_OF_RECIPE}")
     _add(parser, "--learning-rate RATE", f"at the first step {_OF_RECIPE}", type=rate)
     _add(parser, "--tensorboard DIR", "folder for TensorBoard", type=folder)
@@ -390,6 +412,15 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         "--directory demo\nfor text: autoshrink demo --task text",
         "--task text --directory demo\nfor images: autoshrink demo",
     ),
+    "design": (
+        _add_design,
+        "DATA --target-macs N ",
+        "search for a network at a budget, train and export it, and compare it with the best of "
+        "those that one writes by hand",
+        "digits --target-macs 30K --minutes 2\n"
+        "or with a folder of images, with one folder for each class: "
+        "autoshrink design photos --target-macs 2M",
+    ),
     "search": (
         _add_search,
         "[--task TASK] ",
@@ -450,19 +481,22 @@ def _add_flag(options: _Options, name: str, what: str = "") -> None:
     options.add_argument(name, action="store_true", help=what or _HELP[name])
 
 
+def _add_targets(options: _Options) -> None:
+    """Adds the targets of a search for images, of which one at most may be given."""
+    macs = "multiply-accumulates of a network for one image, such as 4M"
+    _add(options, "--target-macs N", macs, type=count)
+    _add(options, "--target-params N", "parameters of a network, such as 80K", type=count)
+    _add(options, "--target-latency-ms MS", type=rate)
+
+
 def _add_data(options: _Options, task: str, default: str, large: bool = False) -> None:
     """Adds which data to load; `large` ones are images that do not fit into memory."""
     if task == "text":
         parts = f"folder with train.txt, valid.txt and test.txt (default: {default})"
         _add(options, "--data-dir DIR", parts, type=Path)
         return
-    imagenet = "'imagenet2012', " if large else ""
-    kinds = (
-        f"'digits', 'cifar10', {imagenet}an .npz file with x_train and y_train, a folder with "
-        "one folder of images for each class, or one with such folders 'train' and 'val', 'test' "
-        f"or both (default: {default})"
-    )
-    _add(options, "--dataset DATA", kinds, type=str)
+    kinds = f"'imagenet2012', {_DATASETS}" if large else _DATASETS
+    _add(options, "--dataset DATA", f"{kinds} (default: {default})", type=str)
     _add(options, "--data-dir DIR", "where tensorflow-datasets keeps its data", type=Path)
     sizes = "32; without a search before 224 of 'imagenet2012' and of parts" if large else "32"
     resized = f"to which images from files are resized, in RGB (default: {sizes})"

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:  # a search without survivors, a training that diverged
         fail(PROGRAM, str(error), 1)
     except KeyboardInterrupt:
-        resumes = arguments and arguments[0] in ("demo", "search", "train")
+        resumes = arguments and arguments[0] in ("demo", "design", "search", "train")
         resume = "; run it again, without --overwrite, to go on" if resumes else ""
         fail(PROGRAM, f"interrupted{resume}", 130)
     except Exception as error:
@@ -88,7 +88,14 @@ def _run(options: argparse.Namespace) -> int:
             import keras  # noqa: F401 - takes seconds: not for --help or a typing error
     if options.command == "generate":
         return generate(options)
-    run = {"demo": _demo, "search": _search, "train": _train, "export": _export, "show": _show}
+    run = {
+        "demo": _demo,
+        "design": _design,
+        "search": _search,
+        "train": _train,
+        "export": _export,
+        "show": _show,
+    }
     return run[options.command](options)
 
 
@@ -104,6 +111,14 @@ def _demo(options: argparse.Namespace) -> int:
     from keras_autoshrink.commands.demo import demo
 
     return demo(options)
+
+
+def _design(options: argparse.Namespace) -> int:
+    check_tensorflow_backend("autoshrink design")  # before the search, and not after it
+    from keras_autoshrink.commands.design import design
+
+    with warnings_in_one_line(PROGRAM):
+        return design(options)
 
 
 def _search(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 import tflite_export
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "accuracy"  # of the validation images
 _CALIBRATION = 200  # training images that the ranges of activations are measured on
+_PROXY_EPOCHS = 20  # of a candidate, as in the paper
+# Of a candidate at a budget: few of many images, many of few.
+_SEEN, _FEWEST_EPOCHS, _MOST_EPOCHS = 400_000, 8, 40
 _SEARCH_SIZE = 32  # height and width of images from files, unless --image-size says it
 # Of a data set that is too large for memory: images to calibrate on, and to check a file on.
 _SAMPLE = (_CALIBRATION, 1_000)
@@ -70,6 +74,7 @@ def search(options: argparse.Namespace) -> None:
     target = {name: getattr(options, name) for name in names}
     at_budget = any(target.values())
     widths = {"filters": options.filters, "stem_filters": options.stem_filters}
+    options.epochs = options.epochs or (_epochs(data) if at_budget else _PROXY_EPOCHS)
     hypermodel = CNNCellHyperModel(
         input_shape=data.input_shape,
         classes=len(data.class_names),
@@ -98,6 +103,11 @@ def search(options: argparse.Namespace) -> None:
         OBJECTIVE,
         strategy,
     )
+
+
+def _epochs(data: ImageData) -> int:
+    """Returns for how many epochs networks are trained at a budget, unless it is said."""
+    return min(max(_SEEN // len(data.train), _FEWEST_EPOCHS), _MOST_EPOCHS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,6 +209,9 @@ def train(options: argparse.Namespace, cell: Cell | Architecture) -> None:
     source = _source(options, searched)
     at_budget = isinstance(cell, Architecture)
     recipe = RECIPES[options.recipe or default_recipe(source["dataset"], at_budget)]
+    # As long as in the search's final, which chose it by that.
+    if at_budget and options.recipe is None and "epochs" in searched:
+        recipe = dataclasses.replace(recipe, epochs=searched["epochs"])
     recipe = pipeline.changed_recipe(
         recipe, options, "epochs", "batch_size", "learning_rate", "label_smoothing", "ema"
     )
@@ -282,6 +295,27 @@ def export(
         gained = check.agreement.file_accuracy - checks[0].agreement.model_accuracy
         _console.print(f"{check.path}: its accuracy against {options.model}: {gained:+.4f}")
     return [*checks, *optimised]
+
+
+def told_right(
+    options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]
+) -> npt.NDArray[np.bool_]:
+    """Tells of each test image whether a trained model knows its class, bool of shape (n,).
+
+    Args:
+        options: of the command `export`.
+        model: trained.
+        facts: that its training recorded.
+    """
+    data = _load(_source(options, facts), options, "train")
+    if not isinstance(data, ImageData):
+        from keras_autoshrink.data import streams
+
+        data = streams.sample(data, *_SAMPLE)
+    assert data.test is not None  # loaded for a training
+    logits = model.predict(data.test.x, verbose=0)
+    right: npt.NDArray[np.bool_] = logits.argmax(axis=-1) == data.test.y
+    return right
 
 
 def _check_trained(path: Path, model: keras.Model, facts: dict[str, Any]) -> None:

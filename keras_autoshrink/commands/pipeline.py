@@ -96,9 +96,12 @@ def search_and_report(
         if options.quiet:  # else the progress has said so
             by = final.judged_by(folder)
             _console.print(final.verdict(tuner.oracle.search, objective, by))
-    network = getattr(hypermodel, "network", None)
-    best = network(tuner.get_best_hyperparameters()[0]) if network else None
-    for path in saved_search.write_results(folder, objective, best):
+    networks = []
+    if network := getattr(hypermodel, "network", None):
+        references = [each["trial_ids"][0] for each in tuner.final() if each["reference"]]
+        chosen = [tuner.oracle.trials[each].hyperparameters for each in references[:1]]
+        networks = [network(hp) for hp in (tuner.get_best_hyperparameters()[0], *chosen)]
+    for path in saved_search.write_results(folder, objective, *networks):
         _console.print(f"wrote {path}")
     _console.print(f"wrote {tensorboard.write_tensorboard(folder, objective)}")
 

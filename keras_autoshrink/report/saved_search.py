@@ -18,7 +18,8 @@ from keras_autoshrink.search.shrink import ShrinkSearch
 # What to write in the place of a path for the published cells.
 PUBLISHED = {"shrinkcnn": SHRINKCNN_CELL, "shrinkrnn": SHRINKRNN_CELL}
 
-ARCHITECTURE = "architecture.json"  # of the best network, where a command searched images
+# Of the best network, where a command searched images, and of the best reference of its final.
+ARCHITECTURE, REFERENCE = "architecture.json", "reference.json"
 COSTS = "costs.json"  # what networks cost that had to be built for it, by `Cell.key`
 _SETTINGS = "settings.json"  # of a command that searches
 _STATE = "oracle.json"
@@ -266,7 +267,10 @@ def write_settings(folder: Path, settings: dict[str, Any], argv: Sequence[str]) 
 
 
 def write_results(
-    folder: Path, objective: str, best: architecture.Architecture | None = None
+    folder: Path,
+    objective: str,
+    best: architecture.Architecture | None = None,
+    reference: architecture.Architecture | None = None,
 ) -> list[Path]:
     """Writes the best cell, the trajectory and the pictures of both beside a search.
 
@@ -276,6 +280,7 @@ def write_results(
         folder: the search's.
         objective: what to call the metric behind the score.
         best: the best network, to be written, too.
+        reference: the best of the references that the final had, too.
 
     Returns:
         The files.
@@ -292,9 +297,10 @@ def write_results(
     written += [folder / name for name in ("trajectory.json", "trajectory.png")]
     files.write_text(written[-2], json.dumps(records, indent=1) + "\n")
     plots.plot_trajectory(records, written[-1], objective)
-    if best is not None:
-        written.append(folder / ARCHITECTURE)
-        files.write_text(written[-1], json.dumps(best.to_json(), indent=1) + "\n")
+    for name, network in ((ARCHITECTURE, best), (REFERENCE, reference)):
+        if network is not None:
+            written.append(folder / name)
+            files.write_text(written[-1], json.dumps(network.to_json(), indent=1) + "\n")
     return written
 
 

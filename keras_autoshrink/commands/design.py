@@ -1,0 +1,215 @@
+"""The command `autoshrink design`: from images and a budget to a checked file, in one go."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import tflite_export
+from keras_autoshrink import files
+from keras_autoshrink.commands import images, pipeline
+from keras_autoshrink.commands.arguments import PROGRAM, parse
+from keras_autoshrink.report import page, saved_search
+
+RECORD = "run.json"  # the command, and what came of it
+_SEARCH = "search"  # its folder, in that of the design
+_FOUND = "found"
+# Accuracy that a smaller file may cost.
+_MAX_DROP = 0.01
+
+_console = Console(soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Designed:
+    """A network that was trained in full, and its file.
+
+    Attributes:
+        name: "found", or that of the reference.
+        check: of the file.
+        params: of the network.
+        right: whether the network tells the class of each test image, bool of shape (n,).
+    """
+
+    name: str
+    check: tflite_export.Check
+    params: int
+    right: npt.NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> tuple[float, float]:
+        """The network's accuracy, and its standard error over images like these."""
+        return _mean(self.right.astype(float))
+
+
+def design(options: argparse.Namespace) -> int:
+    """Searches at a budget, trains what was found and the best reference, exports, compares.
+
+    Each step is a command of its own, which goes on where it was interrupted.
+
+    Returns:
+        The exit status: 1 if a file is not as its model, or none is as accurate.
+
+    Raises:
+        ValueError: as the commands: the folder holds another search, say.
+    """
+    began = time.monotonic()
+    folder: Path = options.output
+    again = ["--overwrite"] if options.overwrite else []
+
+    _console.rule("1. The search")
+    data = ["--dataset", options.data, *_given(options, "data_dir", "image_size")]
+    data += ["--strict"] if options.strict else []
+    target = _given(options, "target_macs", "target_params", "target_latency_ms")
+    if options.target_latency_ms:
+        target += ["--latency-of", "int8"]  # the file that is going to be shipped
+    length = _given(options, "minutes", "epochs", "seed")
+    place = ["--directory", str(folder), "--project-name", _SEARCH]
+    images.search(_command("search", *data, *target, *length, *place, *again))
+
+    _console.rule("2. Training in full, of what was found and of the best reference")
+    networks = _networks(folder / _SEARCH)
+    for name, path in networks.items():
+        output = ["--output", str(folder / f"{name}.keras"), "--quiet"]
+        where = _given(options, "data_dir", "seed")
+        train = _command("train", str(path), *output, *where, *again)
+        images.train(train, saved_search.read_network(path))
+
+    _console.rule("3. The files, checked")
+    designed: list[Designed] = []
+    kind = ["--max-accuracy-drop", str(_MAX_DROP)]
+    for name in networks:
+        model = str(folder / f"{name}.keras")
+        found = _export(name, _command("export", model, *kind, *_given(options, "data_dir")))
+        if found is None:
+            return 1  # the export has said why
+        kind = ["--quantization", found.check.quantization]
+        designed.append(found)
+    status = pipeline.report_checks([each.check for each in designed])
+    report = page.write_report(folder / _SEARCH, folder / page.NAME, images.OBJECTIVE)
+
+    _console.rule("4. The result")
+    pipeline.print_table(table(designed))
+    sentence = advice(designed)
+    _console.print(sentence)
+    told = [_told(each) for each in designed]
+    record = {"argv": options.argv, "networks": told, "advice": sentence}
+    files.write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    _console.print(f"wrote {report} and {folder / RECORD}")
+    _console.print(f"all of it took {(time.monotonic() - began) / 60:.1f} minutes")
+    return status
+
+
+def _command(name: str, *arguments: str) -> argparse.Namespace:
+    """Prints and parses a command."""
+    line = [name, *arguments]
+    _console.print(f"$ {PROGRAM} {shlex.join(line)}")
+    return parse(line)
+
+
+def _given(options: argparse.Namespace, *names: str) -> list[str]:
+    """Returns those options that have a value, for another command."""
+    return [
+        part
+        for name in names
+        if (value := getattr(options, name)) is not None
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
+def _networks(search: Path) -> dict[str, Path]:
+    """Returns what to train, the result of the search first, then the best reference."""
+    best, *others = saved_search.read_search(search).final()
+    if best["reference"]:
+        return {best["reference"]: search}
+    names = [each["reference"] for each in others if each["reference"]]
+    return {_FOUND: search, **dict.fromkeys(names[:1], search / saved_search.REFERENCE)}
+
+
+def _export(name: str, command: argparse.Namespace) -> Designed | None:
+    """Exports a trained network; None if no file is as accurate as it."""
+    model, facts = tflite_export.load_model(command.model), saved_search.read_facts(command.model)
+    checks = images.export(command, model, facts)
+    if not checks:
+        return None
+    right = images.told_right(command, model, facts)
+    return Designed(name, checks[0], facts["params"], right)
+
+
+def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Returns the mean of numbers, and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def table(designed: Sequence[Designed]) -> Table:
+    """Makes a table of the networks that were trained in full."""
+    tested, kind = len(designed[0].right), designed[0].check.quantization
+    made = Table("network", box=box.SIMPLE_HEAD, title=f"{kind} files, {tested:,} test images")
+    for heading in ("accuracy", "of the file", "MACs", "parameters", "bytes", "median ms"):
+        made.add_column(heading, justify="right")
+    for each in designed:
+        accuracy, error = each.accuracy
+        made.add_row(
+            each.name,
+            f"{accuracy:.4f} ± {error:.4f}",
+            f"{each.check.agreement.file_accuracy:.4f}",
+            f"{each.check.file_macs:,}",
+            f"{each.params:,}",
+            f"{each.check.num_bytes:,}",
+            f"{each.check.latencies[0].median_ms:.3f}",
+        )
+    return made
+
+
+def advice(designed: Sequence[Designed]) -> str:
+    """Says in a sentence which of the files to ship.
+
+    Args:
+        designed: the result of the search, then the best reference unless that is the result.
+    """
+    best, *others = designed
+    if best.name != _FOUND:
+        return (
+            f"Ship {best.check.path}, the reference {best.name}: the search found no network that "
+            "is better."
+        )
+    if not others:
+        return f"Ship {best.check.path}; no reference could be built at this budget."
+    (reference,) = others
+    difference, error = _mean(best.right.astype(float) - reference.right.astype(float))
+    apart = f"{abs(difference) * 100:.1f} points (standard error {error * 100:.1f})"
+    where = "above" if difference >= 0 else "below"
+    said = f"what was found is {apart} {where} the best reference, {reference.name}"
+    if difference > 2 * error:
+        return f"Ship {best.check.path}: {said}."
+    if difference < -2 * error:
+        return f"Ship {reference.check.path}: {said}."
+    return f"Ship {best.check.path} or {reference.check.path}: {said}, which may be chance."
+
+
+def _told(designed: Designed) -> dict[str, Any]:
+    """Returns what the record says of a network, plain values."""
+    accuracy, error = designed.accuracy
+    return {
+        "name": designed.name,
+        "file": str(designed.check.path),
+        "accuracy": accuracy,
+        "accuracy_error": error,
+        "macs": designed.check.file_macs,
+        "params": designed.params,
+        "bytes": designed.check.num_bytes,
+        "median_ms": designed.check.latencies[0].median_ms,
+    }
