@@ -100,11 +100,22 @@ def trainer_environment(gpu: str | None) -> dict[str, str]:
     return {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
 
 
+# What Keras lets a script set, but not read: the custom objects of a scope, and whether lambdas may
+# be loaded. By the names in its module of such; should that look different, they are as they are.
+_UNREAD = ("custom_objects_scope_dict", "safe_mode_saving")
+
+
+def _keras_state() -> Any:
+    return sys.modules.get("keras.src.backend.common.global_state")
+
+
 def keras_settings() -> dict[str, Any]:
-    """Returns what a script may have set of Keras, by the names of `keras.config`."""
+    """Returns what a script may have set of Keras, most by the names of `keras.config`."""
     import keras
 
+    read = getattr(_keras_state(), "get_global_attribute", lambda name: None)
     return {
+        **{name: read(name) for name in _UNREAD},
         "floatx": keras.config.floatx(),
         "epsilon": keras.config.epsilon(),
         "image_data_format": keras.config.image_data_format(),
@@ -119,8 +130,11 @@ def set_keras_settings(settings: Mapping[str, Any]) -> None:
     """Sets what `keras_settings` returned, of another process or before Keras was reset."""
     import keras
 
+    write = getattr(_keras_state(), "set_global_attribute", lambda name, value: None)
     for name, value in settings.items():
-        if setter := getattr(keras.config, f"set_{name}", None):
+        if name in _UNREAD:
+            write(name, value)
+        elif setter := getattr(keras.config, f"set_{name}", None):
             setter(value)
         elif value is not None:  # of flash attention: as Keras sees fit
             getattr(keras.config, f"{'enable' if value else 'disable'}_{name}")()

@@ -111,6 +111,17 @@ def test_arrays_refused(x, y, message):
     assert refusal(check_images, x, y, 3, "a.npz: train").startswith(f"a.npz: train: {message}")
 
 
+def test_many_channels_in_front_are_said(caplog):
+    for bands in (2, 13):
+        check_images(np.zeros((12, bands, 32, 32)), Y, 3, "a.npz: train")
+        said = f"a.npz: train: images of shape ({bands}, 32, 32) are read as {bands} x 32 pixels of"
+        assert caplog.messages.pop().startswith(said)
+        caplog.clear()
+    for shape in ((32, 32, 13), (32, 32, 32), (8, 40, 1), (5, 32, 3)):
+        check_images(np.zeros((12, *shape)), Y, 3, "a.npz: train")
+    assert not caplog.messages
+
+
 def test_parts_refused():
     check_parts({"train": (X, Y), "val": (X[:2], Y[:2]), "test": (X[2:], Y[2:, None])}, "abc", "d")
     assert refusal(check_parts, {"train": (X, Y), "val": (X, Y - 1)}, "abc", "d") == (

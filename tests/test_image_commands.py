@@ -18,7 +18,7 @@ from searches import timeless
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink.commands import demo, design, images, pipeline
+from keras_autoshrink.commands import design, images, pipeline
 from keras_autoshrink.commands.cli import main
 from keras_autoshrink.data.images import load_images
 from keras_autoshrink.report import saved_search
@@ -37,11 +37,11 @@ TRAIN = "--recipe plain --epochs 4 --width 0.25"
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory, one_cell_in_each_stage):
-    """The demo: its folder, what it printed, and the checks of its files.
+    """A search, the training of its cell and the export: their folder, what they print, the checks.
 
-    Its search, networks and files are what the other tests look at.
+    They are what the other tests look at.
     """
-    folder = tmp_path_factory.mktemp("demo")
+    folder = tmp_path_factory.mktemp("commands")
     checks = []
     export = images.export
 
@@ -49,12 +49,13 @@ def shown(tmp_path_factory, one_cell_in_each_stage):
         checks.extend(found := export(*arguments))
         return found
 
-    plan = dataclasses.replace(demo._DEMOS["images"], search=SEARCH, train=TRAIN)
+    search = f"search {SEARCH} --directory {folder} --project-name search"
+    train = f"train {folder}/search {TRAIN} --output {folder}/found.keras --quiet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(demo._DEMOS, "images", plan)
         patch.setattr(images, "export", recorded)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            status = main(["demo", "--directory", str(folder)])
+            assert main(search.split()) == main(train.split()) == 0
+            status = main(f"export {folder}/found.keras --quantization float32 int8".split())
     # So little training need not survive 8 bits.
     assert status == int(not all(each.macs_equal and each.agreement.agrees for each in checks))
     return folder, printed.getvalue(), checks
@@ -67,7 +68,7 @@ def folder(shown):
 
 @pytest.fixture(scope="module")
 def search(folder):
-    """The command line of the demo's search."""
+    """The command line of the search."""
     return f"search {SEARCH} --directory {folder} --project-name search"
 
 
@@ -85,23 +86,6 @@ def listing(folder):
 
 def records(folder):
     return json.loads((folder / "trajectory.json").read_text())
-
-
-def test_the_demo_shows_its_commands_and_compares_two_networks(shown):
-    folder, printed, checks = shown
-    lines = printed.splitlines()
-    commands = [line.split()[1:3] for line in lines if line.startswith("$ ")]
-    names = ["search", *["train"] * 2, *["export"] * 2]
-    assert commands == [["autoshrink", name] for name in names]
-    rows = {" ".join(line.split()[:-3]): line.split()[-3:] for line in lines}
-    found, complete = (
-        saved_search.read_facts(folder / f"{n}.keras") for n in ("found", "complete")
-    )
-    costs = [f"{facts['macs']:,}" for facts in (found, complete)]
-    assert rows["MACs for one image"] == [*costs, f"{found['macs'] / complete['macs']:.2f}"]
-    assert rows["int8: bytes"][:2] == [f"{checks[place].num_bytes:,}" for place in (1, 3)]
-    assert found["cell"] == json.loads((folder / "search" / "cell.json").read_text())
-    assert len(complete["cell"]["edges"]) == 3
 
 
 # The search
@@ -440,7 +424,7 @@ def test_folders_with_train_and_val_are_streamed(tmp_path, monkeypatch, jobs, ca
 
 def test_export_ends_with_a_table_of_equal_macs(shown):
     folder, printed, _ = shown
-    table = printed.partition("quantization  ")[2].partition("$ ")[0]
+    table = printed.partition("quantization  ")[2]
     rows = {" ".join(line.split()[:-2]): line.split()[-2:] for line in table.splitlines()}
     macs = f"{saved_search.read_facts(folder / 'found.keras')['macs']:,}"
     assert rows["MACs in model"] == rows["MACs in file"] == [macs, macs]
@@ -531,6 +515,12 @@ def test_a_model_that_was_trained_elsewhere_gets_no_normalisation(folder, tmp_pa
     line = refused(capsys, f"export {tmp_path}/own.keras")
     assert "own.keras: has 650 parameters, own.keras.json is of a network of" in line
     assert "convert it by 'python -m tflite_export convert'" in line
+    # Nor by that of the same network which was trained on otherwise.
+    model = tflite_export.load_model(folder / "found.keras")
+    model.set_weights([2 * weights for weights in model.get_weights()])
+    model.save(tmp_path / "own.keras")
+    line = refused(capsys, f"export {tmp_path}/own.keras")
+    assert "own.keras: has other weights than those that own.keras.json was written for" in line
     assert not list(tmp_path.glob("*.tflite"))
 
 

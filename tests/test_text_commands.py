@@ -78,16 +78,12 @@ def shown(text, tmp_path_factory):
     Its search, networks and files are what the other tests look at.
     """
     folder = tmp_path_factory.mktemp("demo")
-    plan = dataclasses.replace(
-        demo._DEMOS["text"],
-        search=f"{SEARCH} --data-dir {text.name}",
-        train=TRAIN,
-        export=f"--quantization {' '.join(QUANTIZATIONS)}",
-        prompt=PROMPT,
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(text.parent)
-        patch.setitem(demo._DEMOS, "text", plan)
+        patch.setattr(demo, "_SEARCH", f"{SEARCH} --data-dir {text.name}")
+        patch.setattr(demo, "_TRAIN", TRAIN)
+        patch.setattr(demo, "_EXPORT", f"--quantization {' '.join(QUANTIZATIONS)}")
+        patch.setattr(demo, "_PROMPT", PROMPT)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main(["demo", "--task", "text", "--directory", str(folder)]) in (0, 1)
     return folder, printed.getvalue()

@@ -313,7 +313,7 @@ def test_what_cannot_be_scored_is_one_line(tmp_path, data, result, score, culpri
     assert "\n" not in str(caught.value)
 
 
-def test_a_number_needs_no_metrics_of_the_default_score(tmp_path):
+def test_what_a_fit_returns_needs_no_metrics_of_its_epochs(tmp_path):
     class Regression(keras_tuner.HyperModel):
         def build(self, hp):
             kas.declare_cell(hp, kas.Cell.dense(("input", "relu", "tanh")))
@@ -323,17 +323,26 @@ def test_a_number_needs_no_metrics_of_the_default_score(tmp_path):
 
         def fit(self, hp, model, *args, **kwargs):
             history = model.fit(*args, **kwargs)
-            return min(history.history["val_loss"]) if self.returns_number else history
+            return self.result(history)
 
     x = np.ones((8, 3))
     given = {"validation_data": (x, x[:, 0]), "epochs": 2, "verbose": 0}
     model = Regression()
-    model.returns_number = True
-    tuner = make(tmp_path / "number", model)
-    tuner.search(x, x[:, 0], **given)
-    best = tuner.get_best_models()[0].evaluate(x, x[:, 0], verbose=0)
-    assert max(r["score"] for r in tuner.trajectory()) == pytest.approx(-best, rel=1e-5)
-    model.returns_number = False
+    for name, result, score in (
+        ("number", lambda history: min(history.history["val_loss"]), None),
+        # Nor need its epochs have those of a score that was given.
+        (
+            "dict",
+            lambda history: {"mine": min(history.history["val_loss"])},
+            lambda metrics, macs: -metrics["mine"],
+        ),
+    ):
+        model.result = result
+        tuner = make(tmp_path / name, model, score=score)
+        tuner.search(x, x[:, 0], **given)
+        best = tuner.get_best_models()[0].evaluate(x, x[:, 0], verbose=0)
+        assert max(r["score"] for r in tuner.trajectory()) == pytest.approx(-best, rel=1e-5)
+    model.result = lambda history: history
     with pytest.raises(ValueError, match="the score needs the metric 'val_accuracy', but training"):
         make(tmp_path / "history", model).search(x, x[:, 0], **given)
 
@@ -369,9 +378,14 @@ def test_keras_stays_as_its_user_has_set_it(tmp_path, data):
         def build(self, hp):
             model = super().build(hp)
             seen.append((model.get_layer("stem").compute_dtype, settings()))
+            assert keras.models.load_model(unsafe, compile=False).output_shape == (None, 2)
+            assert keras.layers.deserialize({"class_name": "Mine", "config": {"rate": 0}})
             return model
 
     seen = []
+    unsafe = tmp_path / "lambda.keras"
+    layers = [keras.Input((2,)), keras.layers.Lambda(lambda x: 2 * x)]
+    keras.Sequential(layers).save(unsafe)
     before = backend.keras_settings()
     try:
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -380,9 +394,13 @@ def test_keras_stays_as_its_user_has_set_it(tmp_path, data):
         keras.config.set_image_data_format("channels_first")
         keras.config.set_epsilon(1e-6)
         ours = settings()
-        tuner = search(make(tmp_path, hypermodel(Looks, num_nodes=2)), data)
-        model = tuner.get_best_models()[0]
+        keras.config.enable_unsafe_deserialization()
+        with keras.saving.custom_object_scope({"Mine": keras.layers.Dropout}):
+            tuner = search(make(tmp_path, hypermodel(Looks, num_nodes=2)), data)
+            model = tuner.get_best_models()[0]
+            assert keras.layers.deserialize({"class_name": "Mine", "config": {"rate": 0}})
         assert settings() == ours
+        assert keras.models.load_model(unsafe)
     finally:
         backend.set_keras_settings(before)
     assert set(seen) == {("bfloat16", ours)}

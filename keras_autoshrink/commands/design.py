@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import math
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import files
 from keras_autoshrink.commands import images, pipeline
-from keras_autoshrink.commands.arguments import PROGRAM, parse
 from keras_autoshrink.report import page, saved_search
 
 RECORD = "run.json"  # the command, and what came of it
@@ -78,14 +76,14 @@ def design(options: argparse.Namespace) -> int:
         target += ["--latency-of", "int8"]  # the file that is going to be shipped
     length = _given(options, "minutes", "epochs", "seed")
     place = ["--directory", str(folder), "--project-name", _SEARCH]
-    images.search(_command("search", *data, *target, *length, *place, *again))
+    images.search(pipeline.command("search", *data, *target, *length, *place, *again))
 
     _console.rule("2. Training in full, of what was found and of the best reference")
     networks = _networks(folder / _SEARCH)
     for name, path in networks.items():
         output = ["--output", str(folder / f"{name}.keras"), "--quiet"]
         where = _given(options, "data_dir", "seed")
-        train = _command("train", str(path), *output, *where, *again)
+        train = pipeline.command("train", str(path), *output, *where, *again)
         images.train(train, saved_search.read_network(path))
 
     _console.rule("3. The files, checked")
@@ -93,7 +91,9 @@ def design(options: argparse.Namespace) -> int:
     kind = ["--max-accuracy-drop", str(_MAX_DROP)]
     for name in networks:
         model = str(folder / f"{name}.keras")
-        found = _export(name, _command("export", model, *kind, *_given(options, "data_dir")))
+        found = _export(
+            name, pipeline.command("export", model, *kind, *_given(options, "data_dir"))
+        )
         if found is None:
             return 1  # the export has said why
         kind = ["--quantization", found.check.quantization]
@@ -111,13 +111,6 @@ def design(options: argparse.Namespace) -> int:
     _console.print(f"wrote {report} and {folder / RECORD}")
     _console.print(f"all of it took {(time.monotonic() - began) / 60:.1f} minutes")
     return status
-
-
-def _command(name: str, *arguments: str) -> argparse.Namespace:
-    """Prints and parses a command."""
-    line = [name, *arguments]
-    _console.print(f"$ {PROGRAM} {shlex.join(line)}")
-    return parse(line)
 
 
 def _given(options: argparse.Namespace, *names: str) -> list[str]:

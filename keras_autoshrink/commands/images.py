@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -183,6 +184,7 @@ class ImageTraining(pipeline.TrainingJob):
             "params": params,
             "history": trained.history,
             "pixel_max": _pixel_max(self.data),
+            "weights": _digest(trained.model),
         }
         summary = (
             f"test accuracy {trained.test_accuracy:.4f} on {len(self.data.test or ()):,} images, "
@@ -335,6 +337,16 @@ def _check_trained(path: Path, model: keras.Model, facts: dict[str, Any]) -> Non
             f"{path}: has {count_params(model):,} parameters, {path.name}.json is of a network of "
             f"{facts['params']:,}: if autoshrink did not train it, {way_out}"
         )
+    if facts.get("weights") not in (None, _digest(model)):
+        raise ValueError(
+            f"{path}: has other weights than those that {path.name}.json was written for: if "
+            f"autoshrink did not train it, {way_out}"
+        )
+
+
+def _digest(model: keras.Model) -> str:
+    """Returns what tells a model's weights from others."""
+    return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
 
 
 def _export_quantized(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import check_same
-from keras_autoshrink.commands.arguments import default_project
+from keras_autoshrink.commands.arguments import PROGRAM, default_project, parse
 from keras_autoshrink.commands.generate import vocabulary_path
 from keras_autoshrink.data.text import Vocabulary
 from keras_autoshrink.networks.architecture import Architecture
@@ -32,6 +33,13 @@ _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 _OPTION = {"split_seed": "seed"}
+
+
+def command(name: str, *arguments: str) -> argparse.Namespace:
+    """Parses a command that is part of another, and prints it."""
+    line = [name, *arguments]
+    _console.print(f"$ {PROGRAM} {shlex.join(line)}")
+    return parse(line)
 
 
 def search_and_report(

@@ -43,10 +43,19 @@ def _check_channels(shape: Sequence[Any], what: str) -> None:
     """Refuses images whose channels come first, as far as their shape, of rank 4, tells.
 
     Of the other way to read it, an image of three rows and many channels, its columns would be as
-    many as its channels, or nearly so.
+    many as its channels, or nearly so. Of other numbers of channels, such as a satellite's bands,
+    that may be meant: it is said.
     """
     _, channels, height, width = shape
-    if None in (height, width) or channels not in (1, 3, 4) or width in (1, 3, 4):
+    if None in (channels, height, width) or width in (1, 3, 4):
+        return
+    if channels not in (1, 3, 4):
+        if channels < height == width:
+            _logger.warning(
+                "%s: images of shape (%d, %d, %d) are read as %d x %d pixels of %d channels; if "
+                "the channels come first, numpy.moveaxis(x, 1, -1) puts them last",
+                *(what, channels, height, width, channels, height, width),
+            )
         return
     if channels < height <= 4 * width and width <= 4 * height:
         raise ValueError(

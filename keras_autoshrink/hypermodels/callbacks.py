@@ -190,7 +190,12 @@ class DataEnd(keras.callbacks.Callback):
 
 
 def score_of(
-    score: Score, metrics: Mapping[str, float], costs: Mapping[str, float], who: str
+    score: Score,
+    metrics: Mapping[str, float],
+    costs: Mapping[str, float],
+    who: str = "training reports",
+    way_out: str = "pass validation_data=... to search(), and the metric to compile(); it is needed "
+    "at every epoch",
 ) -> float:
     """Scores metrics of a network; they may be infinite or NaN.
 
@@ -198,7 +203,8 @@ def score_of(
         score: callable `score(logs, macs)`.
         metrics: by their names.
         costs: of the network, by `Cost.name`.
-        who: says whose metrics these are, as "training reports".
+        who: says whose metrics these are.
+        way_out: says what to do where one is missing.
 
     Raises:
         keras_tuner.errors.FatalValueError: one is missing, or the score is no number. It would be
@@ -208,9 +214,7 @@ def score_of(
         value = score(metrics, cost_of(score, costs))
     except KeyError as error:
         raise keras_tuner.errors.FatalValueError(
-            f"the score needs the metric {error}, but {who} "
-            f"{', '.join(sorted(metrics))}; pass validation_data=... to search(), and the "
-            "metric to compile(); it is needed at every epoch"
+            f"the score needs the metric {error}, but {who} {', '.join(sorted(metrics))}; {way_out}"
         ) from error
     try:
         return float(value)
@@ -259,7 +263,7 @@ class ScoreCallback(DataEnd):
         """Adds to `logs`, which the callbacks after this one and the history see."""
         super().on_epoch_end(epoch, logs)
         try:
-            value = score_of(self.score, logs, self.costs, "training reports")
+            value = score_of(self.score, logs, self.costs)
         except keras_tuner.errors.FatalValueError:
             if not self.may_lack:
                 raise

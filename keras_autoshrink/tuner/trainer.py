@@ -88,10 +88,11 @@ class Trainer:
         if self._devices:
             self._devices.candidate(seed)
         # First of all callbacks: those behind it may look at the score.
-        # A `fit` that returns a number need not have the metrics of a score that nobody gave.
-        may_lack = self._has_own_fit and not self._has_own_score
         measured = self._costs.measured(cell)
-        ours: list[Any] = [ScoreCallback(self._score, measured, count_costs, may_lack)]
+        ours: list[Any] = [
+            # What such a `fit` returns may have metrics that its epochs lack.
+            ScoreCallback(self._score, measured, count_costs, may_lack=self._has_own_fit)
+        ]
         if self._max_seconds is not None:
             ours.insert(0, Deadline(self._max_seconds))
         started = time.monotonic()
@@ -132,7 +133,7 @@ class Trainer:
             if result.epoch and "score" not in result.history:  # says what it lacks, if it does
                 last = {name: values[-1] for name, values in result.history.items()}
                 costs = {**self._costs.measured(cell), **count_costs(model)}
-                score_of(self._score, last, costs, "training reports")
+                score_of(self._score, last, costs)
             return result
         if isinstance(result, list) and result:
             each = [self.scored(one, model, cell) for one in result]
@@ -149,8 +150,9 @@ class Trainer:
         if isinstance(result, Mapping):
             metrics = {name: float(value) for name, value in result.items()}
             if self._has_own_score or "score" not in metrics:
-                who = "HyperModel.fit() returned"
-                metrics["score"] = score_of(self._score, metrics, costs, who)
+                metrics["score"] = score_of(
+                    self._score, metrics, costs, "HyperModel.fit() returned", "return it, too"
+                )
             return {**metrics, **costs}
         raise keras_tuner.errors.FatalTypeError(
             f"HyperModel.fit() returned {reprlib.repr(result)}; return the history of model.fit(), "
