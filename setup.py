@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# There are nightly builds for this system alone.
+MICRO = "tflite-micro>=0.dev20260101; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
 setup(
     name="keras_autoshrink",
@@ -51,6 +53,7 @@ setup(
         "tutorials": ["jupyterlab>=4", "pandas>=2"],
         "dev": [
             # The documentation's look.
+        "micro": [MICRO],
             "furo>=2024.8.6",
             "hypothesis>=6.100",
             # The tests search on it without TensorFlow.
@@ -75,6 +78,8 @@ setup(
         ],
     },
     entry_points={"console_scripts": ["autoshrink=keras_autoshrink.commands.cli:main"]},
+            # As for the extra "micro".
+            MICRO,
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",

@@ -11,6 +11,7 @@ from tflite_export.file.metadata import Metadata, add_metadata, read_metadata
 from tflite_export.language import generate, perplexity, representative_steps
 from tflite_export.latency import Latency, benchmark
 from tflite_export.optimize import prune, train_quantized
+from tflite_export.memory import PeakMemory, peak_memory
 from tflite_export.smallest import Mode, NoModeHoldsError, Smallest, convert_smallest
 from tflite_export.table import Check, check, check_language_model, render_table
 from tflite_export.verify import Agreement, verify
@@ -26,6 +27,7 @@ __all__ = [
     "Mode",
     "NoModeHoldsError",
     "Quantization",
+    "PeakMemory",
     "Smallest",
     "TextAgreement",
     "add_metadata",
@@ -40,6 +42,7 @@ __all__ = [
     "generate",
     "load_model",
     "perplexity",
+    "peak_memory",
     "prune",
     "read_metadata",
     "render_table",

@@ -185,8 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     added = command(
         "describe",
         _describe,
-        "Say what a file is: metadata, size, inputs and outputs, operators, and of an int8 file\n"
-        "which operators stayed float32.",
+        "Say what a file is: metadata, size, peak memory on a microcontroller, inputs and\n"
+        "outputs, operators, and of an int8 file which operators stayed float32.",
         "model.tflite",
     )
     added.add_argument("path", type=Path, metavar="FILE.tflite")
@@ -363,7 +363,7 @@ def _describe(options: argparse.Namespace) -> int:
 
     check_survives(options.path, "read")
     console = Console(soft_wrap=False, highlight=False)
-    for table in describe_tables(tflite_export.describe(options.path)):
+    for table in describe_tables(tflite_export.describe(options.path), _memory(options.path)):
         console.print(table)
     return 0
 
@@ -414,6 +414,20 @@ def _serve(options: argparse.Namespace) -> int:
     from tflite_export.devices.browser import serve as run
 
     return run(
+def _memory(path: Path) -> str:
+    """Says what a file takes of a microcontroller's memory, or why that is not known."""
+    try:
+        memory = tflite_export.peak_memory(path)
+    except ModuleNotFoundError as error:
+        return f"unknown: {error}"
+    except ValueError as error:
+        return f"unknown: {str(error).removeprefix(f'{path}: ')}"
+    return (
+        f"{memory.num_bytes:,} bytes on a microcontroller: {memory.activation_bytes:,} of "
+        f"activations, {memory.persistent_bytes:,} of the runtime"
+    )
+
+
         options.path,
         host=options.host,
         port=options.port,
