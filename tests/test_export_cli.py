@@ -154,12 +154,15 @@ def test_macs(there, capsys):
 
 def test_convert_to_int8(there, capsys):
     data = ["--quantization", "int8", "--representative-data", "images.npy"]
-    data += ["--io-type", "uint8", "--batch-size", "2"]
+    data += ["--io-type", "uint8", "--batch-size", "2", "--c-array"]
     assert main(["convert", "model.keras", "int8.tflite", *data]) == 0
     source = tflite_export.describe("int8.tflite").inputs[0]
     assert (source.dtype, source.shape) == ("uint8", (2, 8, 8, 1))
     size = (there / "int8.tflite").stat().st_size
-    assert capsys.readouterr().out == f"int8.tflite: int8, {size:,} bytes\n"
+    assert capsys.readouterr().out == (
+        f"int8.tflite: int8, {size:,} bytes\nint8.c, int8.h: the file as C source\n"
+    )
+    assert f"int8_tflite_len = {size};" in (there / "int8.c").read_text()
 
 
 def test_verify(there, capsys):

@@ -4,6 +4,7 @@ Importing this package loads neither TensorFlow nor Keras; what takes a Keras mo
 is called.
 """
 
+from tflite_export.c_array import write_c_array
 from tflite_export.convert import Quantization, convert, load_model
 from tflite_export.file.description import Description, FloatOperator, describe, float_operators
 from tflite_export.file.macs import count_macs
@@ -50,4 +51,5 @@ __all__ = [
     "train_quantized",
     "verify",
     "verify_language_model",
+    "write_c_array",
 ]

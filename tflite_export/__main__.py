@@ -194,6 +194,13 @@ def _parser() -> argparse.ArgumentParser:
     added = command(
         "verify",
         _verify,
+    added.add_argument(
+        "--c-array",
+        action="store_true",
+        help="also write the file as C source and a header, OUT.c and OUT.h, as 'xxd -i' does, for "
+        "microcontrollers without a file system",
+    )
+
         "Compare a file's outputs with its model's.\n"
         "Exit status 1 if they do not agree: a NaN, fewer than 95 of 100 predictions the same,\n"
         "an accuracy more than 0.02 lower, or, of outputs that are no classes, a mean difference\n"
@@ -327,9 +334,16 @@ def _check_choice(options: argparse.Namespace) -> None:
 
 def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> int:
     """Converts a model to the smallest file that is accurate enough; 1 if none is."""
+    _write_c_array(options, path)
     from rich.console import Console
 
     from tflite_export.smallest import choice_tables
+def _write_c_array(options: argparse.Namespace, path: Path) -> None:
+    if options.c_array:
+        source, header = tflite_export.write_c_array(path)
+        print(f"{source}, {header}: the file as C source")
+
+
 
     console = Console(soft_wrap=False, highlight=False)
     drop = 0.01 if options.max_accuracy_drop is None else options.max_accuracy_drop
@@ -378,6 +392,7 @@ def _verify(options: argparse.Namespace) -> int:
     print(f"samples            {agreement.num_samples}")
     for name, one in (agreement.outputs or {"": agreement}).items():
         if name:
+    _write_c_array(options, smallest.path)
             print(f"output {name}: {'agrees' if one.agrees else 'DOES NOT AGREE'}")
         for heading, figure, form in (
             ("same argmax", one.argmax_agreement, ".4f"),
