@@ -15,6 +15,9 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    # So that an editable install puts this folder on the path. Else a finder of setuptools' comes
+    # after the path, where a script beside a clone called keras_autoshrink finds that clone first.
+    package_dir={"": "."},
     packages=find_packages(include=["keras_autoshrink*", "tflite_export*"]),
     package_data={
         "keras_autoshrink": ["py.typed", "report/web/*"],
@@ -50,10 +53,10 @@ setup(
         "optimize": ["tensorflow-model-optimization>=0.8", "tf_keras>=2.19"],
         "gpu": ["tensorflow[and-cuda]>=2.19"],
         "jax": ["jax>=0.4.35"],
+        "micro": [MICRO],
         "tutorials": ["jupyterlab>=4", "pandas>=2"],
         "dev": [
             # The documentation's look.
-        "micro": [MICRO],
             "furo>=2024.8.6",
             "hypothesis>=6.100",
             # The tests search on it without TensorFlow.
@@ -75,11 +78,11 @@ setup(
             # As for the extra "optimize".
             "tensorflow-model-optimization>=0.8",
             "tf_keras>=2.19",
+            # As for the extra "micro".
+            MICRO,
         ],
     },
     entry_points={"console_scripts": ["autoshrink=keras_autoshrink.commands.cli:main"]},
-            # As for the extra "micro".
-            MICRO,
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
