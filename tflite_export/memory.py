@@ -48,8 +48,9 @@ def peak_memory(path: str | os.PathLike[str]) -> PeakMemory:
     """Measures the tensor arena of a file with LiteRT for Microcontrollers.
 
     The figures are those that its ``RecordingMicroAllocator`` prints once the tensors are
-    allocated ([memory management](https://github.com/tensorflow/tflite-micro/blob/main/tensorflow/
-    lite/micro/docs/memory_management.md)). The weights are not among them: they stay in the file.
+    allocated (tensorflow/lite/micro/docs/memory_management.md of
+    https://github.com/tensorflow/tflite-micro). The weights are not among them: they stay in the
+    file.
 
     Args:
         path: The ``.tflite`` file.
