@@ -103,16 +103,11 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
         ("macs missing.tflite", "missing.tflite: not a .tflite file: No such file or directory"),
         ("benchmark broken.tflite", "broken.tflite: not a .tflite file: it is cut off or damaged"),
         ("macs \x1b[2J.tflite", "\\x1b[2J.tflite: not a .tflite file: No such file"),
-        ("convert missing.keras new.tflite", "missing.keras: no such file"),
-        ("convert broken.keras new.tflite", "broken.keras: not a .keras file: it is cut off"),
-        ("convert model.keras new.bin", "path must end in .tflite: new.bin"),
-        ("convert model.keras new.tflite --quantization int8", "representative_data is missing"),
         ("verify model.keras model.tflite --inputs missing.npy", "[Errno 2] No such file"),
         (
             "verify model.keras model.tflite --inputs images.npy --labels short.npy",
             "labels have shape (5,), but there are (100,) predictions",
         ),
-        ("benchmark model.tflite --threads 0", "num_threads must be at least 1, not 0"),
     ],
 )
 def test_bad_input_is_one_line(there, capfd, command, message):

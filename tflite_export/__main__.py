@@ -16,9 +16,16 @@ from tflite_export.command_line import (
     fail,
     imported_objects,
     printable,
+    positive,
     warnings_in_one_line,
 )
-from tflite_export.convert import IOType, Quantization
+from tflite_export.convert import (
+    IOType,
+    Quantization,
+    check_kind,
+    check_model_file,
+    check_path,
+)
 from tflite_export.devices.litertjs import VERSION
 from tflite_export.file.description import describe_tables, quantization
 from tflite_export.file.flatbuffer import check_head
@@ -156,11 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what an int8 file takes and gives (default: float32)",
     )
     added.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="samples at a time (default: 1)"
+        "--batch-size", type=positive, default=1, metavar="N", help="samples at a time (default: 1)"
     )
     added.add_argument(
         "--input-shape",
-        type=int,
+        type=positive,
         nargs="+",
         metavar="N",
         help="the shape of a sample, such as 224 224 3, of a model that leaves it open",
@@ -187,13 +194,6 @@ def _parser() -> argparse.ArgumentParser:
         _describe,
         "Say what a file is: metadata, size, peak memory on a microcontroller, inputs and\n"
         "outputs, operators, and of an int8 file which operators stayed float32.",
-        "model.tflite",
-    )
-    added.add_argument("path", type=Path, metavar="FILE.tflite")
-
-    added = command(
-        "verify",
-        _verify,
     added.add_argument(
         "--c-array",
         action="store_true",
@@ -201,6 +201,13 @@ def _parser() -> argparse.ArgumentParser:
         "microcontrollers without a file system",
     )
 
+        "model.tflite",
+    )
+    added.add_argument("path", type=Path, metavar="FILE.tflite")
+
+    added = command(
+        "verify",
+        _verify,
         "Compare a file's outputs with its model's.\n"
         "Exit status 1 if they do not agree: a NaN, fewer than 95 of 100 predictions the same,\n"
         "an accuracy more than 0.02 lower, or, of outputs that are no classes, a mean difference\n"
@@ -255,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"LiteRT.js, as npm puts it into node_modules/@litertjs; by default version {VERSION} "
         "in the user's caches, fetched with npm the first time",
     )
-    added.add_argument("--runs", type=int, default=100, metavar="N")
+    added.add_argument("--runs", type=positive, default=100, metavar="N")
 
     added = command(
         "android",
@@ -281,8 +288,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_timing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
-    parser.add_argument("--runs", type=int, default=100, metavar="N")
+    parser.add_argument("--threads", type=positive, nargs="+", default=[1], metavar="N")
+    parser.add_argument("--runs", type=positive, default=100, metavar="N")
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -295,14 +302,24 @@ def _convert(options: argparse.Namespace) -> int:
             f"{options.model}: has {len(model.inputs)} inputs, --representative-data an array for "
             "one; convert it in Python with tflite_export.convert, whose representative_data can "
             "be a dict"
+    # Before Keras is loaded, which takes seconds.
+        )
+    check_model_file(options.model)
+    check_path(options.path)
+    kind = options.quantization or "float32"
+    check_kind(kind, options.io_type)
+    if data is None and kind in ("int8", "int16x8"):
+        raise ValueError(
+            f"--representative-data is missing: {kind} needs samples to measure ranges on"
         )
     samples = None if data is None else _load_array(data)
+    choice = [None if x is None else _load_array(x) for x in (options.inputs, options.labels)]
     if _chooses(options):
-        return _convert_smallest(options, model, samples)
+        return _convert_smallest(options, model, samples, *choice)
     path = tflite_export.convert(
         model,
         options.path,
-        options.quantization or "float32",
+        kind,
         representative_data=samples,
         batch_size=options.batch_size,
         io_type=options.io_type,
@@ -317,9 +334,16 @@ def _chooses(options: argparse.Namespace) -> bool:
 
 
 def _check_choice(options: argparse.Namespace) -> None:
+    _write_c_array(options, path)
     by = "--max-difference" if options.max_accuracy_drop is None else "--max-accuracy-drop"
     for name in ("inputs", "labels"):
         given = getattr(options, name) is not None
+def _write_c_array(options: argparse.Namespace, path: Path) -> None:
+    if options.c_array:
+        source, header = tflite_export.write_c_array(path)
+        print(f"{source}, {header}: the file as C source")
+
+
         if given and not _chooses(options):
             raise ValueError(f"--{name}: is for a choice by --max-accuracy-drop")
         needed = name == "inputs" or options.max_accuracy_drop is not None
@@ -332,23 +356,22 @@ def _check_choice(options: argparse.Namespace) -> None:
         raise ValueError(f"--io-type and --batch-size: not together with {by}")
 
 
-def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> int:
+def _convert_smallest(
+    options: argparse.Namespace, model: Any, samples: Any, inputs: Any, labels: Any
+) -> int:
     """Converts a model to the smallest file that is accurate enough; 1 if none is."""
-    _write_c_array(options, path)
     from rich.console import Console
 
     from tflite_export.smallest import choice_tables
-def _write_c_array(options: argparse.Namespace, path: Path) -> None:
-    if options.c_array:
-        source, header = tflite_export.write_c_array(path)
-        print(f"{source}, {header}: the file as C source")
-
-
+    if options.max_accuracy_drop is not None and not 0 <= options.max_accuracy_drop < 1:
+        raise ValueError(
+            f"--max-accuracy-drop {options.max_accuracy_drop:g}: expected 0 to below 1"
+        )
+    if options.max_difference is not None and not options.max_difference > 0:
+        raise ValueError(f"--max-difference {options.max_difference:g}: expected more than 0")
 
     console = Console(soft_wrap=False, highlight=False)
     drop = 0.01 if options.max_accuracy_drop is None else options.max_accuracy_drop
-    inputs = _load_array(options.inputs)
-    labels = None if options.labels is None else _load_array(options.labels)
     bound = {} if options.max_difference is None else {"max_difference": options.max_difference}
     try:
         smallest = tflite_export.convert_smallest(
@@ -369,6 +392,7 @@ def _macs(options: argparse.Namespace) -> int:
     check_survives(options.path, "read")
     print(f"{options.path}: {tflite_export.count_macs(options.path):,} MACs: {_MACS}")
     return 0
+    _write_c_array(options, smallest.path)
 
 
 def _describe(options: argparse.Namespace) -> int:
@@ -384,15 +408,30 @@ def _describe(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     """Compares a file with its model; 1 if they do not agree."""
-    check_survives(options.path, "run")  # before TensorFlow is loaded
+    # Before TensorFlow is loaded.
+    check_model_file(options.model)
+    check_survives(options.path, "run")
     inputs = _load_array(options.inputs)
     labels = None if options.labels is None else _load_array(options.labels)
     model = tflite_export.load_model(options.model, imported_objects(options.imports))
     agreement = tflite_export.verify(model, options.path, inputs, labels)
     print(f"samples            {agreement.num_samples}")
+def _memory(path: Path) -> str:
+    """Says what a file takes of a microcontroller's memory, or why that is not known."""
+    try:
+        memory = tflite_export.peak_memory(path)
+    except ModuleNotFoundError as error:
+        return f"unknown: {error}"
+    except ValueError as error:
+        return f"unknown: {str(error).removeprefix(f'{path}: ')}"
+    return (
+        f"{memory.num_bytes:,} bytes on a microcontroller: {memory.activation_bytes:,} of "
+        f"activations, {memory.persistent_bytes:,} of the runtime"
+    )
+
+
     for name, one in (agreement.outputs or {"": agreement}).items():
         if name:
-    _write_c_array(options, smallest.path)
             print(f"output {name}: {'agrees' if one.agrees else 'DOES NOT AGREE'}")
         for heading, figure, form in (
             ("same argmax", one.argmax_agreement, ".4f"),
@@ -429,20 +468,6 @@ def _serve(options: argparse.Namespace) -> int:
     from tflite_export.devices.browser import serve as run
 
     return run(
-def _memory(path: Path) -> str:
-    """Says what a file takes of a microcontroller's memory, or why that is not known."""
-    try:
-        memory = tflite_export.peak_memory(path)
-    except ModuleNotFoundError as error:
-        return f"unknown: {error}"
-    except ValueError as error:
-        return f"unknown: {str(error).removeprefix(f'{path}: ')}"
-    return (
-        f"{memory.num_bytes:,} bytes on a microcontroller: {memory.activation_bytes:,} of "
-        f"activations, {memory.persistent_bytes:,} of the runtime"
-    )
-
-
         options.path,
         host=options.host,
         port=options.port,

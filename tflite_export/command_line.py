@@ -85,3 +85,10 @@ def printable(text: str) -> str:
         x if x.isprintable() else " " if x.isspace() else x.encode("unicode_escape").decode()
         for x in text
     )
+def positive(text: str) -> int:
+    """Reads an option's value, a whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
