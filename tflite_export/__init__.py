@@ -11,8 +11,8 @@ from tflite_export.file.macs import count_macs
 from tflite_export.file.metadata import Metadata, add_metadata, read_metadata
 from tflite_export.language import generate, perplexity, representative_steps
 from tflite_export.latency import Latency, benchmark
-from tflite_export.optimize import prune, train_quantized
 from tflite_export.memory import PeakMemory, peak_memory
+from tflite_export.optimize import prune, train_quantized
 from tflite_export.smallest import Mode, NoModeHoldsError, Smallest, convert_smallest
 from tflite_export.table import Check, check, check_language_model, render_table
 from tflite_export.verify import Agreement, verify
@@ -27,8 +27,8 @@ __all__ = [
     "Metadata",
     "Mode",
     "NoModeHoldsError",
-    "Quantization",
     "PeakMemory",
+    "Quantization",
     "Smallest",
     "TextAgreement",
     "add_metadata",
@@ -42,8 +42,8 @@ __all__ = [
     "float_operators",
     "generate",
     "load_model",
-    "perplexity",
     "peak_memory",
+    "perplexity",
     "prune",
     "read_metadata",
     "render_table",

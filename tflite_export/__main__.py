@@ -1,6 +1,7 @@
 """Runs the command line, ``python -m tflite_export``."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -15,8 +16,9 @@ from tflite_export.command_line import (
     add_import,
     fail,
     imported_objects,
-    printable,
     positive,
+    printable,
+    still_at_work,
     warnings_in_one_line,
 )
 from tflite_export.convert import (
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     options = _parser().parse_args(arguments)
     try:
-        with warnings_in_one_line("tflite_export"):
+        with warnings_in_one_line("tflite_export"), _reported(options.command):
             status: int = options.run(options)
     except ImportError as error:
         _fail(_missing_package(options.command, error))
@@ -62,6 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         _raise_again(0)
     return status
+
+
+def _reported(command: str) -> contextlib.AbstractContextManager[None]:
+    """Says every so often that a command is at work, but for one that serves until it is ended."""
+    serves = command == "serve"
+    return contextlib.nullcontext() if serves else still_at_work("tflite_export", command)
 
 
 # TensorFlow's converter makes other errors of a KeyboardInterrupt.
@@ -186,6 +194,13 @@ def _parser() -> argparse.ArgumentParser:
         "--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,), if it has some"
     )
 
+    added.add_argument(
+        "--c-array",
+        action="store_true",
+        help="also write the file as C source and a header, OUT.c and OUT.h, as 'xxd -i' does, for "
+        "microcontrollers without a file system",
+    )
+
     added = command("macs", _macs, f"Count {_MACS}.", "model.tflite")
     added.add_argument("path", type=Path, metavar="FILE.tflite")
 
@@ -194,13 +209,6 @@ def _parser() -> argparse.ArgumentParser:
         _describe,
         "Say what a file is: metadata, size, peak memory on a microcontroller, inputs and\n"
         "outputs, operators, and of an int8 file which operators stayed float32.",
-    added.add_argument(
-        "--c-array",
-        action="store_true",
-        help="also write the file as C source and a header, OUT.c and OUT.h, as 'xxd -i' does, for "
-        "microcontrollers without a file system",
-    )
-
         "model.tflite",
     )
     added.add_argument("path", type=Path, metavar="FILE.tflite")
@@ -294,26 +302,26 @@ def _add_timing(parser: argparse.ArgumentParser) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     """Converts a model to a file."""
-    _check_choice(options)
-    data = options.representative_data
-    model = tflite_export.load_model(options.model, imported_objects(options.imports))
-    if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
-        raise ValueError(
-            f"{options.model}: has {len(model.inputs)} inputs, --representative-data an array for "
-            "one; convert it in Python with tflite_export.convert, whose representative_data can "
-            "be a dict"
     # Before Keras is loaded, which takes seconds.
-        )
+    _check_choice(options)
     check_model_file(options.model)
     check_path(options.path)
     kind = options.quantization or "float32"
     check_kind(kind, options.io_type)
+    data = options.representative_data
     if data is None and kind in ("int8", "int16x8"):
         raise ValueError(
             f"--representative-data is missing: {kind} needs samples to measure ranges on"
         )
     samples = None if data is None else _load_array(data)
     choice = [None if x is None else _load_array(x) for x in (options.inputs, options.labels)]
+    model = tflite_export.load_model(options.model, imported_objects(options.imports))
+    if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
+        raise ValueError(
+            f"{options.model}: has {len(model.inputs)} inputs, --representative-data an array for "
+            "one; convert it in Python with tflite_export.convert, whose representative_data can "
+            "be a dict"
+        )
     if _chooses(options):
         return _convert_smallest(options, model, samples, *choice)
     path = tflite_export.convert(
@@ -326,7 +334,14 @@ def _convert(options: argparse.Namespace) -> int:
         input_shape=None if options.input_shape is None else tuple(options.input_shape),
     )
     print(f"{path}: {quantization(path)}, {path.stat().st_size:,} bytes")
+    _write_c_array(options, path)
     return 0
+
+
+def _write_c_array(options: argparse.Namespace, path: Path) -> None:
+    if options.c_array:
+        source, header = tflite_export.write_c_array(path)
+        print(f"{source}, {header}: the file as C source")
 
 
 def _chooses(options: argparse.Namespace) -> bool:
@@ -334,16 +349,9 @@ def _chooses(options: argparse.Namespace) -> bool:
 
 
 def _check_choice(options: argparse.Namespace) -> None:
-    _write_c_array(options, path)
     by = "--max-difference" if options.max_accuracy_drop is None else "--max-accuracy-drop"
     for name in ("inputs", "labels"):
         given = getattr(options, name) is not None
-def _write_c_array(options: argparse.Namespace, path: Path) -> None:
-    if options.c_array:
-        source, header = tflite_export.write_c_array(path)
-        print(f"{source}, {header}: the file as C source")
-
-
         if given and not _chooses(options):
             raise ValueError(f"--{name}: is for a choice by --max-accuracy-drop")
         needed = name == "inputs" or options.max_accuracy_drop is not None
@@ -354,6 +362,12 @@ def _write_c_array(options: argparse.Namespace, path: Path) -> None:
             raise ValueError(f"--{name.replace('_', '-')}: not together with --max-difference")
     if _chooses(options) and (options.io_type != "float32" or options.batch_size != 1):
         raise ValueError(f"--io-type and --batch-size: not together with {by}")
+    if options.max_accuracy_drop is not None and not 0 <= options.max_accuracy_drop < 1:
+        raise ValueError(
+            f"--max-accuracy-drop {options.max_accuracy_drop:g}: expected 0 to below 1"
+        )
+    if options.max_difference is not None and not options.max_difference > 0:
+        raise ValueError(f"--max-difference {options.max_difference:g}: expected more than 0")
 
 
 def _convert_smallest(
@@ -363,12 +377,6 @@ def _convert_smallest(
     from rich.console import Console
 
     from tflite_export.smallest import choice_tables
-    if options.max_accuracy_drop is not None and not 0 <= options.max_accuracy_drop < 1:
-        raise ValueError(
-            f"--max-accuracy-drop {options.max_accuracy_drop:g}: expected 0 to below 1"
-        )
-    if options.max_difference is not None and not options.max_difference > 0:
-        raise ValueError(f"--max-difference {options.max_difference:g}: expected more than 0")
 
     console = Console(soft_wrap=False, highlight=False)
     drop = 0.01 if options.max_accuracy_drop is None else options.max_accuracy_drop
@@ -384,6 +392,7 @@ def _convert_smallest(
     for table in choice_tables(smallest.modes, drop, smallest):
         console.print(table)
     print(f"{smallest.path}: {smallest.chosen.quantization}, {smallest.chosen.num_bytes:,} bytes")
+    _write_c_array(options, smallest.path)
     return 0
 
 
@@ -392,7 +401,6 @@ def _macs(options: argparse.Namespace) -> int:
     check_survives(options.path, "read")
     print(f"{options.path}: {tflite_export.count_macs(options.path):,} MACs: {_MACS}")
     return 0
-    _write_c_array(options, smallest.path)
 
 
 def _describe(options: argparse.Namespace) -> int:
@@ -406,16 +414,6 @@ def _describe(options: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(options: argparse.Namespace) -> int:
-    """Compares a file with its model; 1 if they do not agree."""
-    # Before TensorFlow is loaded.
-    check_model_file(options.model)
-    check_survives(options.path, "run")
-    inputs = _load_array(options.inputs)
-    labels = None if options.labels is None else _load_array(options.labels)
-    model = tflite_export.load_model(options.model, imported_objects(options.imports))
-    agreement = tflite_export.verify(model, options.path, inputs, labels)
-    print(f"samples            {agreement.num_samples}")
 def _memory(path: Path) -> str:
     """Says what a file takes of a microcontroller's memory, or why that is not known."""
     try:
@@ -430,6 +428,16 @@ def _memory(path: Path) -> str:
     )
 
 
+def _verify(options: argparse.Namespace) -> int:
+    """Compares a file with its model; 1 if they do not agree."""
+    # Before TensorFlow is loaded.
+    check_model_file(options.model)
+    check_survives(options.path, "run")
+    inputs = _load_array(options.inputs)
+    labels = None if options.labels is None else _load_array(options.labels)
+    model = tflite_export.load_model(options.model, imported_objects(options.imports))
+    agreement = tflite_export.verify(model, options.path, inputs, labels)
+    print(f"samples            {agreement.num_samples}")
     for name, one in (agreement.outputs or {"": agreement}).items():
         if name:
             print(f"output {name}: {'agrees' if one.agrees else 'DOES NOT AGREE'}")

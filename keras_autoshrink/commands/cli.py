@@ -19,7 +19,12 @@ from keras_autoshrink.commands.preflight import check_options, report_path
 from keras_autoshrink.commands.processes import end_with_parent
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import saved_search
-from tflite_export.command_line import fail, imported_objects, warnings_in_one_line
+from tflite_export.command_line import (
+    fail,
+    imported_objects,
+    still_at_work,
+    warnings_in_one_line,
+)
 from tflite_export.runtime import native_output_silenced
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -44,12 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = parse(arguments)
+        check_options(options)
         if options.command == "search" and _takes_several_machines(options):
             from keras_autoshrink.commands.launcher import launch
 
             return launch(options, arguments)
         return _run(options)
-        check_options(options)
     except ModuleNotFoundError as error:
         reason = str(error)
         if error.name == "tensorflow":  # Keras, which takes it where nothing else is set
@@ -91,6 +96,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "generate":
         return generate(options)
     run = {"demo": _demo, "search": _search, "train": _train, "export": _export, "show": _show}
+    if options.command in ("train", "export") and not getattr(options, "quiet", False):
+        with still_at_work(PROGRAM, options.command):
+            return run[options.command](options)
     return run[options.command](options)
 
 

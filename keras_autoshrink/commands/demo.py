@@ -18,6 +18,7 @@ from keras_autoshrink.commands import images, pipeline, text
 from keras_autoshrink.commands.arguments import PROGRAM, parse
 from keras_autoshrink.commands.generate import generate
 from keras_autoshrink.report import saved_search
+from tflite_export.command_line import still_at_work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +100,16 @@ def demo(options: argparse.Namespace) -> int:
     for name, cell in cells.items():
         arguments = [cell, *plan.train.split(), "--output", networks[name], "--quiet"]
         train = command("train", *arguments, *seed, *again)
-        plan.module.train(train, saved_search.read_cell(cell))
+        with still_at_work(PROGRAM, f"training {networks[name]}"):
+            plan.module.train(train, saved_search.read_cell(cell))
 
     console.rule("3. Export and checks")
     status, checks = 0, {}
     for name, path in networks.items():
         export = command("export", path, *plan.export.split())
         model, facts = tflite_export.load_model(path), saved_search.read_facts(path)
-        checks[name] = plan.module.export(export, model, facts)
+        with still_at_work(PROGRAM, f"exporting {path}"):
+            checks[name] = plan.module.export(export, model, facts)
         status = max(status, pipeline.report_checks(checks[name]))
     params = {name: saved_search.read_facts(path)["params"] for name, path in networks.items()}
     pipeline.print_table(_comparison(plan, params, checks))

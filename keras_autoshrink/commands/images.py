@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import tempfile
@@ -37,6 +38,7 @@ from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint
 from keras_autoshrink.training.classifier import architecture, train_network
 from keras_autoshrink.training.recipes import RECIPES, Recipe, default_recipe, has_photographs
+from tflite_export.command_line import still_at_work
 from tflite_export.optimize import check_optimisable
 from tflite_export.smallest import choice_tables
 
@@ -62,7 +64,9 @@ def search(options: argparse.Namespace) -> None:
         strategy = distribution.create_strategy(options.distribution_strategy)
     source = searched_images(options)
     proxy = tuple(options.proxy_images) if options.proxy_images else None
-    data = _load(source, options, "search", proxy)
+    quiet = options.quiet
+    with contextlib.nullcontext() if quiet else still_at_work(PROGRAM, "reading the images"):
+        data = _load(source, options, "search", proxy)
     names = ("target_macs", "target_params", "target_latency_ms")
     target = {name: getattr(options, name) for name in names}
     at_budget = any(target.values())
