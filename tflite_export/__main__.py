@@ -306,7 +306,7 @@ def _convert(options: argparse.Namespace) -> int:
     _check_choice(options)
     check_model_file(options.model)
     check_path(options.path)
-    kind = options.quantization or "float32"
+    kind: Quantization = options.quantization or "float32"
     check_kind(kind, options.io_type)
     data = options.representative_data
     if data is None and kind in ("int8", "int16x8"):

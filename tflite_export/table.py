@@ -235,7 +235,7 @@ def render_table(checks: Sequence[Check]) -> Table:
     if any(one.peak_memory for one in checks):
         add_row(
             "peak memory, bytes",
-            lambda one: _or_unknown(one.peak_memory and one.peak_memory.num_bytes, ","),
+            lambda one: f"{one.peak_memory.num_bytes:,}" if one.peak_memory else "?",
         )
     agreements = [_agreement_cells(one.agreement) for one in checks]
     # The rows of all files, in the order of the first that has them.
