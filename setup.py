@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# There are nightly builds for this system alone.
+MICRO = "tflite-micro>=0.dev20260101; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
 setup(
     name="keras_autoshrink",
@@ -13,6 +15,9 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    # So that an editable install puts this folder on the path. Else a finder of setuptools' comes
+    # after the path, where a script beside a clone called keras_autoshrink finds that clone first.
+    package_dir={"": "."},
     packages=find_packages(include=["keras_autoshrink*", "tflite_export*"]),
     package_data={
         "keras_autoshrink": ["py.typed", "report/web/*"],
@@ -48,6 +53,7 @@ setup(
         "optimize": ["tensorflow-model-optimization>=0.8", "tf_keras>=2.19"],
         "gpu": ["tensorflow[and-cuda]>=2.19"],
         "jax": ["jax>=0.4.35"],
+        "micro": [MICRO],
         "tutorials": ["jupyterlab>=4", "pandas>=2"],
         "dev": [
             # The documentation's look.
@@ -72,6 +78,8 @@ setup(
             # As for the extra "optimize".
             "tensorflow-model-optimization>=0.8",
             "tf_keras>=2.19",
+            # As for the extra "micro".
+            MICRO,
         ],
     },
     entry_points={"console_scripts": ["autoshrink=keras_autoshrink.commands.cli:main"]},

@@ -372,19 +372,3 @@ def test_the_command_optimises_what_it_is_given(exported, tmp_path, monkeypatch,
     metadata = tflite_export.read_metadata(names[2])
     assert metadata.name == "net.pruned"
     assert metadata.labels == tuple("0123456789")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--epochs 2", "--epochs: is for --qat and --prune"),
-        ("--prune 1.5", "--prune 1.5: expected more than 0 and less than 1"),
-    ],
-)
-def test_the_command_refuses_in_one_line(options, message, exported, tmp_path, capsys):
-    exported.model.save(tmp_path / "net.keras")
-    with pytest.raises(SystemExit) as stopped:
-        main(["export", str(tmp_path / "net.keras"), *options.split()])
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"autoshrink: error: {message}\n"
-    assert not [*tmp_path.glob("*.tflite")]

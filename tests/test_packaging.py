@@ -2,6 +2,10 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import keras_autoshrink
@@ -33,3 +37,25 @@ def test_the_citation_names_the_package_its_licence_and_the_paper():
     assert found["title"] == ast.literal_eval(given["name"])
     assert found["license"] == ast.literal_eval(given["license"])
     assert re.search(r"^  url: https://arxiv\.org/abs/1911\.09251$", CITATION, re.M)
+
+
+def test_a_script_beside_an_editable_clone_imports_the_package_and_not_the_clone(tmp_path):
+    clone, installed = tmp_path / "keras_autoshrink", tmp_path / "site"
+    for package in ("keras_autoshrink", "tflite_export"):
+        (clone / package).mkdir(parents=True)
+        (clone / package / "__init__.py").touch()
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, clone)
+    # What pip calls, and then unpacks.
+    build = "from setuptools import build_meta; build_meta.build_editable('../site')"
+    installed.mkdir()
+    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
+    with zipfile.ZipFile(next(installed.glob("*.whl"))) as wheel:
+        wheel.extractall(installed)
+    (tmp_path / "script.py").write_text(
+        "import site; site.addsitedir('site'); import keras_autoshrink as kas; print(kas.__file__)"
+    )
+    # Without the packages of this process.
+    script = [sys.executable, "-S", "script.py"]
+    printed = subprocess.check_output(script, cwd=tmp_path, env={}, text=True)
+    assert Path(printed.strip()) == clone / "keras_autoshrink" / "__init__.py"

@@ -6,7 +6,7 @@ import pytest
 from computed_searches import accuracy, at_budget, bayesian, outcome, paper
 
 from keras_autoshrink.report import final
-from keras_autoshrink.report.progress import SearchProgress
+from keras_autoshrink.report.progress import STILL, SearchProgress
 from keras_autoshrink.search.records import Outcome
 
 
@@ -69,6 +69,35 @@ def test_quiet_is_quiet_and_a_terminal_keeps_rounds_alone(capsys, monkeypatch):
     printed = shown(paper(num_candidates=2, keep_fraction=0.9), capsys)
     assert printed.count("Round 0 done") == 1
     assert ": score " not in printed  # of a candidate
+
+
+def test_a_candidate_that_takes_long_is_said_where_there_is_no_terminal(capsys, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("keras_autoshrink.report.progress.time.monotonic", lambda: now)
+    search = paper(num_candidates=2, keep_fraction=0.9)
+    progress = SearchProgress(1)
+    progress.trial_begin(search, search.pending()[0].cell)
+    printed = []
+    while now < 1100:
+        now += STILL
+        progress.still()
+        printed += [now - 1000] if capsys.readouterr().out else []
+    assert printed == [15, 30, 45, 60, 75, 90]
+    now += STILL
+    progress.say("a line of another kind")
+    now += 2 * STILL
+    progress.still()
+    now += 2 * STILL
+    progress.still()
+    assert capsys.readouterr().out.splitlines() == [
+        "a line of another kind",
+        "Round 0: candidate 1 of 1 with 28 of 28 edges, first of all: 0:02:05 so far",
+    ]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    on_terminal = SearchProgress(1)
+    now += 10 * STILL
+    on_terminal.still()
+    assert capsys.readouterr().out == ""
 
 
 def test_an_interrupt_says_how_to_go_on(capsys):

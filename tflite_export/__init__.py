@@ -4,12 +4,14 @@ Importing this package loads neither TensorFlow nor Keras; what takes a Keras mo
 is called.
 """
 
+from tflite_export.c_array import write_c_array
 from tflite_export.convert import Quantization, convert, load_model
 from tflite_export.file.description import Description, FloatOperator, describe, float_operators
 from tflite_export.file.macs import count_macs
 from tflite_export.file.metadata import Metadata, add_metadata, read_metadata
 from tflite_export.language import generate, perplexity, representative_steps
 from tflite_export.latency import Latency, benchmark
+from tflite_export.memory import PeakMemory, peak_memory
 from tflite_export.optimize import prune, train_quantized
 from tflite_export.smallest import Mode, NoModeHoldsError, Smallest, convert_smallest
 from tflite_export.table import Check, check, check_language_model, render_table
@@ -25,6 +27,7 @@ __all__ = [
     "Metadata",
     "Mode",
     "NoModeHoldsError",
+    "PeakMemory",
     "Quantization",
     "Smallest",
     "TextAgreement",
@@ -39,6 +42,7 @@ __all__ = [
     "float_operators",
     "generate",
     "load_model",
+    "peak_memory",
     "perplexity",
     "prune",
     "read_metadata",
@@ -47,4 +51,5 @@ __all__ = [
     "train_quantized",
     "verify",
     "verify_language_model",
+    "write_c_array",
 ]

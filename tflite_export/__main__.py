@@ -1,6 +1,7 @@
 """Runs the command line, ``python -m tflite_export``."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -15,10 +16,18 @@ from tflite_export.command_line import (
     add_import,
     fail,
     imported_objects,
+    positive,
     printable,
+    still_at_work,
     warnings_in_one_line,
 )
-from tflite_export.convert import IOType, Quantization
+from tflite_export.convert import (
+    IOType,
+    Quantization,
+    check_kind,
+    check_model_file,
+    check_path,
+)
 from tflite_export.devices.litertjs import VERSION
 from tflite_export.file.description import describe_tables, quantization
 from tflite_export.file.flatbuffer import check_head
@@ -44,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     options = _parser().parse_args(arguments)
     try:
-        with warnings_in_one_line("tflite_export"):
+        with warnings_in_one_line("tflite_export"), _reported(options.command):
             status: int = options.run(options)
     except ImportError as error:
         _fail(_missing_package(options.command, error))
@@ -55,6 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         _raise_again(0)
     return status
+
+
+def _reported(command: str) -> contextlib.AbstractContextManager[None]:
+    """Says every so often that a command is at work, but for one that serves until it is ended."""
+    serves = command == "serve"
+    return contextlib.nullcontext() if serves else still_at_work("tflite_export", command)
 
 
 # TensorFlow's converter makes other errors of a KeyboardInterrupt.
@@ -156,11 +171,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what an int8 file takes and gives (default: float32)",
     )
     added.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="samples at a time (default: 1)"
+        "--batch-size", type=positive, default=1, metavar="N", help="samples at a time (default: 1)"
     )
     added.add_argument(
         "--input-shape",
-        type=int,
+        type=positive,
         nargs="+",
         metavar="N",
         help="the shape of a sample, such as 224 224 3, of a model that leaves it open",
@@ -179,14 +194,21 @@ def _parser() -> argparse.ArgumentParser:
         "--labels", type=Path, metavar="Y.npy", help="their classes, integers (n,), if it has some"
     )
 
+    added.add_argument(
+        "--c-array",
+        action="store_true",
+        help="also write the file as C source and a header, OUT.c and OUT.h, as 'xxd -i' does, for "
+        "microcontrollers without a file system",
+    )
+
     added = command("macs", _macs, f"Count {_MACS}.", "model.tflite")
     added.add_argument("path", type=Path, metavar="FILE.tflite")
 
     added = command(
         "describe",
         _describe,
-        "Say what a file is: metadata, size, inputs and outputs, operators, and of an int8 file\n"
-        "which operators stayed float32.",
+        "Say what a file is: metadata, size, peak memory on a microcontroller, inputs and\n"
+        "outputs, operators, and of an int8 file which operators stayed float32.",
         "model.tflite",
     )
     added.add_argument("path", type=Path, metavar="FILE.tflite")
@@ -248,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"LiteRT.js, as npm puts it into node_modules/@litertjs; by default version {VERSION} "
         "in the user's caches, fetched with npm the first time",
     )
-    added.add_argument("--runs", type=int, default=100, metavar="N")
+    added.add_argument("--runs", type=positive, default=100, metavar="N")
 
     added = command(
         "android",
@@ -274,14 +296,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_timing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N")
-    parser.add_argument("--runs", type=int, default=100, metavar="N")
+    parser.add_argument("--threads", type=positive, nargs="+", default=[1], metavar="N")
+    parser.add_argument("--runs", type=positive, default=100, metavar="N")
 
 
 def _convert(options: argparse.Namespace) -> int:
     """Converts a model to a file."""
+    # Before Keras is loaded, which takes seconds.
     _check_choice(options)
+    check_model_file(options.model)
+    check_path(options.path)
+    kind: Quantization = options.quantization or "float32"
+    check_kind(kind, options.io_type)
     data = options.representative_data
+    if data is None and kind in ("int8", "int16x8"):
+        raise ValueError(
+            f"--representative-data is missing: {kind} needs samples to measure ranges on"
+        )
+    samples = None if data is None else _load_array(data)
+    choice = [None if x is None else _load_array(x) for x in (options.inputs, options.labels)]
     model = tflite_export.load_model(options.model, imported_objects(options.imports))
     if data is not None and len(getattr(model, "inputs", None) or ()) > 1:
         raise ValueError(
@@ -289,20 +322,26 @@ def _convert(options: argparse.Namespace) -> int:
             "one; convert it in Python with tflite_export.convert, whose representative_data can "
             "be a dict"
         )
-    samples = None if data is None else _load_array(data)
     if _chooses(options):
-        return _convert_smallest(options, model, samples)
+        return _convert_smallest(options, model, samples, *choice)
     path = tflite_export.convert(
         model,
         options.path,
-        options.quantization or "float32",
+        kind,
         representative_data=samples,
         batch_size=options.batch_size,
         io_type=options.io_type,
         input_shape=None if options.input_shape is None else tuple(options.input_shape),
     )
     print(f"{path}: {quantization(path)}, {path.stat().st_size:,} bytes")
+    _write_c_array(options, path)
     return 0
+
+
+def _write_c_array(options: argparse.Namespace, path: Path) -> None:
+    if options.c_array:
+        source, header = tflite_export.write_c_array(path)
+        print(f"{source}, {header}: the file as C source")
 
 
 def _chooses(options: argparse.Namespace) -> bool:
@@ -323,9 +362,17 @@ def _check_choice(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')}: not together with --max-difference")
     if _chooses(options) and (options.io_type != "float32" or options.batch_size != 1):
         raise ValueError(f"--io-type and --batch-size: not together with {by}")
+    if options.max_accuracy_drop is not None and not 0 <= options.max_accuracy_drop < 1:
+        raise ValueError(
+            f"--max-accuracy-drop {options.max_accuracy_drop:g}: expected 0 to below 1"
+        )
+    if options.max_difference is not None and not options.max_difference > 0:
+        raise ValueError(f"--max-difference {options.max_difference:g}: expected more than 0")
 
 
-def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> int:
+def _convert_smallest(
+    options: argparse.Namespace, model: Any, samples: Any, inputs: Any, labels: Any
+) -> int:
     """Converts a model to the smallest file that is accurate enough; 1 if none is."""
     from rich.console import Console
 
@@ -333,8 +380,6 @@ def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> 
 
     console = Console(soft_wrap=False, highlight=False)
     drop = 0.01 if options.max_accuracy_drop is None else options.max_accuracy_drop
-    inputs = _load_array(options.inputs)
-    labels = None if options.labels is None else _load_array(options.labels)
     bound = {} if options.max_difference is None else {"max_difference": options.max_difference}
     try:
         smallest = tflite_export.convert_smallest(
@@ -347,6 +392,7 @@ def _convert_smallest(options: argparse.Namespace, model: Any, samples: Any) -> 
     for table in choice_tables(smallest.modes, drop, smallest):
         console.print(table)
     print(f"{smallest.path}: {smallest.chosen.quantization}, {smallest.chosen.num_bytes:,} bytes")
+    _write_c_array(options, smallest.path)
     return 0
 
 
@@ -363,14 +409,30 @@ def _describe(options: argparse.Namespace) -> int:
 
     check_survives(options.path, "read")
     console = Console(soft_wrap=False, highlight=False)
-    for table in describe_tables(tflite_export.describe(options.path)):
+    for table in describe_tables(tflite_export.describe(options.path), _memory(options.path)):
         console.print(table)
     return 0
 
 
+def _memory(path: Path) -> str:
+    """Says what a file takes of a microcontroller's memory, or why that is not known."""
+    try:
+        memory = tflite_export.peak_memory(path)
+    except ModuleNotFoundError as error:
+        return f"unknown: {error}"
+    except ValueError as error:
+        return f"unknown: {str(error).removeprefix(f'{path}: ')}"
+    return (
+        f"{memory.num_bytes:,} bytes on a microcontroller: {memory.activation_bytes:,} of "
+        f"activations, {memory.persistent_bytes:,} of the runtime"
+    )
+
+
 def _verify(options: argparse.Namespace) -> int:
     """Compares a file with its model; 1 if they do not agree."""
-    check_survives(options.path, "run")  # before TensorFlow is loaded
+    # Before TensorFlow is loaded.
+    check_model_file(options.model)
+    check_survives(options.path, "run")
     inputs = _load_array(options.inputs)
     labels = None if options.labels is None else _load_array(options.labels)
     model = tflite_export.load_model(options.model, imported_objects(options.imports))

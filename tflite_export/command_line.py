@@ -1,12 +1,20 @@
-"""Parses command lines, and reports errors in one line; both packages' commands share it."""
+"""Parses command lines, and reports errors and long work; both packages' commands share it."""
 
 import argparse
 import contextlib
+import datetime
 import importlib
+import io
+import os
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import Any, NoReturn
+
+_STILL = 20.0  # seconds between two lines of a command at work
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,6 +43,66 @@ def fail(program: str, message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+class Heartbeat:
+    """Calls a function at intervals, in a thread, while a ``with`` block runs.
+
+    Args:
+        beat: The function.
+        seconds: The interval.
+    """
+
+    def __init__(self, beat: Callable[[], None], seconds: float) -> None:
+        self._beat, self._seconds = beat, seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._seconds):
+            self._beat()
+
+
+@contextlib.contextmanager
+def still_at_work(program: str, what: str, seconds: float = _STILL) -> Iterator[None]:
+    """Writes at intervals, on standard error, what a ``with`` block does and for how long.
+
+    Args:
+        program: Its name, which begins the line.
+        what: What it does.
+        seconds: The interval.
+    """
+    started = time.monotonic()
+    try:
+        # A copy, as what TensorFlow prints is kept off the original.
+        stream = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+    except (AttributeError, OSError, io.UnsupportedOperation):  # as in a notebook
+        stream = None
+
+    def say() -> None:
+        elapsed = datetime.timedelta(seconds=round(time.monotonic() - started))
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(f"{program}: {what}, {elapsed} so far", file=stream or sys.stderr, flush=True)
+
+    try:
+        with Heartbeat(say, seconds):
+            yield
+    finally:
+        if stream:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
 @contextlib.contextmanager
 def warnings_in_one_line(program: str) -> Iterator[None]:
     """Writes what a ``with`` block warns of as lines on standard error, without Python's places."""
@@ -46,6 +114,13 @@ def warnings_in_one_line(program: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+def positive(text: str) -> int:
+    """Reads an option's value, a whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:

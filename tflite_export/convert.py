@@ -100,17 +100,7 @@ def convert(
     model = with_fixed_inputs(model, input_shape)
     check_model(model, batch_size)
     check_path(path)
-    if quantization not in get_args(Quantization):
-        raise ValueError(
-            f"quantization must be one of {', '.join(get_args(Quantization))}, not {quantization!r}"
-        )
-    if io_type not in get_args(IOType):
-        raise ValueError(f"io_type must be one of {', '.join(get_args(IOType))}, not {io_type!r}")
-    if io_type != "float32" and quantization != "int8":
-        raise ValueError(
-            f"io_type {io_type} is for quantization int8, not {quantization}: other files compute "
-            "with float32 or int16 inputs and outputs"
-        )
+    check_kind(quantization, io_type)
     options = _converter_options(model, quantization, representative_data, batch_size, io_type)
     signature = keras.tree.map_structure(
         lambda tensor: keras.InputSpec(
@@ -184,14 +174,7 @@ def load_model(
         (None, 2)
     """
     path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise ValueError(f"{path}: {what}")
-    if path.suffix == ".tflite":
-        raise ValueError(f"{path}: a .tflite file; give the .keras file that it was made from")
-    # Keras reports one as "File not found".
-    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not a .keras file: it is cut off, damaged or of another format")
+    check_model_file(path)
     with native_output_silenced():  # TensorFlow announces its devices when it is imported
         import keras
 
@@ -214,6 +197,18 @@ def load_model(
                 ) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{path}: not a Keras model that can be loaded: {reason}") from error
+
+
+def check_model_file(path: Path) -> None:
+    """Raises ValueError for a path where ``load_model`` finds no file, or none of a model."""
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {what}")
+    if path.suffix == ".tflite":
+        raise ValueError(f"{path}: a .tflite file; give the .keras file that it was made from")
+    # Keras reports one as "File not found".
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a .keras file: it is cut off, damaged or of another format")
 
 
 def _module_of(class_name: str, message: str) -> str:
@@ -279,6 +274,21 @@ def check_path(path: Path) -> None:
         raise ValueError(f"path is a folder: {path}")
     if not path.parent.is_dir():
         raise ValueError(f"path is in a folder that does not exist; create it first: {path}")
+
+
+def check_kind(quantization: str, io_type: str) -> None:
+    """Raises ValueError for a quantization or an io_type that there is not, or not together."""
+    if quantization not in get_args(Quantization):
+        raise ValueError(
+            f"quantization must be one of {', '.join(get_args(Quantization))}, not {quantization!r}"
+        )
+    if io_type not in get_args(IOType):
+        raise ValueError(f"io_type must be one of {', '.join(get_args(IOType))}, not {io_type!r}")
+    if io_type != "float32" and quantization != "int8":
+        raise ValueError(
+            f"io_type {io_type} is for quantization int8, not {quantization}: other files compute "
+            "with float32 or int16 inputs and outputs"
+        )
 
 
 def check_backend(model: keras.Model, purpose: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from tflite_export.file.description import gzip_size, quantization
 from tflite_export.file.macs import count_macs
 from tflite_export.latency import Latency, benchmark
+from tflite_export.memory import PeakMemory, peak_memory
 from tflite_export.verify import Agreement, verify
 from tflite_export.verify_language import TextAgreement, verify_language_model
 
@@ -40,6 +42,8 @@ class Check:
             room in the file itself.
         agreement: Its outputs against the model's.
         latencies: One for each number of threads.
+        peak_memory: Its tensor arena on a microcontroller; None if not known, as of a file that
+            has operators which run on none.
 
     Example:
         >>> import keras
@@ -60,6 +64,7 @@ class Check:
     gzip_bytes: int
     agreement: Agreement | TextAgreement
     latencies: tuple[Latency, ...]
+    peak_memory: PeakMemory | None = None
 
     @property
     def macs_equal(self) -> bool | None:
@@ -161,7 +166,15 @@ def _check(
         gzip_bytes=gzip_size(path.read_bytes()),
         agreement=agreement,
         latencies=tuple(benchmark(path, num_threads) for num_threads in threads),
+        peak_memory=_peak_memory(path),
     )
+
+
+def _peak_memory(path: Path) -> PeakMemory | None:
+    # Phones run what microcontrollers cannot, and the package for these is not needed for those.
+    with contextlib.suppress(ModuleNotFoundError, ValueError):
+        return peak_memory(path)
+    return None
 
 
 def render_table(checks: Sequence[Check]) -> Table:
@@ -219,6 +232,11 @@ def render_table(checks: Sequence[Check]) -> Table:
     add_row("MACs equal", lambda one: {None: "?", True: "yes", False: "NO"}[one.macs_equal])
     add_row("bytes", lambda one: f"{one.num_bytes:,}")
     add_row("bytes by gzip", lambda one: f"{one.gzip_bytes:,}")
+    if any(one.peak_memory for one in checks):
+        add_row(
+            "peak memory, bytes",
+            lambda one: f"{one.peak_memory.num_bytes:,}" if one.peak_memory else "?",
+        )
     agreements = [_agreement_cells(one.agreement) for one in checks]
     # The rows of all files, in the order of the first that has them.
     for heading in dict.fromkeys(heading for cells in agreements for heading in cells):

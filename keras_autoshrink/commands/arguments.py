@@ -9,7 +9,7 @@ import math
 import re
 import textwrap
 import zipfile
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +18,7 @@ from keras_autoshrink.commands.processes import Address
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import COSTS
 from keras_autoshrink.search import STRATEGIES
-from tflite_export.command_line import Parser, add_import
+from tflite_export.command_line import Parser, add_import, positive
 from tflite_export.convert import Quantization
 
 PROGRAM = "autoshrink"
@@ -106,7 +106,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: with 2 after one line on standard error for arguments that do not fit, with 0
             after `--help` or `--version`.
-        ValueError: the cell to train cannot be read, or two options contradict one another.
+        ValueError: the cell to train cannot be read.
     """
     task = _find_task(arguments)
     parser = build_parser(task)
@@ -119,8 +119,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.task = task
     # For the record: with --overwrite it would delete what it is a record of.
     options.argv = [PROGRAM, *(argument for argument in arguments if argument != "--overwrite")]
-    if options.command == "search":
-        _check_search(options, {argument.partition("=")[0] for argument in arguments})
     return options
 
 
@@ -152,31 +150,6 @@ def default_project(options: argparse.Namespace) -> str:
     if options.task == "text":
         return Path(options.data_dir or "pydoc").resolve().name
     return Path(options.dataset or "digits").resolve().stem
-
-
-# Beside a target these say nothing, or something else.
-_NOT_AT_BUDGET = {
-    "--filters": "widths follow from it",
-    "--stem-filters": "widths follow from it",
-    "--cost": "the score is the accuracy alone",
-    "--mac-weight": "the score is the accuracy alone",
-    "--max-macs": "it says what networks cost",
-}
-
-
-def _check_search(options: argparse.Namespace, given: Set[str]) -> None:
-    """Refuses options of `search` that contradict one another; `given` are those written out."""
-    if options.strategy == "paper" and options.max_candidates:
-        raise ValueError(
-            f"--max-candidates {options.max_candidates}: is for --strategy bayesian; paper ends by "
-            "itself, --keep-fraction and --candidates say when"
-        )
-    for target in ("--target-macs", "--target-params", "--target-latency-ms"):
-        for option, why in _NOT_AT_BUDGET.items():
-            if {target, option} <= given:
-                raise ValueError(f"{option}: {why}, with {target}; leave out one of the two")
-    if "--latency-of" in given and "--target-latency-ms" not in given:
-        raise ValueError("--latency-of: is for --target-latency-ms")
 
 
 # The task of a command line
@@ -505,13 +478,6 @@ def _add_data(options: _Options, task: str, default: str, large: bool = False) -
 
 
 # The values of options
-
-
-def positive(text: str) -> int:
-    """Reads a whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
 
 
 def rate(text: str) -> float:

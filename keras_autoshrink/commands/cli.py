@@ -15,10 +15,16 @@ from rich.table import Table
 from keras_autoshrink.backend import check_tensorflow, check_tensorflow_backend, visible_gpus
 from keras_autoshrink.cell import SHRINKCNN_CELL
 from keras_autoshrink.commands.arguments import PROGRAM, parse
+from keras_autoshrink.commands.preflight import check_options, report_path
 from keras_autoshrink.commands.processes import end_with_parent
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import saved_search
-from tflite_export.command_line import fail, imported_objects, warnings_in_one_line
+from tflite_export.command_line import (
+    fail,
+    imported_objects,
+    still_at_work,
+    warnings_in_one_line,
+)
 from tflite_export.runtime import native_output_silenced
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -43,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = parse(arguments)
+        check_options(options)
         if options.command == "search" and _takes_several_machines(options):
             from keras_autoshrink.commands.launcher import launch
 
@@ -96,6 +103,9 @@ def _run(options: argparse.Namespace) -> int:
         "export": _export,
         "show": _show,
     }
+    if options.command in ("train", "export") and not getattr(options, "quiet", False):
+        with still_at_work(PROGRAM, options.command):
+            return run[options.command](options)
     return run[options.command](options)
 
 
@@ -128,8 +138,6 @@ def _search(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     check_tensorflow("autoshrink train")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"--seed {options.seed}: expected 0 to 2**32 - 1")
     network = saved_search.read_network(Path(options.cell))
     if Path(options.cell).is_dir() and not saved_search.read_search(Path(options.cell)).done:
         _console.print(f"The search in {options.cell} has not ended: taking the best of its rounds")
@@ -154,13 +162,6 @@ def _show(options: argparse.Namespace) -> int:
     from keras_autoshrink.report import plots
 
     folder, picture = Path(options.cell), options.picture
-    if picture and (picture.suffix not in (".png", ".svg", ".pdf") or picture.is_dir()):
-        raise ValueError(f"--picture {picture}: expected a file that ends in .png, .svg or .pdf")
-    if picture and not picture.parent.is_dir():
-        raise ValueError(f"--picture {picture}: its folder does not exist")
-    for option in ("html", "tensorboard"):
-        if getattr(options, option) and not folder.is_dir():
-            raise ValueError(f"--{option}: is of a search, and {folder} is no search's folder")
     architecture = saved_search.read_architecture(folder)
     if picture and architecture and architecture.reference:
         raise ValueError(f"--picture: the network of {folder} is a reference, it has no cell")
@@ -208,7 +209,7 @@ def _show_search(folder: Path, options: argparse.Namespace) -> bool:
     from keras_autoshrink.commands import pipeline
     from keras_autoshrink.report import final, page, plots, tensorboard
 
-    report = _report_path(options.html, folder / page.NAME) if options.html else None
+    report = report_path(options) if options.html else None
     _, search, objective = saved_search.open_search(folder, None)
     records = search.trajectory()
     # Before anything is written: a round under way may have the only scores, and no cell yet.
@@ -235,16 +236,6 @@ def _show_search(folder: Path, options: argparse.Namespace) -> bool:
     if options.tensorboard:
         _console.print(f"wrote {tensorboard.write_tensorboard(folder, objective)}")
     return found or not (report or options.tensorboard)
-
-
-def _report_path(html: Path | bool, default: Path) -> Path:
-    """Returns where to write the report of a search, which `--html` may leave open."""
-    path = default if html is True else Path(html)
-    if path.suffix != ".html" or path.is_dir():
-        raise ValueError(f"--html {path}: expected a file that ends in .html")
-    if not path.parent.is_dir():
-        raise ValueError(f"--html {path}: its folder does not exist")
-    return path
 
 
 if __name__ == "__main__":

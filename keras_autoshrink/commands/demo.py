@@ -12,9 +12,11 @@ from rich.table import Table
 
 import tflite_export
 from keras_autoshrink.commands import pipeline, text
+from keras_autoshrink.commands.arguments import PROGRAM
 from keras_autoshrink.commands.design import design
 from keras_autoshrink.commands.generate import generate
 from keras_autoshrink.report import saved_search
+from tflite_export.command_line import still_at_work
 
 _DESIGN = "digits --target-macs 30K --minutes 1.5 --epochs 24"
 
@@ -60,14 +62,16 @@ def _text(folder: Path, more: list[str]) -> int:
     for name, cell in cells.items():
         arguments = [str(cell), *_TRAIN.split(), "--output", str(networks[name]), "--quiet"]
         train = pipeline.command("train", *arguments, *more)
-        text.train(train, saved_search.read_cell(cell))
+        with still_at_work(PROGRAM, f"training {networks[name]}"):
+            text.train(train, saved_search.read_cell(cell))
 
     console.rule("3. Export and checks")
     status, checks = 0, {}
     for name, path in networks.items():
         export = pipeline.command("export", str(path), *_EXPORT.split())
         model, facts = tflite_export.load_model(path), saved_search.read_facts(path)
-        checks[name] = text.export(export, model, facts)
+        with still_at_work(PROGRAM, f"exporting {path}"):
+            checks[name] = text.export(export, model, facts)
         status = max(status, pipeline.report_checks(checks[name]))
     params = {name: saved_search.read_facts(path)["params"] for name, path in networks.items()}
     pipeline.print_table(_comparison(params, checks))

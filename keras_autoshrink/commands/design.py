@@ -20,7 +20,9 @@ from rich.table import Table
 import tflite_export
 from keras_autoshrink import files
 from keras_autoshrink.commands import images, pipeline
+from keras_autoshrink.commands.arguments import PROGRAM
 from keras_autoshrink.report import page, saved_search
+from tflite_export.command_line import still_at_work
 
 RECORD = "run.json"  # the command, and what came of it
 _SEARCH = "search"  # its folder, in that of the design
@@ -84,16 +86,17 @@ def design(options: argparse.Namespace) -> int:
         output = ["--output", str(folder / f"{name}.keras"), "--quiet"]
         where = _given(options, "data_dir", "seed")
         train = pipeline.command("train", str(path), *output, *where, *again)
-        images.train(train, saved_search.read_network(path))
+        with still_at_work(PROGRAM, f"training {name}"):
+            images.train(train, saved_search.read_network(path))
 
     _console.rule("3. The files, checked")
     designed: list[Designed] = []
     kind = ["--max-accuracy-drop", str(_MAX_DROP)]
     for name in networks:
-        model = str(folder / f"{name}.keras")
-        found = _export(
-            name, pipeline.command("export", model, *kind, *_given(options, "data_dir"))
-        )
+        how = [str(folder / f"{name}.keras"), *kind, *_given(options, "data_dir")]
+        export = pipeline.command("export", *how)
+        with still_at_work(PROGRAM, f"exporting {name}"):
+            found = _export(name, export)
         if found is None:
             return 1  # the export has said why
         kind = ["--quantization", found.check.quantization]

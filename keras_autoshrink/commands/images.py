@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -20,12 +21,12 @@ import tflite_export
 from keras_autoshrink.backend import check_tensorflow_backend
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.commands import pipeline
-from keras_autoshrink.commands.arguments import OPTIMISING_EPOCHS
+from keras_autoshrink.commands.arguments import OPTIMISING_EPOCHS, PROGRAM
+from keras_autoshrink.commands.sources import image_source, searched_images
 from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.data.folders import find_parts
 from keras_autoshrink.data.images import (
     BUILT_IN,
-    IMAGENET,
     ImageData,
     Split,
     is_streamed,
@@ -39,9 +40,9 @@ from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint
 from keras_autoshrink.training.classifier import architecture, train_network
 from keras_autoshrink.training.recipes import RECIPES, Recipe, default_recipe, has_photographs
+from tflite_export.command_line import still_at_work
 from tflite_export.optimize import check_optimisable
 from tflite_export.smallest import choice_tables
-from tflite_export.verify import MAX_ACCURACY_LOSS
 
 if TYPE_CHECKING:
     from keras_autoshrink.data.streams import ImageStreams
@@ -51,7 +52,6 @@ _CALIBRATION = 200  # training images that the ranges of activations are measure
 _PROXY_EPOCHS = 20  # of a candidate, as in the paper
 # Of a candidate at a budget: few of many images, many of few.
 _SEEN, _FEWEST_EPOCHS, _MOST_EPOCHS = 400_000, 8, 40
-_SEARCH_SIZE = 32  # height and width of images from files, unless --image-size says it
 # Of a data set that is too large for memory: images to calibrate on, and to check a file on.
 _SAMPLE = (_CALIBRATION, 1_000)
 
@@ -67,10 +67,11 @@ def search(options: argparse.Namespace) -> None:
         from keras_autoshrink.training import distribution
 
         strategy = distribution.create_strategy(options.distribution_strategy)
-    # Candidates see small images, also of data that a training streams.
-    source = _source(options, {"split_seed": options.seed, "image_size": _SEARCH_SIZE})
+    source = searched_images(options)
     proxy = tuple(options.proxy_images) if options.proxy_images else None
-    data = _load(source, options, "search", proxy)
+    quiet = options.quiet
+    with contextlib.nullcontext() if quiet else still_at_work(PROGRAM, "reading the images"):
+        data = _load(source, options, "search", proxy)
     names = ("target_macs", "target_params", "target_latency_ms")
     target = {name: getattr(options, name) for name in names}
     at_budget = any(target.values())
@@ -197,18 +198,11 @@ def train(options: argparse.Namespace, cell: Cell | Architecture) -> None:
     """Trains a ShrinkCNN of a cell, or an architecture, in full."""
     from keras_autoshrink.training import distribution
 
-    if isinstance(cell, Architecture):
-        for name in ("width", "target_macs", "activation"):
-            if getattr(options, name) is not None:
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: is for a cell; the network of {options.cell} is "
-                    "trained as it was found, so leave it out"
-                )
     # Before all else of TensorFlow: several workers have to find each other at its start.
     strategy = distribution.create_strategy(options.distribution_strategy)
     # The split of the search, or else its validation images could end up in the test.
     searched = saved_search.settings_of(options.cell)
-    source = _source(options, searched)
+    source = image_source(options, searched)
     at_budget = isinstance(cell, Architecture)
     recipe = RECIPES[options.recipe or default_recipe(source["dataset"], at_budget)]
     # As long as in the search's final, which chose it by that.
@@ -266,7 +260,7 @@ def export(
     Returns:
         A check of each file; none where no file is as accurate as `--max-accuracy-drop` says.
     """
-    source = _source(options, facts)
+    source = image_source(options, facts)
     data = _load(source, options, "train")
     _check_optimisable(options, model, data)
     if not isinstance(data, ImageData):
@@ -309,7 +303,7 @@ def told_right(
         model: trained.
         facts: that its training recorded.
     """
-    data = _load(_source(options, facts), options, "train")
+    data = _load(image_source(options, facts), options, "train")
     if not isinstance(data, ImageData):
         from keras_autoshrink.data import streams
 
@@ -324,23 +318,18 @@ def _check_trained(path: Path, model: keras.Model, facts: dict[str, Any]) -> Non
     """Refuses a model that `autoshrink train` has not written: its pixels may be scaled otherwise.
 
     Raises:
-        ValueError: there are no facts beside it, or they are another network's.
+        ValueError: the facts beside it are another network's.
     """
-    way_out = "convert it by 'python -m tflite_export convert'"
-    if not {"mean", "std"} <= facts.keys():
-        raise ValueError(
-            f"{path}: was not trained by autoshrink, which writes {path.name}.json beside it; how "
-            f"it takes its pixels is unknown: {way_out}"
-        )
     if facts.get("params", count_params(model)) != count_params(model):
         raise ValueError(
             f"{path}: has {count_params(model):,} parameters, {path.name}.json is of a network of "
-            f"{facts['params']:,}: if autoshrink did not train it, {way_out}"
+            f"{facts['params']:,}: if autoshrink did not train it, convert it by "
+            "'python -m tflite_export convert'"
         )
     if facts.get("weights") not in (None, _digest(model)):
         raise ValueError(
             f"{path}: has other weights than those that {path.name}.json was written for: if "
-            f"autoshrink did not train it, {way_out}"
+            "autoshrink did not train it, convert it by 'python -m tflite_export convert'"
         )
 
 
@@ -405,11 +394,6 @@ def _choose_quantization(
     The choice is made by the validation images, or else by every other test image; the data that
     are returned have a test part that the choice has not seen.
     """
-    if not 0 <= max_accuracy_drop <= MAX_ACCURACY_LOSS:
-        raise ValueError(
-            f"--max-accuracy-drop {max_accuracy_drop:g}: expected 0 to {MAX_ACCURACY_LOSS:g}; a "
-            "file that loses more of the test images does not pass the check at the end"
-        )
     _check_fits(model, data)
     by, what = data.validation, "the validation images"
     if by is None:
@@ -452,10 +436,6 @@ def _check_optimisable(
 ) -> None:
     """Refuses what cannot be optimised, before there is a file."""
     optimised = options.qat or options.prune is not None
-    if options.epochs is not None and not optimised:
-        raise ValueError("--epochs: is for --qat and --prune")
-    if options.prune is not None and not 0 < options.prune < 1:
-        raise ValueError(f"--prune {options.prune:g}: expected more than 0 and less than 1")
     if optimised and not isinstance(data, ImageData):
         raise ValueError(
             "--qat, --prune: train on images in memory; those of imagenet2012, and of a folder "
@@ -491,26 +471,6 @@ def _export_optimised(
         )
         checks.append(_check_file(model, data, path, stem.name, "trained with 8-bit numbers"))
     return checks
-
-
-def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
-    """Says which data to load and how to split them: as given, as recorded, else the digits."""
-    dataset = options.dataset
-    if dataset is not None and Path(dataset).exists() and dataset not in BUILT_IN:
-        dataset = str(Path(dataset).resolve())  # to be found from another folder, too
-    source = {"dataset": "digits", "image_size": None, "split_seed": 0}
-    if dataset in (None, recorded.get("dataset", dataset)):  # of other data it says nothing
-        source.update({name: recorded[name] for name in source if name in recorded})
-    given = {"dataset": dataset, "image_size": options.image_size}
-    source.update({name: value for name, value in given.items() if value is not None})
-    if options.data_dir and source["dataset"] not in ("cifar10", IMAGENET):
-        raise ValueError(
-            f"--data-dir {options.data_dir}: is where tensorflow-datasets keeps its data, of which "
-            f"{source['dataset']!r} is none"
-        )
-    if source["image_size"] is None:
-        source["image_size"] = 224 if is_streamed(source["dataset"]) else _SEARCH_SIZE
-    return source
 
 
 def _load(

@@ -20,6 +20,7 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import check_same
 from keras_autoshrink.commands.arguments import PROGRAM, default_project, parse
 from keras_autoshrink.commands.generate import vocabulary_path
+from keras_autoshrink.commands.preflight import check_search_folder
 from keras_autoshrink.data.text import Vocabulary
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import final, plots, saved_search, tensorboard
@@ -30,9 +31,6 @@ from keras_autoshrink.tuner import service
 from keras_autoshrink.tuner.tuner import AutoShrink
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
-
-
-_OPTION = {"split_seed": "seed"}
 
 
 def command(name: str, *arguments: str) -> argparse.Namespace:
@@ -70,11 +68,7 @@ def search_and_report(
     name = options.project_name or default_project(options)
     folder = options.directory / name
     worker = service.role() == "worker"
-    if worker or not options.overwrite:
-        theirs = saved_search.read_settings(folder) or settings
-        # The split follows from the option --seed.
-        theirs, ours = ({_OPTION.get(n, n): v for n, v in s.items()} for s in (theirs, settings))
-        check_same(theirs, ours, f"{folder} holds a search")
+    check_search_folder(options, settings, worker)
     tuner = AutoShrink(
         hypermodel,
         score=score,

@@ -14,8 +14,9 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.commands import pipeline
 from keras_autoshrink.commands.arguments import UNITS
 from keras_autoshrink.commands.generate import vocabulary_path
+from keras_autoshrink.commands.sources import text_source
 from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.data.text import PYDOC, TextData, load_text
+from keras_autoshrink.data.text import TextData, load_text
 from keras_autoshrink.data.windows import check_length
 from keras_autoshrink.hypermodels.rnn import RNNCellHyperModel
 from keras_autoshrink.networks.language_model import step_model
@@ -36,7 +37,7 @@ _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 def search(options: argparse.Namespace) -> None:
     """Searches for a recurrent cell."""
-    source = _source(options, {})
+    source = text_source(options, {})
     data = _load(source, "search", options.quiet)
     hypermodel = RNNCellHyperModel(
         vocabulary_size=len(data.vocabulary),
@@ -127,7 +128,7 @@ def train(options: argparse.Namespace, cell: Cell) -> None:
         TEXT_RECIPES[options.recipe], options, "epochs", "batch_size", "learning_rate"
     )
     searched = saved_search.settings_of(options.cell)
-    source = _source(options, searched)
+    source = text_source(options, searched)
     data = _load(source, "train", options.quiet)
     # With another vocabulary, which was asked for, the same text has other numbers.
     same = all(searched.get(name) == value for name, value in source.items())
@@ -166,7 +167,7 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
         ValueError: the model is none of this library's language models, or the text is not the
             one that it was trained on.
     """
-    data = _load(_source(options, facts), "train")
+    data = _load(text_source(options, facts), "train")
     if facts.get("checksum", data.checksum) != data.checksum:
         raise ValueError(
             f"{options.model}: was trained on another text than {data.name}, or that has been "
@@ -204,17 +205,3 @@ def _load(source: dict[str, Any], purpose: str, quiet: bool = False) -> TextData
     for note in data.notes():
         _console.print(note)
     return data
-
-
-def _source(options: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
-    """Says which text to load: as given, else as recorded, else the built-in one."""
-    source = {"task": "text", "text": PYDOC, "vocabulary_size": None}
-    # To be found from another folder, too.
-    text = str(options.data_dir) if options.data_dir else None
-    if text not in (None, PYDOC):
-        text = str(options.data_dir.resolve())
-    if text in (None, recorded.get("text", text)):  # of another text it says nothing
-        source.update({name: recorded[name] for name in source if name in recorded})
-    given = {"text": text, "vocabulary_size": getattr(options, "vocabulary_size", None)}
-    source.update({name: value for name, value in given.items() if value is not None})
-    return source

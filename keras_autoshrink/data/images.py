@@ -137,11 +137,7 @@ def load_images(
         raise ValueError(f"image_size={image_size}: expected 1 or more")
     if proxy and purpose != "search":
         raise ValueError(f"proxy={proxy}: only a search has one; expected None")
-    if str(source) == IMAGENET:
-        raise ValueError(
-            f"data set {IMAGENET!r}: does not fit into memory, and is for training a network only, "
-            "by data.streams.open_streams; search on cifar10, or on a folder of some of its images"
-        )
+    check_source(source, "search")
     searching = purpose == "search"
     path = Path(source)
     if str(source) == "digits":
@@ -151,12 +147,8 @@ def load_images(
         proxy = proxy or _CIFAR10_PROXY
     elif path.suffix.lower() == ".npz":
         read = _load_npz(path, searching)
-    elif path.is_dir():
-        read = _load_folder(path, searching, image_size, strict)
     else:
-        raise ValueError(
-            f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, {LAYOUTS}"
-        )
+        read = _load_folder(path, searching, image_size, strict)
     check_parts(read.parts, read.class_names, read.name)
     source_images = len(read.parts["train"][0])
     _divide(read, searching=searching, seed=seed, proxy=proxy)
@@ -174,6 +166,29 @@ def load_images(
         std,
         source_images,
     )
+
+
+def check_source(source: str | os.PathLike[str], purpose: str) -> None:
+    """Refuses a data set that is not there, without reading it.
+
+    Raises:
+        ValueError: it is neither built in nor a file or folder that there is, or one that no
+            search can load.
+    """
+    path = Path(source)
+    if str(source) == IMAGENET and purpose == "search":
+        raise ValueError(
+            f"data set {IMAGENET!r}: does not fit into memory, and is for training a network only, "
+            "by data.streams.open_streams; search on cifar10, or on a folder of some of its images"
+        )
+    if str(source) in BUILT_IN or path.is_dir():
+        return
+    if path.suffix.lower() != ".npz":
+        raise ValueError(
+            f"data set {os.fspath(source)!r}: expected 'digits', 'cifar10', an .npz file, {LAYOUTS}"
+        )
+    if not path.exists():
+        raise ValueError(f"{path}: not a readable .npz file: No such file or directory")
 
 
 @dataclasses.dataclass

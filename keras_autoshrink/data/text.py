@@ -322,6 +322,16 @@ _FILES = {
 _EXPECTED = "a folder with train.txt, valid.txt and test.txt"
 
 
+def check_source(source: str | os.PathLike[str]) -> None:
+    """Refuses a text that is not there, without reading it.
+
+    Raises:
+        ValueError: it is neither built in nor a folder with a file of each part.
+    """
+    if str(source) != PYDOC:
+        _find_files(Path(source))
+
+
 def _find_files(folder: Path) -> dict[str, str]:
     """Finds the file of each part; returns their names."""
     if not folder.is_dir():

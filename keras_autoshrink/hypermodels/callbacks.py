@@ -194,8 +194,8 @@ def score_of(
     metrics: Mapping[str, float],
     costs: Mapping[str, float],
     who: str = "training reports",
-    way_out: str = "pass validation_data=... to search(), and the metric to compile(); it is needed "
-    "at every epoch",
+    way_out: str = "pass validation_data=... to search(), and the metric to compile(); it is "
+    "needed at every epoch",
 ) -> float:
     """Scores metrics of a network; they may be infinite or NaN.
 

@@ -16,12 +16,16 @@ from keras_autoshrink.report.quantities import Record, known_costs
 from keras_autoshrink.search.records import changes, described
 from keras_autoshrink.search.shrink import ShrinkSearch
 
+# Seconds between two looks at whether to say that a search is still at work, and of silence before
+# it is said: together less than 20.
+STILL, _QUIET = 5.0, 14.0
+
 
 class SearchProgress:
     """The display of round, candidate i of k and its edges, best score and time left.
 
     On a terminal one line that changes, and a line that stays for each round; elsewhere a
-    plain line for each candidate.
+    plain line for each candidate, and one at least every 20 seconds for one that takes longer.
 
     Args:
         verbose: 0 shows nothing.
@@ -37,6 +41,8 @@ class SearchProgress:
         self._started = time.monotonic()
         self._trained = 0
         self._labels: dict[str, str] = {}  # of each network in training
+        self._at_work = ""  # the line that changes, and since when it is so
+        self._began = self._printed = self._started
 
     def __enter__(self) -> SearchProgress:
         if self._console.is_terminal:
@@ -51,7 +57,7 @@ class SearchProgress:
     ) -> None:
         self._status.stop()
         if kind is KeyboardInterrupt:
-            self._console.print(
+            self._print(
                 "Interrupted; what has been trained is kept: run the same again, without "
                 "overwriting, to go on."
             )
@@ -60,12 +66,12 @@ class SearchProgress:
         """Prints where the search starts or goes on."""
         self._rounds = len(search.trajectory())
         if search.error and any(outcome.error for outcome in search.outcomes.values()):
-            self._console.print(f"Trying again: {search.error}.", markup=False)
+            self._print(f"Trying again: {search.error}.", markup=False)
         elif search.done:
-            self._console.print("This search has finished already.")
+            self._print("This search has finished already.")
         elif search.outcomes:
             best = search.best_score
-            self._console.print(
+            self._print(
                 f"Going on in round {search.round.number}; "
                 + ("" if best is None else f"best {best:.4f}, ")
                 + (_minutes_left(search) or f"at most {search.max_remaining()} networks to train")
@@ -76,18 +82,32 @@ class SearchProgress:
             # Only the paper's walk removes edge after edge.
             what = "Shrinking" if search.strategy == "paper" else "Searching the parts of"
             others = len(search.space.choices)
-            self._console.print(
+            self._print(
                 f"{what} a cell of {search.cell.num_nodes} nodes, the input among them, and "
                 f"{edges} edges"
                 + (f", and {others} other hyperparameters" if others else "")
                 + f"; {_budget(search)}."
             )
             for line in _plan(search):
-                self._console.print(line)
+                self._print(line)
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
-        self._console.print(line, markup=False)
+        self._print(line, markup=False)
+
+    def _print(self, line: str, markup: bool = True) -> None:
+        self._printed = time.monotonic()
+        self._console.print(line, markup=markup)
+
+    def still(self) -> None:
+        """Prints what is trained, where no terminal shows it and nothing was printed for a while.
+
+        It is for a thread that calls it every `STILL` seconds.
+        """
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._printed > _QUIET:
+            elapsed = datetime.timedelta(seconds=round(now - self._began))
+            self._print(f"{self._at_work or 'Preparing'}: {elapsed} so far", markup=False)
 
     def trial_begin(self, search: ShrinkSearch, cell: Cell) -> None:
         """Shows which candidate trains now; several may do so at a time."""
@@ -122,11 +142,11 @@ class SearchProgress:
         self._trained += 1
         outcome = search.outcomes.get(cell.key)  # None of one that is to be tried again
         if outcome is not None and outcome.over_limit:
-            self._console.print(f"{label}: left out: {outcome.over_limit}", markup=False)
+            self._print(f"{label}: left out: {outcome.over_limit}", markup=False)
         elif score is None:
-            self._console.print(f"{label}: failed: {error}", markup=False)
+            self._print(f"{label}: failed: {error}", markup=False)
         elif not self._console.is_terminal:
-            self._console.print(f"{label}: score {score:.4f}, {self._remaining(search)}")
+            self._print(f"{label}: score {score:.4f}, {self._remaining(search)}")
         self._rounds_end(search)
         self._update(search)
 
@@ -148,7 +168,7 @@ class SearchProgress:
                 score = record["score"]
                 said.append("no score" if score is None else f"score {score:.4f}")
             said += [cost.phrase(record) for cost in known_costs([record])]
-            self._console.print(
+            self._print(
                 ("Final" if is_final else f"Round {record['round']}")
                 + f" done: {_change(record)}{'; ' if record.get('changed') else ', '}"
                 + ", ".join(said)
@@ -159,19 +179,22 @@ class SearchProgress:
 
     def _update(self, search: ShrinkSearch) -> None:
         """Rewrites the line that changes."""
-        if self._console.is_terminal and self._labels:
+        self._at_work, self._began = "", time.monotonic()
+        if self._labels:
             label = list(self._labels.values())[-1]
             others = f" and {len(self._labels) - 1} more" if len(self._labels) > 1 else ""
-            self._status.update(f"{label}{others}, {self._remaining(search)}")
+            self._at_work = f"{label}{others}, {self._remaining(search)}"
+        if self._console.is_terminal and self._at_work:
+            self._status.update(self._at_work)
 
     def end(self, search: ShrinkSearch) -> None:
         """Prints which network is best, and whether it beats the best reference."""
         self._rounds_end(search)
         best = search.best()
         if search.final():
-            self._console.print(final.verdict(search, self._objective, self._by), markup=False)
+            self._print(final.verdict(search, self._objective, self._by), markup=False)
         elif best and not search.error:
-            self._console.print(
+            self._print(
                 f"Best: round {best['round']}, edges left: {best['edges_left']}, "
                 f"score {best['score']:.4f}"
             )

@@ -175,6 +175,14 @@ def read_network(path: Path) -> Cell | architecture.Architecture:
     return read_cell(path) if found is None else found
 
 
+def is_architecture(path: Path) -> bool:
+    """Whether what `read_network` reads there is a whole network, found at a budget, and no cell.
+
+    (To read it takes Keras.)
+    """
+    return _architecture_data(path) is not None or (path.is_dir() and _is_at_budget(path))
+
+
 def task_of(path: Path) -> str:
     """Returns `"text"` for a recurrent cell, else `"images"`.
 
@@ -184,7 +192,7 @@ def task_of(path: Path) -> str:
     Raises:
         ValueError: there is no cell.
     """
-    if _architecture_data(path) is not None or (path.is_dir() and _is_at_budget(path)):
+    if is_architecture(path):
         return "images"
     return "text" if all(map(is_activation, read_cell(path).ops[1:])) else "images"
 

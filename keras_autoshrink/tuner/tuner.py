@@ -28,7 +28,7 @@ from keras_autoshrink.checks import check_same, enumerated, instance
 from keras_autoshrink.data.checks import check_class_weight
 from keras_autoshrink.hypermodels.callbacks import Interrupts
 from keras_autoshrink.report import final, saved_search
-from keras_autoshrink.report.progress import SearchProgress
+from keras_autoshrink.report.progress import STILL, SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
 from keras_autoshrink.search.points import EPOCHS
 from keras_autoshrink.tuner import project, service
@@ -44,6 +44,7 @@ from keras_autoshrink.tuner.workers import (
     WorkerTuner,
     choose_count,
 )
+from tflite_export.command_line import Heartbeat
 
 # What people who know KerasTuner's tuners try first.
 _NOT_HERE = {
@@ -289,7 +290,8 @@ class AutoShrink(keras_tuner.Tuner):
         self._interrupts = Interrupts()
         self._progress = progress
         self._costs.say = self._progress.say
-        with project.locked(folder), self._progress, self._interrupts:
+        still = Heartbeat(self._progress.still, STILL)
+        with project.locked(folder), self._progress, still, self._interrupts:
             files.remove_unfinished(folder)
             if Path(self._get_tuner_fname()).exists():
                 self.reload()  # another process may have gone on meanwhile

@@ -385,17 +385,18 @@ def _is_scaled(tensor: Any) -> bool:
     return quantized is not None and quantized.scale is not None and len(quantized.scale) == 1
 
 
-def describe_tables(description: Description) -> Iterator[Table]:
+def describe_tables(description: Description, memory: str) -> Iterator[Table]:
     """Lays out a description in tables.
 
     Args:
         description: A file's.
+        memory: What to say of its peak memory.
 
     Yields:
         Tables of ``rich``: facts, inputs and outputs, operators, and, where an int8
         file has some, the operators that stayed float32.
     """
-    facts = [*_facts(description)]
+    facts = [*_facts(description), ("peak memory", memory)]
     yield _table((str(description.path), ""), facts)
     yield _table(
         ("", "name", "shape", "dtype", "scale", "zero point"),
