@@ -41,7 +41,7 @@ COMMANDS = {
     "autoshrink search --dataset absent": "data set 'absent': expected 'digits', 'cifar10', an",
     "autoshrink search --dataset imagenet2012": "for training a network only",
     "autoshrink search --data-dir runs": "--data-dir runs: is where tensorflow-datasets keeps",
-    "autoshrink design absent --target-macs 1M": "data set 'absent': expected 'digits', 'cifar10', ",
+    "autoshrink design absent --target-macs 1M": "data set 'absent': expected 'digits', ",
     "autoshrink search --task text --data-dir absent": "absent: no such folder",
     "autoshrink search --seed 3": "runs/digits holds a search with seed=0, not 3; use another",
     f"autoshrink train absent.json {TO}": "absent.json: cannot be read",

@@ -154,7 +154,8 @@ def table(designed: Sequence[Designed]) -> Table:
     """Makes a table of the networks that were trained in full."""
     tested, kind = len(designed[0].right), designed[0].check.quantization
     made = Table("network", box=box.SIMPLE_HEAD, title=f"{kind} files, {tested:,} test images")
-    for heading in ("accuracy", "of the file", "MACs", "parameters", "bytes", "median ms"):
+    headings = ("accuracy", "of the file", "MACs", "parameters", "bytes", "peak memory, bytes")
+    for heading in (*headings, "median ms"):
         made.add_column(heading, justify="right")
     for each in designed:
         accuracy, error = each.accuracy
@@ -165,6 +166,7 @@ def table(designed: Sequence[Designed]) -> Table:
             f"{each.check.file_macs:,}",
             f"{each.params:,}",
             f"{each.check.num_bytes:,}",
+            f"{memory.num_bytes:,}" if (memory := each.check.peak_memory) else "?",
             f"{each.check.latencies[0].median_ms:.3f}",
         )
     return made
@@ -207,5 +209,6 @@ def _told(designed: Designed) -> dict[str, Any]:
         "macs": designed.check.file_macs,
         "params": designed.params,
         "bytes": designed.check.num_bytes,
+        "peak_memory_bytes": memory.num_bytes if (memory := designed.check.peak_memory) else None,
         "median_ms": designed.check.latencies[0].median_ms,
     }
