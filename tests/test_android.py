@@ -284,7 +284,8 @@ def test_what_was_measured_is_printed_before_the_gpu_failed(device, model, capfd
     rows = [line.split() for line in lines if "[Pixel] 8  " in line]
     assert [row[-3:] for row in rows[:2]] == [["899.281", "904.305", "899.641"]] * 2
     assert rows[2] == ["[Pixel]", "8", "GPU:", "failed", "1"]
-    assert "Failed to apply GPU delegate." in " ".join(lines[-3:])
+    assert lines[-1].startswith(f"GPU, 1 thread: {SERIAL}: ")
+    assert lines[-1].endswith("ERROR: Failed to apply GPU delegate.")
     assert not device.left()
 
 

@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from keras_autoshrink import count_macs as keras_macs
-from tflite_export import convert, count_macs, describe, load_model, verify
+from tflite_export import convert, count_macs, describe, load_model, prune, verify
 from tflite_export.samples import representative_batches
 
 RNG = np.random.default_rng(0)
@@ -272,6 +272,19 @@ def test_convert_refuses_models(model, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"model runs on the jax backend.*KERAS_BACKEND=tensorflo"):
         convert(model, path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_keras_2_is_named_as_one(tmp_path):
+    # A stand-in: that library, imported here, would change what other tests see of TensorFlow.
+    older = type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential"})()
+    path = tmp_path / "model.tflite"
+    for use in (
+        lambda: convert(older, path),
+        lambda: verify(older, path, STATES),
+        lambda: prune(older, STATES, STATES[:, 0], sparsity=0.5),
+    ):
+        with pytest.raises(TypeError, match=r"not Sequential of Keras 2 .* set_weights"):
+            use()
 
 
 class Erfinv(layers.Layer):

@@ -81,6 +81,29 @@ def test_the_best_model_is_the_best_epoch_of_the_best_cell_and_alone_stays(finis
         finished.get_best_models(2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (ValueError, "trial 0000: has no weights, it failed: ValueError: broken$"),
+        (
+            keras_tuner.errors.FatalValueError,
+            r"trial 0000: has no weights, its training has not ended; search\(\) goes on with it$",
+        ),
+    ],
+)
+def test_a_network_that_was_not_trained_to_its_end_has_no_model_for_that_reason(
+    tmp_path, kind, why
+):
+    def fail(cell):
+        raise kind("broken")
+
+    tuner = WithTuner.make(tmp_path, fail, workers=1)
+    with pytest.raises((RuntimeError, ValueError), match="broken"):
+        tuner.search(verbose=0)
+    with pytest.raises(ValueError, match=why):
+        tuner.get_best_models()
+
+
 def test_summaries_are_keras_tuners_own(finished, capsys):
     finished.search_space_summary()
     finished.results_summary(1)

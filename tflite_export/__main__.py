@@ -518,7 +518,8 @@ def _android(options: argparse.Namespace) -> int:
     console.print(latency_table(name, results, host))
     failed = [one for one in results if isinstance(one, FailedRun)]
     for one in failed:
-        console.print(f"{one.ran_on}, {one.num_threads} threads: {printable(one.why)}")
+        threads = f"{one.num_threads} thread{'s' * (one.num_threads > 1)}"
+        print(f"{one.ran_on}, {threads}: {printable(one.why)}")  # one line, however wide
     return 1 if failed else 0
 
 

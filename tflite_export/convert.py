@@ -291,6 +291,21 @@ def check_kind(quantization: str, io_type: str) -> None:
         )
 
 
+def check_is_model(model: Any) -> None:
+    """Raises TypeError for what is no ``keras.Model``, such as a model of Keras 2."""
+    import keras
+
+    if isinstance(model, keras.Model):
+        return
+    # Its classes have the same names, and tf.keras is it where TF_USE_LEGACY_KERAS is set.
+    is_older = any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__)
+    remedy = (
+        " of Keras 2 (tf_keras): build it with Keras 3 and give it the weights by "
+        "set_weights(model.get_weights())"
+    )
+    raise TypeError(f"model must be a keras.Model, not {type(model).__name__}{remedy * is_older}")
+
+
 def check_backend(model: keras.Model, purpose: str) -> None:
     """Checks that a Keras model runs on TensorFlow.
 
@@ -304,8 +319,7 @@ def check_backend(model: keras.Model, purpose: str) -> None:
     """
     import keras
 
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    check_is_model(model)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"model runs on the {keras.backend.backend()} backend; load it with "

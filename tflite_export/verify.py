@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.convert import input_structure
+from tflite_export.convert import check_is_model, input_structure
 from tflite_export.file.description import signature_names
 from tflite_export.runtime import dequantize, invoke, load_interpreter, quantize
 from tflite_export.samples import Samples, as_array, samples_of
@@ -165,10 +165,7 @@ def verify(
         >>> agreement.num_samples, agreement.argmax_agreement, agreement.max_abs_difference < 1e-5
         (20, 1.0, True)
     """
-    import keras
-
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    check_is_model(model)
     file = _File(path)
     samples = file.samples(model, inputs)
     # The file first: it says in one line what is wrong with an input such as a token too large.

@@ -493,15 +493,10 @@ class AutoShrink(keras_tuner.Tuner):
         """Returns the trained model of a trial, on the default device.
 
         Raises:
-            ValueError: it was not the best one, and its weights are gone.
+            ValueError: it was not the best one, or not trained to its end; it has no weights.
         """
         if not self._weights_of(trial).exists():
-            is_best = trial in self.oracle.get_best_trials(1)
-            why = "its run_trial() saved none" if is_best else "only the best cell's are kept"
-            raise ValueError(
-                f"trial {trial.trial_id}: its weights are gone, {why}; "
-                "build it from get_best_hyperparameters() and train it again"
-            )
+            raise ValueError(f"trial {trial.trial_id}: {self._why_no_weights(trial)}")
         strategy, self.distribution_strategy = self.distribution_strategy, None
         try:
             with warnings.catch_warnings(), self._trainer.as_declared():
@@ -510,6 +505,19 @@ class AutoShrink(keras_tuner.Tuner):
                 return super().load_model(trial)
         finally:
             self.distribution_strategy = strategy
+
+    def _why_no_weights(self, trial: Trial) -> str:
+        # KerasTuner lists trials that were not trained to their end behind those that were.
+        if trial.status in (TrialStatus.FAILED, TrialStatus.INVALID):
+            return f"has no weights, it failed: {error_line(trial.message)}"
+        if trial.status != TrialStatus.COMPLETED:
+            return "has no weights, its training has not ended; search() goes on with it"
+        is_best = trial in self.oracle.get_best_trials(1)
+        why = "its run_trial() saved none" if is_best else "only the best cell's are kept"
+        return (
+            f"its weights are gone, {why}; build it from get_best_hyperparameters() and train it "
+            "again"
+        )
 
     # ---- trials ---------------------------------------------------------------------------------
 
