@@ -23,6 +23,7 @@ from keras_autoshrink.report.charts import Texts, against_cost, curves, front, n
 from keras_autoshrink.report.network import network_figure
 from keras_autoshrink.report.plots import bend, control, layered
 from keras_autoshrink.report.quantities import (
+    SCORE,
     Quantities,
     Record,
     Records,
@@ -226,9 +227,9 @@ def _figures(search: ShrinkSearch, best: Record | None, quantities: Quantities) 
     if of_final := search.final():  # the best of several trainings is no fair number
         count = len(of_final[0]["scores"])
         trainings = f"of {count} training{'' if count == 1 else 's'}"
-        what_mean = "mean score" if quantities.scored else f"mean {quantities.objective.label}"
+        label = (SCORE if quantities.scored else quantities.objective).label
         written = final.mean_score(of_final[0]).replace("± ", "±\N{NO-BREAK SPACE}")
-        found.insert(0, (what_mean, written, trainings))
+        found.insert(0, ("mean " * (count > 1) + label, written, trainings))
         shown = [*quantities.costs]
     for each in shown:
         if each.of(best) is not None:
