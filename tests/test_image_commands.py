@@ -21,7 +21,7 @@ import tflite_export
 from keras_autoshrink.commands import design, images, pipeline
 from keras_autoshrink.commands.cli import main
 from keras_autoshrink.data.images import load_images
-from keras_autoshrink.report import saved_search
+from keras_autoshrink.report import final, saved_search
 from keras_autoshrink.search.records import Outcome
 from keras_autoshrink.search.shrink import ShrinkSearch
 from keras_autoshrink.training.classifier import architecture
@@ -588,7 +588,9 @@ def test_show_draws_no_cell_of_a_reference(tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "reference chain-stride2 - 8 0.9" in printed  # in the table of the rounds
     scores = ", ".join(f"{score:.4f}" for score in search.final()[0]["scores"])
-    assert f"chain-stride2 2 {search.final()[0]['mean']:.4f} {scores} 9,000 700" in printed
+    mean = final.mean_score(search.final()[0])
+    assert " ± 0.0" in mean
+    assert f"chain-stride2 2 {mean} {scores} 9,000 700" in printed
     assert "The reference chain-stride2 is the result: the best network found is " in printed
     assert "the reference chain-stride2, which has no cell" in printed
     assert "leaf" not in printed

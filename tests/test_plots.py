@@ -93,6 +93,13 @@ def test_the_trajectorys_picture_marks_the_chosen_cell(records, tmp_path):
         assert image.width > 500
 
 
+def test_of_one_network_alone_the_numbers_are_drawn():
+    records = run(paper(keep_fraction=1)).trajectory()
+    axes = plot_trajectory(records).axes
+    said = [text.get_text() for each in axes for text in each.texts]
+    assert said == [f"{records[0][n]:.4f}" for n in ("score", "objective")] + ["29"]
+
+
 def test_a_search_without_costs_is_drawn_without_them():
     search = run(paper(keep_fraction=1), lambda cell: Outcome(1.0))
     assert len(plot_trajectory(search).axes) == 1

@@ -4,9 +4,19 @@ import re
 
 import chromium
 import pytest
-from computed_searches import HOSTILE, bayesian, outcome, paper, run, save, some_fail
+from computed_searches import (
+    HOSTILE,
+    accuracy,
+    at_budget,
+    bayesian,
+    outcome,
+    paper,
+    run,
+    save,
+    some_fail,
+)
 from searches import wait_for
-from test_report_page import contrast
+from test_report_page import TUNER, contrast, network_of
 
 import keras_autoshrink as kas
 from keras_autoshrink.cell import Cell
@@ -138,7 +148,7 @@ def test_pointing_at_a_dot_shows_its_values(page, finished):
     kinds = page.evaluate(
         "[...document.querySelectorAll('[data-kind]')].map((e) => e.dataset.kind)"
     )
-    assert kinds == [*(["others", "line", "chosen"] * 3), "others", "front", "chosen"]
+    assert kinds == ["others", "front", "chosen", *(["others", "line", "chosen"] * 3)]
     x, y = middle(page, dot_of("line", 2))
     page.point_at(x + 3, y)
     page.wait_for("#tip", "round 2: ")
@@ -165,7 +175,7 @@ def test_pointing_at_a_dot_shows_its_values(page, finished):
 def test_keys_go_from_dot_to_dot(page, finished):
     records, path = finished
     show(page, path, width=390)
-    page.evaluate("document.querySelector('.chart svg').focus()")
+    page.evaluate("document.querySelector('.charts svg').focus()")
     page.press("ArrowRight", 39)
     assert page.text("#tip").startswith("round 0: complete cell\nscore")
     visited = [page.text("#tip")]
@@ -234,6 +244,34 @@ def test_hostile_names_are_only_text_and_fit_the_screen(page, tmp_path, width):
         "parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a)"
     )
     assert 10 < min(sizes) <= max(sizes) < 17
+
+
+def test_a_search_at_a_budget_on_a_phone(page, tmp_path):
+    search = run(at_budget(), accuracy(0.65))
+    cell = Cell.dense(("input", *["sepconv3x3"] * 5))
+    others = {"tuner0": TUNER, "architecture": network_of(cell)}
+    show(page, kas.write_report(save(search, tmp_path, **others)), width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # What is wider than the screen has a box that the keys can reach, and scroll.
+    assert page.evaluate(
+        "[...document.querySelectorAll('table, .found svg')].every((e) => { const b = "
+        "e.closest('.scrolls'); return b.tabIndex === 0 && b.scrollWidth >= e.clientWidth &&"
+        "b.clientWidth <= 358 })"
+    )
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.found text')].map((e) => e.getBBox().width)"
+    )
+    assert max(sizes) < 104
+    # From network to network, each once, whatever marks it.
+    page.evaluate("document.querySelector('.answer svg').focus()")
+    visited = []
+    while not visited or page.text("#tip") != visited[-1]:
+        visited.append(page.text("#tip"))
+        page.press("ArrowRight", 39)
+    networks = {
+        (p.network, p.epochs) for p in (c.cell for r in search.rounds for c in r.candidates)
+    }
+    assert len({*visited[1:]}) == len(visited) - 1 == len(networks)
 
 
 def test_a_search_of_one_round_in_the_dark(page, tmp_path):

@@ -25,6 +25,7 @@ from computed_searches import (
 
 import keras_autoshrink as kas
 from keras_autoshrink.cell import Cell
+from keras_autoshrink.networks import architecture
 from keras_autoshrink.networks.operations import colours
 from keras_autoshrink.report import plots
 from keras_autoshrink.report.charts import Point, Series, front, limits
@@ -139,7 +140,7 @@ def test_each_chart_says_what_its_colours_mean(finished):
     legends = {name: re.findall(r"</i>(.*?)</li>", each) for name, each in page.charts.items()}
     others = "other trained candidates"
     assert legends["Accuracy over the rounds"] == ["adopted", others, "chosen"]
-    assert legends["Accuracy against MACs"] == ["on the Pareto front", others, "chosen"]
+    assert legends["Accuracy against MACs"] == ["the result", "on the Pareto front", others]
 
 
 def coarse(cell):
@@ -303,13 +304,13 @@ def test_a_search_at_a_budget_is_compared_with_references(tmp_path, chain, winne
     assert words[winner] in said
     assert "by 1,000 validation images." in said
     caption = "The final: the best networks found, and the best references, trained for 8 epochs"
-    table = page.source.partition(f"<caption>{caption}</caption>")[2].partition("</table>")[0]
+    table = page.source.partition(f"<span>{caption}")[2].partition("</table>")[0]
     rows = re.findall(r"<tr.*?</tr>", table)[1:]
     assert len(rows) == len(search.final())
     for row, record in zip(rows, search.final(), strict=True):
         name = record["reference"] or "found: "
         scores = ", ".join(f"{score:.4f}" for score in record["scores"])
-        for part in (f">{name}", ">2<", f">{record['mean']:.4f}<", f">{scores}<", ">9,000<"):
+        for part in (f">{name}", ">2<", f">{record['mean']:.4f} ± 0.", f">{scores}<", ">9,000<"):
             assert part in row
     assert ["chosen" in row for row in rows] == [True] + [False] * (len(rows) - 1)
     for record, drawn in zip(search.trajectory(), page.data["rounds"], strict=True):
@@ -321,6 +322,74 @@ def test_a_search_at_a_budget_is_compared_with_references(tmp_path, chain, winne
     for heading, *others in points:
         assert ("reference" in heading) == ("edges: " not in others[-1])
     assert "tuner/" not in page.texts["rounds"]
+    assert page.texts["search"].strip() == "The search"
+    assert page.source.index('id="result"') < page.source.index('id="search"')
+
+
+def test_networks_at_a_budget_are_drawn_against_what_they_differ_in(tmp_path):
+    search = run(at_budget(), accuracy(0.65))
+    page = report(search, tmp_path)
+    assert not any("against MACs" in title or title.startswith("Score") for title in page.charts)
+    chart = "Accuracy against parameters"
+    drawn = {kind: page.points(chart, kind) for kind in ("others", "front", "references", "brief")}
+    # Those of the final, a point for each however often it was trained, and what was trained less.
+    for record in search.final():
+        mean = f"accuracy {record['mean']:.4f} ± 0."
+        kinds = [kind for kind, texts in drawn.items() if any(mean in text for text in texts)]
+        assert ("references" in kinds) == (record["reference"] is not None)
+        assert len({*kinds} - {"references"}) == (record["reference"] is None or "front" in kinds)
+    (result,) = page.points(chart, "chosen")
+    assert f"accuracy {search.final()[0]['mean']:.4f} ± 0." in result
+    assert "8 epochs, mean of 2" in result
+    assert result in drawn["front"]
+    assert all("8 epochs, mean of 2" in text for text in drawn["front"] + drawn["references"])
+    assert all("4 epochs" in text for text in drawn["brief"])
+    assert len({*drawn["brief"]}) == len(drawn["brief"]) > 5
+    assert len(page.points(chart, "brief-references")) == 2
+
+
+TUNER = {"hypermodel": {"config": {"target_macs": 9_000}}}
+
+
+def network_of(cell):
+    """The arguments of a small network, as `architecture.json` has them."""
+    stages = {"stage_strides": [1, 2], "stage_repeats": [1, 2], "stage_filters": [4, 8]}
+    shapes = {"input_shape": [9, 8, 1], "classes": 3, "stem_stride": 2, "stem_filters": 4}
+    others = {"residual": False, "combine": "add", "head_filters": None, "pooled_stages": 2}
+    arguments = {**shapes, **stages, **others, "cell": cell.prune().to_json()}
+    return {"format": architecture.FORMAT, "reference": None, "arguments": arguments}
+
+
+def test_the_network_that_was_found_is_drawn_with_the_numbers_of_the_rounds(tmp_path):
+    def best_without_node_1(point):
+        found, more = accuracy(0.6)(point), 0.3 * (1 not in point.reachable)
+        return dataclasses.replace(
+            found, score=found.score + more, objective=found.objective + more
+        )
+
+    search = run(at_budget(), best_without_node_1)
+    cell = Cell.from_json(search.best()["cell"])
+    assert 1 not in cell.reachable
+    found = network_of(cell)
+    page = report(search, tmp_path, tuner0=TUNER, architecture=found)
+    section = page.source.partition('id="network"')[2].partition("</section>")[0]
+    assert re.findall(r"node (\d+)</text>", section) == [str(n) for n in cell.reachable]
+    for shape in ("9 x 8 x 1", "5 x 4 x 4", "3 x 2 x 8", ">12<"):
+        assert shape in section
+    assert "2 cells" in section
+    del found["arguments"]["stage_strides"]
+    with pytest.raises(ValueError, match=r"architecture\.json: .*stage_strides"):
+        report(search, tmp_path, tuner0=TUNER, architecture=found)
+
+
+def test_a_reference_that_is_the_result_is_told_by_its_arguments(tmp_path):
+    arguments = {"input_shape": [8, 8, 1], "classes": 3, "filters": [4, HOSTILE]}
+    chain = {"format": architecture.FORMAT, "reference": HOSTILE, "arguments": arguments}
+    search = run(at_budget(), accuracy(0.9))
+    page = report(search, tmp_path, tuner0=TUNER, architecture=chain)
+    assert page.texts["network"].strip() == f"The network: the reference {HOSTILE}"
+    assert f"filters {json.dumps([4, HOSTILE])}" in " ".join(page.texts[""].split())
+    assert sum(tag in ("script", "img") for tag, _ in page.attributes) == 2  # the page's own
 
 
 def test_an_open_round_says_what_is_known(tmp_path):
@@ -428,7 +497,7 @@ def test_colours_stand_out(start):
     colours = dict(re.findall(r"--(\w+): (#\w+);", block[: block.index("}")]))
     for one, other in [
         *itertools.product(("ink", "faint"), ("paper", "panel", "rule")),
-        *itertools.product(("accent", "warn", "chosen", "line"), ["paper"]),
+        *itertools.product(("accent", "warn", "chosen", "line", "references"), ["paper"]),
     ]:
         assert contrast(colours[one], colours[other]) >= 4.5, (one, other)
     for one, other in [

@@ -68,6 +68,9 @@ def test_results_are_written_beside_a_search(tmp_path, finished):
     save(finished, tmp_path)
     written = saved_search.write_results(tmp_path, "accuracy")
     assert all(path.stat().st_size for path in written)
+    # The picture has the numbers of the rounds.
+    best = Cell.from_json(finished.best()["cell"])
+    assert saved_search.searched_cell(tmp_path) == best
     assert {path.name for path in written} >= {"cell.png", "trajectory.png"}
     assert Cell.load(tmp_path / "cell.json") == saved_search.read_cell(tmp_path)
     records = json.loads((tmp_path / "trajectory.json").read_text())

@@ -177,13 +177,15 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     else:
         cell = saved_search.read_cell(folder)
-    edges = len(cell.edges)
+    if folder.is_dir():
+        cell = saved_search.searched_cell(folder)  # with the numbers of the rounds
+    edges = len(cell.live_edges)
     table = Table(title=f"cell with {edges} edge{'' if edges == 1 else 's'}")
     for heading in ("node", "op", "inputs", ""):
         table.add_column(heading)
-    for node, op in enumerate(cell.ops):
+    for node in cell.reachable:
         inputs = ", ".join(map(str, cell.predecessors(node))) or "-"
-        table.add_row(str(node), op, inputs, "leaf" if node in cell.leaves else "")
+        table.add_row(str(node), cell.ops[node], inputs, "leaf" if node in cell.leaves else "")
     pipeline.print_table(table)
     if picture:
         plots.plot_cell(cell, picture)

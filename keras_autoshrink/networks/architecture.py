@@ -57,12 +57,16 @@ class Architecture:
             (batch, classes).
 
         Raises:
-            ValueError: the arguments are not those of such a network; the message names one.
+            ValueError: the arguments are not those of such a network, or it is a reference that
+                this library does not have; the message names one.
         """
         # With Keras, which a command that only looks at a file does not need.
         from keras_autoshrink.networks.cnn import ShrinkCNN
         from keras_autoshrink.networks.references import REFERENCES
 
+        if self.reference is not None and self.reference not in REFERENCES:
+            known = ", ".join(REFERENCES)
+            raise ValueError(f"architecture of {self.reference!r}: this library builds {known}")
         build = ShrinkCNN if self.reference is None else REFERENCES[self.reference].build
         try:
             model: keras.Model = build(**self.arguments, batchnorm_momentum=batchnorm_momentum)
@@ -83,16 +87,13 @@ class Architecture:
         """Makes the architecture that `to_json` wrote.
 
         Raises:
-            ValueError: it is none, or one of a reference that this library does not have.
+            ValueError: it is none.
         """
-        from keras_autoshrink.networks.references import REFERENCES
-
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise ValueError(f"not an architecture: expected a JSON object of format {FORMAT!r}")
         reference, arguments = data.get("reference"), data.get("arguments")
-        if reference is not None and reference not in REFERENCES:
-            known = ", ".join(REFERENCES)
-            raise ValueError(f"architecture of {reference!r}: this library builds {known}")
+        if reference is not None and not isinstance(reference, str):
+            raise ValueError(f"damaged architecture: reference={reference!r}")
         if not isinstance(arguments, Mapping) or not {"input_shape", "classes"} <= {*arguments}:
             raise ValueError("damaged architecture: it has no input_shape and classes")
         found = {n: tuple(v) if isinstance(v, list) else v for n, v in arguments.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 import re
 import statistics
@@ -19,21 +20,49 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 from keras_autoshrink.report.quantities import SCORE, Quantities, Quantity, Record, Records
 from keras_autoshrink.report.tables import edits, element
+from keras_autoshrink.search.points import REPEAT
 
 Numbered = tuple[int, Record]  # the number of a round, and what has to do with it
 
 # What the points of a chart are, by their kind.
 _OVER_ROUNDS = {"line": "adopted", "others": "other trained candidates", "chosen": "chosen"}
-_FRONT = {"front": "on the Pareto front", "others": "other trained candidates", "chosen": "chosen"}
+_AGAINST_COST = {
+    "chosen": "the result",
+    "references": "references, made by hand",
+    "front": "on the Pareto front",
+    "others": "other trained candidates",
+    "brief": "candidates trained for fewer epochs",
+    "brief-references": "references trained for fewer epochs",
+}
+# Its colour, where it is not that of its own name.
+_COLOUR_OF = {"front": "line", "brief": "others", "brief-references": "references"}
+# Markers and their sizes: what a point is can be told without its colour.
+_MARKERS = {
+    "chosen": ("*", 110),
+    "others": ("o", 11),
+    "brief": ("o", 11),
+    "references": ("s", 22),
+    "brief-references": ("s", 18),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A point of a chart: where it stands, and the number by which the page knows it."""
+    """A point of a chart.
+
+    Args:
+        x: where it stands.
+        y: where it stands.
+        number: by which the page knows it.
+        error: the standard error of y; 0 if it is not known.
+        label: what to write beside it.
+    """
 
     x: float
     y: float
     number: int
+    error: float = 0.0
+    label: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +70,7 @@ class Series:
     """A set of points of one kind.
 
     Args:
-        kind: "line" (joined by a line), "front" (by steps), "others" or "chosen".
+        kind: "line" (joined by a line), "front" (by steps), or another one that has a marker.
         points: of the series, at least one.
     """
 
@@ -74,6 +103,9 @@ class Texts:
         found = [f"round {round_}: {edits(record, round_)}"]
         known = (each for each in self._quantities if each.of(record) is not None)
         found += [each.phrase(record) for each in known]
+        count = len(record.get("trainings", ()))
+        if "epochs" in record:
+            found.append(f"{record['epochs']} epochs" + f", mean of {count}" * (count > 1))
         if "reference" not in record:
             edges = " ".join(f"{i}-{j}" for i, j in record["cell"]["edges"])
             found.append(f"{record['edges_left']} edges: {edges}")
@@ -87,7 +119,7 @@ class Texts:
 def curves(
     records: Records, stops: Records, best: Record | None, quantities: Quantities, texts: Texts
 ) -> list[ET.Element]:
-    """Draws curves over the rounds, and objective against cost; none without a score.
+    """Draws score, objective and costs over the rounds; none without a score.
 
     Args:
         records: of the finished rounds.
@@ -109,19 +141,46 @@ def curves(
         ]
         title = f"{each.title} over the rounds"
         charts.append(_figure(title, each.name, series, Axis("round", "rounds"), _axis(each)))
-    on = {id(candidate) for candidate in front((c for _, c in known), quantities)}
-    beside = [(n, c) for n, c in known if id(c) not in on]
-    series = [
-        Series("others", _against_cost(beside, quantities, texts)),
-        Series(
-            "front", _against_cost([(n, c) for n, c in known if id(c) in on], quantities, texts)
-        ),
-        Series("chosen", _against_cost(chosen, quantities, texts)),
-    ]
+    return [each for each in charts if each is not None]
+
+
+def against_cost(
+    stops: Records, best: Record | None, quantities: Quantities, texts: Texts
+) -> ET.Element | None:
+    """Draws the objective of all networks against their cost, with the Pareto front.
+
+    The front is of the networks that have been trained for the most epochs: others would be on it,
+    or not, for how long they were trained.
+
+    Args:
+        stops: the records of the rounds, that under way included.
+        best: the record of the chosen network, if there is one.
+        quantities: what to draw.
+        texts: where to add those of the points.
+
+    Returns:
+        None without a score, or where no cost is known.
+    """
+    known = networks(stops)
+    on = {id(network) for network in front((each for _, each in known), quantities)}
+    longest = _most_epochs(each for _, each in known)
+    found: dict[str, list[Numbered]] = {kind: [] for kind in reversed(_AGAINST_COST)}
+    for number, network in known:
+        if id(network) in on:
+            found["front"].append((number, network))
+        kind = "references" if "reference" in network else "others"
+        if network.get("epochs", 0) < longest:
+            kind = "brief" if kind == "others" else "brief-references"
+        # A reference on the front has to show by its marker that it is one.
+        if kind != "others" or id(network) not in on:
+            found[kind].append((number, network))
+    if best is not None:
+        same = (each for each in known if _training_of(each[1]) == _training_of(best))
+        found["chosen"] = [*same][:1]
+    series = [Series(kind, _against_cost(each, quantities, texts)) for kind, each in found.items()]
     title = f"{quantities.objective.title} against {quantities.deciding.label}"
     x, y = _axis(quantities.deciding), _axis(quantities.objective)
-    charts.append(_figure(title, "front", series, x, y))
-    return [each for each in charts if each is not None]
+    return _figure(title, "front", series, x, y)
 
 
 def trained(stops: Records) -> list[Numbered]:
@@ -134,15 +193,54 @@ def trained(stops: Records) -> list[Numbered]:
     ]
 
 
+def networks(stops: Records) -> list[Numbered]:
+    """Returns each network with a score, and its round; of trainings that differ in seed, the mean.
+
+    A mean has the candidates that are its `trainings`, and its `standard_errors`.
+    """
+    found: dict[str, list[Numbered]] = {}
+    for number, candidate in trained(stops):
+        found.setdefault(_training_of(candidate), []).append((number, candidate))
+    return [
+        (each[0][0], each[0][1] if len(each) == 1 else _mean([candidate for _, candidate in each]))
+        for each in found.values()
+    ]
+
+
+def _training_of(record: Record) -> str:
+    """Returns a key that a network's trainings share, if they were of equal length."""
+    cell = record["cell"]
+    values = {name: v for name, v in cell.get("values", {}).items() if name != REPEAT}
+    return json.dumps([cell["ops"], cell["edges"], values])
+
+
+def _mean(trainings: Records) -> Record:
+    mean: Record = {**trainings[0], "trainings": trainings, "standard_errors": {}}
+    for name in ("score", "objective"):
+        values = [each[name] for each in trainings]
+        if None not in values:
+            mean[name] = statistics.fmean(values)
+            mean["standard_errors"][name] = statistics.stdev(values) / math.sqrt(len(values))
+    return mean
+
+
+def _most_epochs(records: Iterable[Record]) -> int:
+    return max((record.get("epochs", 0) for record in records), default=0)
+
+
 def front(candidates: Iterable[Record], quantities: Quantities) -> list[Record]:
     """Finds the Pareto front: what nothing beats in objective or cost and equals in the other.
 
-    Networks that are equal in both are all on it.
+    Networks that are equal in both are all on it; those trained for fewer epochs than others are
+    not compared.
 
     Returns:
         Some of the candidates, the very same objects, from the cheapest on.
     """
     sign = 1 if quantities.less else -1
+    candidates = [*candidates]
+    longest = _most_epochs(candidates)
+    candidates = [each for each in candidates if each.get("epochs", 0) == longest]
     known = [
         (cost, sign * objective, candidate)
         for candidate in candidates
@@ -169,7 +267,16 @@ def _against_cost(found: Iterable[Numbered], quantities: Quantities, texts: Text
     made = [(x, y, n, r) for n, r, x, y in pairs if x is not None and y is not None]
     # In the order of the front, which is drawn by steps.
     made.sort(key=lambda each: (each[0], each[1] if quantities.less else -each[1]))
-    return [Point(x, y, texts.number(n, r)) for x, y, n, r in made]
+    return [
+        Point(
+            x,
+            y,
+            texts.number(n, r),
+            r.get("standard_errors", {}).get("objective", 0.0),
+            r.get("reference", ""),
+        )
+        for x, y, n, r in made
+    ]
 
 
 def _axis(quantity: Quantity) -> Axis:
@@ -192,7 +299,10 @@ def _figure(title: str, name: str, series: Sequence[Series], x: Axis, y: Axis) -
         beyond = sum(not within[0] <= value <= within[1] for _, value in ys)
         words = f"{beyond} far beyond this range, and not drawn; the tables have all."
         caption.append(element("p", words, class_="faint"))
-    texts = _FRONT if name == "front" else _OVER_ROUNDS
+    texts = _AGAINST_COST if name == "front" else _OVER_ROUNDS
+    if any(p.error for each in series for p in each.points):
+        words = "Bars are standard errors of means over several trainings."
+        caption.append(element("p", words, class_="faint"))
     legend = [
         element("li", element("i", class_=f"key dot {kind}"), text)
         for kind, text in texts.items()
@@ -235,6 +345,7 @@ _COLOURS = {
     "line": "#0072b2",
     "chosen": "#d55e00",
     "others": "#b0b0b0",
+    "references": "#cc79a7",
     "ink": "#333333",
     "rule": "#dddddd",
 }
@@ -254,6 +365,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _COLOURS["ink"],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "xtick.minor.size": 0,
 }
 
 
@@ -285,28 +397,48 @@ def chart(
         figure = Figure(figsize=(3.5, 2.4), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(xlabel=x.label, ylabel=y.label)
+        _ticks(axes, x, y, [p.x for each in drawn for p in each.points])
         for whole, each in zip(series, drawn, strict=True):
             _draw(axes, whole, each.points, f"{name}-{each.kind}")
         if within:
             margin = 0.05 * (high - low)
             axes.set_ylim(low - margin, high + margin)
-        _ticks(axes, x, y, [p.x for each in drawn for p in each.points])
+        _label(axes, [p for each in drawn if each.kind == "references" for p in each.points])
         written = io.BytesIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     return _for_the_page(ET.fromstring(written.getvalue()), name, drawn)
 
 
 def _draw(axes: Axes, series: Series, within: Sequence[Point], gid: str) -> None:
-    kind = "line" if series.kind == "front" else series.kind
+    colour = _COLOURS[_COLOUR_OF.get(series.kind, series.kind)]
     if series.kind in ("line", "front"):
         how = "steps-post" if series.kind == "front" else "default"
         xs, ys = [p.x for p in series.points], [p.y for p in series.points]
-        axes.plot(xs, ys, color=_COLOURS[kind], linewidth=1.4, drawstyle=how)
-    marker, size = {"chosen": ("*", 110), "others": ("o", 11)}.get(kind, ("o", 22))
+        axes.plot(xs, ys, color=colour, linewidth=1.4, drawstyle=how)
+    for p in within:
+        if p.error:
+            axes.vlines(p.x, p.y - p.error, p.y + p.error, color=colour, linewidth=1)
+    marker, size = _MARKERS.get(series.kind, ("o", 22))
     xs, ys = [p.x for p in within], [p.y for p in within]
-    points = axes.scatter(xs, ys, s=size, marker=marker, color=_COLOURS[kind], zorder=3)
+    points = axes.scatter(xs, ys, s=size, marker=marker, color=colour, zorder=3)
     points.set_gid(gid)
     points.set_clip_on(False)
+
+
+_LABELLED = 4  # more labels would lie upon each other
+
+
+def _label(axes: Axes, points: Sequence[Point]) -> None:
+    """Writes the labels of a few points beside them, towards the middle of the chart."""
+    labelled = [p for p in points if p.label]
+    for p in labelled if len(labelled) <= _LABELLED else ():
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform((p.x, p.y)))
+        where = (4 if x < 0.5 else -4, -4 if y > 0.2 else 4)
+        sides: dict[str, Any] = {
+            "ha": "left" if x < 0.5 else "right",
+            "va": "top" if y > 0.2 else "bottom",
+        }
+        axes.annotate(p.label, (p.x, p.y), where, textcoords="offset points", **sides)
 
 
 def _ticks(axes: Axes, x: Axis, y: Axis, xs: Sequence[float]) -> None:
@@ -352,7 +484,7 @@ def _for_the_page(svg: ET.Element, name: str, series: Sequence[Series]) -> ET.El
             each.set("data-kind", found.kind)
             groups.append((each, found))
     for group, of in groups:
-        colour = "line" if of.kind == "front" else of.kind
+        colour = _COLOUR_OF.get(of.kind, of.kind)
         uses = [each for each in group.iter() if each.tag == "use"]
         for use, point in zip(uses, of.points, strict=True):
             use.set("data-point", str(point.number))
@@ -362,7 +494,8 @@ def _for_the_page(svg: ET.Element, name: str, series: Sequence[Series]) -> ET.El
         for each in group.iter():
             for key in ("fill", "stroke"):
                 each.attrib.pop(key, None)
-        group.set("fill", f"var(--{colour})")
+        hollow = of.kind.startswith("brief")
+        group.set("fill", "var(--paper)" if hollow else f"var(--{colour})")
         group.set("stroke", f"var(--{colour})")
     for key in ("width", "height", "version"):
         svg.attrib.pop(key, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.report import saved_search
-from keras_autoshrink.report.quantities import Record, known_costs
+from keras_autoshrink.report.quantities import Record, is_objective, known_costs
 from keras_autoshrink.search.points import EPOCHS, REPEAT, Point
 from keras_autoshrink.search.shrink import ShrinkSearch
 
@@ -55,7 +55,8 @@ def verdict(search: ShrinkSearch, objective: str, by: str = BY_SCORE) -> str:
         return f"The reference {name} is the result: no network found has a score in the final."
     difference = found["mean"] - reference["mean"]
     unit, form, what = 1, ".4f", "of the score"
-    if objective.endswith("accuracy") and _is_objective(search):
+    pairs = ((each.score, each.objective) for each in search.outcomes.values())
+    if objective.endswith("accuracy") and is_objective(pairs):
         unit, form, what = 100, ".2f", f"points of {objective}"
     said = f"{abs(difference) * unit:{form}} {what}"
     error = 0.0
@@ -76,26 +77,25 @@ def verdict(search: ShrinkSearch, objective: str, by: str = BY_SCORE) -> str:
     )
 
 
-def _is_objective(search: ShrinkSearch) -> bool:
-    """Whether the score is the metric behind it, all networks being of one cost."""
-    return all(
-        each.objective is not None and math.isclose(each.score, each.objective, abs_tol=1e-6)
-        for each in search.outcomes.values()
-        if each.score is not None
-    )
-
-
 def _standard_error(*records: Record) -> float:
-    """Returns the standard error of the difference of two mean scores."""
+    """Returns the standard error of a mean score, or of the difference of two."""
     scores = [record["scores"] for record in records]
     return math.sqrt(sum(statistics.variance(each) / len(each) for each in scores))
+
+
+def mean_score(record: Record) -> str:
+    """Writes the mean score of a network of a final, with its standard error where there is one."""
+    error = f" ± {_standard_error(record):.4f}" if len(record["scores"]) > 1 else ""
+    return f"{record['mean']:.4f}{error}"
 
 
 def caption(search: ShrinkSearch) -> str:
     """Returns what stands with the table of a final."""
     epochs = search.space.rungs[1]
+    several = any(len(record["scores"]) > 1 for record in search.final())
     return (
         f"The final: the best networks found, and the best references, trained for {epochs} epochs"
+        + (", ± the standard error of the trainings" if several else "")
     )
 
 
@@ -113,7 +113,7 @@ def rows(search: ShrinkSearch) -> list[list[str]]:
         [
             record["reference"] or f"found: {_described(record, search.space.start)}",
             str(len(record["scores"])),
-            f"{record['mean']:.4f}",
+            mean_score(record),
             ", ".join(f"{score:.4f}" for score in record["scores"]),
             *(cost.text(record) for cost in costs),
         ]

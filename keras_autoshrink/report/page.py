@@ -19,7 +19,8 @@ from keras_autoshrink import __version__, files
 from keras_autoshrink.cell import Cell, Edge
 from keras_autoshrink.networks.operations import colours
 from keras_autoshrink.report import final, saved_search
-from keras_autoshrink.report.charts import Texts, curves, front, trained
+from keras_autoshrink.report.charts import Texts, against_cost, curves, front, networks
+from keras_autoshrink.report.network import network_figure
 from keras_autoshrink.report.plots import bend, control, layered
 from keras_autoshrink.report.quantities import (
     SCORE,
@@ -56,7 +57,7 @@ def write_report(
     path: str | os.PathLike[str] | None = None,
     objective: str | None = None,
 ) -> Path:
-    """Writes a search as a page for a browser: its rounds, curves, candidates and settings.
+    """Writes a search as a page for a browser: its result, rounds, candidates and settings.
 
     Args:
         search: a tuner, or the folder of its search, which need not have ended.
@@ -97,8 +98,11 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     tuner = saved_search.read_tuner_settings(folder)
     direction = saved_search.read_about(folder).get("direction")
     quantities = of_search(stops, objective, tuner.get("score"), direction)
-    known = [candidate for _, candidate in trained(stops)]
-    on_front = {id(candidate) for candidate in front(known, quantities)}
+    on_front = {
+        id(training)
+        for network in front((each for _, each in networks(stops)), quantities)
+        for training in network.get("trainings", [network])
+    }
     cells = [None if "reference" in each else Cell.from_json(each["cell"]) for each in stops]
     parts = importlib.resources.files("keras_autoshrink.report") / "web"
     template, style, *scripts = (
@@ -107,6 +111,7 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
     )
     script = "\n".join(scripts)
     texts = Texts(quantities)
+    compared = against_cost(stops, best, quantities, texts)
     charts = curves(records, stops, best, quantities, texts)
     data = {
         **_drawing(cells, search.cell),
@@ -134,13 +139,18 @@ def _page(search: ShrinkSearch, folder: Path, objective: str) -> str:
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         name=html.escape(folder.resolve().name),
         state=render(_state(search)),
-        figures=render(_figures(search, best, quantities, bool(known))),
-        final=render(*_final(search, folder, objective)),
+        result="The result" if search.done else "The result so far",
+        verdict=html.escape(_verdict(search, folder, objective, best, quantities)),
+        compared=render(*[] if compared is None else [compared]),
+        figures=render(*_figures(search, best, quantities)),
+        final=render(*[final_table(search)] if search.final() else []),
+        network=render(*_network(search, folder, best)),
+        searching="The search" if any("changed" in each for each in stops) else "The shrinking",
         last=str(len(stops) - 1),
         start=str(stops.index(best) if best else 0),
         rounds=render(*rounds),
         charts=render(*charts),
-        drawn="" if charts else "hidden",
+        drawn="" if charts or compared is not None else "hidden",
         trajectory=render(rounds_table(records, best, quantities)),
         facts=render(*_facts(folder, search, tuner)),
         version=html.escape(__version__),
@@ -188,24 +198,38 @@ def _state(search: ShrinkSearch) -> ET.Element:
     return element("p", "This search has finished.", class_="state")
 
 
-def _figures(
-    search: ShrinkSearch, best: Record | None, quantities: Quantities, trained: bool
-) -> ET.Element:
+def _verdict(
+    search: ShrinkSearch, folder: Path, objective: str, best: Record | None, quantities: Quantities
+) -> str:
+    """Says in a sentence what a search has come to."""
+    if search.final():
+        return final.verdict(search, objective, final.judged_by(folder))
+    if best is None:
+        trained = any(outcome.score is not None for outcome in search.outcomes.values())
+        return f"No {'round has adopted a network' if trained else 'network has a score'} yet."
+    name = f"The reference {best['reference']}" if "reference" in best else "The network"
+    phrases = [each.phrase(best) for each in quantities if each.of(best) is not None]
+    how = "chosen" if search.done else "the best so far"
+    return f"{name} of round {best['round']} is {how}: {', '.join(phrases)}."
+
+
+def _figures(search: ShrinkSearch, best: Record | None, quantities: Quantities) -> list[ET.Element]:
     """Shows what the chosen network comes to, beside that of the first round."""
     if best is None:
-        what = "round has adopted a network" if trained else "network has a score"
-        return element("p", f"No {what} yet.")
+        return []
     first = search.trajectory()[0]
     what = "complete" if edits(first, 0) == "complete cell" else "round 0"
     if "reference" in best:
         found = [("network", best["reference"], "a reference")]
     else:
         found = [("edges", str(best["edges_left"]), f"of {len(search.cell.edges)}")]
-    shown = [quantities.objective, *quantities.costs, SCORE]
+    shown = [*quantities]
     if of_final := search.final():  # the best of several trainings is no fair number
-        mean, count = of_final[0]["mean"], len(of_final[0]["scores"])
+        count = len(of_final[0]["scores"])
         trainings = f"of {count} training{'' if count == 1 else 's'}"
-        found.append(("mean score", f"{mean:.4f}", trainings))
+        label = (SCORE if quantities.scored else quantities.objective).label
+        written = final.mean_score(of_final[0]).replace("± ", "±\N{NO-BREAK SPACE}")
+        found.insert(0, ("mean " * (count > 1) + label, written, trainings))
         shown = [*quantities.costs]
     for each in shown:
         if each.of(best) is not None:
@@ -215,17 +239,23 @@ def _figures(
         element("div", element("dt", name), element("dd", value), element("dd", beside))
         for name, value, beside in found
     ]
-    return element("dl", *tiles, class_="tiles")
+    return [element("dl", *tiles, class_="tiles")]
 
 
-def _final(search: ShrinkSearch, folder: Path, objective: str) -> list[ET.Element]:
-    """Shows what a search has found beside the references; nothing before its final has ended."""
-    if not search.final():
+def _network(search: ShrinkSearch, folder: Path, best: Record | None) -> list[ET.Element]:
+    """Draws the network that a search at a budget has left when it ended; nothing before."""
+    architecture = saved_search.read_architecture(folder) if search.done else None
+    if architecture is None or best is None:
         return []
-    words = final.verdict(search, objective, final.judged_by(folder))
-    heading = element("h2", "What was found, and the references", id="final")
-    parts = (heading, element("p", words), final_table(search))
-    return [element("section", *parts, **{"aria-labelledby": "final"})]
+    name = architecture.reference
+    title = "The network found" if name is None else f"The network: the reference {name}"
+    try:
+        figure = network_figure(architecture, Cell.from_json(best["cell"]))
+    except (KeyError, TypeError, ValueError) as error:
+        path = folder / saved_search.ARCHITECTURE
+        raise ValueError(f"{path}: no arguments of a network: {error}") from error
+    heading = element("h2", title, id="network")
+    return [element("section", heading, figure, **{"aria-labelledby": "network"})]
 
 
 def _against(stops: Records, place: int) -> str:

@@ -19,7 +19,7 @@ from keras_autoshrink import files
 from keras_autoshrink.cell import INPUT, Cell
 from keras_autoshrink.networks.operations import colours
 from keras_autoshrink.report import final
-from keras_autoshrink.report.quantities import SCORE, Quantity, Records, known_costs
+from keras_autoshrink.report.quantities import SCORE, Quantity, Records, is_objective, known_costs
 from keras_autoshrink.report.tables import edges_left
 from keras_autoshrink.search.records import best_record, changes, described
 from keras_autoshrink.search.shrink import ShrinkSearch
@@ -41,8 +41,9 @@ def layered(graph: nx.DiGraph) -> dict[Any, Point]:
         apart, around 0.
     """
     columns = list(nx.topological_generations(graph))
-    # One node in each column would put all edges on one line: let such a chain wave.
-    wave = 0.5 if len(columns) == len(graph) else 0.0
+    # One node in each column would put all edges on one line: let a chain that has more than those
+    # from node to node wave.
+    wave = 0.5 if len(columns) == len(graph) <= graph.number_of_edges() else 0.0
     return {
         node: (float(x), row - (len(nodes) - 1) / 2 + wave * (-1) ** x)
         for x, nodes in enumerate(columns)
@@ -209,19 +210,23 @@ def plot_trajectory(
         raise ValueError("search: no round has finished yet with a network that was trained")
     records = [record for record in records if record["score"] is not None]
     costs = known_costs(records)
-    panels = [SCORE, Quantity("objective", objective), *costs]
-    panels = [panel for panel in panels if best.get(panel.name) is not None]
-    figure = _Picture(figsize=(8, 2.4 * len(panels) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    shrinks = not any(record["added_edges"] or "changed" in record for record in records)
-    place = "edges_left" if shrinks else "round"
     losers = [
         {**candidate, "round": record["round"]}
         for record in records
         for candidate in record["candidates"]
         if candidate["status"] == "rejected"
     ]
+    panels = [SCORE, Quantity("objective", objective), *costs]
+    if is_objective((each["score"], each["objective"]) for each in [*records, *losers]):
+        panels = panels[1:]
+    panels = [panel for panel in panels if best.get(panel.name) is not None]
+    alone = len(records) == 1 and not losers
+    height = 0.9 if alone else 2.4
+    figure = _Picture(figsize=(8, height * len(panels) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    shrinks = not any(record["added_edges"] or "changed" in record for record in records)
+    place = "edges_left" if shrinks else "round"
     for axes, panel in zip(all_axes, panels, strict=True):
         axes.scatter(
             [loser[place] for loser in losers],
@@ -254,12 +259,23 @@ def plot_trajectory(
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(EngFormatter(sep="") if panel.form == "," else "{x:.4g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
+        if alone:  # no axis says more than the number
+            where = (best[place], best[panel.name])
+            axes.annotate(panel.text(best), where, (12, -4), textcoords="offset points")
+            axes.set_yticks([], minor=False)
+            axes.set_yticks([], minor=True)
     all_axes[-1].set_xlabel("edges left" if shrinks else "round")
-    all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    if alone:
+        all_axes[-1].set_xticks([best[place]])
+    else:
+        all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
     if shrinks:
         all_axes[-1].invert_xaxis()
     figure.align_ylabels()
-    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    if alone:
+        handles, labels = handles[-1:], labels[-1:]
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     if path is not None:
         figure.write(path)
     return figure

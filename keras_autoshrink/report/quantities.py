@@ -55,9 +55,11 @@ class Quantity:
         return value if value is not None and math.isfinite(value) else None
 
     def text(self, record: Record) -> str:
-        """Writes a record's value for people; a dash if there is none."""
-        value = record.get(self.name)
-        return "-" if value is None else format(value, self.form)
+        """Writes a record's value for people, with its standard error; a dash if there is none."""
+        value, error = record.get(self.name), record.get("standard_errors", {}).get(self.name)
+        if value is None:
+            return "-"
+        return format(value, self.form) + (f" ± {error:{self.form}}" if error is not None else "")
 
     def phrase(self, record: Record) -> str:
         """Writes a record's value with what it is: "1,024 MACs", "score 0.5", "latency 2 ms"."""
@@ -87,16 +89,19 @@ class Quantities:
         objective: the metric behind the score.
         less: whether less of it is better.
         costs: of a network, in the order of a table.
-        deciding: the one of these that the score holds the objective against.
+        deciding: the one of these to hold the objective against: the score's, unless all networks
+            cost about the same of it, and differ in another.
+        scored: whether the score is another number than the objective.
     """
 
     objective: Quantity
     less: bool
     costs: Sequence[Quantity]
     deciding: Quantity
+    scored: bool = True
 
     def __iter__(self) -> Iterator[Quantity]:
-        return iter((SCORE, self.objective, *self.costs))
+        return iter((*[SCORE] * self.scored, self.objective, *self.costs))
 
 
 def of_search(
@@ -120,7 +125,34 @@ def of_search(
     less = direction == "min"
     which = " (less is better)" if less else ""
     shown = Quantity("objective", objective, direction=which)
-    return Quantities(shown, less, costs, _quantity(_deciding(score, {c.name for c in costs})))
+    deciding = _quantity(_deciding(score, {c.name for c in costs}))
+    trained = [each for each in candidates if each["score"] is not None]
+    if not _differs(deciding, trained):
+        deciding = next((each for each in costs if _differs(each, trained)), deciding)
+    pairs = [(each["score"], each["objective"]) for each in trained]
+    return Quantities(shown, less, costs, deciding, not pairs or not is_objective(pairs))
+
+
+def is_objective(pairs: Iterable[tuple[float | None, float | None]]) -> bool:
+    """Whether scores are the metric behind them, all networks being of one cost.
+
+    Args:
+        pairs: of score and metric; those without a score say nothing.
+    """
+    return all(
+        objective is not None and math.isclose(score, objective, abs_tol=1e-6)
+        for score, objective in pairs
+        if score is not None
+    )
+
+
+# Networks at a budget cost 95 to 100% of it; narrow references, whose filters are coarse, less.
+_SAME = 1.2
+
+
+def _differs(cost: Quantity, candidates: Records) -> bool:
+    values = [value for each in candidates if (value := cost.of(each)) is not None]
+    return bool(values) and max(values) > _SAME * min(values)
 
 
 def _deciding(score: Any, known: set[str]) -> Cost:

@@ -114,20 +114,29 @@ def read_cell(path: Path) -> Cell:
     if str(path) in PUBLISHED:
         return PUBLISHED[str(path)]
     if path.is_dir():
-        best = read_search(path).best()
-        if best is None:
-            raise ValueError(f"{path}: the search in it has no network with a score yet")
-        if "reference" in best:
-            raise ValueError(
-                f"{path}: the best network of the search in it is the reference "
-                f"{best['reference']}, which has no cell; once the search has ended, "
-                f"{ARCHITECTURE} has that network"
-            )
-        return Cell.from_json(best["cell"]).prune()
+        return searched_cell(path).prune()
     try:
         return Cell.load(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def searched_cell(folder: Path) -> Cell:
+    """Reads the best cell of a search, its nodes numbered as in the rounds.
+
+    Raises:
+        ValueError: as `read_cell`.
+    """
+    best = read_search(folder).best()
+    if best is None:
+        raise ValueError(f"{folder}: the search in it has no network with a score yet")
+    if "reference" in best:
+        raise ValueError(
+            f"{folder}: the best network of the search in it is the reference "
+            f"{best['reference']}, which has no cell; once the search has ended, "
+            f"{ARCHITECTURE} has that network"
+        )
+    return Cell.from_json(best["cell"])
 
 
 def best_reference(folder: Path) -> str | None:
@@ -298,9 +307,9 @@ def write_results(
     records = read_search(folder).trajectory()
     written = []
     if best_reference(folder) is None and (best is None or best.reference is None):
-        cell = read_cell(folder)
+        cell = searched_cell(folder)
         written = [folder / name for name in ("cell.json", "cell.png")]
-        cell.save(written[0])
+        cell.prune().save(written[0])
         plots.plot_cell(cell, written[1])
     written += [folder / name for name in ("trajectory.json", "trajectory.png")]
     files.write_text(written[-2], json.dumps(records, indent=1) + "\n")

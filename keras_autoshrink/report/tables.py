@@ -85,7 +85,7 @@ def rounds_table(records: Records, best: Record | None, quantities: Quantities) 
                 **({"class": "chosen"} if record is best else {}),
             )
         )
-    return _table(
+    return table(
         f"The {'network' if whole_space else 'cell'} that each round adopted",
         ["round", *(["against the round before"] if whole_space else ["removed", "added"])],
         [
@@ -138,7 +138,7 @@ def candidates_table(
     headings = ["edges", *(each.heading for each in quantities)]
     caption = f"Candidates of round {record['round']}, {current}"
     what = "network" if "changed" in record else "cell"
-    return _table(caption, [what], headings, rows, last="what came of it")
+    return table(caption, [what], headings, rows, last="what came of it")
 
 
 def final_table(search: ShrinkSearch) -> ET.Element:
@@ -150,7 +150,7 @@ def final_table(search: ShrinkSearch) -> ET.Element:
         title = element("th", *_unbroken(name), *marks, scope="row", class_="edges")
         chosen = {} if place else {"class_": "chosen"}
         rows.append(element("tr", title, *map(_cell, values), **chosen))
-    return _table(final.caption(search), [first], headings, rows)
+    return table(final.caption(search), [first], headings, rows)
 
 
 def settings_list(settings: Mapping[str, Any]) -> ET.Element:
@@ -200,7 +200,7 @@ def _cell(text: str) -> ET.Element:
     return element("td", text, class_="number")
 
 
-def _table(
+def table(
     caption: str,
     texts: Sequence[str],
     numbers: Sequence[str],
@@ -211,12 +211,13 @@ def _table(
     headings = [element("th", text, scope="col") for text in texts]
     headings += [element("th", text, scope="col", class_="number") for text in numbers]
     headings += [element("th", last, scope="col")] if last else []
-    table = element(
+    made = element(
         "table",
-        element("caption", caption),
+        # Which stays where it is when the box scrolls.
+        element("caption", element("span", caption)),
         element("thead", element("tr", *headings)),
         element("tbody", *rows),
     )
     return element(
-        "div", table, class_="scrolls", tabindex="0", role="region", **{"aria-label": caption}
+        "div", made, class_="scrolls", tabindex="0", role="region", **{"aria-label": caption}
     )

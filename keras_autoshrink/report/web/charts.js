@@ -68,11 +68,12 @@
       point(nearest(dots, event));
       round(near);
     });
-    // From left to right, then upwards; the chosen dot lies upon another one.
+    // From left to right, then upwards; of dots upon each other that are one network, the topmost.
     const place = (each) => [Number(each.getAttribute("x")), -Number(each.getAttribute("y"))];
-    const order = dots
-      .filter((each) => !each.closest('[data-kind="chosen"]'))
-      .sort((a, b) => place(a)[0] - place(b)[0] || place(a)[1] - place(b)[1]);
+    const topmost = new Map(dots.map((each) => [each.dataset.point, each]));
+    const order = [...topmost.values()].sort(
+      (a, b) => place(a)[0] - place(b)[0] || place(a)[1] - place(b)[1],
+    );
     const keys = {
       ArrowRight: (now) => now + 1,
       ArrowUp: (now) => now + 1,

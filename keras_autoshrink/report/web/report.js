@@ -194,7 +194,7 @@
     stop();
     show(index);
     slider.focus({ preventScroll: true });
-    document.getElementById("shrinking").scrollIntoView();
+    document.getElementById("search").scrollIntoView();
   }
 
   for (const link of document.querySelectorAll('a[href^="#round-"]')) {
