@@ -157,6 +157,11 @@ def test_modules_are_looked_for_where_this_process_found_them(tmp_path, monkeypa
 )
 def test_logs_lie_beside_the_folder_of_the_search(tmp_path, monkeypatch, options, name):
     # Which --overwrite deletes.
+    monkeypatch.chdir(tmp_path)
+    texts = [f"corpora/ptb/{part}.txt" for part in ("train", "valid", "test")]
+    for path in ("some/folder.npz", *texts):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
     teams = []
     monkeypatch.setattr(launcher.Supervisor, "run", lambda self: (0, ""))
     team = launcher.Team
