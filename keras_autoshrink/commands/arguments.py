@@ -290,7 +290,10 @@ def _add_design(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("data", metavar="DATA", help=_DATASETS)
     target = parser.add_mutually_exclusive_group(required=True)
     _add_targets(target)
-    _add(parser, "--minutes M", "of the search; the rest takes about a third more", 30.0, type=rate)
+    length = parser.add_mutually_exclusive_group()
+    minutes = "of the search (default: 30); what follows takes about a third more"
+    _add(length, "--minutes M", minutes, type=rate)
+    _add(length, "--max-candidates N", "how many networks to train, in place of minutes")
     epochs = "of each network (default: as many as 400,000 images make, from 8 to 40)"
     _add(parser, "--epochs N", epochs)
     _add(parser, "--output DIR", "where to put it all", Path("design"), type=folder)

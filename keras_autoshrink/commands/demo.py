@@ -18,7 +18,8 @@ from keras_autoshrink.commands.generate import generate
 from keras_autoshrink.report import saved_search
 from tflite_export.command_line import still_at_work
 
-_DESIGN = "digits --target-macs 30K --minutes 1.5 --epochs 24"
+# No minutes: the slower a machine, the fewer networks fit, and at last too few.
+_DESIGN = "digits --target-macs 30K --max-candidates 20 --epochs 24"
 
 # Options of the commands on a text, and what the file of its language model continues.
 _SEARCH = (

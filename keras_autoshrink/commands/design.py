@@ -27,6 +27,7 @@ from tflite_export.command_line import still_at_work
 RECORD = "run.json"  # the command, and what came of it
 _SEARCH = "search"  # its folder, in that of the design
 _FOUND = "found"
+_MINUTES = 30.0  # of the search, unless it is said
 # Accuracy that a smaller file may cost.
 _MAX_DROP = 0.01
 
@@ -76,7 +77,9 @@ def design(options: argparse.Namespace) -> int:
     target = _given(options, "target_macs", "target_params", "target_latency_ms")
     if options.target_latency_ms:
         target += ["--latency-of", "int8"]  # the file that is going to be shipped
-    length = _given(options, "minutes", "epochs", "seed")
+    if not options.max_candidates:
+        options.minutes = options.minutes or _MINUTES
+    length = _given(options, "minutes", "max_candidates", "epochs", "seed")
     place = ["--directory", str(folder), "--project-name", _SEARCH]
     images.search(pipeline.command("search", *data, *target, *length, *place, *again))
 
@@ -154,7 +157,7 @@ def table(designed: Sequence[Designed]) -> Table:
     """Makes a table of the networks that were trained in full."""
     tested, kind = len(designed[0].right), designed[0].check.quantization
     made = Table("network", box=box.SIMPLE_HEAD, title=f"{kind} files, {tested:,} test images")
-    headings = ("accuracy", "of the file", "MACs", "parameters", "bytes", "peak memory, bytes")
+    headings = ("accuracy", "lost by the file", "MACs", "parameters", "bytes", "peak memory, bytes")
     for heading in (*headings, "median ms"):
         made.add_column(heading, justify="right")
     for each in designed:
@@ -162,7 +165,7 @@ def table(designed: Sequence[Designed]) -> Table:
         made.add_row(
             each.name,
             f"{accuracy:.4f} ± {error:.4f}",
-            f"{each.check.agreement.file_accuracy:.4f}",
+            f"{each.check.agreement.accuracy_drop:.4f}",
             f"{each.check.file_macs:,}",
             f"{each.params:,}",
             f"{each.check.num_bytes:,}",
