@@ -63,6 +63,7 @@ def test_an_image_that_broke_or_was_repaired_is_noticed(
 
     layers = [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
     keras.Sequential(layers).save(tmp_path / "m.keras")
-    (tmp_path / "m.keras.json").write_text(json.dumps(before))
+    facts = {**before, "mean": [0.5] * 3, "std": [1.0] * 3}
+    (tmp_path / "m.keras.json").write_text(json.dumps(facts))
     line = refused(capsys, f"export {tmp_path}/m.keras --quantization float32")
     assert f"{tmp_path}/m.keras: was trained on other data: {changed}" in line

@@ -244,6 +244,8 @@ def designing(tmp_path, monkeypatch):
 
         monkeypatch.setattr(images, "search", search)
 
+    # A choice among kinds is seen elsewhere; it takes a conversion of each.
+    monkeypatch.setattr(images, "_choose_quantization", lambda model, data, drop: ("int8", data))
     return search_finds
 
 

@@ -139,7 +139,9 @@ def test_the_requirements_are_those_of_the_package_without_tensorflow():
     call = ast.parse((root / "setup.py").read_text(encoding="utf-8")).body[-1].value
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     all_of_it = ast.literal_eval(given["install_requires"])
-    jax = ast.literal_eval(given["extras_require"])["jax"]
+    extras = given["extras_require"]
+    names = [ast.literal_eval(key) for key in extras.keys]
+    jax = ast.literal_eval(extras.values[names.index("jax")])
     lines = (root / "requirements-jax.txt").read_text(encoding="utf-8").splitlines()
     wanted = {line for line in lines if not line.startswith("#")}
     assert wanted - {*all_of_it} == {*jax}
