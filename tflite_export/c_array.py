@@ -47,8 +47,8 @@ def write_c_array(path: str | os.PathLike[str]) -> tuple[Path, Path]:
         path: The ``.tflite`` file.
 
     Returns:
-        The source and the header: the file's path with ``.c`` and ``.h`` for ``.tflite``. Those
-        that are there are replaced.
+        The paths of the source and the header, the file's with ``.c`` and ``.h`` for ``.tflite``.
+        Those that are there are replaced.
 
     Raises:
         ValueError: The file is not a ``.tflite`` file.
