@@ -146,9 +146,13 @@ def test_networks_of_one_latency(tmp_path, monkeypatch, kind):
         settings = {"hypermodel": found, "strategy": "evolution", "max_candidates": 2}
         return run(folder, kas.AccuracyScore(weight=0), **settings)
 
-    tuner = searched(tmp_path / "a")
-    kept = json.loads((tmp_path / "a" / "search" / saved_search.COSTS).read_text())
-    assert len(kept) == 2
+    # On a busy machine times may scatter so much that a network is left out; another one follows.
+    for folder in (tmp_path / "a", tmp_path / "again"):
+        tuner = searched(folder)
+        if len(candidates(tuner)) == 2:
+            break
+    kept = json.loads((folder / "search" / saved_search.COSTS).read_text())
+    assert len(kept) == len(candidates(tuner)) == 2
     for trial in tuner.oracle.get_best_trials(2):
         (costs_of,) = [
             e
