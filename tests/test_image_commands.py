@@ -295,7 +295,20 @@ def test_the_advice_of_a_design_knows_chance():
     assert design.advice(level).endswith(
         "(standard error 1.4) above the best reference, chain, which may be chance."
     )
-    assert "no reference could be built" in design.advice(better[:1])
+    assert "no final with a reference" in design.advice(better[:1])
+
+
+@pytest.mark.parametrize(("chains", "name"), [(0.5, "found"), (0.9, "chain-stride2")])
+def test_a_design_of_few_networks_has_one(tmp_path, chains, name):
+    # With fewer than eight there is no final.
+    search = at_budget(max_candidates=7)
+    few = dataclasses.replace(search.space, rungs=())
+    search = ShrinkSearch(
+        search.cell, strategy="evolution", num_candidates=4, max_candidates=7, space=few
+    )
+    save(run(search, accuracy(chains)), tmp_path)
+    assert not search.final()
+    assert design._networks(tmp_path) == {name: tmp_path}
 
 
 def test_overwrite_starts_anew(folder, tmp_path):

@@ -131,7 +131,10 @@ def _given(options: argparse.Namespace, *names: str) -> list[str]:
 
 def _networks(search: Path) -> dict[str, Path]:
     """Returns what to train, the result of the search first, then the best reference."""
-    best, *others = saved_search.read_search(search).final()
+    records = saved_search.read_search(search).final()
+    if not records:  # of few networks, or of one epoch
+        return {saved_search.best_reference(search) or _FOUND: search}
+    best, *others = records
     if best["reference"]:
         return {best["reference"]: search}
     names = [each["reference"] for each in others if each["reference"]]
@@ -188,7 +191,9 @@ def advice(designed: Sequence[Designed]) -> str:
             "is better."
         )
     if not others:
-        return f"Ship {best.check.path}; no reference could be built at this budget."
+        return (
+            f"Ship {best.check.path}; the search had no final with a reference to hold it against."
+        )
     (reference,) = others
     difference, error = _mean(best.right.astype(float) - reference.right.astype(float))
     apart = f"{abs(difference) * 100:.1f} points (standard error {error * 100:.1f})"

@@ -264,10 +264,8 @@ def export(
     data = _load(source, options, "train")
     _check_optimisable(options, model, data)
     if not isinstance(data, ImageData):
-        from keras_autoshrink.data import streams
-
-        data = streams.sample(data, *_SAMPLE)
-        _console.print(f"taking {len(data.test):,} of the test images")
+        data = _in_memory(data)
+        _console.print(f"taking {len(data.test or ()):,} of the test images")
     changed = _changed(facts, source, data)
     if changed:
         raise ValueError(f"{options.model}: was trained on other data: {changed}")
@@ -293,6 +291,15 @@ def export(
     return [*checks, *optimised]
 
 
+def _in_memory(data: ImageData | ImageStreams) -> ImageData:
+    """Returns images, of streams a sample to calibrate and to check a file on."""
+    if isinstance(data, ImageData):
+        return data
+    from keras_autoshrink.data import streams
+
+    return streams.sample(data, *_SAMPLE)
+
+
 def told_right(
     options: argparse.Namespace, model: keras.Model, facts: dict[str, Any]
 ) -> npt.NDArray[np.bool_]:
@@ -303,11 +310,7 @@ def told_right(
         model: trained.
         facts: that its training recorded.
     """
-    data = _load(image_source(options, facts), options, "train")
-    if not isinstance(data, ImageData):
-        from keras_autoshrink.data import streams
-
-        data = streams.sample(data, *_SAMPLE)
+    data = _in_memory(_load(image_source(options, facts), options, "train"))
     assert data.test is not None  # loaded for a training
     logits = model.predict(data.test.x, verbose=0)
     right: npt.NDArray[np.bool_] = logits.argmax(axis=-1) == data.test.y
