@@ -534,7 +534,7 @@ def _part(path: str, operation: str, layers: dict[str, Any]) -> tuple[str, int]:
     scopes = [re.sub(r"_\d+$", "", scope) for scope in path.split("/")]
     layer = next((layers[scope] for scope in scopes if scope in layers), None)
     way = "gradient" if "gradient_tape" in scopes else "forward"
-    if re.search("Conv2[dD]|MatMul", operation):
+    if layer is not None and re.search("Conv2[dD]|MatMul", operation):
         if way == "gradient":
             # Of a matrix product the gradient of its first argument is made first.
             first = "Input" in operation or path.endswith("/MatMul")

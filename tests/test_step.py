@@ -162,6 +162,47 @@ def test_pointwise_convolutions_are_matrix_products():
     assert not any("convolution_op" in vars(layer) for layer in layers)
 
 
+FEW_PIXELS = {
+    "silu": (lambda: keras.layers.Activation("silu"), False),
+    "depthwise": (lambda: keras.layers.DepthwiseConv2D(5, padding="same"), True),
+    "depthwise, strided": (
+        lambda: keras.layers.DepthwiseConv2D(
+            (5, 3), strides=2, padding="same", activation="tanh", bias_initializer="ones"
+        ),
+        True,
+    ),
+    "depthwise, valid": (lambda: keras.layers.DepthwiseConv2D(3, use_bias=False), True),
+    "depthwise, valid and strided": (lambda: keras.layers.DepthwiseConv2D(2, strides=2), False),
+}
+
+
+@pytest.mark.parametrize("name", FEW_PIXELS)
+def test_gradients_of_our_own_are_keras_own(name):
+    make, lean_kernel = FEW_PIXELS[name]
+    layer = make()
+    model = keras.Sequential([keras.Input((4, 5, 6)), layer])
+    x = tf.constant(np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype("float32"))
+    found = []
+    for lean in (False, True):
+
+        @tf.function
+        def trained(inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = model(inputs, training=True)
+                loss = tf.reduce_mean(tf.sin(outputs * 3))
+            return outputs, tape.gradient(loss, [inputs, *model.trainable_variables])
+
+        with step._lean_layers(model) if lean else contextlib.nullcontext():
+            assert ("call" in vars(layer)) is lean
+            traced = trained.get_concrete_function(tf.TensorSpec((None, 4, 5, 6)))
+        kinds = {operation.type for operation in traced.graph.get_operations()}
+        native = "DepthwiseConv2dNativeBackpropFilter" in kinds
+        assert native is (name != "silu" and not (lean and lean_kernel))
+        found.append([traced(x[:1]), traced(x)])
+    assert_close(*found)
+
+
 def test_what_is_saved_is_a_plain_model(tmp_path):
     x, y = data(4, 4)
     model = compiled(network())

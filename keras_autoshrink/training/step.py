@@ -188,8 +188,14 @@ def _lean_layers(model: keras.Model) -> Iterator[None]:
                 name, lean = "call", functools.partial(_normalize, layer, layer.call)
             elif type(layer) is keras.layers.Conv2D and _is_pointwise(layer):
                 name, lean = "convolution_op", _pointwise
+            elif type(layer) is keras.layers.DepthwiseConv2D and _is_plain(layer):
+                name, lean = "call", functools.partial(_convolve_depthwise, layer, layer.call)
             elif type(layer) is keras.layers.Activation and layer.activation is _RELU:
                 name, lean = "call", functools.partial(_rectify, layer.call)
+            elif type(layer) is keras.layers.Activation and layer.activation is _SILU:
+                if layer.compute_dtype != "float32":
+                    continue
+                name, lean = "call", _silu
             else:
                 continue
             if name not in vars(layer):
@@ -205,13 +211,19 @@ def _lean_layers(model: keras.Model) -> Iterator[None]:
 _tracing = threading.RLock()
 
 _RELU = keras.activations.relu
+_SILU = keras.activations.silu
 
 
 def _is_pointwise(layer: keras.layers.Conv2D) -> bool:
     """Whether a convolution is a matrix product, which oneDNN computes in less time on a CPU."""
-    ones = {*layer.kernel_size, *layer.strides, *layer.dilation_rate, layer.groups}
+    return {*layer.kernel_size, *layer.strides, layer.groups} == {1} and _is_plain(layer)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a convolution of a CPU is as most are; of a depthwise one, one output a channel."""
+    one = {*layer.dilation_rate, getattr(layer, "depth_multiplier", 1)} == {1}
     plain = layer.data_format == "channels_last" and layer.compute_dtype == "float32"
-    return ones == {1} and plain and not _has_gpu()
+    return one and plain and not _has_gpu()
 
 
 def _pointwise(inputs: Any, kernel: Any) -> Any:
@@ -221,6 +233,85 @@ def _pointwise(inputs: Any, kernel: Any) -> Any:
     product = tf.matmul(rows, tf.reshape(tf.convert_to_tensor(kernel), (channels, filters)))
     outputs = tf.reshape(product, (*tf.unstack(tf.shape(inputs)[:-1]), filters))
     return tf.ensure_shape(outputs, (*inputs.shape[:-1], filters))
+
+
+def _convolve_depthwise(
+    layer: keras.layers.DepthwiseConv2D, keras_calls: Callable[..., Any], inputs: Any
+) -> Any:
+    """Convolves each channel by its kernel, with a gradient of our own for few pixels.
+
+    For the kernel of 5x5 of a map of 4x4 oneDNN's gradient takes as long as for one of 8x8 or more.
+
+    Args:
+        layer: whose kernel is used.
+        keras_calls: the layer's own `call`.
+        inputs: of shape (batch, height, width, channels).
+    """
+    _, height, width, _ = layer.compute_output_shape(inputs.shape)
+    known = height is not None and width is not None
+    if not (known and height * width < math.prod(layer.kernel_size)):
+        return keras_calls(inputs)
+    arguments = {"strides": (1, *layer.strides, 1), "padding": layer.padding.upper()}
+
+    @tf.custom_gradient
+    def convolve(x: Any, kernel: Any) -> Any:
+        def gradient(dy: Any) -> Any:
+            dx = tf.nn.depthwise_conv2d_backprop_input(tf.shape(x), kernel, dy, **arguments)
+            return dx, _kernel_gradient(x, dy, layer.kernel_size, layer.strides, layer.padding)
+
+        return tf.nn.depthwise_conv2d(x, kernel, **arguments), gradient
+
+    outputs = convolve(inputs, tf.convert_to_tensor(layer.kernel))
+    if layer.use_bias:
+        outputs += layer.bias
+    return layer.activation(outputs)
+
+
+def _kernel_gradient(
+    x: Any, dy: Any, kernel_size: Sequence[int], strides: Sequence[int], padding: str
+) -> Any:
+    """Returns the gradient of a depthwise kernel, of shape (*kernel_size, channels, 1).
+
+    It is a depthwise convolution itself: of the inputs, with each image's channels as channels of
+    their own, by the gradients of the outputs. What comes of it is summed up over the images.
+
+    Args:
+        x: the inputs, of shape (batch, height, width, channels).
+        dy: the gradients of the outputs.
+        kernel_size: of the convolution.
+        strides: of the convolution.
+        padding: of the convolution.
+    """
+    channels = x.shape[-1]
+    margins = []
+    for size, outputs, taps, stride in zip(
+        x.shape[1:3], dy.shape[1:3], kernel_size, strides, strict=True
+    ):
+        margin = max((outputs - 1) * stride + taps - size, 0) if padding == "same" else 0
+        margins.append((margin // 2, margin - margin // 2))
+    pixels = tf.pad(tf.transpose(x, (1, 2, 0, 3)), (*margins, (0, 0), (0, 0)))
+    images = tf.shape(x)[0]
+    sums = tf.nn.depthwise_conv2d(
+        tf.reshape(pixels, (1, *pixels.shape[:2], images * channels)),
+        tf.reshape(tf.transpose(dy, (1, 2, 0, 3)), (*dy.shape[1:3], images * channels, 1)),
+        strides=(1, 1, 1, 1),
+        padding="VALID",
+        dilations=strides,
+    )
+    # Where strides leave pixels over there are more than the kernel has.
+    sums = sums[:, : kernel_size[0], : kernel_size[1]]
+    return tf.reduce_sum(tf.reshape(sums, (*kernel_size, images, channels, 1)), 2)
+
+
+@tf.custom_gradient
+def _silu(x: Any) -> Any:
+    """Computes x times its sigmoid, which is kept: for the gradient Keras computes it again."""
+    sigmoid = tf.sigmoid(x)
+
+    def gradient(dy: Any) -> Any:
+        return dy * (sigmoid + tf.raw_ops.SigmoidGrad(y=sigmoid, dy=x))
+
+    return x * sigmoid, gradient
 
 
 def _normalize(
