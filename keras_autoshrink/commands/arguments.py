@@ -462,6 +462,8 @@ def _add_targets(options: _Options) -> None:
     macs = "multiply-accumulates of a network for one image, such as 4M"
     _add(options, "--target-macs N", macs, type=count)
     _add(options, "--target-params N", "parameters of a network, such as 80K", type=count)
+    file = "kilobytes (1,000 bytes) of a network's int8 .tflite file, such as 64"
+    _add(options, "--target-kb KB", file, type=rate)
     _add(options, "--target-latency-ms MS", type=rate)
 
 
