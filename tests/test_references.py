@@ -119,7 +119,8 @@ def test_what_cannot_be_built_is_left_out_by_name(monkeypatch, caplog):
         ({"target_kb": -1}, "target_kb=-1: expected a number greater than 0"),
         (
             {"target_kb": 2.5},
-            "target_kb=2.5: the smallest network of this kind has X KB",
+            "target_kb=2.5: the smallest network of this kind has 11.1 KB, the widest 319,367.7 "
+            "(resnet8; nor can another reference be built)",
         ),
         ({"target_macs": 9, "classes": 0}, "classes=0: expected a whole number of 1 or more"),
         (
