@@ -658,6 +658,7 @@ TO = "--output m.keras"
         ("search --minutes 0", "--minutes: '0' is no number greater than 0"),
         ("search --task text --minutes soon", "--minutes: 'soon' is no number greater than 0"),
         ("search --over", "unrecognized arguments: --over"),
+        ("design digits --target-kb -1", "--target-kb: '-1' is no number greater than 0"),
         ("search --target-macs 1M --target-params 9K", "not allowed with argument --target-macs"),
         ("search --distribution-strategy multiworker", "invalid choice: 'multiworker'"),
         (f"train shrinkcnn {TO} --target-macs many", "--target-macs: 'many'"),

@@ -43,7 +43,7 @@ def test_a_block_of_python_runs(block, tmp_path, monkeypatch):
     )
     assert ran.returncode == 0, ran.stderr
     if "tuner.finalists(" in block:
-        macs = dict(re.findall(r"^([\w-]+): 0\.\d+ .* ([\d,]+) MACs", ran.stdout, re.M))
+        macs = dict(re.findall(r"^([\w-]+): 0\.\d+, ([\d,]+) MACs", ran.stdout, re.M))
         assert "found" in macs, ran.stdout
         assert len(macs) > 1
         assert all(int(each.replace(",", "")) <= 30_000 for each in macs.values())
