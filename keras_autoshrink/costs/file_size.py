@@ -45,44 +45,55 @@ def count_file_bytes(model: keras.Model) -> int:
         >>> count_file_bytes(keras.Model(inputs, outputs, name="small"))
         2581
     """
-    # The axes of all means are one constant, as are zeros in place of a bias, for each width.
-    total, zeros = _FILE + _ENDS + _CONSTANT, set()
+    # The axes of all means are one constant, as are the zeros in place of biases of one width.
+    total = _FILE + _ENDS + _CONSTANT
+    widths_of_zeros: set[int] = set()
     for layer, parts in _operators(model):
-        kind = type(layer).__name__
-        path = _path(model, layer)
-        extra = _operators_of(getattr(layer, "activation", None))
+        kind, path = type(layer).__name__, _path(model, layer)
+        activation = _operators_of(getattr(layer, "activation", None))
+        total += activation * (_BETWEEN + path + _NAME)
         if kind in _KERNELS:
-            kernel, shape = len(_KERNELS[kind]), layer.kernel.shape
+            shape = layer.kernel.shape
             channels = math.prod(shape[2:]) if kind == "DepthwiseConv2D" else shape[-1]
-            norms = [_path(model, part) for part in parts if _is_norm(part)]
-            # How BatchNorm's arithmetic is called that becomes a part of the kernel and its bias.
-            name = (
-                path
-                + kernel
-                + 1
-                + sum(2 * norm + len("batchnorm/add_1;batchnorm/sub;") for norm in norms)
-            )
-            if norms and (kind == "DepthwiseConv2D" or layer.use_bias):
-                scaled = sum(2 * norm + len("batchnorm/mul_1;batchnorm/mul;") for norm in norms)
-                name += scaled
-                kernel += scaled if kind == "DepthwiseConv2D" else 0
-            name += (2 * path + len("Squeeze;BiasAdd;")) * layer.use_bias
-            name += sum(_path(model, part) + len("Relu;") for part in parts if not _is_norm(part))
-            total += 2 * (_CONSTANT + _CHANNEL * channels) + math.prod(shape) + path + kernel
-            if norms or layer.use_bias:
+            kernel_name, name = _kernel_names(model, layer, parts)
+            total += 2 * (_CONSTANT + _CHANNEL * channels) + math.prod(shape) + kernel_name
+            if layer.use_bias or any(map(_is_norm, parts)):
                 total += 4 * channels + name
             else:
-                total += len("arith.constant10") + (0 if channels in zeros else 4 * channels)
-                zeros.add(channels)
-            total += _BETWEEN + name + extra * (_BETWEEN + path + _NAME)
-        elif kind == "Activation":
-            total += extra * (_BETWEEN + path + _NAME)
-        elif kind != "Dropout":
+                total += len("arith.constant10")
+                total += 0 if channels in widths_of_zeros else 4 * channels
+                widths_of_zeros.add(channels)
+            total += _BETWEEN + name
+        elif kind not in ("Activation", "Dropout"):
             inputs = layer.input if isinstance(layer.input, list) else [layer.input]
             number = len(inputs) - 1 if kind in ("Add", "Multiply") else 1
             name = path + _NAME + sum(_path(model, part) + len("Relu;") for part in parts)
             total += number * (_BETWEEN + name)
     return math.ceil(_SPREAD * total)
+
+
+def _kernel_names(model: keras.Model, layer: Any, parts: list[Any]) -> tuple[int, int]:
+    """Returns how long the names of a layer's kernel and of its bias are.
+
+    BatchNorm and ReLU that become part of the layer are in them; the operator's output is called as
+    the bias.
+    """
+    path, operator = _path(model, layer), _KERNELS[type(layer).__name__]
+    kernel, bias = path + len(operator), path + len(f"{operator};")
+    if layer.use_bias:
+        bias += 2 * path + len("Squeeze;BiasAdd;")
+    for part in parts:
+        of_part = _path(model, part)
+        if not _is_norm(part):
+            bias += of_part + len("Relu;")
+            continue
+        bias += 2 * of_part + len("batchnorm/add_1;batchnorm/sub;")
+        scaled = 2 * of_part + len("batchnorm/mul_1;batchnorm/mul;")
+        if operator == "depthwise":
+            kernel, bias = kernel + scaled, bias + scaled
+        elif layer.use_bias:
+            bias += scaled
+    return kernel, bias
 
 
 def _path(model: keras.Model, layer: Any) -> int:
@@ -105,11 +116,7 @@ def _operators(model: keras.Model) -> Iterator[tuple[Any, list[Any]]]:
             operators[id(layer.output)] = in_front
         else:
             operators[id(layer.output)] = (layer, [])
-    seen: set[int] = set()
-    for layer, fused in operators.values():
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            yield layer, fused
+    yield from {id(layer): (layer, parts) for layer, parts in operators.values()}.values()
 
 
 def _is_norm(layer: Any) -> bool:
