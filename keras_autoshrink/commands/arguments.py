@@ -126,8 +126,8 @@ def build_parser(task: str = "images") -> Parser:
     """Builds the parser of all commands, with the options of one task."""
     parser = Parser(
         prog=PROGRAM,
-        description="Finds small neural networks by shrinking a cell, and brings them to the "
-        "phone as checked .tflite files.",
+        description="Finds small neural networks at a budget, and brings them to the phone as "
+        "checked .tflite files.",
         epilog="autoshrink COMMAND --help shows the options of a command, and an example",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
