@@ -264,7 +264,7 @@ def test_a_design_ends_with_a_file_to_ship(designing, capsys):
         assert each["macs"] == tflite_export.count_macs(each["file"])
         assert f"{each['name']} {each['accuracy']:.4f} ± {each['accuracy_error']:.4f}" in printed
     assert tflite_export.read_metadata(first["file"]).labels == ("0", "1")
-    assert re.search(r" chain 0\.\d{4}, \d epochs \* - 9,000 ", printed)  # the other reference
+    assert re.search(r" resnet8 0\.\d{4}, \d epochs \* - 9,000 ", printed)  # the other reference
     assert record["advice"].startswith("Ship d/found.")
     assert record["advice"] in printed
     assert saved_search.read_facts(Path("d/found.keras"))["epochs"] == 6  # as in the search
