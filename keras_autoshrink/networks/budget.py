@@ -27,6 +27,8 @@ _FINER = (2, 1)  # where such steps are too coarse: in narrow networks of many l
 _WIDEST = 4096  # filters; wider layers are no longer small networks
 # Shares of the target: what a network has to reach, and from where on more is not worth a build.
 _ENOUGH, _CLOSE = 0.95, 0.99
+# A count of bytes is up to 3% more than a file has, which is to have 95% as well.
+_ENOUGH_BYTES = 0.98
 _POWER = 1.6  # of the mean width, by which a cost grows: 1 for depthwise convolutions, 2 for others
 
 # Of each target's name what it counts, and how many of the cost's units make one of the target's.
@@ -126,9 +128,10 @@ def solve_filters(
             f"{name}={told}: the smallest network of this kind has {narrow} {unit}, the widest "
             f"{wide}"
         )
+    enough = _ENOUGH_BYTES if name == "target_kb" else _ENOUGH
     for step in (_STEP, *_FINER):
         filters = _widen_singly(costs, filters, target, step)
-        if costs(filters) >= _ENOUGH * target:
+        if costs(filters) >= enough * target:
             break
     return filters
 
