@@ -1,69 +1,85 @@
-"""The picture of the README: the trajectory of a recorded search beside three of its cells.
+"""The picture of the README: what searches at a budget found, beside references of that budget.
 
 Example:
-    `python benchmarks/front_picture.py benchmarks/cifar10_trajectory.json --rounds 0 5 10
-    --output benchmarks/front_picture.png`; of a search of one's own, `trajectory.json` in its
-    folder.
+    `python benchmarks/front_picture.py`: of the trainings in `budget.jsonl`, which
+    `python benchmarks/budget.py train` adds to.
 """
 
 import argparse
 import json
-from io import BytesIO
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from PIL import Image
 
-import keras_autoshrink as kas
-from keras_autoshrink.networks.operations import colours
+HERE = Path(__file__).parent
+FOUND = "found"  # what budget.py calls it
+# Both can be read on white and on the dark of a git host: the picture has no ground of its own.
+INK, ACCENT = "#787d85", "#e8590c"
 
-
-def picture(figure: Figure, height: int) -> Image.Image:
-    """Draws a figure as an image of a height in pixels, its sides kept in proportion."""
-    file = BytesIO()
-    figure.savefig(file, dpi=height / figure.get_figheight())
-    return Image.open(file)
+Trainings = dict[str, list[float]]  # test accuracies in per cent, by network
 
 
-def cell_of(record: dict[str, Any]) -> Figure:
-    """Draws a round's cell to be read at a third of its size: ops by their colours alone."""
-    cell = kas.Cell.from_json(record["cell"])
-    figure = kas.plot_cell(cell, title=f"round {record['round']}: {record['edges_left']} edges")
-    (axes,) = figure.axes
-    figure.set_figheight(4.8)  # room for the legend
-    axes.title.set_size(20)
-    for text in axes.texts:
-        text.set_text(text.get_text().partition("\n")[0].removesuffix("put"))  # 3, in, out
-        text.set_size(20)
-    handles = [
-        Line2D([], [], color=colour, label=op, marker="o", markersize=18, linestyle="")
-        for op, colour in colours(cell.ops).items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=18, frameon=False)
+def trainings(results: Sequence[dict[str, Any]], macs: int) -> Trainings:
+    """Chooses those of a target's last search, and of the references by the same recipe."""
+    results = [each for each in results if each["target"] == {"target_macs": macs}]
+    found = [each for each in results if each["network"] == FOUND]
+    if not found:
+        raise SystemExit(f"--macs {macs}: nothing that was found at it has been trained")
+    last, chosen = found[-1], {}
+    for each in results:
+        if any(each[name] != last[name] for name in ("dataset", "recipe", "epochs")):
+            continue
+        if each["network"] != FOUND or each["architecture"] == last["architecture"]:
+            chosen.setdefault(each["network"], []).append(100 * each["test_accuracy"])
+    return chosen
+
+
+def picture(targets: dict[int, Trainings]) -> Figure:
+    """Draws a row for each network: its mean accuracy, and how its trainings scatter."""
+    rows = sum(len(networks) + 1.4 for networks in targets.values())
+    figure = Figure(figsize=(9, 0.42 * rows + 0.7), layout="constrained")
+    axes = figure.add_subplot()
+    row, marks = 0.0, {}
+    for macs, networks in targets.items():
+        heading = {"color": INK, "size": 15, "weight": "bold"}
+        axes.text(0, row, f"{macs / 1e6:g}M MACs", transform=axes.get_yaxis_transform(), **heading)
+        for name in sorted(networks, key=lambda name: -statistics.fmean(networks[name])):
+            row += 1
+            values = networks[name]
+            mean, colour = statistics.fmean(values), ACCENT if name == FOUND else INK
+            scatter = statistics.stdev(values) if len(values) > 1 else 0
+            axes.errorbar(mean, row, None, scatter, "o", color=colour, ms=10, lw=2.5, capsize=5)
+            above = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(f"{mean:.1f}%", (mean, row), color=colour, size=13, **above)
+            marks[row] = ("found by the search" if name == FOUND else name, colour)
+        row += 1.4
+    axes.set_yticks([*marks], [name for name, _ in marks.values()], size=14)
+    axes.tick_params(length=0)
+    axes.tick_params("x", colors=INK, labelsize=12)
+    for label, (_, colour) in zip(axes.get_yticklabels(), marks.values(), strict=True):
+        label.set_color(colour)
+    axes.set_ylim(row - 0.6, -0.6)
+    axes.margins(x=0.08)
+    axes.set_xlabel("accuracy on CIFAR-10's test images, in %", size=13, color=INK)
+    axes.grid(axis="x", color=INK, alpha=0.25)
+    axes.spines[:].set_visible(False)
     return figure
 
 
 def main() -> None:
-    """Reads the records, draws both, and writes them side by side."""
+    """Reads the trainings and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("trajectory", type=Path, help="the records of a search, as JSON")
-    parser.add_argument("--rounds", type=int, nargs="+", required=True, help="whose cells to show")
-    parser.add_argument("--output", type=Path, required=True, help="the .png to write")
-    arguments = parser.parse_args()
-    records = json.loads(arguments.trajectory.read_text(encoding="utf-8"))
-    curves = picture(kas.plot_trajectory(records, objective="accuracy"), 1200)
-    height = 1200 // len(arguments.rounds)
-    cells = [picture(cell_of(records[number]), height) for number in arguments.rounds]
-    whole = Image.new(
-        "RGB", (curves.width + max(each.width for each in cells), curves.height), "white"
-    )
-    whole.paste(curves)
-    for place, each in enumerate(cells):
-        left = curves.width + (whole.width - curves.width - each.width) // 2
-        whole.paste(each, (left, place * curves.height // len(cells)))
-    whole.quantize(64).save(arguments.output, optimize=True)
+    parser.add_argument("--results", type=Path, default=HERE / "budget.jsonl")
+    parser.add_argument("--macs", type=int, nargs="+", default=[1_000_000, 4_000_000])
+    parser.add_argument("--output", type=Path, default=HERE / "front_picture.png")
+    options = parser.parse_args()
+    lines = options.results.read_text(encoding="utf-8").splitlines()
+    results = [json.loads(line) for line in lines]
+    figure = picture({macs: trainings(results, macs) for macs in options.macs})
+    figure.savefig(options.output, dpi=150, transparent=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,6 +264,7 @@ def test_a_design_ends_with_a_file_to_ship(designing, capsys):
         assert each["macs"] == tflite_export.count_macs(each["file"])
         assert f"{each['name']} {each['accuracy']:.4f} ± {each['accuracy_error']:.4f}" in printed
     assert tflite_export.read_metadata(first["file"]).labels == ("0", "1")
+    assert re.search(r" resnet8 0\.\d{4}, \d epochs \* - 9,000 ", printed)  # the other reference
     assert record["advice"].startswith("Ship d/found.")
     assert record["advice"] in printed
     assert saved_search.read_facts(Path("d/found.keras"))["epochs"] == 6  # as in the search
@@ -656,6 +658,7 @@ TO = "--output m.keras"
         ("search --minutes 0", "--minutes: '0' is no number greater than 0"),
         ("search --task text --minutes soon", "--minutes: 'soon' is no number greater than 0"),
         ("search --over", "unrecognized arguments: --over"),
+        ("design digits --target-kb -1", "--target-kb: '-1' is no number greater than 0"),
         ("search --target-macs 1M --target-params 9K", "not allowed with argument --target-macs"),
         ("search --distribution-strategy multiworker", "invalid choice: 'multiworker'"),
         (f"train shrinkcnn {TO} --target-macs many", "--target-macs: 'many'"),

@@ -143,13 +143,14 @@ def test_a_search_at_a_budget_says_what_it_does_in_plain_words(capsys, settings,
     [
         (
             0.6,
-            r"The network found beats the best reference, chain-stride2, by \d+\.\d\d points of "
-            r"accuracy \(standard error \d\.\d\d\), by 1,000 validation images\.",
+            r"The network found beats the best reference \(chain-stride2\) by \d+\.\d\d points of "
+            r"accuracy \(standard error \d\.\d\d\), judged by 1,000 validation images\.",
         ),
         (
             0.9,
             r"The reference chain-stride2 is the result: the best network found is \d+\.\d\d "
-            r"points of accuracy \(standard error .*\) below it, by 1,000 validation images\.",
+            r"points of accuracy \(standard error .*\) below it, judged by 1,000 validation "
+            r"images\.",
         ),
     ],
 )
@@ -168,4 +169,4 @@ def test_a_final_ends_with_what_it_says_of_the_references(capsys, chain, verdict
     error = 100 * ((a - b) ** 2 / 4 + (c - d) ** 2 / 4) ** 0.5
     assert f"(standard error {error:.2f})" in last
     assert f"{points / 100:.4f} of the score" in final.verdict(search, "perplexity")
-    assert final.verdict(search, "perplexity").endswith(", by the validation score.")
+    assert final.verdict(search, "perplexity").endswith(", judged by the validation score.")

@@ -109,13 +109,19 @@ def test_what_cannot_be_built_is_left_out_by_name(monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({}, "target_macs=None, target_params=None: expected one of the two"),
+        ({}, "target_macs=None, target_params=None, target_kb=None: expected one of the three"),
         (
             {"target_macs": 1, "target_params": 2},
-            "target_macs=1, target_params=2: expected one of the two",
+            "target_macs=1, target_params=2, target_kb=None: expected one of the three",
         ),
         ({"target_macs": 0}, "target_macs=0: expected a whole number of 1 or more"),
         ({"target_params": 1.5}, "target_params=1.5: expected a whole number of 1 or more"),
+        ({"target_kb": -1}, "target_kb=-1: expected a number greater than 0"),
+        (
+            {"target_kb": 2.5},
+            "target_kb=2.5: the smallest network of this kind has 11.1 KB, the widest 319,367.7 "
+            "(resnet8; nor can another reference be built)",
+        ),
         ({"target_macs": 9, "classes": 0}, "classes=0: expected a whole number of 1 or more"),
         (
             {"target_macs": 9, "input_shape": (8, None, 1)},

@@ -42,7 +42,12 @@ def test_a_block_of_python_runs(block, tmp_path, monkeypatch):
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    if "tuner.search(" in block:
+    if "tuner.finalists(" in block:
+        macs = dict(re.findall(r"^([\w-]+): 0\.\d+, ([\d,]+) MACs", ran.stdout, re.M))
+        assert "found" in macs, ran.stdout
+        assert len(macs) > 1
+        assert all(int(each.replace(",", "")) <= 30_000 for each in macs.values())
+    elif "tuner.search(" in block:
         in_model = re.search(r"\) (\d+)$", ran.stdout, re.M)[1]
         assert re.search(r"^(\d+) Latency", ran.stdout, re.M)[1] == in_model
 

@@ -126,8 +126,8 @@ def build_parser(task: str = "images") -> Parser:
     """Builds the parser of all commands, with the options of one task."""
     parser = Parser(
         prog=PROGRAM,
-        description="Finds small neural networks by shrinking a cell, and brings them to the "
-        "phone as checked .tflite files.",
+        description="Finds small neural networks at a budget, and brings them to the phone as "
+        "checked .tflite files.",
         epilog="autoshrink COMMAND --help shows the options of a command, and an example",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -462,6 +462,8 @@ def _add_targets(options: _Options) -> None:
     macs = "multiply-accumulates of a network for one image, such as 4M"
     _add(options, "--target-macs N", macs, type=count)
     _add(options, "--target-params N", "parameters of a network, such as 80K", type=count)
+    file = "kilobytes (1,000 bytes) of a network's int8 .tflite file, such as 64"
+    _add(options, "--target-kb KB", file, type=rate)
     _add(options, "--target-latency-ms MS", type=rate)
 
 

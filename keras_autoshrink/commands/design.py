@@ -22,11 +22,13 @@ from keras_autoshrink import files
 from keras_autoshrink.commands import images, pipeline
 from keras_autoshrink.commands.arguments import PROGRAM
 from keras_autoshrink.report import page, saved_search
+from keras_autoshrink.report.charts import networks
+from keras_autoshrink.report.quantities import Record
+from keras_autoshrink.tuner.tuner import FOUND
 from tflite_export.command_line import still_at_work
 
 RECORD = "run.json"  # the command, and what came of it
 _SEARCH = "search"  # its folder, in that of the design
-_FOUND = "found"
 _MINUTES = 30.0  # of the search, unless it is said
 # Accuracy that a smaller file may cost.
 _MAX_DROP = 0.01
@@ -74,7 +76,7 @@ def design(options: argparse.Namespace) -> int:
     _console.rule("1. The search")
     data = ["--dataset", options.data, *_given(options, "data_dir", "image_size")]
     data += ["--strict"] if options.strict else []
-    target = _given(options, "target_macs", "target_params", "target_latency_ms")
+    target = _given(options, "target_macs", "target_params", "target_kb", "target_latency_ms")
     if options.target_latency_ms:
         target += ["--latency-of", "int8"]  # the file that is going to be shipped
     if not options.max_candidates:
@@ -84,8 +86,8 @@ def design(options: argparse.Namespace) -> int:
     images.search(pipeline.command("search", *data, *target, *length, *place, *again))
 
     _console.rule("2. Training in full, of what was found and of the best reference")
-    networks = _networks(folder / _SEARCH)
-    for name, path in networks.items():
+    chosen = _networks(folder / _SEARCH)
+    for name, path in chosen.items():
         output = ["--output", str(folder / f"{name}.keras"), "--quiet"]
         where = _given(options, "data_dir", "seed")
         train = pipeline.command("train", str(path), *output, *where, *again)
@@ -94,8 +96,11 @@ def design(options: argparse.Namespace) -> int:
 
     _console.rule("3. The files, checked")
     designed: list[Designed] = []
+    # A budget of bytes is one of the int8 file; else the smallest that is accurate enough.
     kind = ["--max-accuracy-drop", str(_MAX_DROP)]
-    for name in networks:
+    if options.target_kb:
+        kind = ["--quantization", "int8"]
+    for name in chosen:
         how = [str(folder / f"{name}.keras"), *kind, *_given(options, "data_dir")]
         export = pipeline.command("export", *how)
         with still_at_work(PROGRAM, f"exporting {name}"):
@@ -108,11 +113,14 @@ def design(options: argparse.Namespace) -> int:
     report = page.write_report(folder / _SEARCH, folder / page.NAME, images.OBJECTIVE)
 
     _console.rule("4. The result")
-    pipeline.print_table(table(designed))
+    others = _others(folder / _SEARCH, [*chosen])
+    pipeline.print_table(table(designed, others))
     sentence = advice(designed)
     _console.print(sentence)
     told = [_told(each) for each in designed]
-    record = {"argv": options.argv, "networks": told, "advice": sentence}
+    names = ("reference", "score", "epochs", "macs", "params")
+    searched = [{name: each.get(name) for name in names} for each in others]
+    record = {"argv": options.argv, "networks": told, "advice": sentence, "searched": searched}
     files.write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     _console.print(f"wrote {report} and {folder / RECORD}")
     _console.print(f"all of it took {(time.monotonic() - began) / 60:.1f} minutes")
@@ -133,12 +141,12 @@ def _networks(search: Path) -> dict[str, Path]:
     """Returns what to train, the result of the search first, then the best reference."""
     records = saved_search.read_search(search).final()
     if not records:  # of few networks, or of one epoch
-        return {saved_search.best_reference(search) or _FOUND: search}
+        return {saved_search.best_reference(search) or FOUND: search}
     best, *others = records
     if best["reference"]:
         return {best["reference"]: search}
     names = [each["reference"] for each in others if each["reference"]]
-    return {_FOUND: search, **dict.fromkeys(names[:1], search / saved_search.REFERENCE)}
+    return {FOUND: search, **dict.fromkeys(names[:1], search / saved_search.REFERENCE)}
 
 
 def _export(name: str, command: argparse.Namespace) -> Designed | None:
@@ -156,10 +164,31 @@ def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
-def table(designed: Sequence[Designed]) -> Table:
-    """Makes a table of the networks that were trained in full."""
+def _others(search: Path, trained: Sequence[str]) -> list[Record]:
+    """Returns what a search knows of references that were not trained in full, the best first.
+
+    Of each its longest training, or the mean of those of equal length.
+    """
+    longest: dict[str, Record] = {}
+    for _, each in networks(saved_search.read_search(search).trajectory()):
+        name = each.get("reference")
+        if name and name not in trained:
+            longest[name] = max(longest.get(name, each), each, key=lambda one: one.get("epochs", 0))
+    return sorted(longest.values(), key=lambda each: -each["score"])
+
+
+def table(designed: Sequence[Designed], others: Sequence[Record] = ()) -> Table:
+    """Makes a table of networks of one budget.
+
+    Args:
+        designed: trained in full.
+        others: the records of those that the search alone has trained.
+    """
     tested, kind = len(designed[0].right), designed[0].check.quantization
     made = Table("network", box=box.SIMPLE_HEAD, title=f"{kind} files, {tested:,} test images")
+    if others:
+        made.caption = "* of the search, by its validation images: not trained in full"
+        made.caption_justify = "left"
     headings = ("accuracy", "lost by the file", "MACs", "parameters", "bytes", "peak memory, bytes")
     for heading in (*headings, "median ms"):
         made.add_column(heading, justify="right")
@@ -175,6 +204,11 @@ def table(designed: Sequence[Designed]) -> Table:
             f"{memory.num_bytes:,}" if (memory := each.check.peak_memory) else "?",
             f"{each.check.latencies[0].median_ms:.3f}",
         )
+    for record in others:
+        after = f", {record['epochs']} epochs" if "epochs" in record else ""
+        accuracy = f"{record['score']:.4f}{after} *"
+        counts = [f"{record[name]:,}" for name in ("macs", "params")]
+        made.add_row(record["reference"], accuracy, "-", *counts, "-", "-", "-")
     return made
 
 
@@ -185,7 +219,7 @@ def advice(designed: Sequence[Designed]) -> str:
         designed: the result of the search, then the best reference unless that is the result.
     """
     best, *others = designed
-    if best.name != _FOUND:
+    if best.name != FOUND:
         return (
             f"Ship {best.check.path}, the reference {best.name}: the search found no network that "
             "is better."

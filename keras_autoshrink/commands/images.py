@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "accuracy"  # of the validation images
 _CALIBRATION = 200  # training images that the ranges of activations are measured on
+_METADATA = 1_000  # bytes of a file's metadata, without the labels
 _PROXY_EPOCHS = 20  # of a candidate, as in the paper
 # Of a candidate at a budget: few of many images, many of few.
 _SEEN, _FEWEST_EPOCHS, _MOST_EPOCHS = 400_000, 8, 40
@@ -72,8 +73,10 @@ def search(options: argparse.Namespace) -> None:
     quiet = options.quiet
     with contextlib.nullcontext() if quiet else still_at_work(PROGRAM, "reading the images"):
         data = _load(source, options, "search", proxy)
-    names = ("target_macs", "target_params", "target_latency_ms")
+    names = ("target_macs", "target_params", "target_kb", "target_latency_ms")
     target = {name: getattr(options, name) for name in names}
+    if options.target_kb:  # of the file that an export writes, with the labels
+        target["target_kb"] = max(options.target_kb - _labels_kb(data.class_names), 0.001)
     at_budget = any(target.values())
     widths = {"filters": options.filters, "stem_filters": options.stem_filters}
     options.epochs = options.epochs or (_epochs(data) if at_budget else _PROXY_EPOCHS)
@@ -105,6 +108,11 @@ def search(options: argparse.Namespace) -> None:
         OBJECTIVE,
         strategy,
     )
+
+
+def _labels_kb(names: Sequence[str]) -> float:
+    """Returns the kilobytes that labels and the scale of pixels add to a file."""
+    return (_METADATA + sum(len(name.encode()) + 1 for name in names)) / 1_000
 
 
 def _epochs(data: ImageData) -> int:

@@ -28,7 +28,7 @@ from keras_autoshrink.score import Score
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint, remove_state
 from keras_autoshrink.training.recipes import Recipe, TextRecipe
 from keras_autoshrink.tuner import service
-from keras_autoshrink.tuner.tuner import AutoShrink
+from keras_autoshrink.tuner.tuner import FOUND, AutoShrink
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -98,11 +98,9 @@ def search_and_report(
         if options.quiet:  # else the progress has said so
             by = final.judged_by(folder)
             _console.print(final.verdict(tuner.oracle.search, objective, by))
-    networks = []
-    if network := getattr(hypermodel, "network", None):
-        references = [each["trial_ids"][0] for each in tuner.final() if each["reference"]]
-        chosen = [tuner.oracle.trials[each].hyperparameters for each in references[:1]]
-        networks = [network(hp) for hp in (tuner.get_best_hyperparameters()[0], *chosen)]
+    finalists = tuner.finalists() if hasattr(hypermodel, "network") else {}
+    references = [each for name, each in finalists.items() if name != FOUND]
+    networks = [*[*finalists.values()][:1], *(references[:1] if tuner.final() else [])]
     for path in saved_search.write_results(folder, objective, *networks):
         _console.print(f"wrote {path}")
     _console.print(f"wrote {tensorboard.write_tensorboard(folder, objective)}")

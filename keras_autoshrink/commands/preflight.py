@@ -77,7 +77,7 @@ def _check_search(options: argparse.Namespace) -> None:
             f"--max-candidates {options.max_candidates}: is for --strategy bayesian; paper ends by "
             "itself, --keep-fraction and --candidates say when"
         )
-    for target in ("--target-macs", "--target-params", "--target-latency-ms"):
+    for target in ("--target-macs", "--target-params", "--target-kb", "--target-latency-ms"):
         for option, why in _NOT_AT_BUDGET.items():
             if {target, option} <= given:
                 raise ValueError(f"{option}: {why}, with {target}; leave out one of the two")

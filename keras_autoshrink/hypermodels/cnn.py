@@ -19,12 +19,19 @@ import numpy as np
 from keras_autoshrink.cell import INPUT, Cell
 from keras_autoshrink.checks import instance, one_of, positive, whole
 from keras_autoshrink.costs import count_macs, count_params
+from keras_autoshrink.costs.file_size import count_file_bytes
 from keras_autoshrink.data.checks import as_array, as_labels, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyStopping
 from keras_autoshrink.hypermodels.search_space import declare_cell
 from keras_autoshrink.hypermodels.seeding import SHIFT, ShuffledBatches, shifted
 from keras_autoshrink.networks.architecture import Architecture
-from keras_autoshrink.networks.budget import MACS, LatencyTarget, OverBudgetError, solve_filters
+from keras_autoshrink.networks.budget import (
+    KB,
+    MACS,
+    LatencyTarget,
+    OverBudgetError,
+    solve_filters,
+)
 from keras_autoshrink.networks.cnn import ShrinkCNN, round_filters
 from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIONS, get_layers
 from keras_autoshrink.networks.references import reference_labels, solve_reference
@@ -74,7 +81,11 @@ _FIRST_CELLS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 CELL = "cell"  # what the hyperparameter "network" is, unless it names a reference
 
-_COSTS = {"target_macs": count_macs, "target_params": count_params}
+_COSTS = {
+    "target_macs": count_macs,
+    "target_params": count_params,
+    "target_kb": count_file_bytes,
+}
 
 _MOST_STAGES, _MOST_REPEATS = 4, 3
 _FEWEST_PIXELS = 2  # of height and width in the last stage, with a stem of stride 1
@@ -128,6 +139,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         seed: integer, 0 included; decides which node has which op, at a budget at first.
         target_macs: what a network costs for an image in multiply-accumulates, at most.
         target_params: what it costs in parameters, at most.
+        target_kb: kilobytes (1,000 bytes) of its int8 `.tflite` file, at most, without labels.
         target_latency_ms: milliseconds that its `.tflite` file takes LiteRT for an image on one
             thread of this machine, at most; one target at most is given. `AutoShrink` measures
             each network before it is trained; one that is built otherwise is as large as a guess.
@@ -171,6 +183,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         seed: int = 0,
         target_macs: int | None = None,
         target_params: int | None = None,
+        target_kb: float | None = None,
         target_latency_ms: float | None = None,
         latency_of: Literal["float32", "int8"] = "float32",
         photographs: bool = False,
@@ -184,6 +197,9 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         self.target: dict[str, float] = {
             n: whole(n, v, 1) for n, v in targets.items() if v is not None
         }
+        targets["target_kb"] = target_kb
+        if target_kb is not None:
+            self.target["target_kb"] = positive("target_kb", target_kb)
         targets["target_latency_ms"] = target_latency_ms
         one_of("latency_of", latency_of, ("float32", "int8"))
         self.latency_target: LatencyTarget | None = None
@@ -328,11 +344,11 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         return Architecture(arguments(self._solved[key]))
 
     def _solved_for(self, hp: keras_tuner.HyperParameters) -> tuple[str, int]:
-        """Returns the name of the target that widths are solved for, and its value."""
+        """Returns the name of the target that widths are solved for, and its value in `_COSTS`."""
         if self.latency_target is not None:
             return "target_macs", int(hp.values.get(MACS, self.latency_target.guess))
         ((name, target),) = self.target.items()
-        return name, int(target)
+        return name, int(target * KB if name == "target_kb" else target)
 
     def starting_values(self) -> list[dict[str, Any]]:
         """Lists what a search at a budget begins with: plain cells, and the references.

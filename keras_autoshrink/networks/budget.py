@@ -20,14 +20,19 @@ from keras_autoshrink.costs import count_macs
 
 Filters = tuple[int, ...]
 
+KB = 1_000  # bytes
+
 _STEP = 4  # what kernels like: widths are multiples of it
 _FINER = (2, 1)  # where such steps are too coarse: in narrow networks of many layers
 _WIDEST = 4096  # filters; wider layers are no longer small networks
 # Shares of the target: what a network has to reach, and from where on more is not worth a build.
 _ENOUGH, _CLOSE = 0.95, 0.99
+# A count of bytes is up to 3% more than a file has, which is to have 95% as well.
+_ENOUGH_BYTES = 0.98
 _POWER = 1.6  # of the mean width, by which a cost grows: 1 for depthwise convolutions, 2 for others
 
-_UNITS = {"target_macs": "MACs", "target_params": "parameters"}
+# Of each target's name what it counts, and how many of the cost's units make one of the target's.
+_UNITS = {"target_macs": ("MACs", 1), "target_params": ("parameters", 1), "target_kb": ("KB", KB)}
 
 
 # The value of a network's hyperparameters that says for how many multiply-accumulates it is solved,
@@ -81,7 +86,7 @@ def solve_filters(
             is called in a `keras.StatelessScope`. Wider networks have to cost more.
         base: the widths in proportion to each other, such as those of the published network.
         target: the cost of the network, at most.
-        cost: `count_macs`, `count_params`, or another count of a Keras model.
+        cost: `count_macs`, `count_params`, `count_file_bytes` or another count of a Keras model.
         name: of the target, for messages.
 
     Returns:
@@ -117,13 +122,16 @@ def solve_filters(
     if filters is None:
         multiples = _multiples(base)
         least, most = costs(multiples[0]), costs(multiples[-1])
+        unit, one = _UNITS.get(name, (name.removeprefix("target_"), 1))
+        told, narrow, wide = (_number(count, one) for count in (target, least, most))
         raise OverBudgetError(
-            f"{name}={target:,}: the smallest network of this kind has {least:,} {_unit(name)}, "
-            f"the widest {most:,}"
+            f"{name}={told}: the smallest network of this kind has {narrow} {unit}, the widest "
+            f"{wide}"
         )
+    enough = _ENOUGH_BYTES if name == "target_kb" else _ENOUGH
     for step in (_STEP, *_FINER):
         filters = _widen_singly(costs, filters, target, step)
-        if costs(filters) >= _ENOUGH * target:
+        if costs(filters) >= enough * target:
             break
     return filters
 
@@ -246,5 +254,5 @@ def _widen_singly(
     return filters
 
 
-def _unit(name: str) -> str:
-    return _UNITS.get(name, name.removeprefix("target_"))
+def _number(count: int, one: int) -> str:
+    return f"{count:,}" if one == 1 else f"{count / one:,.1f}"

@@ -12,9 +12,10 @@ import keras
 
 from keras_autoshrink.backend import channels_last
 from keras_autoshrink.cell import SHRINKCNN_CELL, Cell
-from keras_autoshrink.checks import whole
+from keras_autoshrink.checks import positive, whole
 from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.networks.budget import solve_filters
+from keras_autoshrink.costs.file_size import count_file_bytes
+from keras_autoshrink.networks.budget import KB, solve_filters
 from keras_autoshrink.networks.cnn import CellStyle, ShrinkCNN
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def reference_models(
     classes: int,
     target_macs: int | None = None,
     target_params: int | None = None,
+    target_kb: float | None = None,
     batchnorm_momentum: float = 0.9,
 ) -> dict[str, keras.Model]:
     """Builds the networks that engineers write by hand, as wide as a budget allows.
@@ -79,7 +81,9 @@ def reference_models(
         input_shape: (height, width, channels).
         classes: number of classes.
         target_macs: multiply-accumulates for one image, at most.
-        target_params: parameters, at most; the other target is None.
+        target_params: parameters, at most.
+        target_kb: kilobytes (1,000 bytes) of the int8 `.tflite` file, at most, without labels. The
+            other targets are None.
         batchnorm_momentum: of all BatchNorm layers.
 
     Returns:
@@ -100,13 +104,18 @@ def reference_models(
         raise ValueError(f"input_shape={input_shape!r}: expected (height, width, channels)")
     height, width, channels = (whole("input_shape", size, 1) for size in input_shape)
     classes = whole("classes", classes, 1)
-    if (target_macs is None) == (target_params is None):
-        raise ValueError(
-            f"target_macs={target_macs!r}, target_params={target_params!r}: expected one of the two"
-        )
-    cost: Callable[[Any], int] = count_macs if target_params is None else count_params
-    name = "target_macs" if target_params is None else "target_params"
-    target = whole(name, target_macs if target_params is None else target_params, 1)
+    targets: dict[str, tuple[float | None, Callable[[Any], int]]] = {
+        "target_macs": (target_macs, count_macs),
+        "target_params": (target_params, count_params),
+        "target_kb": (target_kb, count_file_bytes),
+    }
+    given = [name for name, (value, _) in targets.items() if value is not None]
+    if len(given) != 1:
+        said = ", ".join(f"{name}={value!r}" for name, (value, _) in targets.items())
+        raise ValueError(f"{said}: expected one of the three")
+    (name,) = given
+    value, cost = targets[name]
+    target = int(positive(name, value) * KB) if name == "target_kb" else whole(name, value, 1)
 
     shape = (height, width, channels)
     models, reasons = {}, {}

@@ -18,14 +18,26 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from keras_autoshrink.report.quantities import SCORE, Quantities, Quantity, Record, Records
+from keras_autoshrink.report.quantities import (
+    SCORE,
+    Quantities,
+    Quantity,
+    Record,
+    Records,
+    telling_costs,
+)
 from keras_autoshrink.report.tables import edits, element
 from keras_autoshrink.search.points import REPEAT
 
 Numbered = tuple[int, Record]  # the number of a round, and what has to do with it
 
 # What the points of a chart are, by their kind.
-_OVER_ROUNDS = {"line": "adopted", "others": "other trained candidates", "chosen": "chosen"}
+_OVER_ROUNDS = {
+    "line": "adopted",
+    "references": "references, made by hand",
+    "others": "other trained candidates",
+    "chosen": "chosen",
+}
 _AGAINST_COST = {
     "chosen": "the result",
     "references": "references, made by hand",
@@ -119,7 +131,7 @@ class Texts:
 def curves(
     records: Records, stops: Records, best: Record | None, quantities: Quantities, texts: Texts
 ) -> list[ET.Element]:
-    """Draws score, objective and costs over the rounds; none without a score.
+    """Draws score, objective and telling costs over the rounds; none without a score.
 
     Args:
         records: of the finished rounds.
@@ -129,13 +141,19 @@ def curves(
         texts: where to add those of the points.
     """
     known = trained(stops)
-    others = [(n, c) for n, c in known if c["status"] != "adopted"]
+    losers = [(n, c) for n, c in known if c["status"] != "adopted"]
+    references = [(n, c) for n, c in losers if "reference" in c]
+    others = [(n, c) for n, c in losers if "reference" not in c]
     adopted = [(r["round"], r) for r in records if r["score"] is not None]
     chosen = [(best["round"], best)] if best else []
     charts = []
+    silent = {each.name for each in quantities.costs} - {c.name for c in telling_costs(stops)}
     for each in quantities:
+        if each.name in silent:
+            continue
         series = [
             Series("others", _over_rounds(others, each, texts)),
+            Series("references", _over_rounds(references, each, texts)),
             Series("line", _over_rounds(adopted, each, texts)),
             Series("chosen", _over_rounds(chosen, each, texts)),
         ]

@@ -49,7 +49,8 @@ def verdict(search: ShrinkSearch, objective: str, by: str = BY_SCORE) -> str:
     found = next((each for each in records if each["reference"] is None), None)
     reference = next((each for each in records if each["reference"] is not None), None)
     if reference is None:
-        return f"The best network found has a mean score of {records[0]['mean']:.4f}, by {by}."
+        mean = f"{records[0]['mean']:.4f}"
+        return f"The best network found has a mean score of {mean}, judged by {by}."
     name = reference["reference"]
     if found is None:
         return f"The reference {name} is the result: no network found has a score in the final."
@@ -67,13 +68,14 @@ def verdict(search: ShrinkSearch, objective: str, by: str = BY_SCORE) -> str:
         said += " (one training each)"
     if records[0] is found and difference < 2 * error:
         return (
-            f"The network found is {said} above the best reference, {name}, by {by}: not enough to "
-            "say that it beats it."
+            f"The network found is {said} above the best reference ({name}), judged by {by}: not "
+            "enough to say that it beats it."
         )
     if records[0] is found:
-        return f"The network found beats the best reference, {name}, by {said}, by {by}."
+        return f"The network found beats the best reference ({name}) by {said}, judged by {by}."
     return (
-        f"The reference {name} is the result: the best network found is {said} below it, by {by}."
+        f"The reference {name} is the result: the best network found is {said} below it, judged by "
+        f"{by}."
     )
 
 

@@ -19,7 +19,14 @@ from keras_autoshrink import files
 from keras_autoshrink.cell import INPUT, Cell
 from keras_autoshrink.networks.operations import colours
 from keras_autoshrink.report import final
-from keras_autoshrink.report.quantities import SCORE, Quantity, Records, is_objective, known_costs
+from keras_autoshrink.report.quantities import (
+    SCORE,
+    Quantity,
+    Records,
+    is_objective,
+    known_costs,
+    telling_costs,
+)
 from keras_autoshrink.report.tables import edges_left
 from keras_autoshrink.search.records import best_record, changes, described
 from keras_autoshrink.search.shrink import ShrinkSearch
@@ -174,10 +181,11 @@ def plot_cell(cell: Cell, path: str | Path | None = None, title: str | None = No
 def plot_trajectory(
     search: _Searched | Records, path: str | Path | None = None, objective: str | None = None
 ) -> Figure:
-    """Draws score, objective and costs of a search, the chosen cell marked.
+    """Draws score, objective and costs of a search, the chosen cell and references marked.
 
     Over the edges left, from many to few; over the rounds, if edges came back in any of them, or
-    more than edges was searched.
+    more than edges was searched. Costs that are about the same of all networks, as at a budget, are
+    then left out.
 
     Args:
         search: a tuner, or the records that its `trajectory()` returns.
@@ -209,7 +217,7 @@ def plot_trajectory(
     if best is None:
         raise ValueError("search: no round has finished yet with a network that was trained")
     records = [record for record in records if record["score"] is not None]
-    costs = known_costs(records)
+    costs = telling_costs(records)
     losers = [
         {**candidate, "round": record["round"]}
         for record in records
@@ -227,14 +235,16 @@ def plot_trajectory(
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     shrinks = not any(record["added_edges"] or "changed" in record for record in records)
     place = "edges_left" if shrinks else "round"
+    references = [loser for loser in losers if "reference" in loser]
+    others = [loser for loser in losers if "reference" not in loser]
     for axes, panel in zip(all_axes, panels, strict=True):
-        axes.scatter(
-            [loser[place] for loser in losers],
-            [loser.get(panel.name) for loser in losers],
-            s=14,
-            color="#BBBBBB",
-            label="rejected candidates",
-        )
+        for drawn, look in (
+            (others, {"color": "#BBBBBB", "label": "rejected candidates"}),
+            (references, {"color": "#009E73", "marker": "s", "label": "references"}),
+        ):
+            if drawn or drawn is others:
+                xs, ys = ([each.get(name) for each in drawn] for name in (place, panel.name))
+                axes.scatter(xs, ys, s=14, **look)
         axes.plot(
             [record[place] for record in records],
             [record.get(panel.name) for record in records],
@@ -275,7 +285,7 @@ def plot_trajectory(
     handles, labels = all_axes[0].get_legend_handles_labels()
     if alone:
         handles, labels = handles[-1:], labels[-1:]
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
     if path is not None:
         figure.write(path)
     return figure

@@ -12,7 +12,7 @@ from rich.status import Status
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.report import final
-from keras_autoshrink.report.quantities import Record, known_costs
+from keras_autoshrink.report.quantities import Record, telling_costs
 from keras_autoshrink.search.records import changes, described
 from keras_autoshrink.search.shrink import ShrinkSearch
 
@@ -167,7 +167,8 @@ class SearchProgress:
             else:
                 score = record["score"]
                 said.append("no score" if score is None else f"score {score:.4f}")
-            said += [cost.phrase(record) for cost in known_costs([record])]
+            telling = telling_costs(finished)
+            said += [cost.phrase(record) for cost in telling if cost.of(record) is not None]
             self._print(
                 ("Final" if is_final else f"Round {record['round']}")
                 + f" done: {_change(record)}{'; ' if record.get('changed') else ', '}"

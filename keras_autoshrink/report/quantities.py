@@ -77,6 +77,22 @@ def known_costs(records: Iterable[Record]) -> list[Quantity]:
     return [_quantity(cost) for cost in RECORDED_COSTS if cost.name in known]
 
 
+def telling_costs(records: Records) -> list[Quantity]:
+    """Returns the costs that are worth following over the rounds of a search.
+
+    Where more than edges is searched, those of which all networks have about the same say nothing:
+    at a budget that is the budget.
+
+    Args:
+        records: of the rounds, with their candidates.
+    """
+    costs = known_costs(records)
+    if not any("changed" in each for each in records):
+        return costs
+    trained = [c for each in records for c in each["candidates"] if c["score"] is not None]
+    return [cost for cost in costs if _differs(cost, trained)]
+
+
 def _quantity(cost: Cost) -> Quantity:
     return Quantity(cost.name, cost.label, cost.unit, cost.form)
 

@@ -27,6 +27,7 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import check_same, enumerated, instance
 from keras_autoshrink.data.checks import check_class_weight
 from keras_autoshrink.hypermodels.callbacks import Interrupts
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import final, saved_search
 from keras_autoshrink.report.progress import STILL, SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
@@ -45,6 +46,8 @@ from keras_autoshrink.tuner.workers import (
     choose_count,
 )
 from tflite_export.command_line import Heartbeat
+
+FOUND = "found"  # what a network is called that is no reference
 
 # What people who know KerasTuner's tuners try first.
 _NOT_HERE = {
@@ -469,6 +472,43 @@ class AutoShrink(keras_tuner.Tuner):
             [1, 1]
         """
         return self.oracle.search.final()
+
+    def finalists(self) -> dict[str, Architecture]:
+        """Returns what to train in full and compare: the networks of the final, the best first.
+
+        Of those that were found the best one alone; without a final, the result of the search.
+
+        Returns:
+            A dict from "found", or the name of a reference, to an `Architecture`, which
+            `train_network` takes.
+
+        Raises:
+            RuntimeError: no network has a score; it says why.
+            ValueError: the hypermodel cannot tell the architecture of a network.
+
+        Example:
+            >>> import numpy as np
+            >>> from keras_autoshrink import AutoShrink, CNNCellHyperModel
+            >>> x, y = np.zeros((8, 8, 8, 1)), np.array([0, 1] * 4)  # 8x8 images of 2 classes
+            >>> hypermodel = CNNCellHyperModel((8, 8, 1), classes=2, target_macs=50_000)
+            >>> tuner = AutoShrink(hypermodel, max_candidates=8)
+            >>> tuner.search(x, y, validation_data=(x, y), epochs=2, verbose=0)
+            >>> len(tuner.finalists()), "found" in tuner.finalists()
+            (2, True)
+        """
+        best = self.oracle.search.best()
+        if best is None:
+            reason = self.oracle.search.error or "run search() first"
+            raise RuntimeError(f"no network has a score yet: {reason}")
+        network = getattr(self.hypermodel, "network", None)
+        if network is None:
+            raise ValueError(f"{type(self.hypermodel).__name__}: has no method network(hp)")
+        trials: dict[str, Trial] = {}
+        for each in self.final():
+            trials.setdefault(each["reference"] or FOUND, self.oracle.trials[each["trial_ids"][0]])
+        if not trials:
+            trials[best.get("reference", FOUND)] = self.oracle.get_best_trials()[0]
+        return {name: network(trial.hyperparameters) for name, trial in trials.items()}
 
     def best_cell(self) -> Cell:
         """Returns the best-scoring cell of the trajectory, pruned; ties go to fewer edges.
