@@ -130,9 +130,9 @@ def test_without_augmentation_images_are_unchanged():
 # Going on in the middle
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_epochs_hang_on_their_number_and_the_seed_alone(seed):
+def test_epochs_hang_on_their_number_and_the_seed_alone():
     """Not on the epochs before, on the global seed, or on what has been drawn."""
+    seed = SEEDS[-1]
     streams = streams_of(noise())
     tf.random.set_seed(None)
     whole = trained_on(streams, ALL_AUGMENTATIONS, seed=seed)
