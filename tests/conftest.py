@@ -35,6 +35,7 @@ if _STARTED not in _PATHS:  # as it is in a process of pytest-xdist
 def pytest_collection_finish():
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)  # to trace one network makes more objects than that
     gc.enable()
 
 
