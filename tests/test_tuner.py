@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from forked import KILLED, outcome, start
-from searches import ONE_STAGE, WithTuner, die_writing, folder_of, timeless, wait_for
+from searches import ONE_STAGE, Eager, WithTuner, die_writing, folder_of, timeless, wait_for
 
 import keras_autoshrink as kas
 from keras_autoshrink import backend
@@ -24,18 +24,6 @@ def data():
     digits = load_images("digits", purpose="search")
     train, validation = digits.train, digits.validation
     return (train.x[:256], train.y[:256]), (validation.x[:128], validation.y[:128])
-
-
-class Eager(kas.CNNCellHyperModel):
-    """Its networks are not traced, which takes longer than to train them for some steps.
-
-    That a search trains in graphs as well is seen where scripts and commands search.
-    """
-
-    def build(self, hp):
-        model = super().build(hp)
-        model.run_eagerly = True
-        return model
 
 
 def hypermodel(kind=Eager, **arguments):

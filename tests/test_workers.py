@@ -16,7 +16,7 @@ import psutil
 import pytest
 import tensorflow as tf
 from forked import Script
-from searches import ComputesShrink, Declares, computed, unassigned, wait_for
+from searches import ComputesShrink, Declares, Eager, computed, unassigned, wait_for
 
 import keras_autoshrink as kas
 from keras_autoshrink.tuner import workers
@@ -319,7 +319,7 @@ def test_only_weights_that_may_be_best_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "save_weights", note)
     x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
     stage = {"stage_scales": [1], "stage_strides": [1], "stage_repeats": [1]}
-    hypermodel = kas.CNNCellHyperModel((4, 4, 1), 2, 3, operations=["conv1x1"], **stage)
+    hypermodel = Eager((4, 4, 1), 2, 3, operations=["conv1x1"], **stage)
     tuner = kas.AutoShrink(
         hypermodel, kas.AccuracyScore(weight=0), directory=tmp_path, max_candidates=3
     )
