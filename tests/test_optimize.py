@@ -111,7 +111,7 @@ def test_quantized_training(tmp_path):
         if isinstance(layer, (layers.Dense, layers.SeparableConv1D)):
             weights = layer.get_weights()
             kernel = weights[isinstance(layer, layers.SeparableConv1D)]
-            kernel[np.abs(kernel) < np.median(np.abs(kernel))] = 0
+            kernel[np.abs(kernel) < np.quantile(np.abs(kernel), 0.3)] = 0
             layer.set_weights(weights)
     path = tmp_path / "m.tflite"
     trained = tflite_export.train_quantized(model, path, x, y, epochs=20, learning_rate=0.01)
@@ -133,7 +133,7 @@ def test_quantized_training(tmp_path):
         if flatbuffer.operator_name(stored, operator) in ("CONV_2D", "FULLY_CONNECTED")
     ]
     assert len(shares) == 3
-    assert min(shares[1:]) >= 0.5  # the first convolution was not pruned
+    assert min(shares[1:]) >= 0.29  # the first convolution was not pruned
 
 
 def test_a_diverging_training_is_one_line(exported, data, tmp_path):
