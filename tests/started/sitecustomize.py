@@ -9,7 +9,8 @@ gc.disable()
 
 # TensorFlow imports JAX wherever it is installed: here for the tests of searches on JAX alone.
 if os.environ.get("KERAS_BACKEND") != "jax":
-    find = PathFinder.find_spec
     PathFinder.find_spec = classmethod(
-        lambda cls, name, *rest: None if name == "jax" else find(name, *rest)
+        lambda cls, name, *rest, find=PathFinder.find_spec: (
+            None if name == "jax" else find(name, *rest)
+        )
     )
