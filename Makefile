@@ -1,7 +1,10 @@
 # What a machine with Python 3.10+ and make needs: `make demo`, `make test`, `make docs`.
 PYTHON ?= python3
 BIN := .venv/bin
-SLOW_EXAMPLES := tflite_export/optimize/__init__.py
+# Whose examples train, build or convert so much that they run with those of the pages.
+SLOW_EXAMPLES := $(addprefix keras_autoshrink/,networks/references.py training/classifier.py \
+	training/language_model.py tuner/tuner.py) \
+	$(addprefix tflite_export/,optimize/__init__.py smallest.py table.py)
 
 .PHONY: demo test lint docs tutorials clean
 
@@ -9,10 +12,9 @@ demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
 
 # Three processes for two cores, as tests often wait for processes of their own. Each takes a file at
-# a time, so that no fixture is made twice. The examples of pruning, which train in processes of
-# their own, run with those of the pages.
+# a time, so that no fixture is made twice.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore $(SLOW_EXAMPLES)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(addprefix --ignore=,$(SLOW_EXAMPLES))
 
 lint: .venv/installed
 	$(BIN)/ruff check .

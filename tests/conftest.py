@@ -1,5 +1,6 @@
 import gc
 import os
+import runpy
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +23,10 @@ settings.load_profile("no_deadline")
 # What is imported stays: each collection would look through its million objects again, and
 # KerasTuner asks for one whenever it builds a network. That was a fifth of the tests' time.
 # gc.get_objects does not list what is frozen either: test_memory.py, which counts graphs with it,
-# sees those made since.
-gc.disable()
-
-# Nor does it pay in the short lives of the processes that tests start: Python imports this first.
+# sees those made since. Nor does it pay in the short lives of the processes that tests start, of
+# which Python imports this first.
 _STARTED = str(Path(__file__).with_name("started"))
+runpy.run_path(f"{_STARTED}/sitecustomize.py")
 _PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 if _STARTED not in _PATHS:  # as it is in a process of pytest-xdist
     os.environ["PYTHONPATH"] = os.pathsep.join([_STARTED, *filter(None, _PATHS)])
@@ -35,6 +35,7 @@ if _STARTED not in _PATHS:  # as it is in a process of pytest-xdist
 def pytest_collection_finish():
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)  # to trace one network makes more objects than that
     gc.enable()
 
 

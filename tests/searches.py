@@ -62,6 +62,18 @@ class Declares(keras_tuner.HyperModel):
         return kas.declare_cell(hp, kas.Cell.dense(self.ops))
 
 
+class Eager(kas.CNNCellHyperModel):
+    """Its networks are not traced, which takes longer than to train them for some steps.
+
+    That a search trains in graphs as well is seen where scripts and commands search.
+    """
+
+    def build(self, hp):
+        model = super().build(hp)
+        model.run_eagerly = True
+        return model
+
+
 class _Computes:
     """A tuner whose results are a function of the cell; `ran` has the cells in their order."""
 

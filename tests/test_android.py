@@ -150,7 +150,8 @@ def device(tmp_path, monkeypatch):
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     adb = bin_ / "adb"
-    adb.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('fake_adb.py').read_text()}")
+    # Without the packages of this process, which a stand-in has no need to look for each time.
+    adb.write_text(f"#!{sys.executable} -IS\n{Path(__file__).with_name('fake_adb.py').read_text()}")
     adb.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_ADB", str(stand.folder))
@@ -266,11 +267,13 @@ def test_an_unset_device_among_several(device, model, capfd):
 )
 def test_a_serial_number_with_spaces(device, model, capfd, serial):
     options = ["--runs", "1", "--benchmark-model", str(device.program)]
-    for about in ("device product:p model:Pixel_8 transport_id:1", "device"):
+    for about, choice in (
+        ("device product:p model:Pixel_8 transport_id:1", []),
+        ("device", ["--serial", serial]),
+    ):
         device.change(serial=serial, listing=f"{serial}   {about}")
-        for choice in ([], ["--serial", serial]):
-            assert main(["android", str(model), *options, *choice]) == 0
-            assert f"({serial}), Android 14" in capfd.readouterr().out
+        assert main(["android", str(model), *options, *choice]) == 0
+        assert f"({serial}), Android 14" in capfd.readouterr().out
     device.change(listing=f"{serial} offline transport_id:1\nB authorizing usb:1-1")
     assert refused(capfd, model, "--serial", serial).startswith(f"{serial}: offline")
     assert refused(capfd, model, "--serial", "B").endswith("'authorizing': start Android on it")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.schema_py_generated import BuiltinOperator
+from forked import Script
 
 import tflite_export
 from tflite_export import runtime
@@ -23,11 +24,12 @@ ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], ROOT])}
 
 # Runs all commands on all files in one process, as long as it lives.
 RUN_ALL = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from tflite_export.__main__ import main
 
+os.chdir(sys.argv[1])
 results = {}
-for name in sys.argv[1:]:
+for name in sys.argv[2:]:
     for command in ("describe", "macs", "benchmark", "verify"):
         arguments = [command, name]
         if command == "benchmark":
@@ -123,16 +125,10 @@ def names(folder):
 @pytest.fixture(scope="module")
 def results(folder, names):
     """(exit status, standard output, standard error) by command and file."""
-    ended = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, *(f"{name}.tflite" for name in ["whole", *names])],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    files = [f"{name}.tflite" for name in ["whole", *names]]
+    code, printed, errors = Script(RUN_ALL, str(folder), *files).end()
+    assert code == 0, errors
+    return json.loads(printed)
 
 
 def one_line(result, name):

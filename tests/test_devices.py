@@ -30,7 +30,7 @@ def part(data, count):
 def make(directory, strategy, seed=0):
     model = kas.CNNCellHyperModel(
         input_shape=(8, 8, 1), num_nodes=3, filters=4, stem_filters=4, batch_size=32,
-        stage_scales=(1,), stage_strides=(2,), stage_repeats=(1,),
+        operations=("conv1x1",), stage_scales=(1,), stage_strides=(2,), stage_repeats=(1,),
     )
     return kas.AutoShrink(
         model, seed=seed, strategy="paper", num_candidates=1, keep_fraction=0.6,

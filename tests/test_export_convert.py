@@ -111,17 +111,11 @@ def test_ranges_are_those_of_their_own_input(tmp_path):
     np.testing.assert_allclose(runner(**row)["output_0"], want, atol=6)
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape", "operator"),
-    [
-        (layers.Conv3D(3, 2), (4, 6, 6, 2), "CONV_3D"),
-        (layers.Conv3DTranspose(2, 2), (3, 4, 4, 2), "CONV_3D_TRANSPOSE"),
-    ],
-)
-def test_no_convolution_stays_float_in_silence(tmp_path, layer, shape, operator):
-    network = keras.Sequential([keras.Input(shape), layer, layers.Flatten(), layers.Dense(3)])
-    data = RNG.random((9, *shape), np.float32)
-    with pytest.raises(ValueError, match=f"int8 throughout: {operator} would stay float32"):
+def test_no_convolution_stays_float_in_silence(tmp_path):
+    stack = [layers.Conv3DTranspose(2, 2), layers.Flatten(), layers.Dense(3)]
+    network = keras.Sequential([keras.Input((3, 4, 4, 2)), *stack])
+    data = RNG.random((9, 3, 4, 4, 2), np.float32)
+    with pytest.raises(ValueError, match="throughout: CONV_3D_TRANSPOSE would stay float32"):
         convert(network, tmp_path / "m.tflite", "int8", data)
     assert not [*tmp_path.iterdir()]
     assert describe(convert(network, tmp_path / "m.tflite")).macs == keras_macs(network)
@@ -136,20 +130,19 @@ def test_other_operators_that_stay_float_are_named(tmp_path):
     assert describe(path).quantization == "int8"
 
 
-@pytest.mark.parametrize("io_type", ["int8", "uint8"])
-def test_ends_of_integers(model, exported, tmp_path, io_type):
+def test_ends_of_integers(model, exported, tmp_path):
     images, labels = exported.test
-    path = convert(exported.model, tmp_path / "m.tflite", "int8", images, io_type=io_type)
+    path = convert(exported.model, tmp_path / "m.tflite", "int8", images, io_type="uint8")
     description = describe(path)
-    assert [end.dtype for end in (*description.inputs, *description.outputs)] == [io_type] * 2
+    assert [end.dtype for end in (*description.inputs, *description.outputs)] == ["uint8"] * 2
     assert description.inputs[0].scale == pytest.approx(1 / 255, rel=1e-3)  # pixels of 0 to 1
     assert not description.float_operators
     assert verify(exported.model, path, images, labels).agrees
     # Tokens stay what they are.
-    path = convert(model, tmp_path / "m.tflite", "int8", DATA, io_type=io_type)
+    path = convert(model, tmp_path / "m.tflite", "int8", DATA, io_type="int8")
     assert {end.name: end.dtype for end in describe(path).inputs} == {
         "tokens": "int32",
-        "state_0": io_type,
+        "state_0": "int8",
     }
 
 

@@ -207,51 +207,37 @@ def test_a_network_that_is_found_at_a_budget_is_the_one_that_ships(tmp_path, mon
     line = refused(capsys, train.replace("runs/d", "other.json --dataset d.npz"))
     assert f"with architecture.arguments.activation='{activation}', not 'swish'" in line
 
-    assert main(["export", "m.keras", "--quantization", "float32"]) == 0
-    assert Path("m.float32.tflite").exists()
     assert main(["show", "runs/d", "--html", "--picture", "cell.png"]) == 0
     printed = capsys.readouterr().out
     assert "stage_filters" in printed
     assert "cell with 1 edge" in printed
 
 
-@pytest.fixture
-def designing(tmp_path, monkeypatch):
-    """A folder in which `autoshrink design d.npz` finds its search done, and the accuracy of that.
-
-    The search is computed; its networks are a chain and one of two separable convolutions.
-    """
+def test_a_design_ends_with_a_file_to_ship(tmp_path, monkeypatch, capsys):
+    """Of a search that is computed; its networks are a chain and a separable convolution."""
     monkeypatch.chdir(tmp_path)
     y = np.arange(120) % 2
     np.savez("d.npz", x_train=y[:, None, None, None] + np.zeros((120, 8, 8, 1)), y_train=y)
     network = {"input_shape": (8, 8, 1), "classes": 2}
     stages = {"stage_filters": (4,), "stage_strides": (1,), "stage_repeats": (1,)}
-    cell = kas.Cell(("input", "sepconv3x3", "sepconv3x3"), ((0, 1), (1, 2)))
+    cell = kas.Cell.dense(("input", "sepconv3x3"))
     found = kas.Architecture(
         {**network, **stages, "stage_scales": (1,), "cell": cell, "head_filters": None}
     )
     chain = kas.Architecture({**network, "filters": (4, 4, 4, 4)}, "chain")
     tuner = {"hypermodel": {"config": {"target_macs": 9_000}}}
 
-    def search_finds(chains):
-        def search(options):
-            folder = options.directory / options.project_name
-            folder.mkdir(parents=True)
-            save(run(at_budget(), accuracy(chains)), folder, tuner0=tuner)
-            asked = {"dataset": str(tmp_path / "d.npz"), "image_size": 32, "split_seed": 0}
-            saved_search.write_settings(folder, {**asked, "epochs": 6}, options.argv)
-            best = found if chains < 0.8 else chain
-            saved_search.write_results(folder, "accuracy", best, chain)
+    def search(options):
+        folder = options.directory / options.project_name
+        folder.mkdir(parents=True)
+        save(run(at_budget(), accuracy(0.5)), folder, tuner0=tuner)
+        asked = {"dataset": str(tmp_path / "d.npz"), "image_size": 32, "split_seed": 0}
+        saved_search.write_settings(folder, {**asked, "epochs": 6}, options.argv)
+        saved_search.write_results(folder, "accuracy", found, chain)
 
-        monkeypatch.setattr(images, "search", search)
-
+    monkeypatch.setattr(images, "search", search)
     # A choice among kinds is seen elsewhere; it takes a conversion of each.
     monkeypatch.setattr(images, "_choose_quantization", lambda model, data, drop: ("int8", data))
-    return search_finds
-
-
-def test_a_design_ends_with_a_file_to_ship(designing, capsys):
-    designing(chains=0.5)
     assert main(["design", "d.npz", "--target-macs", "9K", "--output", "d"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     commands = "--output d/found.keras", "--output d/chain-stride2.keras"
@@ -269,13 +255,6 @@ def test_a_design_ends_with_a_file_to_ship(designing, capsys):
     assert record["advice"] in printed
     assert saved_search.read_facts(Path("d/found.keras"))["epochs"] == 6  # as in the search
     assert Path("d/report.html").is_file()
-
-
-def test_a_design_ships_the_reference_that_won(designing, capsys):
-    designing(chains=0.9)
-    assert main(["design", "d.npz", "--target-macs", "9K", "--output", "d"]) == 0
-    assert "the reference chain-stride2: the search found no" in capsys.readouterr().out
-    assert len(json.loads(Path("d/run.json").read_text())["networks"]) == 1
 
 
 def test_the_advice_of_a_design_knows_chance():
@@ -298,6 +277,17 @@ def test_the_advice_of_a_design_knows_chance():
         "(standard error 1.4) above the best reference, chain, which may be chance."
     )
     assert "no final with a reference" in design.advice(better[:1])
+    assert design.advice(better[1:]) == (
+        "Ship chain.int8.tflite, the reference chain: the search found no network that is better."
+    )
+
+
+@pytest.mark.parametrize(
+    ("chains", "names"), [(0.5, ["found", "chain-stride2"]), (0.9, ["chain-stride2"])]
+)
+def test_a_design_trains_what_won_and_a_reference_that_did_not(tmp_path, chains, names):
+    save(run(at_budget(), accuracy(chains)), tmp_path)
+    assert [*design._networks(tmp_path)] == names
 
 
 @pytest.mark.parametrize(("chains", "name"), [(0.5, "found"), (0.9, "chain-stride2")])

@@ -43,7 +43,7 @@ def kernels(model):
 
 
 def every_layer():
-    """A network of all kinds of layers, its statistics those of no data."""
+    """A network of all kinds of layers called "every", its statistics those of no data."""
     inputs = keras.Input((8, 8, 1))
     x = layers.ZeroPadding2D(1)(layers.Rescaling(2.0)(inputs))
     x = layers.SeparableConv2D(8, 3, activation="relu", depth_multiplier=2, strides=2)(x)
@@ -58,7 +58,7 @@ def every_layer():
     x = layers.Conv2D(8, 2, groups=2, activation="swish")(x)
     x = layers.Dense(16, use_bias=False)(layers.Flatten()(x))
     x = layers.ReLU(6)(layers.BatchNormalization(scale=False)(x))
-    model = keras.Model(inputs, layers.Softmax()(layers.Dense(10)(x)))
+    model = keras.Model(inputs, layers.Softmax()(layers.Dense(10)(x)), name="every")
     random = np.random.default_rng(0)
     for weight in model.weights:
         if weight.path.split("/")[-1] in ("gamma", "beta", "moving_mean", "moving_variance"):
@@ -67,19 +67,33 @@ def every_layer():
 
 
 def test_pruning(data, capsys):
-    """Its process refuses a copy that computes something else: all layers are built again right."""
-    model = every_layer()
+    """Of models in a model, behind layers of preprocessing.
+
+    Its process refuses a copy that computes something else: all layers are built again right.
+    """
+    normalization = layers.Normalization()
+    base = [keras.Input((8, 8, 1)), layers.Conv2D(1, 2, padding="same", activation="relu")]
+    stack = [layers.RandomFlip(), normalization, keras.Sequential(base, name="base")]
+    stack += [layers.GaussianNoise(0.1), every_layer()]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *stack])
+    normalization.adapt(data[0])
     environment, before = dict(os.environ), model.get_weights()
     pruned = tflite_export.prune(model, *data, 0.5, epochs=2, batch_size=50, verbose=True)
     assert dict(os.environ) == environment
     assert "tf_keras" not in sys.modules
     assert all(map(np.array_equal, model.get_weights(), before))
     assert capsys.readouterr().out.count("prune: epoch ") == 2
-    assert len(kernels(pruned)) == 5
-    for kernel in kernels(pruned):
+    assert isinstance(pruned, keras.Sequential)
+    every = pruned.get_layer("every")
+    assert len(kernels(every)) == 5
+    for kernel in (*kernels(every), *kernels(pruned.get_layer("base"))):
         assert np.count_nonzero(kernel == 0) == kernel.size // 2
-    depthwise = [one for one in pruned.layers if isinstance(one, layers.DepthwiseConv2D)]
+    depthwise = [one for one in every.layers if isinstance(one, layers.DepthwiseConv2D)]
     assert all(np.all(one.kernel.numpy() != 0) for one in depthwise)
+    # Augmentation and normalisation are still there.
+    assert [type(layer) for layer in pruned.layers] == [type(layer) for layer in model.layers]
+    few = data[0][:2]
+    np.testing.assert_array_equal(pruned.layers[1](few), normalization(few))
 
 
 def test_quantized_training(exported, data, tmp_path):
@@ -114,24 +128,6 @@ def test_quantized_training(exported, data, tmp_path):
         if flatbuffer.operator_name(stored, operator) in ("CONV_2D", "FULLY_CONNECTED")
     ]
     assert min(shares[1:]) >= 0.29  # the first convolution was not pruned
-
-
-def test_pruning_of_a_model_in_a_model(data):
-    """With layers of preprocessing, in Sequential ones, and a sigmoid at the end."""
-    x, y = data
-    normalization = layers.Normalization()
-    base = [keras.Input((8, 8, 1)), layers.Conv2D(6, 3, activation="relu"), layers.MaxPooling2D()]
-    stack = [layers.RandomFlip(), normalization, keras.Sequential(base, name="base")]
-    end = [layers.GaussianNoise(0.1), layers.Flatten(), layers.Dense(1, activation="sigmoid")]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *stack, *end])
-    normalization.adapt(x)
-    pruned = tflite_export.prune(model, x, (y > 4).astype(int), 0.5, epochs=1)
-    assert isinstance(pruned, keras.Sequential)
-    for kernel in (*kernels(pruned), *kernels(pruned.get_layer("base"))):
-        assert np.count_nonzero(kernel == 0) == kernel.size // 2
-    # Augmentation and normalisation are still there.
-    assert [type(layer) for layer in pruned.layers] == [type(layer) for layer in model.layers]
-    np.testing.assert_array_equal(pruned.layers[1](x[:2]), normalization(x[:2]))
 
 
 def test_quantized_training_of_sequences(tmp_path):

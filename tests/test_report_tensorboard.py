@@ -206,9 +206,14 @@ def test_a_search_without_a_round_has_none(tmp_path):
 @pytest.fixture
 def served(tmp_path):
     """The address of a TensorBoard of the folder."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0"]
+    # Without TensorFlow, as it runs where that is not installed: it takes long to load.
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; from tensorboard.main import run_main;"
+        "run_main()"
+    )
+    options = ["--logdir", str(tmp_path), "--port", "0", "--reload_interval", "1"]
     with subprocess.Popen(
-        [*command, "--reload_interval", "1"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *options], stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             lines = iter(process.stderr.readline, "")

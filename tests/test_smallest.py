@@ -113,6 +113,35 @@ def test_the_drop_is_of_counts_and_its_error_of_pairs(hard):
     assert hard.modes[0].agreement.accuracy_drop_error > 0.01
 
 
+SIZES = {"float32": 400, "float16": 200, "dynamic": 110, "int8": 100}
+CLASSES = {
+    "num_samples": SAMPLES,
+    "argmax_agreement": 1.0,
+    "max_abs_difference": 0.0,
+    "model_accuracy": 0.9,
+    "file_accuracy": 0.9,
+    "accuracy_drop_error": 0.0,
+}
+NUMBERS = CLASSES | dict.fromkeys(("argmax_agreement", "model_accuracy", "file_accuracy"))
+NUMBERS |= {"accuracy_drop_error": None, "difference_share": 0.0}
+
+
+def play(monkeypatch, good, int8):
+    """Has files of given sizes converted, whose agreements are good, but for the int8 file's."""
+
+    def converted(_, path, mode, *__):
+        if mode not in SIZES:
+            raise ValueError("TensorFlow Lite cannot convert it")
+        path.write_bytes(bytes(SIZES[mode]))
+
+    def verified(_, path, *__):
+        return Agreement(**good | (int8 if path.stem == "int8" else {}))
+
+    monkeypatch.setattr("tflite_export.smallest.convert", converted)
+    monkeypatch.setattr("tflite_export.smallest.verify", verified)
+    monkeypatch.setattr("tflite_export.smallest.float_operators", lambda _: ())
+
+
 @pytest.mark.parametrize(
     ("int8", "objection", "chosen"),
     [
@@ -125,28 +154,7 @@ def test_the_drop_is_of_counts_and_its_error_of_pairs(hard):
     ],
 )
 def test_the_choice(model, tmp_path, monkeypatch, int8, objection, chosen):
-    """Of files whose sizes and agreements are given."""
-    sizes = {"float32": 400, "float16": 200, "dynamic": 110, "int8": 100}
-    good = {
-        "num_samples": SAMPLES,
-        "argmax_agreement": 1.0,
-        "max_abs_difference": 0.0,
-        "model_accuracy": 0.9,
-        "file_accuracy": 0.9,
-        "accuracy_drop_error": 0.0,
-    }
-
-    def converted(_, path, mode, *__):
-        if mode not in sizes:
-            raise ValueError("TensorFlow Lite cannot convert it")
-        path.write_bytes(bytes(sizes[mode]))
-
-    def verified(_, path, *__):
-        return Agreement(**good | (int8 if path.stem == "int8" else {}))
-
-    monkeypatch.setattr("tflite_export.smallest.convert", converted)
-    monkeypatch.setattr("tflite_export.smallest.verify", verified)
-    monkeypatch.setattr("tflite_export.smallest.float_operators", lambda _: ())
+    play(monkeypatch, CLASSES, int8)
     images = images_of(1)
     made = convert_smallest(model, tmp_path / "m.tflite", images, labels_of(images), 0.02)
     modes = {mode.quantization: mode for mode in made.modes}
@@ -156,7 +164,7 @@ def test_the_choice(model, tmp_path, monkeypatch, int8, objection, chosen):
     assert modes["int16x8"].num_bytes is modes["int16x8"].agreement is None
     assert made.chosen is modes[chosen]
     assert [file.name for file in tmp_path.iterdir()] == ["m.tflite"]
-    assert made.path.stat().st_size == sizes[chosen]
+    assert made.path.stat().st_size == SIZES[chosen]
 
 
 @pytest.mark.parametrize(
@@ -183,26 +191,23 @@ def test_bad_input_is_refused_before_anything_is_converted(
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_regression_is_chosen_by_its_difference(model, tmp_path, capsys, monkeypatch):
-    """The hard network, of which int8 leaves nothing, without its classes."""
-    network = keras.Model(model.input, layers.Dense(1, kernel_initializer="ones")(model.output))
-    network.layers[-1].set_weights([np.array([[1.0], [-1.0]]), np.zeros(1)])
-    images, data = images_of(1), images_of(0)[:50]
-    made = convert_smallest(network, tmp_path / "m.tflite", images, representative_data=data)
+@pytest.mark.parametrize(("share", "chosen"), [(0.1, "int8"), (0.11, "dynamic")])
+def test_a_regression_is_chosen_by_its_difference(tmp_path, capsys, monkeypatch, share, chosen):
+    play(monkeypatch, NUMBERS, {"difference_share": share})
+    network = keras.Sequential([keras.Input((4, 4, 2)), layers.Flatten(), layers.Dense(1)])
+    made = convert_smallest(network, tmp_path / "m.tflite", images_of(1))
     modes = {mode.quantization: mode for mode in made.modes}
-    assert modes["int8"].objection == "outputs differ"
-    assert modes["int8"].agreement.difference_share > 0.1
-    assert made.chosen is modes["int16x8"]
-    assert made.chosen.agreement.argmax_agreement is None
+    assert modes["int8"].objection == ("" if chosen == "int8" else "outputs differ")
+    assert made.chosen is modes[chosen]
     network.save(tmp_path / "m.keras")
     monkeypatch.chdir(tmp_path)
-    np.save("images.npy", images)
-    monkeypatch.setattr("tflite_export.convert_smallest", lambda *_, **__: made)
+    np.save("images.npy", images_of(1))
     options = ["--inputs", "images.npy", "--max-difference", "0.1"]
     assert main(["convert", "m.keras", "m.tflite", *options]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert rows[0] == ["mode", "bytes", "share"]
-    assert [rows[2][0], *rows[2][-2:]] == ["int8", "outputs", "differ"]
+    assert rows[2][:2] == ["int8", "100"]
+    assert rows[2][3:] == (["CHOSEN"] if chosen == "int8" else ["outputs", "differ"])
 
 
 COMMAND = ["--inputs", "images.npy", "--labels", "labels.npy", "--max-accuracy-drop"]
@@ -224,7 +229,8 @@ def test_the_command_prints_all_modes_and_writes_one_file(there, hard, monkeypat
     assert printed.endswith(f"m.tflite: int16x8, {hard.chosen.num_bytes:,} bytes\n")
 
 
-def test_the_command_exits_with_1_if_none_holds(there, model, capfd):
+def test_the_command_exits_with_1_if_none_holds(there, capfd):
+    model = keras.Sequential([keras.Input((4, 4, 2)), layers.Flatten(), layers.Dense(2)])
     with_weights(model, lambda weight: np.full_like(weight, np.nan)).save("nan.keras")
     (there / "none.tflite").write_bytes(b"older")
     command = ["convert", "nan.keras", "none.tflite", *COMMAND, "0.5"]

@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import os
-import subprocess
-import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -79,9 +77,17 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("shape", "kernels"), [((5,), 1), ((6, 6, 3), 1), ((4, 2, 20), 2)])
+UNSCALED, UNCENTRED = {"scale": False, "momentum": 0.5}, {"center": False, "epsilon": 0.1}
+
+
 @pytest.mark.parametrize(
-    "settings", [{}, {"scale": False, "momentum": 0.5}, {"center": False, "epsilon": 0.1}]
+    ("shape", "kernels", "settings"),
+    [
+        ((5,), 1, {}),
+        ((6, 6, 3), 1, UNSCALED),
+        ((6, 6, 3), 1, UNCENTRED),
+        *(((4, 2, 20), 2, settings) for settings in ({}, UNSCALED, UNCENTRED)),
+    ],
 )
 def test_fused_batchnorm_is_keras_own(shape, kernels, settings, monkeypatch):
     monkeypatch.setattr(step, "_has_avx512", lambda: True)  # the results are those of any machine
@@ -115,6 +121,13 @@ def test_fused_batchnorm_is_keras_own(shape, kernels, settings, monkeypatch):
     assert_close(*found)
 
 
+def perceptron():
+    """The smallest network whose variables an optimizer has to update."""
+    keras.utils.set_random_seed(3)
+    hidden = keras.layers.Dense(7, activation="relu")
+    return keras.Sequential([keras.Input((5,)), hidden, keras.layers.Dense(CLASSES)])
+
+
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(4e-3),
     "adamw, clipped": lambda: keras.optimizers.AdamW(4e-3, weight_decay=0.01, global_clipnorm=0.1),
@@ -124,24 +137,27 @@ OPTIMIZERS = {
         keras.optimizers.schedules.CosineDecay(0.1, STEPS), momentum=0.9, nesterov=True
     ),
     "adam without momentum": lambda: keras.optimizers.Adam(4e-3, beta_1=0, epsilon=1),
-    "rmsprop": lambda: keras.optimizers.RMSprop(1e-3, momentum=0.9),
     "multiplied": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)),
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "batch"),
-    [*((name, 2, 8) for name in OPTIMIZERS if name != "adam"), ("adam", 4, 8), ("adam", 2, 1)],
+    ("name", "make", "batch"),
+    [
+        *((name, perceptron, 8) for name in OPTIMIZERS if name != "adam"),
+        ("adam", network, 8),
+        ("adam", lambda: network(2), 1),
+    ],
 )
-def test_twenty_steps_lose_as_much(name, rank, batch):
-    x, y = data(rank, batch)
+def test_twenty_steps_lose_as_much(name, make, batch):
+    x, y = data(len(make().input_shape), batch)
 
     def train(model):
         losses = Losses()
         model.fit(x, y, batch_size=batch, shuffle=False, verbose=0, callbacks=[losses])
         return losses.found
 
-    (theirs, _), (ours, _) = both(lambda: compiled(network(rank), OPTIMIZERS[name]()), train)
+    (theirs, _), (ours, _) = both(lambda: compiled(make(), OPTIMIZERS[name]()), train)
     assert len(ours) == STEPS
     assert_close(ours, theirs)
 
@@ -204,24 +220,16 @@ def test_gradients_of_our_own_are_keras_own(name):
 
 
 def test_what_is_saved_is_a_plain_model(tmp_path):
-    x, y = data(4, 4)
     model = compiled(network())
     accelerate(model)
-    model.fit(x, y, batch_size=4, verbose=0)
+    model.fit(X, Y, batch_size=4, verbose=0)
     model.save(tmp_path / "model.keras")
-    np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "y.npy", model(x[:9], training=False))
-    script = (
-        "import sys; sys.modules.update(keras_autoshrink=None, keras_tuner=None)\n"
-        "import keras, numpy as np\n"
-        "model = keras.saving.load_model('model.keras')\n"
-        "assert (model(np.load('x.npy')[:9], training=False) == np.load('y.npy')).numpy().all()\n"
-        "assert type(model.layers[2]) is keras.layers.BatchNormalization\n"
-        "model.fit(np.load('x.npy'), np.zeros(80), verbose=0)\n"  # its optimizer is there too
-    )
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        assert b"autoshrink" not in archive.read("config.json")  # who has Keras alone can load it
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(X[:9], training=False), model(X[:9], training=False))
+    assert type(loaded.layers[2]) is keras.layers.BatchNormalization
+    assert loaded.optimizer.iterations == model.optimizer.iterations > 0
 
 
 class OwnStep(keras.Model):
@@ -238,12 +246,12 @@ class OwnStep(keras.Model):
 
 
 def own_step():
-    plain = network()
+    plain = network(2)
     return compiled(OwnStep(plain.inputs, plain.outputs))
 
 
 def two_outputs():
-    plain = network()
+    plain = network(2)
     first, second = plain.outputs[0], keras.layers.Dense(1, name="second")(plain.layers[-2].output)
     model = keras.Model(plain.inputs, {"first": first, "second": second})
     losses = {
@@ -254,14 +262,15 @@ def two_outputs():
 
 
 X, Y = data(4, 4)
+FLAT, _ = data(2, 4)
+# What is of a step as a whole needs no images, of which XLA takes long to compile convolutions.
 FITS = {
-    "weights of classes": (None, {"class_weight": {0: 1.0, 1: 0.2, 2: 3.0}}),
     "weights of samples": (None, {"sample_weight": np.linspace(0, 2, len(X))}),
-    "eager": (lambda: compiled(network(), run_eagerly=True), {}),
-    "compiled by XLA": (lambda: compiled(network(), jit_compile=True), {}),
+    "eager": (lambda: compiled(network(2), run_eagerly=True), {}),
+    "compiled by XLA": (lambda: compiled(network(2), jit_compile=True), {}),
     "a loss of one's own, several steps at once": (
         lambda: compiled(
-            network(), loss=lambda y, z: tf.reduce_mean(z**2, axis=-1), steps_per_execution=3
+            network(2), loss=lambda y, z: tf.reduce_mean(z**2, axis=-1), steps_per_execution=3
         ),
         {},
     ),
@@ -290,14 +299,16 @@ def of_many_kinds():
 @pytest.mark.parametrize("name", FITS)
 def test_fit_is_keras_own(name):
     make, arguments = FITS[name]
-    arguments = {"x": X, "y": Y, "batch_size": 12, "validation_data": (X[:9], Y[:9]), **arguments}
+    make = make or (lambda: compiled(network()))
+    x = X if len(make().input_shape) == 4 else FLAT
+    arguments = {"x": x, "y": Y, "batch_size": 12, "validation_data": (x[:9], Y[:9]), **arguments}
     if name == "two outputs":
-        arguments["validation_data"] = (X, arguments["y"])
+        arguments["validation_data"] = (x, arguments["y"])
 
     def train(model):
         return model.fit(**arguments, epochs=2, shuffle=False, verbose=0).history
 
-    ours, theirs = both(make or (lambda: compiled(network())), train)
+    ours, theirs = both(make, train)
     assert ours[0].keys() == theirs[0].keys()
     assert_close(ours, theirs)
 
@@ -316,16 +327,16 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         places = slice(index * 12, index * 12 + 12)
-        return X[places], Y[places]
+        return FLAT[places], Y[places]
 
 
 @pytest.mark.parametrize(
     ("arguments", "sequential"),
     [
-        ({"x": X, "y": Y, "batch_size": 12}, False),
-        ({"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(12)}, False),
+        ({"x": FLAT, "y": Y, "batch_size": 12}, False),
+        ({"x": tf.data.Dataset.from_tensor_slices((FLAT, Y)).batch(12)}, False),
         ({"x": Batches()}, False),
-        ({"x": X, "y": Y, "batch_size": 12}, True),
+        ({"x": FLAT, "y": Y, "batch_size": 12}, True),
     ],
     ids=["arrays", "a dataset", "a PyDataset", "a Sequential"],
 )
@@ -337,18 +348,16 @@ def test_a_model_is_traced_once_whatever_the_last_batch(arguments, sequential):
             traced.append(training)
             return inputs
 
-    plain = network()
-    if sequential:
-        model = keras.Sequential([*plain.layers, Notes()])
-    else:
-        model = keras.Model(plain.inputs, Notes()(plain.outputs[0]))
+    model = keras.Sequential([*perceptron().layers, Notes()])
+    if not sequential:
+        model = keras.Model(model.inputs, model.outputs)
     compiled(model, keras.optimizers.Adam())
     accelerate(model)
     traced.clear()
-    shown = {"epochs": 2, "shuffle": False, "verbose": 0, "validation_data": (X[:30], Y[:30])}
+    shown = {"epochs": 2, "shuffle": False, "verbose": 0, "validation_data": (FLAT[:30], Y[:30])}
     for _ in range(2):
         model.fit(**arguments, **shown)
-    assert len(X) % 12
+    assert len(FLAT) % 12
     assert traced == [True, False]
 
 
@@ -361,12 +370,12 @@ def test_metrics_get_what_a_step_of_ones_own_gives_them():
         test_step = train_step
 
     def make():
-        plain = network()
+        plain = network(2)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
         return compiled(OneHot(plain.inputs, plain.outputs), loss=loss)
 
     def train(model):
-        return model.fit(X, Y, batch_size=12, shuffle=False, verbose=0).history
+        return model.fit(FLAT, Y, batch_size=12, shuffle=False, verbose=0).history
 
     assert_close(*both(make, train))
 

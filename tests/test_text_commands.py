@@ -49,7 +49,7 @@ def sentences(count, seed, strangers=()):
 def write_text(folder, count=250):
     folder.mkdir(parents=True)
     for seed, (name, number, strangers) in enumerate(
-        (("train", count, ()), ("valid", 60, ("cow", "horse")), ("test", 60, ("sheep",)))
+        (("train", count, ()), ("valid", 30, ("cow", "horse")), ("test", 30, ("sheep",)))
     ):
         lines = "\n".join(sentences(number, seed, strangers))
         (folder / f"{name}.txt").write_text(f"{lines}\n")
@@ -150,7 +150,7 @@ def test_a_search_records_its_text(run_folder, text):
         "vocabulary_size": None,
         "epochs": 1,
         # An end for each line.
-        "tokens": [words["train"] + 250, words["valid"] + 60],
+        "tokens": [words["train"] + 250, words["valid"] + 30],
     }
 
 
@@ -162,7 +162,7 @@ def test_the_same_command_goes_on_and_says_what_it_reads(run_folder, text, capsy
     printed = capsys.readouterr().out
     assert "finished already" in printed
     assert (
-        "valid.txt: 12 of 480 tokens (2 different words) are not in the vocabulary: read as <unk>"
+        "valid.txt: 6 of 240 tokens (2 different words) are not in the vocabulary: read as <unk>"
         in printed
     )
     assert "train.txt: has no <unk>, so that nothing is learnt about it" in printed
@@ -335,7 +335,7 @@ def test_export_ends_with_a_table_of_equal_macs(shown, trained):
     assert perplexities == pytest.approx([facts["test_perplexity"]] * 2, rel=0.05)
     assert perplexities[0] == pytest.approx(facts["test_perplexity"], abs=0.006)
     assert "multiply-accumulates for one token" in table
-    assert "test.txt: 12 of 480 tokens (1 different word) are not in the vocabulary" in printed
+    assert "test.txt: 6 of 240 tokens (1 different word) are not in the vocabulary" in printed
     for kind in QUANTIZATIONS:
         assert (folder / f"found.{kind}.tflite").is_file()
 
@@ -355,7 +355,7 @@ def test_a_file_is_checked_on_the_beginning_of_a_long_text(
     command = f"export {trained} --output-dir {tmp_path}/new --quantization float32"
     with pytest.raises(SystemExit):
         main(command.split())
-    assert "checking on the first 100 of 480 words of the test\n" in capsys.readouterr().out
+    assert "checking on the first 100 of 240 words of the test\n" in capsys.readouterr().out
     expected = tokens_of(text / "test.txt", vocabulary_of(trained.parent))[:100]
     np.testing.assert_array_equal(read[0], expected)
 

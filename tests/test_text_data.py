@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import refusals
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_autoshrink.data.text import (
@@ -72,6 +72,7 @@ def test_words_by_frequency_then_alphabet(options, expected):
     assert Vocabulary.of(Counter(text), **options) == vocabulary
 
 
+@settings(max_examples=30)
 @given(text=st.lists(words), known=st.lists(words))
 def test_encode_and_decode(text, known):
     vocabulary = Vocabulary.of(known)

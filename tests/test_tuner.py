@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from forked import KILLED, outcome, start
-from searches import ONE_STAGE, WithTuner, die_writing, folder_of, timeless, wait_for
+from searches import ONE_STAGE, Eager, WithTuner, die_writing, folder_of, timeless, wait_for
 
 import keras_autoshrink as kas
 from keras_autoshrink import backend
@@ -26,14 +26,14 @@ def data():
     return (train.x[:256], train.y[:256]), (validation.x[:128], validation.y[:128])
 
 
-def hypermodel(kind=kas.CNNCellHyperModel, **arguments):
+def hypermodel(kind=Eager, **arguments):
     defaults = {"num_nodes": 3, "filters": 4, "stem_filters": 8, "batch_size": 64, **ONE_STAGE}
     return kind(input_shape=(8, 8, 1), **{**defaults, **arguments})
 
 
 def make(directory, model=None, **arguments):
     """A search by the paper's walk, unless the arguments say otherwise."""
-    arguments = {"strategy": "paper", "num_candidates": 2, **arguments}
+    arguments = {"strategy": "paper", "num_candidates": 1, **arguments}
     return kas.AutoShrink(
         model or hypermodel(), directory=directory, project_name="search", **arguments
     )
@@ -146,9 +146,9 @@ def test_ctrl_c_says_that_what_has_been_trained_is_kept(tmp_path, data):
     assert [record["round"] for record in make(tmp_path).trajectory()] == [0]
 
 
-def test_a_bayesian_search_is_the_default_and_says_what_it_does(data, tmp_path, capsys):
-    tuner = kas.AutoShrink(hypermodel(), directory=tmp_path, num_candidates=6, max_candidates=4)
-    search(tuner, data, verbose=1)
+def test_a_bayesian_search_is_the_default_and_says_what_it_does(tmp_path, capsys):
+    tuner = WithTuner.make(tmp_path, num_candidates=6, max_candidates=4)
+    tuner.search(verbose=1)
     printed = capsys.readouterr().out
     assert "Round 0 done" in printed
     assert "Round 1 done" in printed
@@ -197,11 +197,11 @@ def test_a_failed_candidates_weights_do_not_stay(tmp_path, data):
             if epoch == 1:
                 raise ValueError("boom")
 
-    tuner = make(tmp_path, keep_fraction=1)
+    tuner = make(tmp_path, hypermodel(num_nodes=2))
     with pytest.raises(RuntimeError, match="ValueError: boom"):
         search(tuner, data, epochs=2, callbacks=[Fails()])
     assert not list(folder_of(tuner).rglob("checkpoint.weights.*"))
-    anew = make(tmp_path, keep_fraction=1, seed=3, overwrite=True)
+    anew = make(tmp_path, hypermodel(num_nodes=2), seed=3, overwrite=True)
     with pytest.raises(RuntimeError, match=r"run search\(\) first"):
         anew.best_cell()
 
@@ -215,7 +215,7 @@ def test_datasets_callbacks_and_executions(tmp_path, data):
             seen.append(dict(logs))
 
     train, validation = (tf.data.Dataset.from_tensor_slices(part).batch(64) for part in data)
-    tuner = make(tmp_path, keep_fraction=1, executions_per_trial=2)
+    tuner = make(tmp_path, hypermodel(num_nodes=2), executions_per_trial=2)
     tuner.search(
         train,
         validation_data=validation,
@@ -246,7 +246,7 @@ def test_a_score_and_a_hypermodel_of_the_users_own(tmp_path):
             outputs.append(keras.layers.Dense(units, cell.ops[node])(merged))
         prediction = keras.layers.Dense(1)(outputs[cell.leaves[0]])
         model = keras.Model(outputs[0], prediction)
-        model.compile("adam", "mse", metrics=["mae"])
+        model.compile("adam", "mse", metrics=["mae"], run_eagerly=True)  # to trace it takes longer
         return model
 
     def error_and_cost(logs, macs):
@@ -266,7 +266,7 @@ def test_a_score_and_a_hypermodel_of_the_users_own(tmp_path):
 
 
 def test_a_hypermodel_that_drops_its_callbacks_is_told_so(tmp_path, data):
-    class Drops(kas.CNNCellHyperModel):
+    class Drops(Eager):
         def fit(self, hp, model, *args, callbacks, **kwargs):
             return model.fit(*args, **kwargs)
 
@@ -274,12 +274,20 @@ def test_a_hypermodel_that_drops_its_callbacks_is_told_so(tmp_path, data):
         search(make(tmp_path, hypermodel(Drops, num_nodes=2)), data)
 
 
-class Returns(kas.CNNCellHyperModel):
+class Returns(keras_tuner.HyperModel):
     """Its `fit` passes no callbacks on, and returns what it is asked for of loss and accuracy."""
 
-    def __init__(self, result, **arguments):
-        super().__init__(**arguments)
+    def __init__(self, result):
+        super().__init__()
         self.result = result
+
+    def build(self, hp):
+        kas.declare_cell(hp, kas.Cell.dense(("input", "relu")))
+        stack = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        model = keras.Sequential(stack)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, metrics=["accuracy"], run_eagerly=True)  # to trace takes longer
+        return model
 
     def fit(self, hp, model, x, y, validation_data, **_):
         model.fit(x, y, epochs=2, verbose=0)
@@ -287,8 +295,7 @@ class Returns(kas.CNNCellHyperModel):
 
 
 def returns(directory, data, result, **arguments):
-    model = hypermodel(lambda **given: Returns(result, **given))
-    return search(make(directory, model, **arguments), data)
+    return search(make(directory, Returns(result), **arguments), data)
 
 
 @pytest.mark.parametrize(
@@ -339,9 +346,9 @@ def test_what_cannot_be_scored_is_one_line(tmp_path, data, result, score, culpri
 def test_what_a_fit_returns_needs_no_metrics_of_its_epochs(tmp_path):
     class Regression(keras_tuner.HyperModel):
         def build(self, hp):
-            kas.declare_cell(hp, kas.Cell.dense(("input", "relu", "tanh")))
+            kas.declare_cell(hp, kas.Cell.dense(("input", "relu")))
             model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-            model.compile("adam", "mse")
+            model.compile("adam", "mse", run_eagerly=True)
             return model
 
         def fit(self, hp, model, *args, **kwargs):
@@ -371,7 +378,7 @@ def test_what_a_fit_returns_needs_no_metrics_of_its_epochs(tmp_path):
 
 
 def test_the_weights_are_those_of_the_epoch_that_a_dict_tells_of(tmp_path, data):
-    class BestEpoch(kas.CNNCellHyperModel):
+    class BestEpoch(Eager):
         def fit(self, hp, model, *args, **kwargs):
             model.optimizer.learning_rate = 0.05  # so that an epoch may be worse
             history = model.fit(*args, **kwargs).history
@@ -527,7 +534,7 @@ def test_a_limit_that_nothing_is_within_and_one_that_some_are(tmp_path, data):
     with pytest.raises(RuntimeError, match=r"no network was within the limits; the smallest had"):
         search(make(tmp_path / "a", max_macs=9), data)
     most = 12_000
-    tuner = search(make(tmp_path / "b", max_macs=most), data)
+    tuner = search(make(tmp_path / "b", num_candidates=2, max_macs=most), data)
     candidates = [c for record in tuner.trajectory() for c in record["candidates"]]
     over = [c for c in candidates if c["status"] == "over limit" or "over_limit" in c]
     assert over
@@ -536,7 +543,7 @@ def test_a_limit_that_nothing_is_within_and_one_that_some_are(tmp_path, data):
 
 
 def test_the_oracle_serves_another_tuner_with_our_hypermodel(tmp_path, data):
-    oracle = kas.AutoShrinkOracle("val_accuracy", keep_fraction=1, strategy="paper")
-    tuner = keras_tuner.Tuner(oracle, hypermodel(), directory=tmp_path)
+    oracle = kas.AutoShrinkOracle("val_accuracy", strategy="paper")
+    tuner = keras_tuner.Tuner(oracle, hypermodel(num_nodes=2), directory=tmp_path)
     search(tuner, data)
     assert tuner.oracle.search.trajectory()[0]["score"] > 0

@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from searches import ComputesShrink, Declares, computed, unassigned, wait_for
+from forked import Script
+from searches import ComputesShrink, Declares, Eager, computed, unassigned, wait_for
 
 import keras_autoshrink as kas
 from keras_autoshrink.tuner import workers
@@ -48,63 +49,63 @@ hypermodel = Own(
     (6, 6, 1), 2, 4, 8, stem_filters=4, operations=("own3x3", "conv1x1"), batch_size=16, **stages
 )
 batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(200, seed=1).batch(16)
-count = int(sys.argv[1])
-tuner = kas.AutoShrink(hypermodel, num_candidates=3, max_candidates=7, directory=".", workers=count)
-tuner.search(batches, validation_data=(x, y), epochs=3, callbacks=[Sees()])
+folder, count = sys.argv[1], int(sys.argv[2])
+tuner = kas.AutoShrink(
+    hypermodel, num_candidates=3, max_candidates=5, directory=folder, workers=count
+)
+tuner.search(batches, validation_data=(x, y), epochs=2, callbacks=[Sees()])
 assert bool(seen) == (count == 1), "callbacks act where their candidate trains"
 tuner.get_best_models()
 print(json.dumps(tuner.trajectory()))
 """
 
 
-class Script:
-    """The script, at work in a folder with so many workers."""
-
-    def __init__(self, folder, count):
-        self.folder = folder
-        folder.mkdir()
-        # What one process finds depends on its threads; a worker has one.
-        environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(count)],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def under_way(self):
-        """The ids of the trials that train."""
-        assert self.process.poll() is None, self.process.communicate()
-        try:
-            state = json.loads((self.folder / "untitled_project" / "oracle.json").read_text())
-        except OSError:
-            return set()
-        return set(state["ongoing_trials"].values())
-
-    def workers(self):
-        """The worker processes."""
-        return psutil.Process(self.process.pid).children()
-
-    def end(self):
-        """What it printed, and its trajectory."""
-        printed, errors = self.process.communicate()
-        assert self.process.returncode == 0, errors
-        *lines, trajectory = printed.splitlines()
-        return lines, unassigned(json.loads(trajectory))
+def alone(folder):
+    """The script without workers, in a folder, until it ends: what it prints."""
+    # What one process finds depends on its threads; a worker has one.
+    code, printed, errors = Script(SCRIPT, str(folder), "1", TF_NUM_INTRAOP_THREADS="1").end()
+    assert code == 0, errors
+    return printed.splitlines()
 
 
-def test_a_script_finds_the_same_with_workers_of_which_one_is_killed(tmp_path):
-    alone, beside = Script(tmp_path / "one", 1), Script(tmp_path / "two", 2)
-    wait_for(lambda: len(beside.under_way()) == 2)
-    beside.workers()[0].kill()
-    lines, trajectory = beside.end()
+def under_way(script, folder):
+    """The ids of the trials that a script trains."""
+    assert script.poll() is None, script.communicate()
+    try:
+        state = json.loads((folder / "untitled_project" / "oracle.json").read_text())
+    except OSError:
+        return set()
+    return set(state["ongoing_trials"].values())
+
+
+def test_a_script_with_workers_is_killed_after_one_of_them_and_ends_as_without_any(tmp_path):
+    script = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, tmp_path, "2"],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def workers():
+        return psutil.Process(script.pid).children()
+
+    wait_for(lambda: len(under_way(script, tmp_path)) == 2)
+    workers()[0].kill()
+    lines = []
+    while "worker1 was killed; starting it again" not in lines:
+        lines.append(script.stdout.readline().rstrip("\n"))
+        assert script.poll() is None
     assert "2 candidates train side by side, each in a process." in lines
-    assert "worker1 was killed; starting it again" in lines
-    alone_lines, expected = alone.end()
-    assert not any("side by side" in line for line in alone_lines)
-    assert trajectory == expected
+    wait_for(lambda: len(workers()) == 2)
+    started = workers()
+    script.kill()
+    script.communicate()
+    assert not psutil.wait_procs(started, timeout=30)[1]  # they end with it
+    *lines, trajectory = alone(tmp_path)
+    assert any(line.startswith("Going on in round 1") for line in lines)
+    assert not any("side by side" in line for line in lines)
+    expected = unassigned(json.loads(alone(tmp_path / "anew")[-1]))
+    assert unassigned(json.loads(trajectory)) == expected
     assert (
         len({candidate["score"] for record in expected for candidate in record["candidates"]}) > 3
     )
@@ -318,7 +319,7 @@ def test_only_weights_that_may_be_best_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "save_weights", note)
     x, y = np.zeros((8, 4, 4, 1)), np.array([0, 1] * 4)
     stage = {"stage_scales": [1], "stage_strides": [1], "stage_repeats": [1]}
-    hypermodel = kas.CNNCellHyperModel((4, 4, 1), 2, 3, operations=["conv1x1"], **stage)
+    hypermodel = Eager((4, 4, 1), 2, 3, operations=["conv1x1"], **stage)
     tuner = kas.AutoShrink(
         hypermodel, kas.AccuracyScore(weight=0), directory=tmp_path, max_candidates=3
     )

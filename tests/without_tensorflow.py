@@ -64,7 +64,7 @@ def searched(folder):
     noise = np.random.default_rng(0).uniform(size=(64, 8, 8, 1))
     x = (0.3 * noise + y[:, None, None, None] / 4).astype("float32")
     hypermodel = kas.CNNCellHyperModel(
-        (8, 8, 1), classes=4, num_nodes=3, filters=4, stem_filters=4, batch_size=32, **ONE_STAGE
+        (8, 8, 1), 4, 3, 4, stem_filters=4, batch_size=32, operations=["conv1x1"], **ONE_STAGE
     )
     tuner = kas.AutoShrink(
         hypermodel, num_candidates=1, keep_fraction=0.5, directory=folder, project_name="search"
@@ -79,16 +79,21 @@ def searched(folder):
 
 
 def refusals(commands):
-    """The lines with which commands, and trainings in full, refuse."""
+    """The lines with which commands, trainings in full, and searches by latency refuse."""
     from keras_autoshrink.commands.cli import main
 
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         for arguments in commands:
             with contextlib.suppress(SystemExit):
                 main(arguments)
-    for train in (kas.train_network, kas.train_language_model):
+    calls = [
+        lambda: kas.train_network(kas.SHRINKRNN_CELL, None, None),
+        lambda: kas.train_language_model(kas.SHRINKRNN_CELL, None, None),
+        lambda: kas.AutoShrink(kas.CNNCellHyperModel(num_nodes=2), max_latency_ms=1),
+    ]
+    for call in calls:
         try:
-            train(kas.SHRINKRNN_CELL, None, None)
+            call()
         except ValueError as error:
             errors.write(f"{error}\n")
     return errors.getvalue().splitlines()

@@ -465,7 +465,8 @@ class AutoShrink(keras_tuner.Tuner):
             >>> import numpy as np
             >>> from keras_autoshrink import AutoShrink, CNNCellHyperModel
             >>> x, y = np.zeros((8, 8, 8, 1)), np.array([0, 1] * 4)  # 8x8 images of 2 classes
-            >>> hypermodel = CNNCellHyperModel((8, 8, 1), classes=2, target_macs=50_000)
+            >>> small = {"num_nodes": 3, "stage_strides": (1,), "stage_repeats": (1,)}
+            >>> hypermodel = CNNCellHyperModel((8, 8, 1), classes=2, target_macs=50_000, **small)
             >>> tuner = AutoShrink(hypermodel, max_candidates=8)
             >>> tuner.search(x, y, validation_data=(x, y), epochs=2, verbose=0)
             >>> [len(record["scores"]) for record in tuner.final()]
