@@ -22,8 +22,9 @@ from tflite_export.verify import MAX_ACCURACY_LOSS
 _NOT_AT_BUDGET = {
     "--filters": "widths follow from it",
     "--stem-filters": "widths follow from it",
-    "--cost": "the score is the accuracy alone",
-    "--mac-weight": "the score is the accuracy alone",
+    "--units": "they follow from it",
+    "--cost": "the score is validation quality alone",
+    "--mac-weight": "the score is validation quality alone",
     "--max-macs": "it says what networks cost",
 }
 
@@ -99,22 +100,25 @@ def _check_search(options: argparse.Namespace) -> None:
 
 
 def _check_design(options: argparse.Namespace) -> None:
+    if options.task == "text":
+        text.check_source(options.data)
+        return
     options.dataset = options.data
     images.check_source(searched_images(options)["dataset"], "search")
 
 
 def _check_train(options: argparse.Namespace) -> None:
     searched = saved_search.settings_of(options.cell)
-    if options.task == "text":
-        text.check_source(text_source(options, searched)["text"])
-        return
     if saved_search.is_architecture(Path(options.cell)):
-        for name in ("width", "target_macs", "activation"):
-            if getattr(options, name) is not None:
+        for name in ("width", "target_macs", "activation", "units"):
+            if getattr(options, name, None) is not None:
                 raise ValueError(
                     f"--{name.replace('_', '-')}: is for a cell; the network of {options.cell} is "
                     "trained as it was found, so leave it out"
                 )
+    if options.task == "text":
+        text.check_source(text_source(options, searched)["text"])
+        return
     for option in ("label_smoothing", "ema"):
         if (value := getattr(options, option)) is not None:
             share(f"--{option.replace('_', '-')}", value)

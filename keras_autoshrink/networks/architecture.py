@@ -73,27 +73,22 @@ class Architecture:
                 this library does not have; the message names one.
         """
         # With Keras, which a command that only looks at a file does not need.
-        build: Callable[..., keras.Model]
-        references: Mapping[str, Any]
-        if self.task == "text":
-            from keras_autoshrink.networks.language_model import ShrinkRNN as build
-            from keras_autoshrink.networks.recurrent_references import (
-                RECURRENT_REFERENCES as references,
-            )
+        from keras_autoshrink.networks.cnn import ShrinkCNN
+        from keras_autoshrink.networks.language_model import ShrinkRNN
+        from keras_autoshrink.networks.recurrent_references import RECURRENT_REFERENCES
+        from keras_autoshrink.networks.references import REFERENCES
 
-            how = regularization
-        else:
-            from keras_autoshrink.networks.cnn import ShrinkCNN as build
-            from keras_autoshrink.networks.references import REFERENCES as references
-
-            how = {"batchnorm_momentum": batchnorm_momentum, **regularization}
+        is_text = self.task == "text"
+        references: Mapping[str, Any] = RECURRENT_REFERENCES if is_text else REFERENCES
         if self.reference is not None and self.reference not in references:
             known = ", ".join(references)
             raise ValueError(f"architecture of {self.reference!r}: this library builds {known}")
+        build: Callable[..., keras.Model] = ShrinkRNN if is_text else ShrinkCNN
         if self.reference is not None:
             build = references[self.reference].build
+        how = {} if is_text else {"batchnorm_momentum": batchnorm_momentum}
         try:
-            model: keras.Model = build(**self.arguments, **how)
+            model: keras.Model = build(**self.arguments, **how, **regularization)
         except TypeError as error:
             raise ValueError(f"architecture: {error}") from error
         return model

@@ -281,7 +281,7 @@ class TextRecipe:
 
     Example:
         >>> recipe = TextRecipe(learning_rate=20.0, batch_size=20, epochs=5, output_dropout=0.5)
-        >>> type(recipe.build_optimizer(steps=100)).__name__, recipe.cell_dropouts()
+        >>> type(recipe.build_optimizer()).__name__, recipe.cell_dropouts()
         ('SGD', {'dropout': 0.0, 'recurrent_dropout': 0.0})
         >>> {name: share for name, share in recipe.regularization().items() if share}
         {'output_dropout': 0.5}
@@ -334,11 +334,12 @@ class TextRecipe:
                 f"optimizer={self.optimizer!r} and schedule={self.schedule!r} it has to be None"
             )
 
-    def build_optimizer(self, steps: int) -> keras.Optimizer:
+    def build_optimizer(self, steps: int | None = None) -> keras.Optimizer:
         """Builds the optimizer of a training.
 
         Args:
-            steps: number of steps at whose end the learning rate of one cycle is 0.
+            steps: number of steps at whose end the learning rate of one cycle is 0; a constant one
+                needs none.
 
         Returns:
             SGD, AveragedSGD if weights are to be averaged, or Adam.
@@ -348,7 +349,7 @@ class TextRecipe:
             kind = keras.optimizers.Adam
         rate = self.learning_rate
         if self.schedule == "one_cycle":
-            rate = OneCycleDecay(rate, steps)
+            rate = OneCycleDecay(rate, whole("steps", steps, 1))
         return kind(
             rate,
             global_clipnorm=self.clip_norm,
