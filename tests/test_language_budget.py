@@ -1,23 +1,43 @@
 """Language models at a budget: their units, their references, and a search among them."""
 
+import json
+from pathlib import Path
+
 import keras_tuner
 import numpy as np
 import pytest
-from test_language_hypermodel import TRAIN, VALIDATION, VOCABULARY, hypermodel
 
 import keras_autoshrink as kas
+from keras_autoshrink.commands.cli import main
 from keras_autoshrink.networks.language_model import ShrinkRNN
 from keras_autoshrink.networks.recurrent_references import (
     INPUT_STEP_ALONE,
     RECURRENT_REFERENCES,
     TOKEN_COSTS,
 )
+from keras_autoshrink.report import saved_search
 
+VOCABULARY = 30
 TARGETS = {"target_macs": 12_000, "target_params": 9_000}
 
 
+def make_text(length, seed):
+    """A word mostly follows from the one before it."""
+    generator = np.random.default_rng(seed)
+    successors = np.random.default_rng(0).permutation(VOCABULARY)
+    tokens = [0]
+    while len(tokens) < length:
+        at_random = generator.random() < 0.3
+        tokens.append(generator.integers(VOCABULARY) if at_random else successors[tokens[-1]])
+    return np.array(tokens, np.int32)
+
+
+TRAIN, VALIDATION = make_text(400, 1), make_text(120, 2)
+
+
 def at_budget(**arguments):
-    return hypermodel(units=None, **{"target_params": 2_000, **arguments})
+    small = {"vocabulary_size": VOCABULARY, "num_nodes": 3, "batch_size": 4, "steps": 5}
+    return kas.RNNCellHyperModel(**{**small, "target_params": 2_000, **arguments})
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -69,7 +89,7 @@ def test_a_search_returns_no_less_than_the_best_reference(tmp_path, workers_at_o
         tuner = kas.AutoShrink(
             at_budget(operations=("tanh", "skip")),
             num_candidates=4,
-            max_candidates=16,
+            max_candidates=11,
             directory=tmp_path,
             project_name=str(workers),
             workers=workers,
@@ -100,9 +120,55 @@ def test_a_search_returns_no_less_than_the_best_reference(tmp_path, workers_at_o
 )
 def test_bad_budgets_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        hypermodel(**{"units": None, "target_params": 2_000, **arguments})
+        at_budget(**arguments)
 
 
 def test_a_target_out_of_reach_is_named_with_both_ends():
     with pytest.raises(ValueError, match=r"target_params=9: the smallest .* the widest"):
         kas.reference_language_models(VOCABULARY, target_params=9)
+
+
+def write_text(folder):
+    folder.mkdir()
+    for seed, (part, length) in enumerate({"train": 1_500, "valid": 300, "test": 300}.items()):
+        words = [f"w{token}" for token in make_text(length, seed)]
+        lines = [" ".join(words[i : i + 10]) for i in range(0, length, 10)]
+        (folder / f"{part}.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_a_design_ends_with_a_file_that_continues_a_text(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_text(Path("words"))
+    line = "design words --target-params 3K --max-candidates 8 --epochs 2 --output d"
+    assert main(line.split()) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    record = json.loads(Path("d/run.json").read_text())
+    assert record["advice"] in printed
+    for each in record["networks"]:
+        assert 2_850 <= each["params"] <= 3_000
+        assert each["bytes"] == Path(each["file"]).stat().st_size
+        assert f"{each['name']} {each['perplexity']:.2f} ± " in printed
+        facts = saved_search.read_facts(Path(f"d/{each['name']}.keras"))
+        assert facts["test_perplexity"] == pytest.approx(each["perplexity"], rel=1e-4)
+        assert facts["epochs"] == 2  # as in the search
+    assert any(each["name"] in RECURRENT_REFERENCES for each in record["networks"])
+    assert main(["generate", record["networks"][0]["file"], "w1 w2", "--words", "5"]) == 0
+    assert len(capsys.readouterr().out.split()) >= 2
+    assert Path("d/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "culprit"),
+    [
+        ("design words --target-params 9", "target_params=9: the smallest network of this kind"),
+        ("design words --target-latency-ms 1", "--target-latency-ms: is for images, this is text"),
+        ("search --task text --target-params 3K --units 4", "--units: they follow from it, with"),
+    ],
+)
+def test_bad_commands_are_named(line, culprit, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_text(Path("words"))
+    with pytest.raises(SystemExit) as stopped:
+        main(line.split())
+    assert stopped.value.code == 2
+    assert culprit in capsys.readouterr().err
