@@ -102,7 +102,10 @@ def language_model(
         embedding_scale: factor of the embeddings where they are looked up; that suits the softmax,
             whose weights they are, may be small for an input (Vaswani et al., arXiv 1706.03762,
             section 3.4, take the square root of the units).
-        dense_gradient: whether the embeddings' gradient is one sum, see `TiedEmbedding`.
+        dense_gradient: whether the gradient of the embeddings is one sum for each weight. On
+            TensorFlow it has a part for each place where a word is looked up else, and one for the
+            softmax; by these Keras takes the norm that is clipped, and Adam its squares, as if they
+            were different weights.
         name: of the model.
 
     Returns:
@@ -254,9 +257,7 @@ class TiedEmbedding(keras.layers.Layer):
         word_dropout: share of the words that are dropped wherever they occur in a batch of
             training; the others are scaled up (arXiv 1708.02182, section 4.3).
         scale: factor of what is looked up.
-        dense_gradient: whether the gradient is one sum for each weight. On TensorFlow it has a part
-            for each place where a word is looked up else, and one for the softmax; by these Keras
-            takes the norm that is clipped, and Adam its squares, as if they were different weights.
+        dense_gradient: whether the gradient is one sum for each weight, see `language_model`.
         **kwargs: as for every Keras layer.
 
     Call arguments:
