@@ -279,7 +279,7 @@ def _export_language_model(name: str, command: argparse.Namespace) -> DesignedTe
         and each.agreement.file_perplexity <= (1 + _MAX_RISE) * each.agreement.model_perplexity
     ]
     check = min(good or checks, key=lambda each: each.num_bytes)
-    return DesignedText(name, check, facts["params"], text.test_losses(model, facts))
+    return DesignedText(name, check, facts["params"], text.word_losses(model, facts))
 
 
 _EXPORTS = {"images": _export_classifier, "text": _export_language_model}

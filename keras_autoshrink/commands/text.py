@@ -219,7 +219,7 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
     return checks
 
 
-def test_losses(model: keras.Model, facts: dict[str, Any]) -> npt.NDArray[np.float64]:
+def word_losses(model: keras.Model, facts: dict[str, Any]) -> npt.NDArray[np.float64]:
     """Computes a trained model's loss of each word of the test text, see `token_losses`.
 
     Args:
