@@ -23,8 +23,8 @@ _NOT_AT_BUDGET = {
     "--filters": "widths follow from it",
     "--stem-filters": "widths follow from it",
     "--units": "they follow from it",
-    "--cost": "the score is validation quality alone",
-    "--mac-weight": "the score is validation quality alone",
+    "--cost": "the score is {} alone",
+    "--mac-weight": "the score is {} alone",
     "--max-macs": "it says what networks cost",
 }
 
@@ -81,7 +81,10 @@ def _check_search(options: argparse.Namespace) -> None:
     for target in ("--target-macs", "--target-params", "--target-latency-ms"):
         for option, why in _NOT_AT_BUDGET.items():
             if {target, option} <= given:
-                raise ValueError(f"{option}: {why}, with {target}; leave out one of the two")
+                what = "the validation loss" if options.task == "text" else "the accuracy"
+                raise ValueError(
+                    f"{option}: {why.format(what)}, with {target}; leave out one of the two"
+                )
     if "--latency-of" in given and "--target-latency-ms" not in given:
         raise ValueError("--latency-of: is for --target-latency-ms")
     if options.nodes == 1:
