@@ -175,7 +175,10 @@ def test_a_design_ends_with_a_file_that_continues_a_text(tmp_path, monkeypatch, 
     ("line", "culprit"),
     [
         ("design words --target-params 9", "target_params=9: the smallest network of this kind"),
-        ("design words --target-latency-ms 1", "--target-latency-ms: is for images, this is text"),
+        (
+            "design words --target-latency-ms 1",
+            "one of the arguments --target-macs --target-params",
+        ),
         ("search --task text --target-params 3K --units 4", "--units: they follow from it, with"),
     ],
 )
