@@ -55,14 +55,12 @@ class Variant:
         cell: arguments of the cell, in place of its own.
         recipe: values of the recipe, in place of its own.
         scaled: whether embeddings that are looked up are multiplied by the root of the units.
-        model: further arguments of the language model.
     """
 
     networks: tuple[str, ...]
     cell: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scaled: bool = False
-    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _uniform(units: int) -> Any:
@@ -102,8 +100,6 @@ VARIANTS = {
     "Adam 0.003": Variant(_ALL, recipe={**_ADAM, "learning_rate": 0.003}),
     "Adam 0.01": Variant(_ALL, recipe={**_ADAM, "learning_rate": 0.01}),
     "scaled embedding": Variant(_ALL, scaled=True),
-    # The norm that is clipped, of a gradient that is one sum.
-    "dense gradient": Variant(_ALL, model={"dense_gradient": True}),
 }
 
 
@@ -197,7 +193,7 @@ def _variant(
     return language_model(
         make(units=units, **given, **recipe.cell_dropouts()),
         vocabulary_size,
-        **{**recipe.regularization(), **variant.model},
+        **recipe.regularization(),
         embedding_scale=math.sqrt(units) if variant.scaled else 1.0,
     )
 

@@ -82,7 +82,6 @@ def language_model(
     output_dropout: float = 0.0,
     activation_regularization: float = 0.0,
     embedding_scale: float = 1.0,
-    dense_gradient: bool = False,
     name: str = "language_model",
 ) -> keras.Model:
     """Builds a language model around a recurrent cell, ours or one of Keras's.
@@ -102,10 +101,6 @@ def language_model(
         embedding_scale: factor of the embeddings where they are looked up; that suits the softmax,
             whose weights they are, may be small for an input (Vaswani et al., arXiv 1706.03762,
             section 3.4, take the square root of the units).
-        dense_gradient: whether the gradient of the embeddings is one sum for each weight. On
-            TensorFlow it has a part for each place where a word is looked up else, and one for the
-            softmax; by these Keras takes the norm that is clipped, and Adam its squares, as if they
-            were different weights.
         name: of the model.
 
     Returns:
@@ -128,7 +123,6 @@ def language_model(
         recurrent_cell.units,
         word_dropout=word_dropout,
         scale=embedding_scale,
-        dense_gradient=dense_gradient,
         name="embedding",
     )
     x = dropout(embedding_dropout, name="embedding_dropout")(embedding(tokens))
@@ -257,7 +251,6 @@ class TiedEmbedding(keras.layers.Layer):
         word_dropout: share of the words that are dropped wherever they occur in a batch of
             training; the others are scaled up (arXiv 1708.02182, section 4.3).
         scale: factor of what is looked up.
-        dense_gradient: whether the gradient is one sum for each weight, see `language_model`.
         **kwargs: as for every Keras layer.
 
     Call arguments:
@@ -273,7 +266,6 @@ class TiedEmbedding(keras.layers.Layer):
         output_dim: int,
         word_dropout: float = 0.0,
         scale: float = 1.0,
-        dense_gradient: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -281,7 +273,6 @@ class TiedEmbedding(keras.layers.Layer):
         self.output_dim = output_dim
         self.word_dropout = word_dropout
         self.scale = scale
-        self.dense_gradient = dense_gradient
         self._initializer = keras.initializers.RandomUniform(-0.1, 0.1)
         self.seed_generator = keras.random.SeedGenerator()
 
@@ -302,11 +293,7 @@ class TiedEmbedding(keras.layers.Layer):
                 return keras.ops.matmul(inputs, kernel) + self.bias
             # A converted file would hold the transpose beside the embeddings.
             return keras.ops.einsum("btd,vd->btv", inputs, self.embeddings) + self.bias
-        embeddings = self.embeddings
-        if training and self.dense_gradient:
-            # The gradient of a product is dense, that of a look-up alone is not.
-            embeddings = embeddings * keras.ops.ones((), self.compute_dtype)
-        outputs = keras.ops.take(embeddings, inputs, axis=0)
+        outputs = keras.ops.take(self.embeddings, inputs, axis=0)
         if self.scale != 1:
             outputs = outputs * self.scale
         if training and self.word_dropout:
@@ -330,7 +317,6 @@ class TiedEmbedding(keras.layers.Layer):
             "output_dim": self.output_dim,
             "word_dropout": self.word_dropout,
             "scale": self.scale,
-            "dense_gradient": self.dense_gradient,
         }
 
 

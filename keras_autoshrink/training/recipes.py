@@ -243,15 +243,6 @@ def has_photographs(dataset: str) -> bool:
     return dataset in ("cifar10", "imagenet2012") or Path(dataset).is_dir()
 
 
-# What of a recipe regularises a language model outside its cell.
-_OF_MODEL = (
-    "word_dropout",
-    "embedding_dropout",
-    "output_dropout",
-    "activation_regularization",
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class TextRecipe:
     """A training of a language model: how a text is read, what regularises, and the steps.
@@ -370,16 +361,18 @@ class TextRecipe:
         return {"dropout": self.dropout, "recurrent_dropout": self.recurrent_dropout}
 
     def regularization(self) -> dict[str, float]:
-        """Returns what regularises as arguments of `networks.language_model.language_model`.
-
-        For Adam, which needs it, also that gradients are dense.
-        """
-        found = {name: getattr(self, name) for name in _OF_MODEL}
-        return {**found, "dense_gradient": True} if self.optimizer == "adam" else found
+        """Returns what regularises as arguments of `networks.language_model.language_model`."""
+        names = (
+            "word_dropout",
+            "embedding_dropout",
+            "output_dropout",
+            "activation_regularization",
+        )
+        return {name: getattr(self, name) for name in names}
 
     def without_regularization(self) -> TextRecipe:
         """Returns the recipe without what regularises, to build a network that is used."""
-        names = (*self.cell_dropouts(), *_OF_MODEL)
+        names = (*self.cell_dropouts(), *self.regularization())
         return dataclasses.replace(self, **dict.fromkeys(names, 0.0))
 
 
