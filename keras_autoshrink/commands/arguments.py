@@ -406,8 +406,8 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         "those that one writes by hand",
         "digits --target-macs 30K --minutes 2\n"
         "or with a folder of images, with one folder for each class: "
-        "autoshrink design photos --target-macs 2M\n"
-        "the options of texts: autoshrink design pydoc --help",
+        "autoshrink design photos --target-macs 2M; the options of text: autoshrink design pydoc "
+        "--help",
         "pydoc --target-params 1M\nthe options of images: autoshrink design digits --help",
     ),
     "search": (
