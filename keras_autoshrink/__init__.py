@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from keras_autoshrink.networks.cnn import ShrinkCNN, width_for_macs
     from keras_autoshrink.networks.language_model import ShrinkRNN, load_model, step_model
     from keras_autoshrink.networks.operations import register_operation
+    from keras_autoshrink.networks.recurrent_references import reference_language_models
     from keras_autoshrink.networks.references import reference_models
     from keras_autoshrink.networks.rnn import ShrinkRNNCell
     from keras_autoshrink.report.page import write_report
     from keras_autoshrink.report.plots import plot_cell, plot_trajectory
     from keras_autoshrink.report.tensorboard import write_tensorboard
-    from keras_autoshrink.score import AccuracyScore, PerplexityScore
+    from keras_autoshrink.score import AccuracyScore, LossScore, PerplexityScore
     from keras_autoshrink.training.classifier import train_network
     from keras_autoshrink.training.language_model import train_language_model
     from keras_autoshrink.training.recipes import RECIPES, TEXT_RECIPES, Recipe, TextRecipe
@@ -52,6 +53,7 @@ __all__ = [
     "AutoShrinkOracle",
     "CNNCellHyperModel",
     "Cell",
+    "LossScore",
     "PerplexityScore",
     "RNNCellHyperModel",
     "Recipe",
@@ -67,6 +69,7 @@ __all__ = [
     "load_text",
     "plot_cell",
     "plot_trajectory",
+    "reference_language_models",
     "reference_models",
     "register_operation",
     "step_model",
@@ -88,6 +91,7 @@ _HOME = {
     "AutoShrinkOracle": "tuner.oracle",
     "CNNCellHyperModel": "hypermodels.cnn",
     "Cell": "cell",
+    "LossScore": "score",
     "PerplexityScore": "score",
     "RNNCellHyperModel": "hypermodels.rnn",
     "Recipe": "training.recipes",
@@ -103,6 +107,7 @@ _HOME = {
     "load_text": "data.text",
     "plot_cell": "report.plots",
     "plot_trajectory": "report.plots",
+    "reference_language_models": "networks.recurrent_references",
     "reference_models": "networks.references",
     "register_operation": "networks.operations",
     "step_model": "networks.language_model",

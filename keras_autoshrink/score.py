@@ -158,6 +158,42 @@ class PerplexityScore:
         return (200 - logs[self.objective]) / 4 - (math.log10(macs) - 6)
 
 
+@dataclasses.dataclass(frozen=True)
+class LossScore:
+    """`-log(val_perplexity)`, minus the validation loss of a language model, whatever that costs.
+
+    For networks that all cost the same, as at a budget. A difference of 0.01 is one of 1% in
+    perplexity.
+
+    Attributes:
+        objective: `"val_perplexity"`, the metric behind the score.
+        direction: `"min"`: less of that metric is better.
+
+    Example:
+        >>> LossScore()({"val_perplexity": 1.0}, macs=10_000_000)
+        0.0
+    """
+
+    objective: ClassVar[str] = "val_perplexity"
+    direction: ClassVar[str] = "min"
+
+    def __call__(self, logs: Mapping[str, float], macs: float) -> float:
+        """The score of an epoch, to be maximised.
+
+        Args:
+            logs: the metrics of the epoch, with `val_perplexity`, 1 or more, among them.
+            macs: multiply-accumulates for one token, which do not count.
+
+        Returns:
+            The score, 0 or less: the mean log-probability of a token of the validation text, in
+            natural logarithms.
+
+        Raises:
+            KeyError: `logs` has no `val_perplexity`.
+        """
+        return 0.0 - math.log(logs[self.objective])
+
+
 def check_cost(cost: Any) -> None:
     """Raises the ValueError that says what a cost can be, if this is none."""
     if not callable(cost) and not (isinstance(cost, str) and cost in COSTS):

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from keras_autoshrink import __version__
 from keras_autoshrink.commands.processes import Address
+from keras_autoshrink.data.text import is_text
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import COSTS
 from keras_autoshrink.search import STRATEGIES
@@ -24,7 +25,8 @@ from tflite_export.convert import Quantization
 PROGRAM = "autoshrink"
 TASKS = ("images", "text")
 
-UNITS = {"small": 200, "ptb": 745}  # of a text's network by its recipe, unless --units says more
+# Of the network of a text's cell by its recipe, unless --units says more.
+UNITS = {"small": 200, "short": 200, "ptb": 745}
 OPTIMISING_EPOCHS = 3  # of --prune and of --qat, unless --epochs says more
 
 # The help of an option that takes more than a line.
@@ -79,8 +81,8 @@ _HELP = {
     "cell": "a search's folder, the .json file of a cell or of an architecture, or 'shrinkcnn' or "
     "'shrinkrnn' for the published cells",
     "budget": "A search at a target finds all of a network, its widths included: each costs 95% to "
-    "100% of the target. Without one it finds a cell for networks of any width. --filters, "
-    "--stem-filters, --cost, --mac-weight and --max-macs are for a search without one.",
+    "100% of the target. Without one it finds a cell for networks of any width. {} and --max-macs "
+    "are for a search without one.",
     "workers": "Each is a process that trains one candidate at a time, on one thread, or on a GPU "
     "of its own where there are enough. The search is that of one process. Workers on other "
     "machines ask a chief; all machines have to see the same --directory, where NAME.logs has what "
@@ -90,7 +92,9 @@ _DATASETS = (
     "'digits', 'cifar10', an .npz file with x_train and y_train, a folder with one folder of "
     "images for each class, or one with such folders 'train' and 'val', 'test' or both"
 )
+_TEXTS = "'pydoc', or a folder with train.txt, valid.txt and test.txt"
 _OF_RECIPE = "(default: the recipe's)"
+_TEXT_EPOCHS = "as many as 2,000,000 words make, from 8 to 40"
 _VOCABULARY = "how many words to keep, the most frequent (default: {})"
 
 
@@ -156,14 +160,14 @@ def default_project(options: argparse.Namespace) -> str:
 
 
 def _find_task(arguments: Sequence[str]) -> str:
-    """Finds the task: by --task, of `train` by the cell, of `export` by the model."""
+    """Finds the task: by --task, or by the data (`design`), cell (`train`) or model (`export`)."""
     command, *rest = arguments or [""]
     if command in ("demo", "search"):
         parser = Parser(prog=PROGRAM, add_help=False)
         parser.add_argument("--task", choices=TASKS, default=TASKS[0])
         task: str = parser.parse_known_args(rest)[0].task
         return task
-    if command in ("train", "export"):
+    if command in ("design", "train", "export"):
         actions = _options_of(command, "images") | _options_of(command, "text")
         flags = {name for name, action in actions.items() if action.nargs == 0}
         for before, argument in itertools.pairwise(["", *rest]):
@@ -171,6 +175,8 @@ def _find_task(arguments: Sequence[str]) -> str:
             is_value = is_option and "=" not in before and before not in flags
             if is_value or argument.startswith("-"):
                 continue
+            if command == "design":
+                return "text" if is_text(argument) else TASKS[0]
             if command == "train" and {"-h", "--help"} & {*rest} and not Path(argument).exists():
                 return "text" if argument == "shrinkrnn" else TASKS[0]
             if command == "train":
@@ -227,21 +233,18 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     )
     _add_flag(folder, "--overwrite", "delete the search in it")
 
+    others = "--filters, --stem-filters, --cost, --mac-weight" if images else "--units, --cost"
+    said = textwrap.fill(_HELP["budget"].format(others), 76)
+    budget = parser.add_argument_group("budget", said)
+    _add_targets(budget.add_mutually_exclusive_group(), task)
     if images:
-        budget = parser.add_argument_group("budget", textwrap.fill(_HELP["budget"], 76))
-        target = budget.add_mutually_exclusive_group()
-        _add_targets(target)
         kinds = ("float32", "int8")
         _add(budget, "--latency-of KIND", "the file that is timed", kinds[0], choices=kinds)
 
     search = parser.add_argument_group("search")
-    nodes = "of the complete cell, its input included"
-    if images:
-        _add(search, "--nodes N", f"{nodes} (default: 8; with a target 4)")
-    else:
-        _add(search, "--nodes N", nodes, 6)
-    default = f"bayesian{'; with a target evolution' if images else ''}"
-    strategy = _HELP["--strategy"].format(default=default)
+    nodes = f"of the complete cell, its input included (default: {8 if images else 6}"
+    _add(search, "--nodes N", f"{nodes}; with a target 4)")
+    strategy = _HELP["--strategy"].format(default="bayesian; with a target evolution")
     _add(search, "--strategy", strategy, choices=tuple(STRATEGIES))
     _add(search, "--candidates N", "cells tried in a round", 10)
     _add(search, "--max-candidates N")
@@ -253,7 +256,8 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
     if images:
         _add(training, "--epochs N")
     else:
-        _add(training, "--epochs N", "most epochs of a candidate", 10)
+        most = "most epochs of a candidate (default: 10; with a target"
+        _add(training, "--epochs N", f"{most} {_TEXT_EPOCHS})")
     if images:
         _add(training, "--filters N", "of the first stage", 16)
         _add(training, "--stem-filters N", "filters of the stem", 32)
@@ -261,10 +265,12 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
         default = "of Adam (default: 0.004; with a target 0.02, its peak)"
         _add(training, "--learning-rate RATE", default, type=rate)
     else:
-        _add(training, "--units N", "size of the state", 100)
-        _add(training, "--steps N", "tokens in a window", 35)
-        _add(training, "--batch-size N", "windows in a step", 128)
-        _add(training, "--learning-rate RATE", "of SGD", 20.0, type=rate)
+        of_target = "; with a target that of the recipe 'short')"
+        _add(training, "--units N", "size of the state (default: 100)")
+        _add(training, "--steps N", f"tokens in a window (default: 35{of_target}")
+        _add(training, "--batch-size N", f"windows in a step (default: 128{of_target}")
+        rates = f"of SGD (default: 20{of_target}"
+        _add(training, "--learning-rate RATE", rates, type=rate)
     _add(training, "--max-seconds-per-trial SECONDS", type=rate)
     if images:
         mirrored = "'mirrored' trains each candidate on all GPUs of this machine"
@@ -287,18 +293,22 @@ def _add_search(parser: argparse.ArgumentParser, task: str) -> None:
 
 
 def _add_design(parser: argparse.ArgumentParser, task: str) -> None:
-    parser.add_argument("data", metavar="DATA", help=_DATASETS)
+    images = task == "images"
+    parser.add_argument("data", metavar="DATA", help=f"{_DATASETS}; or a text: {_TEXTS}")
     target = parser.add_mutually_exclusive_group(required=True)
-    _add_targets(target)
+    _add_targets(target, task)
     length = parser.add_mutually_exclusive_group()
     minutes = "of the search (default: 30); what follows takes about a third more"
     _add(length, "--minutes M", minutes, type=rate)
     _add(length, "--max-candidates N", "how many networks to train, in place of minutes")
-    epochs = "of each network (default: as many as 400,000 images make, from 8 to 40)"
-    _add(parser, "--epochs N", epochs)
+    epochs = "as many as 400,000 images make, from 8 to 40" if images else _TEXT_EPOCHS
+    _add(parser, "--epochs N", f"of each network (default: {epochs})")
     _add(parser, "--output DIR", "where to put it all", Path("design"), type=folder)
     _add_flag(parser, "--overwrite", "delete an earlier design there")
     _add(parser, "--seed N", "all random choices come from it", 0, type=int)
+    if not images:
+        _add(parser, "--vocabulary-size N", _VOCABULARY.format("all that occur"))
+        return
     _add(parser, "--data-dir DIR", "where tensorflow-datasets keeps its data", type=Path)
     _add(parser, "--image-size PIXELS", "to which images from files are resized (default: 32)")
     _add_flag(parser, "--strict")
@@ -316,8 +326,9 @@ def _add_train(parser: argparse.ArgumentParser, task: str) -> None:
     if images:
         _add(parser, "--recipe", choices=("plain", "short", "photos", "cifar10", "imagenet"))
     else:
-        _add(parser, "--recipe", "how to train; 'ptb' is as published", "small", choices=(*UNITS,))
-    of_target = "; of a network found at a target the search's" if images else ""
+        how = "how to train; 'ptb' is as published (default: 'small', at a target 'short')"
+        _add(parser, "--recipe", how, choices=(*UNITS,))
+    of_target = "; of a network found at a target the search's"
     _add(parser, "--epochs N", f"(default: the recipe's{of_target})")
     _add(parser, "--batch-size N", f"{'images' if images else 'windows'} in a step {_OF_RECIPE}")
     _add(parser, "--learning-rate RATE", f"at the first step {_OF_RECIPE}", type=rate)
@@ -395,7 +406,9 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         "those that one writes by hand",
         "digits --target-macs 30K --minutes 2\n"
         "or with a folder of images, with one folder for each class: "
-        "autoshrink design photos --target-macs 2M",
+        "autoshrink design photos --target-macs 2M; the options of text: autoshrink design pydoc "
+        "--help",
+        "pydoc --target-params 1M\nthe options of images: autoshrink design digits --help",
     ),
     "search": (
         _add_search,
@@ -457,14 +470,17 @@ def _add_flag(options: _Options, name: str, what: str = "") -> None:
     options.add_argument(name, action="store_true", help=what or _HELP[name])
 
 
-def _add_targets(options: _Options) -> None:
-    """Adds the targets of a search for images, of which one at most may be given."""
-    macs = "multiply-accumulates of a network for one image, such as 4M"
-    _add(options, "--target-macs N", macs, type=count)
-    _add(options, "--target-params N", "parameters of a network, such as 80K", type=count)
-    file = "kilobytes (1,000 bytes) of a network's int8 .tflite file, such as 64"
-    _add(options, "--target-kb KB", file, type=rate)
-    _add(options, "--target-latency-ms MS", type=rate)
+def _add_targets(options: _Options, task: str) -> None:
+    """Adds the targets of a search, of which one at most may be given."""
+    images = task == "images"
+    macs = f"multiply-accumulates of a network for one {'image' if images else 'word'}, such as"
+    _add(options, "--target-macs N", f"{macs} {'4M' if images else '1M'}", type=count)
+    params = f"parameters of a network, such as {'80K' if images else '1M'}"
+    _add(options, "--target-params N", params, type=count)
+    if images:
+        file = "kilobytes (1,000 bytes) of a network's int8 .tflite file, such as 64"
+        _add(options, "--target-kb KB", file, type=rate)
+        _add(options, "--target-latency-ms MS", type=rate)
 
 
 def _add_data(options: _Options, task: str, default: str, large: bool = False) -> None:

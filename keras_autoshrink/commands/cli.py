@@ -195,7 +195,8 @@ def _show(options: argparse.Namespace) -> int:
 
 def _architecture_table(architecture: Architecture) -> Table:
     """Makes a table of what a network is built of, but for its cell."""
-    table = Table("argument", "value", title=f"network: {architecture.reference or 'ShrinkCNN'}")
+    kind = "ShrinkRNN" if architecture.task == "text" else "ShrinkCNN"
+    table = Table("argument", "value", title=f"network: {architecture.reference or kind}")
     for name, value in architecture.arguments.items():
         if name != "cell":
             table.add_row(name, str(value))

@@ -22,8 +22,9 @@ from tflite_export.verify import MAX_ACCURACY_LOSS
 _NOT_AT_BUDGET = {
     "--filters": "widths follow from it",
     "--stem-filters": "widths follow from it",
-    "--cost": "the score is the accuracy alone",
-    "--mac-weight": "the score is the accuracy alone",
+    "--units": "they follow from it",
+    "--cost": "the score is {} alone",
+    "--mac-weight": "the score is {} alone",
     "--max-macs": "it says what networks cost",
 }
 
@@ -80,7 +81,10 @@ def _check_search(options: argparse.Namespace) -> None:
     for target in ("--target-macs", "--target-params", "--target-kb", "--target-latency-ms"):
         for option, why in _NOT_AT_BUDGET.items():
             if {target, option} <= given:
-                raise ValueError(f"{option}: {why}, with {target}; leave out one of the two")
+                what = "the validation loss" if options.task == "text" else "the accuracy"
+                raise ValueError(
+                    f"{option}: {why.format(what)}, with {target}; leave out one of the two"
+                )
     if "--latency-of" in given and "--target-latency-ms" not in given:
         raise ValueError("--latency-of: is for --target-latency-ms")
     if options.nodes == 1:
@@ -99,22 +103,25 @@ def _check_search(options: argparse.Namespace) -> None:
 
 
 def _check_design(options: argparse.Namespace) -> None:
+    if options.task == "text":
+        text.check_source(options.data)
+        return
     options.dataset = options.data
     images.check_source(searched_images(options)["dataset"], "search")
 
 
 def _check_train(options: argparse.Namespace) -> None:
     searched = saved_search.settings_of(options.cell)
-    if options.task == "text":
-        text.check_source(text_source(options, searched)["text"])
-        return
     if saved_search.is_architecture(Path(options.cell)):
-        for name in ("width", "target_macs", "activation"):
-            if getattr(options, name) is not None:
+        for name in ("width", "target_macs", "activation", "units"):
+            if getattr(options, name, None) is not None:
                 raise ValueError(
                     f"--{name.replace('_', '-')}: is for a cell; the network of {options.cell} is "
                     "trained as it was found, so leave it out"
                 )
+    if options.task == "text":
+        text.check_source(text_source(options, searched)["text"])
+        return
     for option in ("label_smoothing", "ema"):
         if (value := getattr(options, option)) is not None:
             share(f"--{option.replace('_', '-')}", value)

@@ -7,6 +7,8 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 import tflite_export
@@ -19,7 +21,9 @@ from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.data.text import TextData, load_text
 from keras_autoshrink.data.windows import check_length
 from keras_autoshrink.hypermodels.rnn import RNNCellHyperModel
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.networks.language_model import step_model
+from keras_autoshrink.networks.perplexity import token_losses
 from keras_autoshrink.report import saved_search
 from keras_autoshrink.score import PerplexityScore
 from keras_autoshrink.training.checkpoint import TrainingCheckpoint
@@ -27,6 +31,10 @@ from keras_autoshrink.training.language_model import train_language_model
 from keras_autoshrink.training.recipes import TEXT_RECIPES, TextRecipe
 
 OBJECTIVE = "perplexity"  # of the validation text
+
+_PROXY_EPOCHS = 10  # of a candidate, as in the paper
+# Of a candidate at a budget: few of a long text, many of a short one.
+_SEEN, _FEWEST_EPOCHS, _MOST_EPOCHS = 2_000_000, 8, 40
 
 # Tokens of the test text that a file is checked on, and of the training text to calibrate on:
 # it reads them one by one.
@@ -36,9 +44,12 @@ _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def search(options: argparse.Namespace) -> None:
-    """Searches for a recurrent cell."""
+    """Searches for a recurrent cell, or with a target for a whole language model."""
     source = text_source(options, {})
     data = _load(source, "search", options.quiet)
+    target = {name: getattr(options, name) for name in ("target_macs", "target_params")}
+    at_budget = any(target.values())
+    options.epochs = options.epochs or (_epochs(data) if at_budget else _PROXY_EPOCHS)
     hypermodel = RNNCellHyperModel(
         vocabulary_size=len(data.vocabulary),
         num_nodes=options.nodes,
@@ -47,16 +58,18 @@ def search(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         steps=options.steps,
         seed=options.seed,
+        **target,
     )
     settings = {
         **source,
+        **hypermodel.target,
         "epochs": options.epochs,
         "tokens": [len(data.train), len(data.validation)],
         "checksum": data.checksum,
     }
     pipeline.search_and_report(
         hypermodel,
-        PerplexityScore(options.cost),
+        None if at_budget else PerplexityScore(options.cost),
         options,
         settings,
         {"x": data.train, "validation_data": data.validation},
@@ -64,19 +77,22 @@ def search(options: argparse.Namespace) -> None:
     )
 
 
+def _epochs(data: TextData) -> int:
+    """Returns for how many epochs networks are trained at a budget, unless it is said."""
+    return min(max(_SEEN // len(data.train), _FEWEST_EPOCHS), _MOST_EPOCHS)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextTraining(pipeline.TrainingJob):
-    """The training of a ShrinkRNN, see `train_language_model`.
+    """The training of a ShrinkRNN or of another architecture, see `train_language_model`.
 
     Args:
         data: a `TextData`.
-        cell: of the network.
         recipe: a `TextRecipe`.
-        units: size of the state.
+        units: size of the state in the network of a cell; an architecture has its own.
         **kwargs: see `TrainingJob`.
     """
 
-    cell: Cell
     recipe: TextRecipe
     units: int
 
@@ -88,19 +104,24 @@ class TextTraining(pipeline.TrainingJob):
             "tokens": len(self.data.train),
             "checksum": self.data.checksum,
             "vocabulary": len(self.data.vocabulary),
-            "units": self.units,
+            **self._chosen,
             "seed": self.seed,
-            "cell": self.cell.to_json(),
+            "architecture" if isinstance(self.cell, Architecture) else "cell": self.cell.to_json(),
         }
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        """What is chosen of a cell's network; an architecture is built as it is."""
+        return {} if isinstance(self.cell, Architecture) else {"units": self.units}
 
     def train(self, checkpoint: TrainingCheckpoint) -> pipeline.Result:
         """Trains the network on from a checkpoint, and measures its perplexities and costs."""
-        self.print_plan(units=self.units)
+        self.print_plan(**self._chosen)
         trained = train_language_model(
             self.cell,
             self.data,
             self.recipe,
-            units=self.units,
+            **self._chosen,
             seed=self.seed,
             checkpoint=checkpoint,
             log_dir=self.log_dir,
@@ -122,12 +143,16 @@ class TextTraining(pipeline.TrainingJob):
         return pipeline.Result(trained.model, facts, summary, self.data.vocabulary)
 
 
-def train(options: argparse.Namespace, cell: Cell) -> None:
-    """Trains a ShrinkRNN of a cell in full."""
-    recipe = pipeline.changed_recipe(
-        TEXT_RECIPES[options.recipe], options, "epochs", "batch_size", "learning_rate"
-    )
+def train(options: argparse.Namespace, cell: Cell | Architecture) -> None:
+    """Trains a ShrinkRNN of a cell, or an architecture, in full."""
     searched = saved_search.settings_of(options.cell)
+    at_budget = isinstance(cell, Architecture)
+    name = options.recipe or ("short" if at_budget else "small")
+    recipe = TEXT_RECIPES[name]
+    # As long as in the search's final, which chose it by that.
+    if at_budget and options.recipe is None and "epochs" in searched:
+        recipe = dataclasses.replace(recipe, epochs=searched["epochs"])
+    recipe = pipeline.changed_recipe(recipe, options, "epochs", "batch_size", "learning_rate")
     source = text_source(options, searched)
     data = _load(source, "train", options.quiet)
     # With another vocabulary, which was asked for, the same text has other numbers.
@@ -147,7 +172,7 @@ def train(options: argparse.Namespace, cell: Cell) -> None:
             overwrite=options.overwrite,
             log_dir=options.tensorboard,
             verbose=0 if options.quiet else 2,
-            units=options.units or UNITS[options.recipe],
+            units=options.units or UNITS[name],
         )
     )
 
@@ -192,6 +217,17 @@ def export(options: argparse.Namespace, model: keras.Model, facts: dict[str, Any
         tflite_export.convert(step, path, quantization, representative_data=calibration)
         checks.append(tflite_export.check_language_model(step, path, tokens, count_macs(step)))
     return checks
+
+
+def word_losses(model: keras.Model, facts: dict[str, Any]) -> npt.NDArray[np.float64]:
+    """Computes a trained model's loss of each word of the test text, see `token_losses`.
+
+    Args:
+        model: trained.
+        facts: that its training recorded.
+    """
+    data = load_text(facts["text"], purpose="train", vocabulary_size=facts["vocabulary_size"])
+    return token_losses(model, data.part("test"))
 
 
 def _load(source: dict[str, Any], purpose: str, quiet: bool = False) -> TextData:

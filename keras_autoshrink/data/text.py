@@ -322,6 +322,12 @@ _FILES = {
 _EXPECTED = "a folder with train.txt, valid.txt and test.txt"
 
 
+def is_text(source: str | os.PathLike[str]) -> bool:
+    """Tells whether a source is meant for a text: `"pydoc"`, or a folder with a file of a part."""
+    names = (name for names in _FILES.values() for name in names)
+    return str(source) == PYDOC or any(Path(source, name).is_file() for name in names)
+
+
 def check_source(source: str | os.PathLike[str]) -> None:
     """Refuses a text that is not there, without reading it.
 

@@ -22,7 +22,7 @@ from keras_autoshrink.costs import count_macs, count_params
 from keras_autoshrink.costs.file_size import count_file_bytes
 from keras_autoshrink.data.checks import as_array, as_labels, check_fit_data
 from keras_autoshrink.hypermodels.callbacks import OUT_OF_DATA, OneCycle, ProxyStopping
-from keras_autoshrink.hypermodels.search_space import declare_cell
+from keras_autoshrink.hypermodels.search_space import CELL, declare_cell
 from keras_autoshrink.hypermodels.seeding import SHIFT, ShuffledBatches, shifted
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.networks.budget import (
@@ -78,8 +78,6 @@ _FIRST_CELLS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     ),
     (("conv3x3",), {"stage4_growth": 1.5, "stem_scale": 0.5, "activation": "silu"}),
 )
-
-CELL = "cell"  # what the hyperparameter "network" is, unless it names a reference
 
 _COSTS = {
     "target_macs": count_macs,

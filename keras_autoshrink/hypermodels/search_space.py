@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import keras_tuner
 
 
+# What the hyperparameter "network" of a search at a budget is, unless it names a reference.
+CELL = "cell"
+
 _EDGE = re.compile(r"(?P<cell>.+)/edge_(?P<i>\d+)_(?P<j>\d+)")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_autoshrink.cell import Cell
@@ -17,11 +17,12 @@ FORMAT = "keras_autoshrink.architecture"
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """All that a convolutional network is built of, but for its weights.
+    """All that an image classifier or a language model is built of, but for its weights.
 
     Args:
-        arguments: of `ShrinkCNN`, or of the `build` of a reference.
-        reference: the name of a hand-made network, such as "chain"; None for a ShrinkCNN.
+        arguments: of `ShrinkCNN` or `ShrinkRNN`, or of the `build` of a reference.
+        reference: the name of a hand-made network, such as "chain" or "lstm"; None for a ShrinkCNN
+            or ShrinkRNN.
 
     Example:
         >>> chain = {"input_shape": (8, 8, 1), "classes": 2, "filters": (4, 8, 8, 8)}
@@ -36,6 +37,16 @@ class Architecture:
     reference: str | None = None
 
     @property
+    def task(self) -> str:
+        """What the network is for: "text" for a language model, else "images"."""
+        return "text" if "vocabulary_size" in self.arguments else "images"
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of different tokens of a language model."""
+        return int(self.arguments["vocabulary_size"])
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of an image."""
         height, width, channels = self.arguments["input_shape"]
@@ -46,15 +57,16 @@ class Architecture:
         """The number of classes."""
         return int(self.arguments["classes"])
 
-    def build(self, batchnorm_momentum: float = 0.9) -> keras.Model:
+    def build(self, batchnorm_momentum: float = 0.9, **regularization: float) -> keras.Model:
         """Builds the network, with random weights.
 
         Args:
-            batchnorm_momentum: of all BatchNorm layers.
+            batchnorm_momentum: of all BatchNorm layers; a language model has none.
+            **regularization: of a language model, the dropouts and what else `ShrinkRNN` takes.
 
         Returns:
             An uncompiled model from images (batch, height, width, channels) to logits
-            (batch, classes).
+            (batch, classes), or from tokens (batch, steps) to logits (batch, steps, vocabulary).
 
         Raises:
             ValueError: the arguments are not those of such a network, or it is a reference that
@@ -62,14 +74,21 @@ class Architecture:
         """
         # With Keras, which a command that only looks at a file does not need.
         from keras_autoshrink.networks.cnn import ShrinkCNN
+        from keras_autoshrink.networks.language_model import ShrinkRNN
+        from keras_autoshrink.networks.recurrent_references import RECURRENT_REFERENCES
         from keras_autoshrink.networks.references import REFERENCES
 
-        if self.reference is not None and self.reference not in REFERENCES:
-            known = ", ".join(REFERENCES)
+        is_text = self.task == "text"
+        references: Mapping[str, Any] = RECURRENT_REFERENCES if is_text else REFERENCES
+        if self.reference is not None and self.reference not in references:
+            known = ", ".join(references)
             raise ValueError(f"architecture of {self.reference!r}: this library builds {known}")
-        build = ShrinkCNN if self.reference is None else REFERENCES[self.reference].build
+        build: Callable[..., keras.Model] = ShrinkRNN if is_text else ShrinkCNN
+        if self.reference is not None:
+            build = references[self.reference].build
+        how = {} if is_text else {"batchnorm_momentum": batchnorm_momentum}
         try:
-            model: keras.Model = build(**self.arguments, batchnorm_momentum=batchnorm_momentum)
+            model: keras.Model = build(**self.arguments, **how, **regularization)
         except TypeError as error:
             raise ValueError(f"architecture: {error}") from error
         return model
@@ -94,15 +113,20 @@ class Architecture:
         reference, arguments = data.get("reference"), data.get("arguments")
         if reference is not None and not isinstance(reference, str):
             raise ValueError(f"damaged architecture: reference={reference!r}")
-        if not isinstance(arguments, Mapping) or not {"input_shape", "classes"} <= {*arguments}:
+        if not isinstance(arguments, Mapping) or not any(
+            names <= {*arguments} for names in ({"input_shape", "classes"}, {"vocabulary_size"})
+        ):
             raise ValueError("damaged architecture: it has no input_shape and classes")
         found = {n: tuple(v) if isinstance(v, list) else v for n, v in arguments.items()}
+        if "cell" in found:
+            found["cell"] = Cell.from_json(found["cell"])
+        if "vocabulary_size" in found:
+            whole("vocabulary_size", found["vocabulary_size"], 2)
+            return cls(found, reference)
         shape = found["input_shape"]
         if not isinstance(shape, tuple) or len(shape) != 3:
             raise ValueError(f"input_shape={shape!r}: expected (height, width, channels)")
         for size in shape:
             whole("input_shape", size, 1)
         whole("classes", found["classes"], 1)
-        if "cell" in found:
-            found["cell"] = Cell.from_json(found["cell"])
         return cls(found, reference)

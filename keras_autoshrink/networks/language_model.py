@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_autoshrink.cell import SHRINKRNN_CELL, Cell
-from keras_autoshrink.checks import not_negative, share, whole
+from keras_autoshrink.checks import not_negative, positive, share, whole
 from keras_autoshrink.networks.rnn import ShrinkRNNCell
 
 
@@ -20,6 +20,10 @@ def ShrinkRNN(  # noqa: N802 - a model function is named like the model, as in k
     *,
     dropout: float = 0.0,
     recurrent_dropout: float = 0.0,
+    input_step: str = "highway",
+    use_bias: bool = False,
+    forget_bias: float = 0.0,
+    normalise: bool = False,
     name: str = "shrinkrnn",
     **regularization: float,
 ) -> keras.Model:
@@ -34,6 +38,11 @@ def ShrinkRNN(  # noqa: N802 - a model function is named like the model, as in k
         units: size of the state, and of a token's embedding.
         dropout: share of the cell's input that is dropped in training, see `ShrinkRNNCell`.
         recurrent_dropout: share of the cell's state that is dropped in training.
+        input_step: how the cell's node 0 takes its step: "highway", as published, "mgu", "gru" or
+            "lstm"; see `ShrinkRNNCell`, also for the next three.
+        use_bias: whether the cell's products have a bias.
+        forget_bias: by how much the cell's gates keep the old at first.
+        normalise: whether states are normalised where they go into a product.
         name: of the model.
         **regularization: further arguments of `language_model`.
 
@@ -50,7 +59,17 @@ def ShrinkRNN(  # noqa: N802 - a model function is named like the model, as in k
         >>> model.output_shape
         (None, None, 100)
     """
-    recurrent_cell = ShrinkRNNCell(cell, units, dropout, recurrent_dropout, name="cell")
+    recurrent_cell = ShrinkRNNCell(
+        cell,
+        units,
+        dropout,
+        recurrent_dropout,
+        input_step=input_step,
+        use_bias=use_bias,
+        forget_bias=forget_bias,
+        normalise=normalise,
+        name="cell",
+    )
     return language_model(recurrent_cell, vocabulary_size, name=name, **regularization)
 
 
@@ -62,6 +81,7 @@ def language_model(
     embedding_dropout: float = 0.0,
     output_dropout: float = 0.0,
     activation_regularization: float = 0.0,
+    embedding_scale: float = 1.0,
     name: str = "language_model",
 ) -> keras.Model:
     """Builds a language model around a recurrent cell, ours or one of Keras's.
@@ -78,6 +98,9 @@ def language_model(
             whole sequence.
         activation_regularization: factor of the mean squared change of the output from step to
             step, which is added to the loss (section 4.6 there).
+        embedding_scale: factor of the embeddings where they are looked up; that suits the softmax,
+            whose weights they are, may be small for an input (Vaswani et al., arXiv 1706.03762,
+            section 3.4, take the square root of the units).
         name: of the model.
 
     Returns:
@@ -92,10 +115,15 @@ def language_model(
     share("embedding_dropout", embedding_dropout)
     share("output_dropout", output_dropout)
     not_negative("activation_regularization", activation_regularization)
+    positive("embedding_scale", embedding_scale)
     dropout = keras.layers.SpatialDropout1D  # one mask for all steps
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     embedding = TiedEmbedding(
-        vocabulary_size, recurrent_cell.units, word_dropout=word_dropout, name="embedding"
+        vocabulary_size,
+        recurrent_cell.units,
+        word_dropout=word_dropout,
+        scale=embedding_scale,
+        name="embedding",
     )
     x = dropout(embedding_dropout, name="embedding_dropout")(embedding(tokens))
     x = keras.layers.RNN(recurrent_cell, return_sequences=True, name="recurrent")(x)
@@ -222,6 +250,7 @@ class TiedEmbedding(keras.layers.Layer):
         output_dim: size of an embedding.
         word_dropout: share of the words that are dropped wherever they occur in a batch of
             training; the others are scaled up (arXiv 1708.02182, section 4.3).
+        scale: factor of what is looked up.
         **kwargs: as for every Keras layer.
 
     Call arguments:
@@ -232,12 +261,18 @@ class TiedEmbedding(keras.layers.Layer):
     """
 
     def __init__(
-        self, input_dim: int, output_dim: int, word_dropout: float = 0.0, **kwargs: Any
+        self,
+        input_dim: int,
+        output_dim: int,
+        word_dropout: float = 0.0,
+        scale: float = 1.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.word_dropout = word_dropout
+        self.scale = scale
         self._initializer = keras.initializers.RandomUniform(-0.1, 0.1)
         self.seed_generator = keras.random.SeedGenerator()
 
@@ -259,6 +294,8 @@ class TiedEmbedding(keras.layers.Layer):
             # A converted file would hold the transpose beside the embeddings.
             return keras.ops.einsum("btd,vd->btv", inputs, self.embeddings) + self.bias
         outputs = keras.ops.take(self.embeddings, inputs, axis=0)
+        if self.scale != 1:
+            outputs = outputs * self.scale
         if training and self.word_dropout:
             kept = keras.random.dropout(
                 keras.ops.ones((self.input_dim, 1)), self.word_dropout, seed=self.seed_generator
@@ -279,6 +316,7 @@ class TiedEmbedding(keras.layers.Layer):
             "input_dim": self.input_dim,
             "output_dim": self.output_dim,
             "word_dropout": self.word_dropout,
+            "scale": self.scale,
         }
 
 

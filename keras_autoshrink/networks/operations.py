@@ -14,6 +14,9 @@ from typing import Any
 
 from keras_autoshrink.cell import INPUT, is_op_name
 
+# Of a recurrent cell's node: what comes into it as it is, without a product; a residual path.
+SKIP = "skip"
+
 # `layers(x, filters, name)`: a tensor (batch, height, width, channels) becomes one of the same
 # height and width with `filters` channels. Normalisation and activation behind it are not its
 # business: the network adds them to every node alike.
@@ -29,7 +32,7 @@ class Operation:
     Args:
         name: the op's name in cells.
         layers: applies its Keras layers to a tensor, see `register_operation`; None for an
-            activation of recurrent cells, the function of this name in `keras.ops`.
+            activation of recurrent cells, the function of this name in `keras.ops`, or their skip.
         colour: of its nodes in pictures, as "#RRGGBB"; None to take one that is left.
         strides: whether `layers` takes a `stride` besides.
         normalises: whether it takes `normalise` besides, the network's BatchNorm and activation,
@@ -106,6 +109,7 @@ _BUILT_IN = {
         Operation("relu", None, colour="#E69F00"),
         Operation("sigmoid", None, colour="#009E73"),
         Operation("identity", None, colour="#56B4E9"),
+        Operation(SKIP, None, colour="#CC79A7"),
     )
 }
 _registry = dict(_BUILT_IN)
@@ -124,6 +128,9 @@ BUDGET_OPERATIONS = ("sepconv3x3", "sepconv5x5", "conv3x3", "mbconv3x3", "conv1x
 
 RNN_OPERATIONS = ("tanh", "relu", "sigmoid", "identity")
 """The ops of the paper's search for a recurrent cell, the default of `RNNCellHyperModel`."""
+
+BUDGET_RNN_OPERATIONS = ("tanh", "relu", "sigmoid", "identity", SKIP)
+"""The ops of a search at a budget, the default of `RNNCellHyperModel` with a target."""
 
 
 def register_operation(name: str, colour: str | None = None) -> Callable[[Layers], Layers]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_autoshrink.backend import jit_compile
 from keras_autoshrink.data.windows import evaluation_windows
@@ -83,6 +84,30 @@ class PerplexityEvaluation:
             return_dict=True,
         )
         return float(results["perplexity"])
+
+
+def token_losses(model: keras.Model, tokens: Any, steps: int = 35) -> npt.NDArray[np.float64]:
+    """Computes the cross-entropy of each token of a text but the first, read from end to end.
+
+    Args:
+        model: a `language_model`.
+        tokens: the text, integers of shape (n,).
+        steps: tokens in a window.
+
+    Returns:
+        Losses in natural logarithms, shape (n - 1,); exp of their mean is the perplexity.
+    """
+    x, y, weights = evaluation_windows(tokens, 1, steps)
+    network = carrying(model, 1, steps)
+    reset_state(network)
+    losses = []
+    for window, targets, counts in zip(x, y, weights, strict=True):
+        logits = network.predict_on_batch(window[None])[0].astype(np.float64)
+        largest = logits.max(axis=-1)
+        total = largest + np.log(np.exp(logits - largest[:, None]).sum(axis=-1))
+        found = total - logits[np.arange(steps), targets]
+        losses.append(found[counts > 0])
+    return np.concatenate(losses)
 
 
 class PerplexityCallback(keras.callbacks.Callback):

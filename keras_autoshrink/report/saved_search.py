@@ -193,16 +193,18 @@ def is_architecture(path: Path) -> bool:
 
 
 def task_of(path: Path) -> str:
-    """Returns `"text"` for a recurrent cell, else `"images"`.
+    """Returns `"text"` for a recurrent cell or a language model, else `"images"`.
 
     Args:
         path: of what `read_network` reads.
 
     Raises:
-        ValueError: there is no cell.
+        ValueError: there is no cell, or the architecture is damaged.
     """
-    if is_architecture(path):
-        return "images"
+    if found := read_architecture(path):
+        return found.task
+    if is_architecture(path):  # of a search that has not ended
+        return str(read_settings(path).get("task", "images"))
     return "text" if all(map(is_activation, read_cell(path).ops[1:])) else "images"
 
 

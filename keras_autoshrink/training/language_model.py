@@ -18,6 +18,7 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import instance, whole
 from keras_autoshrink.data.text import TextData
 from keras_autoshrink.data.windows import Tokens, check_length, jittered_lengths, parallel_streams
+from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.networks.language_model import ShrinkRNN, carrying
 from keras_autoshrink.networks.perplexity import (
     Perplexity,
@@ -48,23 +49,25 @@ class TrainedText:
 
 
 def train_language_model(
-    cell: Cell,
+    cell: Cell | Architecture,
     data: TextData,
     recipe: TextRecipe,
     *,
-    units: int = 745,
+    units: int | None = None,
     seed: int = 0,
     checkpoint: TrainingCheckpoint | None = None,
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> TrainedText:
-    """Trains a ShrinkRNN of a cell on a text.
+    """Trains a ShrinkRNN of a cell, or a whole language model, on a text.
 
     Args:
-        cell: its cell.
-        data: loaded for a training, not for a search.
+        cell: its cell; or the `Architecture` of a whole network, such as a search at a budget
+            finds, which is built as it is.
+        data: loaded for a training, not for a search; with the vocabulary of an `Architecture`.
         recipe: how to train.
-        units: size of the state, and of a token's embedding.
+        units: size of the state, and of a token's embedding, in the network of a cell, by default
+            745.
         seed: 0 or more, of the initial weights, of dropout and of the windows' lengths; seeds
             the global generators of Python, NumPy and Keras.
         checkpoint: a `TrainingCheckpoint`, by which a killed training is found again: it goes on
@@ -73,7 +76,7 @@ def train_language_model(
         verbose: the argument of `keras.Model.fit`.
 
     Returns:
-        A `TrainedText` of the trained network, `model`, a `ShrinkRNN`; its `history`, the loss
+        A `TrainedText` of the trained network, `model`; its `history`, the loss
         and perplexity after each epoch; and `validation_perplexity` and `test_perplexity`.
 
     Raises:
@@ -93,11 +96,21 @@ def train_language_model(
         >>> trained.model.output_shape, trained.test_perplexity > 1
         ((None, None, 5), True)
     """
-    instance("cell", cell, Cell)
+    if not isinstance(cell, (Cell, Architecture)):
+        raise TypeError(f"cell={cell!r}: expected a Cell or an Architecture")
+    if isinstance(cell, Architecture) and cell.task != "text":
+        raise ValueError("cell: an Architecture of an image classifier; train_network trains it")
+    if isinstance(cell, Architecture) and units is not None:
+        raise ValueError(
+            f"units={units!r}: is for a cell; an Architecture is built as it is, so omit it"
+        )
 
     def build(recipe: TextRecipe) -> keras.Model:
         regularization = {**recipe.cell_dropouts(), **recipe.regularization()}
-        return ShrinkRNN(cell, len(data.vocabulary), units, **regularization)
+        if isinstance(cell, Architecture):
+            return cell.build(**regularization)
+        words = len(data.vocabulary)
+        return ShrinkRNN(cell, words, 745 if units is None else units, **regularization)
 
     return train_model(
         build, data, recipe, seed=seed, checkpoint=checkpoint, log_dir=log_dir, verbose=verbose
@@ -165,7 +178,7 @@ def train_model(
         )
     network = carrying(model, recipe.batch_size, None if recipe.jitter else recipe.steps)
     network.compile(
-        recipe.build_optimizer(),
+        recipe.build_optimizer(recipe.epochs * len(lengths_of_epoch(0))),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[Perplexity()],
         jit_compile=jit_compile(),

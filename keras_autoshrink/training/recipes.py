@@ -247,11 +247,11 @@ def has_photographs(dataset: str) -> bool:
 class TextRecipe:
     """A training of a language model: how a text is read, what regularises, and the steps.
 
-    The text is read in windows by truncated backpropagation through time, and the optimizer is
-    SGD. (Merity et al., arXiv 1708.02182, have all of this.)
+    The text is read in windows by truncated backpropagation through time. (Merity et al., arXiv
+    1708.02182, have all of this, with SGD.)
 
     Attributes:
-        learning_rate: of SGD; it stays the same.
+        learning_rate: of SGD, or of Adam; with a schedule the highest.
         batch_size: number of parallel streams that the text is read in.
         epochs: how often it is read.
         steps: tokens in a window, through which gradients go back.
@@ -269,7 +269,11 @@ class TextRecipe:
         activation_regularization: weight in the loss of the mean square of how the output changes
             from step to step; see `networks.language_model.language_model`, also for the dropouts.
         averaging_window: n: weights are averaged after the first epoch whose validation loss is
-            above the lowest of all epochs before it but the last n; None to average none.
+            above the lowest of all epochs before it but the last n; None to average none. With SGD
+            at a constant rate only.
+        optimizer: `"sgd"` or `"adam"`.
+        schedule: how the learning rate goes: `"constant"`, or `"one_cycle"`, which rises in the
+            first fifth of the steps, then falls linearly to 0; not with `jitter`.
 
     Raises:
         TypeError: `jitter` is not True or False.
@@ -299,10 +303,14 @@ class TextRecipe:
     word_dropout: float = 0.0
     activation_regularization: float = 0.0
     averaging_window: int | None = None
+    optimizer: str = "sgd"
+    schedule: str = "constant"
 
     def __post_init__(self) -> None:
         _check(
             self,
+            optimizer=functools.partial(one_of, expected=("adam", "sgd")),
+            schedule=functools.partial(one_of, expected=("constant", "one_cycle")),
             learning_rate=positive,
             batch_size=_count,
             epochs=_count,
@@ -318,12 +326,32 @@ class TextRecipe:
             averaging_window=_or_none(_count),
         )
         instance("jitter", self.jitter, bool)
+        if self.jitter and self.schedule != "constant":
+            raise ValueError(f"schedule={self.schedule!r}: with jitter it has to be 'constant'")
+        if self.averaging_window and (self.optimizer, self.schedule) != ("sgd", "constant"):
+            raise ValueError(
+                f"averaging_window={self.averaging_window}: is for SGD at a constant rate; with "
+                f"optimizer={self.optimizer!r} and schedule={self.schedule!r} it has to be None"
+            )
 
-    def build_optimizer(self) -> keras.optimizers.SGD:
-        """Builds the optimizer of a training: SGD, or AveragedSGD if weights are to be averaged."""
+    def build_optimizer(self, steps: int | None = None) -> keras.Optimizer:
+        """Builds the optimizer of a training.
+
+        Args:
+            steps: number of steps at whose end the learning rate of one cycle is 0; a constant one
+                needs none.
+
+        Returns:
+            SGD, AveragedSGD if weights are to be averaged, or Adam.
+        """
         kind = keras.optimizers.SGD if self.averaging_window is None else AveragedSGD
+        if self.optimizer == "adam":
+            kind = keras.optimizers.Adam
+        rate = self.learning_rate
+        if self.schedule == "one_cycle":
+            rate = OneCycleDecay(rate, whole("steps", steps, 1))
         return kind(
-            self.learning_rate,
+            rate,
             global_clipnorm=self.clip_norm,
             weight_decay=self.weight_decay or None,
         )
@@ -349,6 +377,17 @@ class TextRecipe:
 
 
 TEXT_RECIPES = {
+    # For small networks that are to be trained in minutes, as a search at a budget trains them.
+    "short": TextRecipe(
+        learning_rate=0.01,
+        batch_size=20,
+        epochs=20,
+        output_dropout=0.5,
+        recurrent_dropout=0.1,
+        dropout=0.3,
+        optimizer="adam",
+        schedule="one_cycle",
+    ),
     # For texts of about a hundred thousand words, on a CPU.
     "small": TextRecipe(
         learning_rate=20.0,

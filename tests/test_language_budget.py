@@ -1,0 +1,177 @@
+"""Language models at a budget: their units, their references, and a search among them."""
+
+import json
+from pathlib import Path
+
+import keras_tuner
+import numpy as np
+import pytest
+
+import keras_autoshrink as kas
+from keras_autoshrink.commands.cli import main
+from keras_autoshrink.networks.language_model import ShrinkRNN
+from keras_autoshrink.networks.recurrent_references import (
+    INPUT_STEP_ALONE,
+    RECURRENT_REFERENCES,
+    TOKEN_COSTS,
+)
+from keras_autoshrink.report import saved_search
+
+VOCABULARY = 30
+TARGETS = {"target_macs": 12_000, "target_params": 9_000}
+
+
+def make_text(length, seed):
+    """A word mostly follows from the one before it."""
+    generator = np.random.default_rng(seed)
+    successors = np.random.default_rng(0).permutation(VOCABULARY)
+    tokens = [0]
+    while len(tokens) < length:
+        at_random = generator.random() < 0.3
+        tokens.append(generator.integers(VOCABULARY) if at_random else successors[tokens[-1]])
+    return np.array(tokens, np.int32)
+
+
+TRAIN, VALIDATION = make_text(400, 1), make_text(120, 2)
+
+
+def at_budget(**arguments):
+    small = {"vocabulary_size": VOCABULARY, "num_nodes": 3, "batch_size": 4, "steps": 5}
+    return kas.RNNCellHyperModel(**{**small, "target_params": 2_000, **arguments})
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_each_network_costs_what_the_budget_allows(name):
+    target, cost = TARGETS[name], TOKEN_COSTS[name]
+    models = kas.reference_language_models(VOCABULARY, **{name: target})
+    assert [*models] == ["lstm", "gru", "mgu", "shrinkrnn"]
+    of_space = at_budget(**{"target_params": None, name: target})
+    for values in of_space.starting_values():
+        hp = keras_tuner.HyperParameters()
+        hp.values.update(values)
+        found = of_space.network(hp)
+        assert kas.Architecture.from_json(found.to_json()) == found
+        models[str(values)] = found.build()
+    for label, model in models.items():
+        assert 0.95 * target <= cost(model) <= target, label
+        assert kas.count_params(model) == model.count_params()
+        assert model.output_shape == (None, None, VOCABULARY)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_keras_cells_are_points_of_the_space(name):
+    units = 6
+    theirs = RECURRENT_REFERENCES[name].build(VOCABULARY, units)
+    keeping = 1.0 if name == "lstm" else 0.0
+    ours = ShrinkRNN(
+        INPUT_STEP_ALONE, VOCABULARY, units, input_step=name, use_bias=True, forget_bias=keeping
+    )
+    assert TOKEN_COSTS["target_macs"](ours) == TOKEN_COSTS["target_macs"](theirs)
+    # Ours has the gates first; what Keras's GRU keeps by its update gate, ours lets go.
+    order, sign = ([0, 1, 3, 2], 1) if name == "lstm" else ([0, 1, 2], -1)
+
+    def moved(kernel):
+        blocks = np.split(np.asarray(kernel), len(order), axis=1)
+        return np.concatenate([sign * blocks[0], *(blocks[i] for i in order[1:])], axis=1)
+
+    cells = [model.get_layer("recurrent").cell for model in (ours, theirs)]
+    for kernel in ("kernel", "recurrent_kernel"):
+        getattr(cells[0], kernel).assign(moved(getattr(cells[1], kernel).value))
+    embeddings = theirs.get_layer("embedding").embeddings
+    ours.get_layer("embedding").embeddings.assign(embeddings)
+    tokens = TRAIN[:20].reshape(2, 10)
+    np.testing.assert_allclose(ours(tokens), theirs(tokens), atol=1e-6)
+
+
+def test_a_search_returns_no_less_than_the_best_reference(tmp_path, workers_at_once):
+    found = []
+    for workers in (1, 2):
+        tuner = kas.AutoShrink(
+            at_budget(operations=("tanh", "skip"), target_params=9_000),
+            num_candidates=4,
+            max_candidates=11,
+            directory=tmp_path,
+            project_name=str(workers),
+            workers=workers,
+        )
+        tuner.search(TRAIN, validation_data=VALIDATION, epochs=2, verbose=0)
+        first, *others = tuner.final()
+        assert any(each["reference"] for each in (first, *others))
+        assert all(first["mean"] >= each["mean"] for each in others)
+        candidates = [c for record in tuner.trajectory() for c in record["candidates"]]
+        assert {c.get("reference") for c in candidates} == {None, *RECURRENT_REFERENCES}
+        assert all(8_550 <= c["params"] <= 9_000 for c in candidates)
+        assert all(c["score"] == -np.log(c["objective"]) for c in candidates)
+        found.append([(c["cell"], c["score"]) for c in candidates])
+        best = tuner.hypermodel.network(tuner.get_best_hyperparameters()[0])
+        assert best.reference == first["reference"]
+        assert kas.count_params(tuner.get_best_models()[0]) == first["params"]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target_macs": 1}, "target_macs=1, target_params=2000: expected one of"),
+        ({"target_params": 0}, "target_params=0: expected a whole number of 1 or more"),
+        ({"units": 8}, "units=8: follows from the target"),
+        ({"operations": ("conv1x1",)}, "op 'conv1x1': .* are activations, tanh, relu"),
+    ],
+)
+def test_bad_budgets_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        at_budget(**arguments)
+
+
+def test_a_target_out_of_reach_is_named_with_both_ends():
+    with pytest.raises(ValueError, match=r"target_params=9: the smallest .* the widest"):
+        kas.reference_language_models(VOCABULARY, target_params=9)
+
+
+def write_text(folder):
+    folder.mkdir()
+    for seed, (part, length) in enumerate({"train": 1_500, "valid": 300, "test": 300}.items()):
+        words = [f"w{token}" for token in make_text(length, seed)]
+        lines = [" ".join(words[i : i + 10]) for i in range(0, length, 10)]
+        (folder / f"{part}.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_a_design_ends_with_a_file_that_continues_a_text(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_text(Path("words"))
+    line = "design words --target-params 3K --max-candidates 8 --epochs 2 --output d"
+    assert main(line.split()) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    record = json.loads(Path("d/run.json").read_text())
+    assert record["advice"] in printed
+    for each in record["networks"]:
+        assert 2_850 <= each["params"] <= 3_000
+        assert each["bytes"] == Path(each["file"]).stat().st_size
+        assert f"{each['name']} {each['perplexity']:.2f} ± " in printed
+        facts = saved_search.read_facts(Path(f"d/{each['name']}.keras"))
+        assert facts["test_perplexity"] == pytest.approx(each["perplexity"], rel=1e-4)
+        assert facts["epochs"] == 2  # as in the search
+    assert any(each["name"] in RECURRENT_REFERENCES for each in record["networks"])
+    assert main(["generate", record["networks"][0]["file"], "w1 w2", "--words", "5"]) == 0
+    assert len(capsys.readouterr().out.split()) >= 2
+    assert Path("d/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "culprit"),
+    [
+        ("design words --target-params 9", "target_params=9: the smallest network of this kind"),
+        (
+            "design words --target-latency-ms 1",
+            "one of the arguments --target-macs --target-params",
+        ),
+        ("search --task text --target-params 3K --units 4", "--units: they follow from it, with"),
+    ],
+)
+def test_bad_commands_are_named(line, culprit, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_text(Path("words"))
+    with pytest.raises(SystemExit) as stopped:
+        main(line.split())
+    assert stopped.value.code == 2
+    assert culprit in capsys.readouterr().err
