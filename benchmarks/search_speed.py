@@ -4,7 +4,7 @@ r"""The same candidates by a plain KerasTuner loop and by `AutoShrink`: seconds,
     python benchmarks/search_speed.py digits --data callback
     python benchmarks/search_speed.py digits --data dataset
     python benchmarks/search_speed.py cifar10 --data-dir DIR --target-macs 4M --images 10000 \
-        --epochs 4 --max-candidates 6 --runs 2
+        --epochs 4 --max-candidates 6 --runs 1
 
 First `AutoShrink` searches with each of `--workers`, by default one candidate for each core, and
 its trajectory has to be the same each time. Then a plain `keras_tuner.Tuner` trains the same

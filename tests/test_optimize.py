@@ -140,8 +140,13 @@ def test_quantized_training_of_sequences(tmp_path):
     stack += [layers.SeparableConv1D(8, 3, strides=2, activation="relu")]
     stack += [layers.GlobalAveragePooling1D(), layers.Dense(1, activation="sigmoid")]
     model = keras.Sequential([keras.Input((16, 3)), *stack])
+    # What is zero stays zero, also in front of a ReLU.
+    kernel = model.layers[4].pointwise_kernel
+    zero = np.abs(kernel.numpy()) < np.quantile(np.abs(kernel.numpy()), 0.3)
+    kernel.assign(np.where(zero, 0, kernel.numpy()))
     path = tmp_path / "m.tflite"
     trained = tflite_export.train_quantized(model, path, x, y, epochs=20, learning_rate=0.01)
+    assert np.array_equal(trained.layers[4].pointwise_kernel.numpy() == 0, zero)
     assert {one.why.split(":")[0] for one in tflite_export.float_operators(path)} == {"border"}
     agreement = tflite_export.verify(trained, path, x, y)
     assert agreement.agrees

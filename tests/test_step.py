@@ -178,45 +178,69 @@ def test_pointwise_convolutions_are_matrix_products():
     assert not any("convolution_op" in vars(layer) for layer in layers)
 
 
-FEW_PIXELS = {
-    "silu": (lambda: keras.layers.Activation("silu"), False),
-    "depthwise": (lambda: keras.layers.DepthwiseConv2D(5, padding="same"), True),
-    "depthwise, strided": (
-        lambda: keras.layers.DepthwiseConv2D(
-            (5, 3), strides=2, padding="same", activation="tanh", bias_initializer="ones"
-        ),
+def depthwise(*arguments, **settings):
+    return lambda: keras.layers.DepthwiseConv2D(*arguments, **settings)
+
+
+# How to make a layer, whether it has a lean way, and whether that has a gradient of its own here.
+GRADIENTS = {
+    "silu": (lambda: keras.layers.Activation("silu"), True, True),
+    "silu in half precision": (
+        lambda: keras.layers.Activation("silu", dtype="mixed_float16"),
+        False,
+        False,
+    ),
+    "same": (depthwise(5, padding="same"), True, True),
+    "strided": (
+        depthwise((5, 3), strides=2, padding="same", activation="tanh", bias_initializer="ones"),
+        True,
         True,
     ),
-    "depthwise, valid": (lambda: keras.layers.DepthwiseConv2D(3, use_bias=False), True),
-    "depthwise, valid and strided": (lambda: keras.layers.DepthwiseConv2D(2, strides=2), False),
+    "valid": (depthwise(3, use_bias=False), True, True),
+    "pixels are left over": (depthwise(3, strides=2), True, True),
+    "more pixels than taps": (depthwise(2, strides=2), True, False),
+    "two outputs a channel": (depthwise(5, padding="same", depth_multiplier=2), False, False),
+    "dilated": (depthwise(3, dilation_rate=2, padding="same"), False, False),
 }
 
 
-@pytest.mark.parametrize("name", FEW_PIXELS)
-def test_gradients_of_our_own_are_keras_own(name):
-    make, lean_kernel = FEW_PIXELS[name]
+@pytest.mark.parametrize("compiled_by_xla", [False, True])
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_of_our_own_are_keras_own(name, compiled_by_xla):
+    make, has_lean_way, is_own = GRADIENTS[name]
     layer = make()
-    model = keras.Sequential([keras.Input((4, 5, 6)), layer])
-    x = tf.constant(np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype("float32"))
+    is_silu = isinstance(layer, keras.layers.Activation)
+    of_keras = "Sub" if is_silu else "DepthwiseConv2dNativeBackpropFilter"
+    model = keras.Sequential([keras.Input((4, 6, 6)), layer])
+    x = tf.constant(np.random.default_rng(0).normal(size=(3, 4, 6, 6)).astype("float32"))
     found = []
     for lean in (False, True):
 
-        @tf.function
+        @tf.function(jit_compile=compiled_by_xla)
         def trained(inputs):
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
                 outputs = model(inputs, training=True)
-                loss = tf.reduce_mean(tf.sin(outputs * 3))
+                loss = tf.reduce_mean(tf.sin(tf.cast(outputs, "float32") * 3))
             return outputs, tape.gradient(loss, [inputs, *model.trainable_variables])
 
         with step._lean_layers(model) if lean else contextlib.nullcontext():
-            assert ("call" in vars(layer)) is lean
-            traced = trained.get_concrete_function(tf.TensorSpec((None, 4, 5, 6)))
+            assert ("call" in vars(layer)) is (lean and has_lean_way)
+            traced = trained.get_concrete_function(tf.TensorSpec((None, 4, 6, 6)))
         kinds = {operation.type for operation in traced.graph.get_operations()}
-        native = "DepthwiseConv2dNativeBackpropFilter" in kinds
-        assert native is (name != "silu" and not (lean and lean_kernel))
+        assert (of_keras in kinds) is not (is_own and lean)
         found.append([traced(x[:1]), traced(x)])
     assert_close(*found)
+
+
+def test_a_gradient_that_would_be_wrong_is_none(monkeypatch):
+    monkeypatch.setattr(step, "_has_avx512", lambda: True)
+    layer = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((4, 2, 12)), layer])
+    with step._lean_layers(model), tf.GradientTape() as tape:
+        outputs = tf.vectorized_map(lambda x: model(x, training=True), tf.ones((2, 3, 4, 2, 12)))
+        with pytest.raises(LookupError, match=r"tf\.vectorized_map"):
+            tape.gradient(tf.reduce_sum(outputs), layer.gamma.value)
 
 
 def test_what_is_saved_is_a_plain_model(tmp_path):

@@ -4,7 +4,8 @@ What `keras.Model.fit` does stays as it is: losses, metrics, callbacks, weights 
 classes. What changes is how its step becomes a graph, on one device: one function in place of two
 nested ones; the optimizer's kernels in place of eight operations for each variable, each behind a
 strategy that is not there; BatchNorm's fused kernel in place of its parts, which on a CPU take
-longer than all convolutions of a small network; and matrix products in place of 1x1 convolutions.
+longer than all convolutions of a small network; and on CPUs matrix products in place of 1x1
+convolutions, and gradients of our own of SiLU and of depthwise kernels on few pixels.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LEAST_EPSILON_ON_GPU = 1.001e-5
 
 
 def accelerate(model: keras.Model) -> None:
-    """Gives a compiled model's `fit` and `evaluate` a lean step, and its BatchNorms a fused kernel.
+    """Gives a compiled model's `fit` and `evaluate` a lean step, of leaner layers in training.
 
     Its variables, its class and what is saved of it stay those of a plain Keras model, which may
     be compiled again. On other backends than TensorFlow nothing happens. Models of a strategy stay
@@ -188,13 +189,11 @@ def _lean_layers(model: keras.Model) -> Iterator[None]:
                 name, lean = "call", functools.partial(_normalize, layer, layer.call)
             elif type(layer) is keras.layers.Conv2D and _is_pointwise(layer):
                 name, lean = "convolution_op", _pointwise
-            elif type(layer) is keras.layers.DepthwiseConv2D and _is_plain(layer):
+            elif type(layer) is keras.layers.DepthwiseConv2D and _has_lean_product(layer):
                 name, lean = "call", functools.partial(_convolve_depthwise, layer, layer.call)
             elif type(layer) is keras.layers.Activation and layer.activation is _RELU:
                 name, lean = "call", functools.partial(_rectify, layer.call)
-            elif type(layer) is keras.layers.Activation and layer.activation is _SILU:
-                if layer.compute_dtype != "float32":
-                    continue
+            elif type(layer) is keras.layers.Activation and _is_silu(layer):
                 name, lean = "call", _silu
             else:
                 continue
@@ -216,14 +215,22 @@ _SILU = keras.activations.silu
 
 def _is_pointwise(layer: keras.layers.Conv2D) -> bool:
     """Whether a convolution is a matrix product, which oneDNN computes in less time on a CPU."""
-    return {*layer.kernel_size, *layer.strides, layer.groups} == {1} and _is_plain(layer)
+    return {*layer.kernel_size, *layer.strides, layer.groups} == {1} and _has_lean_product(layer)
 
 
-def _is_plain(layer: Any) -> bool:
-    """Whether a convolution of a CPU is as most are; of a depthwise one, one output a channel."""
+def _has_lean_product(layer: Any) -> bool:
+    """Whether our ways hold for a convolution: channels last, no dilation, float32, on a CPU.
+
+    A depthwise one makes one output of each channel.
+    """
     one = {*layer.dilation_rate, getattr(layer, "depth_multiplier", 1)} == {1}
     plain = layer.data_format == "channels_last" and layer.compute_dtype == "float32"
     return one and plain and not _has_gpu()
+
+
+def _is_silu(layer: keras.layers.Activation) -> bool:
+    """Whether a layer is a SiLU in float32 on a CPU; where memory is scarcer Keras's keeps less."""
+    return layer.activation is _SILU and layer.compute_dtype == "float32" and not _has_gpu()
 
 
 def _pointwise(inputs: Any, kernel: Any) -> Any:
@@ -240,22 +247,26 @@ def _convolve_depthwise(
 ) -> Any:
     """Convolves each channel by its kernel, with a gradient of our own for few pixels.
 
-    For the kernel of 5x5 of a map of 4x4 oneDNN's gradient takes as long as for one of 8x8 or more.
+    oneDNN's gradient of the kernel has a share for each image and tap that does not depend on the
+    pixels. With fewer outputs than taps, such as 4x4 by a kernel of 5x5, that is most of it.
 
     Args:
         layer: whose kernel is used.
         keras_calls: the layer's own `call`.
         inputs: of shape (batch, height, width, channels).
+
+    Returns:
+        As the layer's own `call`.
     """
-    _, height, width, _ = layer.compute_output_shape(inputs.shape)
-    known = height is not None and width is not None
-    if not (known and height * width < math.prod(layer.kernel_size)):
+    _, *size, _ = layer.compute_output_shape(inputs.shape)
+    if None in size or math.prod(size) >= math.prod(layer.kernel_size):
         return keras_calls(inputs)
     arguments = {"strides": (1, *layer.strides, 1), "padding": layer.padding.upper()}
 
     @tf.custom_gradient
     def convolve(x: Any, kernel: Any) -> Any:
         def gradient(dy: Any) -> Any:
+            dy = tf.ensure_shape(dy, (None, *size, kernel.shape[2]))
             dx = tf.nn.depthwise_conv2d_backprop_input(tf.shape(x), kernel, dy, **arguments)
             return dx, _kernel_gradient(x, dy, layer.kernel_size, layer.strides, layer.padding)
 
@@ -264,7 +275,7 @@ def _convolve_depthwise(
     outputs = convolve(inputs, tf.convert_to_tensor(layer.kernel))
     if layer.use_bias:
         outputs += layer.bias
-    return layer.activation(outputs)
+    return outputs if layer.activation is None else layer.activation(outputs)
 
 
 def _kernel_gradient(
@@ -364,7 +375,7 @@ def _normalize(
 
 def _rectify(keras_calls: Callable[..., Any], inputs: Any) -> Any:
     """Rectifies before a change of shape what comes from one, as BatchNorm's kernel can do both."""
-    if tf.executing_eagerly() or inputs.op.type != "Reshape":
+    if tf.executing_eagerly() or not isinstance(inputs, tf.Tensor) or inputs.op.type != "Reshape":
         return keras_calls(inputs)
     return tf.reshape(keras_calls(inputs.op.inputs[0]), tf.shape(inputs))
 
@@ -408,6 +419,12 @@ def _has_avx512() -> bool:
         return False
 
 
+_NO_GRADIENT = (
+    "of BatchNorm in a lean training step, by tf.vectorized_map or in forward mode; a subclass of "
+    "keras.layers.BatchNormalization has Keras's own"
+)
+
+
 def _grouped_batch_norm(
     x: Any, scale: Any, offset: Any, epsilon: float, groups: int
 ) -> tuple[Any, Any, Any]:
@@ -436,6 +453,8 @@ def _grouped_batch_norm(
             epsilon=epsilon,
             is_training=False,
         )
+        # Those that see no custom gradient would take the statistics for constants.
+        y = tf.raw_ops.PreventGradient(input=y, message=_NO_GRADIENT)
 
         def gradient(dy: Any, *_: Any) -> Any:
             return tf.raw_ops.FusedBatchNormGradV3(

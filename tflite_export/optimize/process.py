@@ -97,7 +97,7 @@ def main() -> None:
     else:
         samples = np.array(x[:CALIBRATION])
         quantized = _quantize(job.graph, model, samples)
-        fit(quantized)
+        fit(quantized, _keep_zeros(quantized))
         optimised = _float_weights(job.graph, quantized)
         try:
             content = _convert(job.graph, quantized, samples)
@@ -196,8 +196,6 @@ def _prune(job: Job, model: Any, num_samples: int, fit: Any) -> Weights:
 def _quantize(graph: LayerGraph, model: Any, samples: Samples) -> Any:
     """Copies a model with weights and activations rounded to 8 bits, for training.
 
-    Zeros in the kernels of Conv2D and Dense layers stay zeros.
-
     Args:
         graph: The model's graph.
         model: The model, see ``_build``.
@@ -222,11 +220,30 @@ def _quantize(graph: LayerGraph, model: Any, samples: Samples) -> Any:
 
     with tfmot.quantization.keras.quantize_scope():
         quantized = tfmot.quantization.keras.quantize_apply(
-            tf_keras.models.clone_model(model, clone_function=annotated),
-            tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme(),
+            tf_keras.models.clone_model(model, clone_function=annotated)
         )
     _measure_ranges(quantized, samples)
     return quantized
+
+
+def _keep_zeros(quantized: Any) -> Any:
+    """Makes a callback by which what is zero in a kernel stays zero in a training.
+
+    TFMOT's scheme for pruned networks forgets the kernels of convolutions that a ReLU follows.
+    """
+    import tf_keras
+
+    masks = [
+        (weight, mask)
+        for weight in quantized.trainable_weights
+        if "kernel" in weight.name and not (mask := weight.numpy() != 0).all()
+    ]
+
+    def apply(*_: Any) -> None:
+        for weight, mask in masks:
+            weight.assign(weight * mask)
+
+    return tf_keras.callbacks.LambdaCallback(on_train_batch_end=apply)
 
 
 def _float_weights(graph: LayerGraph, quantized: Any) -> dict[str, npt.NDArray[Any]]:
