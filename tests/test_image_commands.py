@@ -663,7 +663,7 @@ TO = "--output m.keras"
         ("search --units 8", "--units: is for text, this is images"),
         (f"train shrinkcnn {TO} --vocabulary-size 8", "--vocabulary-size: is for text"),
         (f"train chain.json {TO} --vocabulary-size 8", "--vocabulary-size: is for text"),
-        ("search --task text --target-macs 1M", "--target-macs: is for images, this is text"),
+        ("search --task text --target-kb 9", "--target-kb: is for images, this is text"),
         # Values.
         ("search --target-macs 10", "target_macs=10: the smallest"),
         ("design digits", "one of the arguments --target-macs"),

@@ -205,7 +205,7 @@ def test_its_config_holds_all_that_a_score_depends_on():
         ({"classes": 1}, "classes=1: expected"),
         ({"batch_size": 0}, "batch_size=0: expected"),
         ({"space": "all"}, "space='all': expected"),
-        ({"space": "budget"}, "target_params=None, target_latency_ms=None: expected one target"),
+        ({"space": "budget"}, "target_kb=None, target_latency_ms=None: expected one target"),
         ({"target_macs": 1, "target_params": 1}, "expected one target"),
         ({"target_macs": 1, "space": "paper"}, "none in the paper's space"),
         ({"target_macs": 1}, "filters=4: follows from the target"),

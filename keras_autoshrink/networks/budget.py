@@ -29,6 +29,7 @@ _WIDEST = 4096  # filters; wider layers are no longer small networks
 _ENOUGH, _CLOSE = 0.95, 0.99
 # A count of bytes is up to 3% more than a file has, which is to have 95% as well.
 _ENOUGH_BYTES = 0.98
+_CREEPS = 2  # looks in a row that may leave more than half of what was there before it is halved
 _POWER = 1.6  # of the mean width, by which a cost grows: 1 for depthwise convolutions, 2 for others
 
 # Of each target's name what it counts, and how many of the cost's units make one of the target's.
@@ -185,8 +186,8 @@ def _widen_together(
     looks: dict[int, int] = {}
     fits, exceeds = -1, len(multiples)
     index = bisect.bisect(means, 1.0) - 1  # the base itself
-    side = same_side = 0
-    while exceeds - fits > 1:
+    side = same_side = slow = 0
+    while (between := exceeds - fits) > 1:
         index = min(max(index, fits + 1), exceeds - 1)
         looks[index] = costs(multiples[index])
         before, side = side, 1 if looks[index] <= target else -1
@@ -196,8 +197,11 @@ def _widen_together(
                 break
         else:
             exceeds = index
-        if exceeds - fits <= 4:
-            index = (fits + exceeds) // 2
+        # Guesses creep where a cost grows by more than a power of the mean width, of which narrow
+        # widths that stay the least make much.
+        slow = slow + 1 if exceeds - fits > between / 2 else 0
+        if exceeds - fits <= 4 or (slow > _CREEPS and fits in looks and exceeds in looks):
+            index, slow = (fits + exceeds) // 2, 0
             continue
         # From the closest look, by the slope to the one beyond the target or, if there is none,
         # to the first: near ones differ by the rounding of the widths.

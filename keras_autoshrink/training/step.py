@@ -314,15 +314,19 @@ def _kernel_gradient(
     return tf.reduce_sum(tf.reshape(sums, (*kernel_size, images, channels, 1)), 2)
 
 
-@tf.custom_gradient
-def _silu(x: Any) -> Any:
+def _silu(inputs: Any) -> Any:
     """Computes x times its sigmoid, which is kept: for the gradient Keras computes it again."""
-    sigmoid = tf.sigmoid(x)
 
-    def gradient(dy: Any) -> Any:
-        return dy * (sigmoid + tf.raw_ops.SigmoidGrad(y=sigmoid, dy=x))
+    @tf.custom_gradient
+    def silu(x: Any) -> Any:
+        sigmoid = tf.sigmoid(x)
 
-    return x * sigmoid, gradient
+        def gradient(dy: Any) -> Any:
+            return dy * (sigmoid + tf.raw_ops.SigmoidGrad(y=sigmoid, dy=x))
+
+        return x * sigmoid, gradient
+
+    return silu(inputs)
 
 
 def _normalize(
