@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 FOUND = "found"  # what budget.py calls it
+SHOWN = 5  # networks of a target, the best
 # Both can be read on white and on the dark of a git host: the picture has no ground of its own.
 INK, ACCENT = "#787d85", "#e8590c"
 
@@ -39,14 +40,14 @@ def trainings(results: Sequence[dict[str, Any]], macs: int) -> Trainings:
 
 def picture(targets: dict[int, Trainings]) -> Figure:
     """Draws a row for each network: its mean accuracy, and how its trainings scatter."""
-    rows = sum(len(networks) + 1.4 for networks in targets.values())
+    rows = sum(min(len(networks), SHOWN) + 1.4 for networks in targets.values())
     figure = Figure(figsize=(9, 0.42 * rows + 0.7), layout="constrained")
     axes = figure.add_subplot()
     row, marks = 0.0, {}
     for macs, networks in targets.items():
         heading = {"color": INK, "size": 15, "weight": "bold"}
         axes.text(0, row, f"{macs / 1e6:g}M MACs", transform=axes.get_yaxis_transform(), **heading)
-        for name in sorted(networks, key=lambda name: -statistics.fmean(networks[name])):
+        for name in sorted(networks, key=lambda name: -statistics.fmean(networks[name]))[:SHOWN]:
             row += 1
             values = networks[name]
             mean, colour = statistics.fmean(values), ACCENT if name == FOUND else INK
