@@ -185,8 +185,8 @@ class LossScore:
             macs: multiply-accumulates for one token, which do not count.
 
         Returns:
-            The score, 0 or less: the mean log-probability of a token of the validation text, in
-            natural logarithms.
+            The score, 0 or less, which is the mean log-probability of a token of the validation
+            text, in natural logarithms.
 
         Raises:
             KeyError: `logs` has no `val_perplexity`.

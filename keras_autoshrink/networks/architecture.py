@@ -38,7 +38,7 @@ class Architecture:
 
     @property
     def task(self) -> str:
-        """What the network is for: "text" for a language model, else "images"."""
+        """What the network is for, "text" for a language model, else "images"."""
         return "text" if "vocabulary_size" in self.arguments else "images"
 
     @property
