@@ -70,7 +70,7 @@ class _Designed(abc.ABC):
     @property
     @abc.abstractmethod
     def told(self) -> dict[str, Any]:
-        """What the record has of how good the network is, plain values."""
+        """How good the network is, in plain values for the record."""
 
     @staticmethod
     @abc.abstractmethod
