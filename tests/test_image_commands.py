@@ -236,12 +236,19 @@ def test_a_design_ends_with_a_file_to_ship(tmp_path, monkeypatch, capsys):
         saved_search.write_results(folder, "accuracy", found, chain)
 
     monkeypatch.setattr(images, "search", search)
-    # A choice among kinds is seen elsewhere; it takes a conversion of each.
-    monkeypatch.setattr(images, "_choose_quantization", lambda model, data, drop: ("int8", data))
+    # As if the int8 file lost too much. A choice among kinds is seen elsewhere; it takes a
+    # conversion of each.
+    seen = []
+    monkeypatch.setattr(design, "_is_accurate", lambda check: seen.append(check))
+    monkeypatch.setattr(images, "_choose_quantization", lambda model, data, drop: ("float16", data))
     assert main(["design", "d.npz", "--target-macs", "9K", "--output", "d"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     commands = "--output d/found.keras", "--output d/chain-stride2.keras"
     assert all(each in printed for each in commands)
+    (int8,) = seen
+    assert (int8.path.name, int8.quantization) == ("found.int8.tflite", "int8")
+    assert f"{int8.path} loses {int8.agreement.accuracy_drop:.4f} of the accuracy" in printed
+    assert not int8.path.exists()
     record = json.loads(Path("d/run.json").read_text())
     first, second = record["networks"]
     assert (first["name"], second["name"]) == ("found", "chain-stride2")
@@ -249,6 +256,7 @@ def test_a_design_ends_with_a_file_to_ship(tmp_path, monkeypatch, capsys):
         assert each["bytes"] == Path(each["file"]).stat().st_size
         assert each["macs"] == tflite_export.count_macs(each["file"])
         assert f"{each['name']} {each['accuracy']:.4f} ± {each['accuracy_error']:.4f}" in printed
+        assert each["file"].endswith(f"{each['name']}.float16.tflite")
     assert tflite_export.read_metadata(first["file"]).labels == ("0", "1")
     assert re.search(r" resnet8 0\.\d{4}, \d epochs \* - 9,000 ", printed)  # the other reference
     assert record["advice"].startswith("Ship d/found.")
