@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import operator
@@ -98,6 +99,21 @@ def enumerated(names: Sequence[str]) -> str:
     """Lists the first of some names, and how many more there are: `a, b, c, d, e and 3 more`."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def meant(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+    """Says which of some names is the closest to one that is none: `; did you mean epochs?`.
+
+    Args:
+        name: that is none of them.
+        names: that there are.
+        likeness: how close it has to be, 0 to 1, as `difflib` counts.
+
+    Returns:
+        Empty if none of them is as close.
+    """
+    found = difflib.get_close_matches(name, sorted(names), 1, likeness)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

@@ -498,7 +498,7 @@ def images(shape=(8, 8, 8, 1), classes=10):
     [
         ((), "x: no training data"),
         (images((8, 9, 8, 1)), r"x: images have shape \(9, 8, 1\)"),
-        ((images()[0], np.full(8, 10)), "x: label 10 is not one of 0 to 9"),
+        ((images()[0], np.full(8, 10)), "y: label 10 is not one of 0 to 9"),
         ((images()[0], np.eye(10)[:8]), r"give y.argmax\(1\), or compile another loss"),
     ],
 )
@@ -516,6 +516,7 @@ def test_bad_data_are_refused_before_anything_is_trained(tmp_path, arguments, cu
         ({"score": "accuracy"}, "score='accuracy'"),
         ({"objective": "val_accuracy"}, "objective: .* score="),
         ({"max_trials": 3}, "max_trials: .* max_candidates"),
+        ({"max_candidate": 3}, "max_candidate: .* did you mean max_candidates"),
         ({"max_seconds_per_trial": 0}, "max_seconds_per_trial"),
         ({"max_macs": 2.5}, "max_macs=2.5: expected a whole number"),
         ({"max_latency_ms": math.nan}, "max_latency_ms=nan: expected a number"),

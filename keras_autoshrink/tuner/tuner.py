@@ -33,6 +33,7 @@ from keras_autoshrink.report.progress import STILL, SearchProgress
 from keras_autoshrink.score import AccuracyScore, Score
 from keras_autoshrink.search.points import EPOCHS
 from keras_autoshrink.tuner import project, service
+from keras_autoshrink.tuner.arguments import check_constructor, check_search, has_own_fit
 from keras_autoshrink.tuner.costs import CandidateCosts
 from keras_autoshrink.tuner.oracle import AutoShrinkOracle
 from keras_autoshrink.tuner.state import error_line
@@ -151,9 +152,7 @@ class AutoShrink(keras_tuner.Tuner):
         workers: int | None = None,
         **kwargs: Any,
     ) -> None:
-        for argument, instead in _NOT_HERE.items():
-            if argument in kwargs:
-                raise TypeError(f"{argument}: not an argument of AutoShrink; {instead}")
+        check_constructor(type(self), kwargs, _NOT_HERE)
         has_own_score = score is not None
         if score is None:
             score = getattr(hypermodel, "default_score", AccuracyScore())
@@ -190,7 +189,7 @@ class AutoShrink(keras_tuner.Tuner):
             max_seconds_per_trial,
             devices,
             has_own_score,
-            _has_own_fit(hypermodel),
+            has_own_fit(hypermodel),
         )
         # What a search that goes on in the folder must have in common with this one.
         self._settings = {
@@ -244,7 +243,8 @@ class AutoShrink(keras_tuner.Tuner):
                 1 progress, 2 also Keras's own line for each epoch.
 
         Raises:
-            TypeError: `callbacks` are none.
+            TypeError: `callbacks` are none, or neither `HyperModel.fit` nor `keras.Model.fit` takes
+                an argument.
             ValueError: the data do not fit the networks, and nothing has been trained; or another
                 process searches in the folder, or one did with other settings.
             RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
@@ -254,6 +254,8 @@ class AutoShrink(keras_tuner.Tuner):
         self._arguments = None
         # At a verbose of 2 KerasTuner would print tables of its own.
         self._trainer.verbose = 2 if verbose == 2 else 0
+        if type(self).run_trial is AutoShrink.run_trial:  # another may take anything
+            check_search(self.hypermodel, self.loss, args, kwargs)
         if kwargs.get("epochs", 1) < 1:
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if kwargs.get("callbacks"):
@@ -748,11 +750,6 @@ def _judged_by(data: Any) -> str:
     x = data[0] if isinstance(data, (list, tuple)) and data else None
     shape = getattr(x, "shape", ())
     return final.by_images(shape[0]) if len(shape) == 4 else final.BY_SCORE
-
-
-def _has_own_fit(hypermodel: Any) -> bool:
-    fit = getattr(type(hypermodel), "fit", keras_tuner.HyperModel.fit)
-    return fit.__module__.partition(".")[0] not in ("keras_tuner", "keras_autoshrink")
 
 
 def _as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
