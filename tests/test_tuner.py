@@ -150,6 +150,7 @@ def test_a_bayesian_search_is_the_default_and_says_what_it_does(tmp_path, capsys
     tuner = WithTuner.make(tmp_path, num_candidates=6, max_candidates=4)
     tuner.search(verbose=1)
     printed = capsys.readouterr().out
+    assert "The score is val_accuracy - 0.1 * (log10(MACs) - 6), of the best epoch." in printed
     assert "Round 0 done" in printed
     assert "Round 1 done" in printed
     assert tuner.oracle.search.strategy == "bayesian"

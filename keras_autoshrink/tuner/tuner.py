@@ -30,7 +30,7 @@ from keras_autoshrink.hypermodels.callbacks import Interrupts
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import final, saved_search
 from keras_autoshrink.report.progress import STILL, SearchProgress
-from keras_autoshrink.score import AccuracyScore, Score
+from keras_autoshrink.score import AccuracyScore, Score, described
 from keras_autoshrink.search.points import EPOCHS
 from keras_autoshrink.tuner import project, service
 from keras_autoshrink.tuner.arguments import check_constructor, check_search, has_own_fit
@@ -161,6 +161,9 @@ class AutoShrink(keras_tuner.Tuner):
         if strategy is None:
             strategy = getattr(hypermodel, "default_strategy", "bayesian")
         self.score = score
+        self._score_said = f"{described(score)}, of the best epoch"
+        if has_own_fit(hypermodel) and not has_own_score:
+            self._score_said += ", unless HyperModel.fit() returns one of its own"
         self._costs = CandidateCosts(hypermodel, score, max_macs, max_latency_ms)
         devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
         self._count = 1 if devices and workers is None else choose_count(workers)
@@ -282,7 +285,8 @@ class AutoShrink(keras_tuner.Tuner):
             run = functools.partial(self._search_side_by_side, run, args, kwargs)
         objective = self.oracle.metric.name.removeprefix("val_")
         by = _judged_by(kwargs.get("validation_data"))
-        self._lead(run, SearchProgress(1 if verbose == "auto" else verbose, objective, by))
+        chance = final.chance_of(self._settings)
+        self._lead(run, SearchProgress(1 if verbose == "auto" else verbose, objective, by, chance))
 
     def _lead(self, run: Callable[[], None], progress: SearchProgress) -> None:
         """Searches as the one process that writes the search's files.
@@ -303,6 +307,8 @@ class AutoShrink(keras_tuner.Tuner):
             self.save()
             found = self.oracle.search
             self._progress.begin(found)
+            if not found.done:
+                self._progress.say(f"The score is {self._score_said}.")
             if kept := self.oracle.space.kept:
                 self._progress.say(
                     f"Not searched by strategy={found.strategy!r}, which keeps the defaults of: "
