@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import operator
@@ -100,6 +101,21 @@ def enumerated(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def meant(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+    """Says which of some names is the closest to one that is none: `; did you mean epochs?`.
+
+    Args:
+        name: that is none of them.
+        names: that there are.
+        likeness: how close it has to be, 0 to 1, as `difflib` counts.
+
+    Returns:
+        Empty if none of them is as close.
+    """
+    found = difflib.get_close_matches(name, sorted(names), 1, likeness)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """Names the settings in which a search or training on the disk differs from ours.
 
@@ -158,7 +174,37 @@ def check_same(
         raise ValueError(f"{what} with {differs}; {way_out}")
 
 
+# What TensorFlow and Keras put around the reason of an error: frames, nodes, colours, arguments.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ARGUMENTS = re.compile(r"^Arguments received by ", re.M)
+_AROUND = re.compile(
+    r"\[\[(\{\{|[A-Za-z_]).*|File \".*|Detected at node .*|<stack traces unavailable>"
+    r"|Graph execution error:|\d+ root error\(s\) found\.|\([1-9]\d*\) .*"
+    r"|\d+ (successful operations|derived errors).*"
+    r"|Hint: If you want to see a list of allocated tensors.*"
+)
+_BEFORE = re.compile(r"^(\(0\) [A-Z_]+: +)?(\{\{\w+ [^}]*\}\} |Error in .* with iterator: \S+: )*")
+_OPERATION = re.compile(r" \[Op:[^\]]*\]( name:.*)?$")
+
+_MOST_CHARACTERS = 400  # of a reason
+
+
+def reason_of(message: str) -> str:
+    """Returns what the message of an error says, in one line.
+
+    Args:
+        message: of several lines, as TensorFlow and Keras write them.
+
+    Returns:
+        Its lines without those that name nodes, frames and arguments; empty if nothing is left.
+    """
+    message = _ARGUMENTS.split(_COLOUR.sub("", message))[0]
+    lines = [line.strip() for line in message.splitlines()]
+    lines = [_BEFORE.sub("", _OPERATION.sub("", line)) for line in lines]
+    said = " ".join(line for line in lines if line and not _AROUND.fullmatch(line))
+    return said if len(said) <= _MOST_CHARACTERS else f"{said[:_MOST_CHARACTERS].rstrip()} ..."
+
+
 def tensorflow_reason(error: Exception) -> str:
-    """Returns the first line of an error of TensorFlow's, without what that puts before it."""
-    line = str(getattr(error, "message", error)).partition("\n")[0].rpartition("}} ")[2]
-    return re.sub(r"^Error in .* with iterator: \S+: ", "", line) or type(error).__name__
+    """Returns what an error of TensorFlow's says, in one line; its class if that is nothing."""
+    return reason_of(str(getattr(error, "message", error))) or type(error).__name__

@@ -91,6 +91,10 @@ class AccuracyScore:
             raise ValueError(f"weight={self.weight}: give a finite number, 0 or more")
         check_cost(self.cost)
 
+    def __str__(self) -> str:
+        held = f" - {self.weight:g} * {_magnitude(self)}"
+        return f"{self.objective}{held if self.weight else ''}"
+
     def __call__(self, logs: Mapping[str, float], macs: float) -> float:
         """The score of an epoch, to be maximised.
 
@@ -140,6 +144,9 @@ class PerplexityScore:
     def __post_init__(self) -> None:
         check_cost(self.cost)
 
+    def __str__(self) -> str:
+        return f"(200 - {self.objective}) / 4 - {_magnitude(self)}"
+
     def __call__(self, logs: Mapping[str, float], macs: float) -> float:
         """The score of an epoch, to be maximised.
 
@@ -177,6 +184,9 @@ class LossScore:
     objective: ClassVar[str] = "val_perplexity"
     direction: ClassVar[str] = "min"
 
+    def __str__(self) -> str:
+        return f"-log({self.objective})"
+
     def __call__(self, logs: Mapping[str, float], macs: float) -> float:
         """The score of an epoch, to be maximised.
 
@@ -210,6 +220,23 @@ def deciding_cost(score: Any) -> Cost:
     """
     cost = getattr(score, "cost", "macs")
     return COSTS[cost] if isinstance(cost, str) else MEASURED_COST
+
+
+def _magnitude(score: Any) -> str:
+    cost = deciding_cost(score)
+    return f"(log10({cost.label}{' in ns' if cost is COSTS['latency'] else ''}) - 6)"
+
+
+def described(score: Any) -> str:
+    """Says what a score is computed of, as `val_accuracy - 0.1 * (log10(MACs) - 6)`.
+
+    Args:
+        score: ours, or any other, of which only the name is known.
+    """
+    # What has no way of its own to be written would be written by its address.
+    if any("__str__" in vars(kind) for kind in type(score).__mro__[:-1]):
+        return str(score)
+    return f"{getattr(score, '__name__', type(score).__name__)}(logs, macs)"
 
 
 def cost_of(score: Score, costs: Mapping[str, float]) -> float:

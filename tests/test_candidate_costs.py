@@ -12,7 +12,7 @@ from searches import WithTuner, unassigned
 import keras_autoshrink as kas
 from keras_autoshrink.networks.budget import MACS, OverBudgetError
 from keras_autoshrink.report import saved_search
-from keras_autoshrink.score import COSTS, RECORDED_COSTS, cost_of
+from keras_autoshrink.score import COSTS, RECORDED_COSTS, cost_of, described
 from keras_autoshrink.tuner import costs, latency
 from keras_autoshrink.tuner.costs import CandidateCosts
 from keras_autoshrink.tuner.latency import Timed, solve_macs
@@ -62,7 +62,10 @@ def test_the_formula_of_each_cost():
         assert score(logs, cost_of(score, found)) == pytest.approx(0.9 - 0.1 * power)
         score = kas.PerplexityScore(cost)
         assert score(logs, cost_of(score, found)) == pytest.approx(25 - power)
+        assert described(score).startswith("(200 - val_perplexity) / 4 - (log10(")
     assert cost_of(lambda logs, macs: macs, found) == 10**7
+    assert described(kas.AccuracyScore(weight=0)) == "val_accuracy"
+    assert described(size_of) == "size_of(logs, macs)"
     for score in (kas.AccuracyScore, kas.PerplexityScore):
         with pytest.raises(ValueError, match="cost='time': give one of macs, params, latency"):
             score(cost="time")

@@ -168,9 +168,15 @@ def test_good_data_may_be_looked_through_twice():
         ({"x": None}, "x: no training data; call search("),
         ({"validation_data": None}, "validation_data: missing; the score is measured on it"),
         ({"validation_data": (X,)}, "validation_data: has 1 parts; expected (x, y) or (x, y, s"),
-        ({"y": None}, "x: has no labels"),
-        ({"sample_weight": np.ones(11)}, "x: 12 images, but a sample_weight of shape (11,); "),
-        ({"sample_weight": WEIGHTS}, f"x: 3 of 12 values of sample_weight {NOT_FINITE}"),
+        ({"y": None}, "y: missing; x has no labels"),
+        (
+            {"sample_weight": np.ones(11)},
+            "sample_weight: 12 images, but a sample_weight of shape (11,); ",
+        ),
+        (
+            {"sample_weight": WEIGHTS},
+            f"sample_weight: 3 of 12 values of sample_weight {NOT_FINITE}",
+        ),
         (
             {"validation_data": (X, Y, WEIGHTS)},
             f"validation_data: 3 of 12 values of sample_weight {NOT_FINITE}",
@@ -242,6 +248,8 @@ def test_labels_are_those_of_the_loss(source):
         check(*given(one_hot), validation_data=(X, one_hot), loss=loss)
         message = refusal(check, *given(Y), validation_data=(X, one_hot), loss=loss)
         assert "the loss categorical_crossentropy takes one for each class; give keras" in message
+        message = refusal(check, *given(one_hot[:, :2]), validation_data=(X, one_hot), loss=loss)
+        assert "2), but the model has 3 outputs; expected (" in message
     for loss in (None, "sparse_categorical_crossentropy"):
         check(*given(Y), loss=loss)
         assert "give y.argmax(1), or compile another loss" in refusal(
@@ -270,7 +278,7 @@ def test_the_hypermodel_checks_its_search():
     hypermodel = CNNCellHyperModel(input_shape=[8, 9, 3], classes=3, num_nodes=3)
     hypermodel.check_search_arguments(X, Y, validation_data=(X, Y), epochs=2)
     message = refusal(hypermodel.check_search_arguments, X, Y + 1, validation_data=(X, Y))
-    assert message == "x: label 3 is not one of 0 to 2"
+    assert message == "y: label 3 is not one of 0 to 2"
 
     class Categorical(CNNCellHyperModel):
         def build(self, hp: Any) -> keras.Model:

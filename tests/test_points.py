@@ -282,14 +282,22 @@ def test_too_few_minutes_are_found_out_by_the_first_network(declared):
     assert "about 3 minutes" in search.too_short()
 
 
-def test_a_point_beside_the_space_is_tried_until_one_has_a_score(declared):
+@pytest.mark.parametrize("fitting", [(7,), (5, 7)])
+def test_a_point_beside_the_space_that_is_over_a_limit_takes_no_room(declared, fitting):
     first = [{"units": 16}, *({"epochs": number} for number in (4, 5, 6, 7))]
     space = CellSpace(declared.hyperparameters, whole=True, first=first, rungs=(2, 4)).space
-    settings = {"strategy": "evolution", "num_candidates": 2, "max_candidates": 8, "space": space}
+    # Two of five are the final's.
+    settings = {"strategy": "evolution", "num_candidates": 2, "max_candidates": 5, "space": space}
     found = ShrinkSearch(space.start, **settings)
+    tried = []
     while pending := found.pending():
         point = pending[0].cell
-        fits = dict(point.values)["epochs"] in (3, 7)
+        tried.append(dict(point.values)["epochs"])
+        fits = tried[-1] in (3, *fitting)
         outcome = Outcome(1.0) if fits else Outcome(None, over_limit="9 MACs, at most 8")
         found.tell(point, outcome)
-    assert [record["reference"] for record in found.final()].count("7") == 1
+    assert tried[:3] == [3, 4, 5]
+    assert 7 in tried
+    assert sum(outcome.over_limit is None for outcome in found.outcomes.values()) == 5
+    best = "57" if 5 in fitting else "7"
+    assert any([each["reference"] for each in found.final()].count(name) for name in best)

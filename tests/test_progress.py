@@ -139,24 +139,33 @@ def test_a_search_at_a_budget_says_what_it_does_in_plain_words(capsys, settings,
 
 
 @pytest.mark.parametrize(
-    ("chain", "verdict"),
+    ("chain", "chance", "verdict"),
     [
         (
             0.6,
+            0.1,
             r"The network found beats the best reference \(chain-stride2\) by \d+\.\d\d points of "
             r"accuracy \(standard error \d\.\d\d\), judged by 1,000 validation images\.",
         ),
         (
             0.9,
+            None,
             r"The reference chain-stride2 is the result: the best network found is \d+\.\d\d "
             r"points of accuracy \(standard error .*\) below it, judged by 1,000 validation "
             r"images\.",
         ),
+        (
+            0.6,
+            0.59,
+            r"Too little training to tell: the best reference \(chain-stride2\) has an accuracy of "
+            r"0\.6\d+, where chance is 0\.5900; the network found is \d+\.\d\d points of accuracy "
+            r"\(standard error \d\.\d\d\) above it, judged by .*",
+        ),
     ],
 )
-def test_a_final_ends_with_what_it_says_of_the_references(capsys, chain, verdict):
+def test_a_final_ends_with_what_it_says_of_the_references(capsys, chain, chance, verdict):
     search = at_budget()
-    named = {"objective": "accuracy", "by": "1,000 validation images"}
+    named = {"objective": "accuracy", "by": "1,000 validation images", "chance": chance}
     last = shown(search, capsys, accuracy(chain), **named).splitlines()[-1]
     assert re.fullmatch(verdict, last)
     best, other = (
@@ -170,3 +179,11 @@ def test_a_final_ends_with_what_it_says_of_the_references(capsys, chain, verdict
     assert f"(standard error {error:.2f})" in last
     assert f"{points / 100:.4f} of the score" in final.verdict(search, "perplexity")
     assert final.verdict(search, "perplexity").endswith(", judged by the validation score.")
+
+
+def test_one_training_each_beats_nothing(capsys):
+    last = shown(at_budget(max_candidates=9), capsys, accuracy(0.6)).splitlines()[-1]
+    assert re.fullmatch(
+        r"The network found is .* \(one training each\) above the best .*: not enough to say .*",
+        last,
+    )

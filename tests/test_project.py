@@ -2,7 +2,6 @@
 
 import functools
 import json
-import traceback
 
 import keras
 import keras_tuner
@@ -57,15 +56,64 @@ def test_what_a_score_holds_is_described_by_its_value_or_its_kind():
     assert describe(Weighs(np.float32(0.5))) == ["Weighs", {"weight": 0.5}]
 
 
-def test_the_line_that_says_what_was_wrong():
-    try:
-        try:
-            raise KeyError("first")
-        except KeyError as error:
-            raise ValueError("the cause\n\t 0 derived errors. [Op:__inference_12]") from error
-    except ValueError:
-        assert error_line(traceback.format_exc()) == "ValueError: the cause"
-    assert error_line("no traceback") == "no traceback"
+# As TensorFlow 2.21 and Keras 3.15 write them.
+IN_A_GRAPH = """tensorflow.python.framework.errors_impl.InvalidArgumentError: Graph execution error:
+
+Detected at node loss/Softmax defined at (most recent call last):
+  File "script.py", line 17, in <module>
+
+<stack traces unavailable>
+Received a label value of 9 which is outside the valid range of [0, 7).
+\t [[{{node loss/Softmax}}]]
+\t [[IteratorGetNext]] [Op:__inference_multi_step_on_iterator_4112]"""
+OF_A_GENERATOR = """tensorflow.python.errors_impl.InvalidArgumentError: 2 root error(s) found.
+  (0) INVALID_ARGUMENT:  {{function_node __wrapped__Next}} ValueError: it broke
+Traceback (most recent call last):
+
+  File "script_ops.py", line 270, in __call__
+    ret = func(*args)
+
+ValueError: it broke
+
+
+\t [[{{node PyFunc}}]]
+  (1) CANCELLED:  Iterator was cancelled
+0 successful operations.
+0 derived errors ignored. [Op:__inference_12]"""
+OF_A_LAYER = """ValueError: Exception encountered when calling L.call().
+
+\x1b[1mNo shape of 'l':
+in L\x1b[0m
+
+Arguments received by L.call():
+  • args=('<KerasTensor>',)"""
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            IN_A_GRAPH,
+            "InvalidArgumentError: Received a label value of 9 which is outside the valid range of "
+            "[0, 7).",
+        ),
+        (OF_A_GENERATOR, "ValueError: it broke"),
+        (
+            OF_A_LAYER,
+            "ValueError: Exception encountered when calling L.call(). No shape of 'l': in L",
+        ),
+        (
+            "ValueError: 'x' sizes: 600\n'y' sizes: 597\n",
+            "ValueError: 'x' sizes: 600 'y' sizes: 597",
+        ),
+        ("RuntimeError", "RuntimeError"),
+    ],
+)
+def test_the_line_that_says_what_was_wrong(message, line):
+    frames = "Traceback (most recent call last):\n  File 'a.py', line 1\n    f()\n"
+    caused = f"{frames}KeyError: 'first'\n\nDuring handling of it:\n\n{frames}{message}"
+    assert error_line(caused) == line
+    assert error_line("no answer: of three") == "no answer: of three"
     assert error_line(None) == "no error message"
 
 

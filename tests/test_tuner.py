@@ -150,6 +150,7 @@ def test_a_bayesian_search_is_the_default_and_says_what_it_does(tmp_path, capsys
     tuner = WithTuner.make(tmp_path, num_candidates=6, max_candidates=4)
     tuner.search(verbose=1)
     printed = capsys.readouterr().out
+    assert "The score is val_accuracy - 0.1 * (log10(MACs) - 6), of the best epoch." in printed
     assert "Round 0 done" in printed
     assert "Round 1 done" in printed
     assert tuner.oracle.search.strategy == "bayesian"
@@ -256,7 +257,9 @@ def test_a_score_and_a_hypermodel_of_the_users_own(tmp_path):
     last_drawn = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         tuner = make(tmp_path / name, build, score=error_and_cost, keep_fraction=1, seed=seed)
-        tuner.search(x, x.sum(axis=1), validation_split=0.5, epochs=1, verbose=0)
+        # Keras warns of each dataset that it does not shuffle it.
+        batches = tf.data.Dataset.from_tensor_slices((x, x.sum(axis=1))).batch(32)
+        tuner.search(batches, validation_data=batches, epochs=1, verbose=0)
         last_drawn.append(drawn[-1])
     first = tuner.trajectory()[0]
     assert first["macs"] == 6 * 4 + 10 * 4 + 4
@@ -498,7 +501,7 @@ def images(shape=(8, 8, 8, 1), classes=10):
     [
         ((), "x: no training data"),
         (images((8, 9, 8, 1)), r"x: images have shape \(9, 8, 1\)"),
-        ((images()[0], np.full(8, 10)), "x: label 10 is not one of 0 to 9"),
+        ((images()[0], np.full(8, 10)), "y: label 10 is not one of 0 to 9"),
         ((images()[0], np.eye(10)[:8]), r"give y.argmax\(1\), or compile another loss"),
     ],
 )
@@ -516,6 +519,7 @@ def test_bad_data_are_refused_before_anything_is_trained(tmp_path, arguments, cu
         ({"score": "accuracy"}, "score='accuracy'"),
         ({"objective": "val_accuracy"}, "objective: .* score="),
         ({"max_trials": 3}, "max_trials: .* max_candidates"),
+        ({"max_candidate": 3}, "max_candidate: .* did you mean max_candidates"),
         ({"max_seconds_per_trial": 0}, "max_seconds_per_trial"),
         ({"max_macs": 2.5}, "max_macs=2.5: expected a whole number"),
         ({"max_latency_ms": math.nan}, "max_latency_ms=nan: expected a number"),

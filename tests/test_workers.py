@@ -284,6 +284,10 @@ def test_datasets_shuffle_in_the_same_way_for_each_candidate():
     assert (number, kwargs) == (5, {"epochs": 2})
     assert order(resettable.reset()[0][0]) == first
     assert [order(each) for each in travelled(shuffled)] == [first, first]
+    # What is looked for in a graph is not put into it: TensorFlow prints an error about that.
+    graphs = [tf.compat.v1.GraphDef.FromString(workers._to_graph(shuffled)[0]) for _ in range(2)]
+    assert [*workers._resources(graphs[0])]
+    assert graphs[0] == graphs[1]
     assert [order(shuffled), order(shuffled)] == [first, second]
     assert workers.Resettable(GENERATED).reset() is GENERATED
 

@@ -226,7 +226,7 @@ def _show_search(folder: Path, options: argparse.Namespace) -> bool:
     pipeline.print_table(plots.trajectory_table(records, objective))
     if search.final():
         pipeline.print_table(plots.final_table(search))
-        _console.print(final.verdict(search, objective, final.judged_by(folder)))
+        _console.print(final.verdict(search, objective, *final.judged_by(folder)))
     for line in saved_search.describe_costs(saved_search.read_costs(folder)):
         _console.print(line)
     if search.error:

@@ -96,8 +96,8 @@ def search_and_report(
     if tuner.final():
         print_table(plots.final_table(tuner.oracle.search))
         if options.quiet:  # else the progress has said so
-            by = final.judged_by(folder)
-            _console.print(final.verdict(tuner.oracle.search, objective, by))
+            judged = final.judged_by(folder)
+            _console.print(final.verdict(tuner.oracle.search, objective, *judged))
     finalists = tuner.finalists() if hasattr(hypermodel, "network") else {}
     references = [each for name, each in finalists.items() if name != FOUND]
     networks = [*[*finalists.values()][:1], *(references[:1] if tuner.final() else [])]

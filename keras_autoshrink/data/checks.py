@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,15 @@ def _labels_for(loss: Any) -> str:
     return _ONE_A_CLASS if any(name.startswith("categorical") for name in known) else _ANY
 
 
-def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = None) -> Array | None:
+def check_labels(
+    y: Array,
+    images: int,
+    classes: int,
+    what: str,
+    loss: Any = None,
+    things: str = "images",
+    way_out: str = "",
+) -> Array | None:
     """Checks labels for a loss.
 
     Args:
@@ -91,6 +99,8 @@ def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = Non
         classes: how many there are.
         what: names the images in messages.
         loss: a name or object of Keras's, or a function; None for one that takes integers.
+        things: what messages call the images.
+        way_out: says what to do about a label that is no class.
 
     Returns:
         The number of each image's class, of shape (n,); None if the labels are no classes.
@@ -105,7 +115,7 @@ def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = Non
     if y.shape[:1] != (images,) or (takes == _INTEGERS and not flat):
         one_hot = y.ndim == 2 and len(y) == images
         raise ValueError(
-            f"{what}: {images} images, but labels of shape {y.shape}; expected ({images},)"
+            f"{what}: {images} {things}, but labels of shape {y.shape}; expected ({images},)"
             + ("; if they are one-hot, give y.argmax(1), or compile another loss" * one_hot)
         )
     if takes == _ONE_A_CLASS and flat:
@@ -115,11 +125,16 @@ def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = Non
             f"give keras.utils.to_categorical(y, {classes}), or compile a sparse loss"
         )
     if not flat:
-        check_finite(y, what, "images have labels that")
+        if takes == _ONE_A_CLASS and y.shape[1:] != (classes,):
+            raise ValueError(
+                f"{what}: labels of shape {y.shape}, but the model has {classes} outputs; expected "
+                f"({images}, {classes})"
+            )
+        check_finite(y, what, f"{things} have labels that")
         is_one_hot = y.shape[1:] == (classes,) and ((y == 0) | (y == 1)).all()
         return y.argmax(axis=1) if is_one_hot and (y.sum(axis=1) == 1).all() else None
     if takes == _ANY and y.dtype.kind == "f":
-        check_finite(y, what, "images have labels that")
+        check_finite(y, what, f"{things} have labels that")
         return None
     if y.dtype.kind == "b" and classes != 2:
         raise ValueError(f"{what}: labels are booleans; expected integers 0 to {classes - 1}")
@@ -128,9 +143,12 @@ def check_labels(y: Array, images: int, classes: int, what: str, loss: Any = Non
         raise ValueError(
             f"{what}: label {broken[0]} is no whole number; expected 0 to {classes - 1}"
         )
-    wrong = y[(y < 0) | (y >= classes)]
+    ignored = getattr(loss, "ignore_class", None)  # of a sparse loss
+    wrong = y[((y < 0) | (y >= classes)) & (y != ignored)]
     if wrong.size:
-        raise ValueError(f"{what}: label {wrong[0]} is not one of 0 to {classes - 1}")
+        raise ValueError(f"{what}: label {wrong[0]} is not one of 0 to {classes - 1}{way_out}")
+    if ignored is not None and (y == ignored).any():
+        return None
     return y.reshape(-1).astype(np.int64)
 
 
@@ -333,16 +351,18 @@ def _check_part(
         raise ValueError(f"{what}: images are in a {type(x).__name__}; give a NumPy array")
     x = as_array(x)
     if isinstance(x, np.ndarray):
+        # Of the training data each array is an argument of its own.
+        named = {"y": "y", "weights": "sample_weight"} if what == "x" else {}
         if y is None:
-            raise ValueError(f"{what}: has no labels")
+            raise ValueError(f"{named.get('y', what)}: missing; {what} has no labels")
         _check_pixels(x, what)
-        labels = check_labels(as_labels(y), len(x), of.classes, what, of.loss)
+        labels = check_labels(as_labels(y), len(x), of.classes, named.get("y", what), of.loss)
         if weights is not None:
-            _check_weights(np.asarray(weights), len(x), what)
+            _check_weights(np.asarray(weights), len(x), named.get("weights", what))
         _check_shape(x.shape, of.shape, what)
         return labels
     if has_batches:
-        _check_batch(_first_batch(x, what), of, f"{what}: batch 1")
+        _check_batch(first_batch(x, what), of, f"{what}: batch 1")
         return None
     spec = getattr(x, "element_spec", None)
     if spec is None:
@@ -357,7 +377,7 @@ def _check_part(
     # A distributed data set yields what each device gets, and has no such method.
     if not hasattr(x, "as_numpy_iterator"):
         return None
-    return _look_through(x, steps, of, what)
+    return look_through(x, steps, lambda batch, where: _check_batch(batch, of, where), what)
 
 
 def as_labels(y: Any) -> Any:
@@ -365,7 +385,7 @@ def as_labels(y: Any) -> Any:
     return np.asarray(y) if isinstance(y, (list, tuple)) else as_array(y)
 
 
-def _first_batch(data: Any, what: str) -> Any:
+def first_batch(data: Any, what: str) -> Any:
     """Reads the first batch of a `keras.utils.PyDataset`."""
     try:
         return data[0]
@@ -416,8 +436,19 @@ def _check_numbers(weights: Array, what: str) -> None:
     check_finite(weights, what, "values of sample_weight")
 
 
-def _look_through(data: Any, steps: tuple[str, int | None], of: _Images, what: str) -> Array | None:
+def look_through(
+    data: Any,
+    steps: tuple[str, int | None],
+    check: Callable[[Any, str], Array | None],
+    what: str,
+) -> Array | None:
     """Reads what an epoch reads of a `tf.data.Dataset`, and checks each of its batches.
+
+    Args:
+        data: the data set.
+        steps: the argument of `fit` that says how many batches an epoch reads, and its value.
+        check: called with each batch and what to call it; returns its labels, or None.
+        what: names the data set in messages.
 
     Returns:
         The labels, or None if these are not numbers of classes, or not all that there are.
@@ -439,7 +470,7 @@ def _look_through(data: Any, steps: tuple[str, int | None], of: _Images, what: s
             raise ValueError(
                 f"{what}: batch {number} cannot be read: {tensorflow_reason(error)}"
             ) from error
-        seen.append(_check_batch(batch, of, f"{what}: batch {number}"))
+        seen.append(check(batch, f"{what}: batch {number}"))
     if not seen:
         raise ValueError(f"{what}: the data set is empty")
     if wanted is not None and len(seen) < wanted:

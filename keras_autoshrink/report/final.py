@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.report import saved_search
@@ -20,30 +22,48 @@ def by_images(count: int) -> str:
     return f"{count:,} validation images"
 
 
-def judged_by(folder: Path) -> str:
-    """Says by what the search in a folder has chosen.
+def judged_by(folder: Path) -> tuple[str, float | None]:
+    """Says by what the search in a folder has chosen, and what accuracy is chance there.
 
     Raises:
         ValueError: a file of the folder is damaged.
     """
+    chance = chance_of(saved_search.read_tuner_settings(folder))
     match saved_search.read_settings(folder).get("proxy"):
         case [_, int(count)]:
-            return by_images(count)
-    return BY_SCORE
+            return by_images(count), chance
+    return BY_SCORE, chance
 
 
-def verdict(search: ShrinkSearch, objective: str, by: str = BY_SCORE) -> str:
+def chance_of(settings: Mapping[str, Any]) -> float | None:
+    """Returns the accuracy of guessing, as the settings of a tuner say it; None if they do not."""
+    match settings:
+        case {"hypermodel": {"config": {"classes": int(classes)}}}:
+            return 1 / classes
+    return None
+
+
+def _is_near(accuracy: float, chance: float) -> bool:
+    """Whether an accuracy is below twice chance, or of few classes not a tenth of the way to 1."""
+    return accuracy < min(2 * chance, chance + 0.1 * (1 - chance))
+
+
+def verdict(
+    search: ShrinkSearch, objective: str, by: str = BY_SCORE, chance: float | None = None
+) -> str:
     """Says whether the best network that a search has found beats the best reference.
 
     Args:
         search: that has had a final.
         objective: what to call the metric behind the score.
         by: what the score is measured by.
+        chance: the accuracy of guessing, None if it is not known. Of a reference that is hardly
+            better nothing is said to be beaten.
 
     Returns:
         A sentence, with the difference of the mean scores, and its standard error where both
-        networks have been trained several times. (That is of the trainings alone: other
-        validation images would give other differences.)
+        networks have been trained several times, as it takes to beat a reference. (That is of the
+        trainings alone: other validation images would give other differences.)
     """
     records = search.final()
     found = next((each for each in records if each["reference"] is None), None)
@@ -56,16 +76,25 @@ def verdict(search: ShrinkSearch, objective: str, by: str = BY_SCORE) -> str:
         return f"The reference {name} is the result: no network found has a score in the final."
     difference = found["mean"] - reference["mean"]
     unit, form, what = 1, ".4f", "of the score"
+    is_accuracy = False
     pairs = ((each.score, each.objective) for each in search.outcomes.values())
     if objective.endswith("accuracy") and is_objective(pairs):
+        is_accuracy = True
         unit, form, what = 100, ".2f", f"points of {objective}"
     said = f"{abs(difference) * unit:{form}} {what}"
-    error = 0.0
+    error = math.inf
     if min(len(found["scores"]), len(reference["scores"])) > 1:
         error = _standard_error(found, reference)
         said += f" (standard error {error * unit:{form}})"
     elif len(found["scores"]) == len(reference["scores"]) == 1:
         said += " (one training each)"
+    if is_accuracy and chance is not None and _is_near(reference["mean"], chance):
+        return (
+            f"Too little training to tell: the best reference ({name}) has an {objective} of "
+            f"{reference['mean']:.4f}, where chance is {chance:.4f}; the network found is {said} "
+            f"{'above' if difference >= 0 else 'below'} it, judged by {by}. Give more epochs or "
+            "images."
+        )
     if records[0] is found and difference < 2 * error:
         return (
             f"The network found is {said} above the best reference ({name}), judged by {by}: not "

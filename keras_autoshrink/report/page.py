@@ -203,7 +203,7 @@ def _verdict(
 ) -> str:
     """Says in a sentence what a search has come to."""
     if search.final():
-        return final.verdict(search, objective, final.judged_by(folder))
+        return final.verdict(search, objective, *final.judged_by(folder))
     if best is None:
         trained = any(outcome.score is not None for outcome in search.outcomes.values())
         return f"No {'round has adopted a network' if trained else 'network has a score'} yet."

@@ -31,10 +31,17 @@ class SearchProgress:
         verbose: 0 shows nothing.
         objective: what to call the metric behind the score.
         by: what the score is measured by, such as "1,000 validation images".
+        chance: the accuracy of guessing, None if it is not known.
     """
 
-    def __init__(self, verbose: int, objective: str = "score", by: str = final.BY_SCORE) -> None:
-        self._objective, self._by = objective, by
+    def __init__(
+        self,
+        verbose: int,
+        objective: str = "score",
+        by: str = final.BY_SCORE,
+        chance: float | None = None,
+    ) -> None:
+        self._objective, self._by, self._chance = objective, by, chance
         self._console = Console(quiet=not verbose, highlight=False, soft_wrap=True)
         self._status = Status("", console=self._console)
         self._rounds = 0
@@ -193,7 +200,8 @@ class SearchProgress:
         self._rounds_end(search)
         best = search.best()
         if search.final():
-            self._print(final.verdict(search, self._objective, self._by), markup=False)
+            said = final.verdict(search, self._objective, self._by, self._chance)
+            self._print(said, markup=False)
         elif best and not search.error:
             self._print(
                 f"Best: round {best['round']}, edges left: {best['edges_left']}, "

@@ -141,12 +141,20 @@ class Evolution(Budgeted):
         return list(found.values())
 
     def _first_others(self, state: State, outcomes: Mapping[Cell, Outcome]) -> list[Cell]:
-        """Returns points beside the space that there was no room for, until one has a score."""
-        others = [point for point in state.space.first if not state.space.contains(point)]
-        if any(outcomes[point].score is not None for point in others if point in outcomes):
-            return []
-        left = [point for point in others if point.key not in state.outcomes]
-        return left[: max(0, min(self.num_candidates, self._remaining(state)))]
+        """Returns points that the search was to begin with, and for which there was no room.
+
+        As many as there were of those that turned out to be over a limit, which take no room. And
+        all beside the space, until one of them has a score.
+        """
+        first = state.space.first
+        left = [point for point in first if point.key not in state.outcomes]
+        counted = sum(outcomes[point].over_limit is None for point in first if point in outcomes)
+        room = max(0, len(state.rounds[0].candidates) - counted)
+        found, rest = left[:room], left[room:]
+        others = [point for point in first if not state.space.contains(point)]
+        if not any(outcomes[point].score is not None for point in others if point in outcomes):
+            found += [point for point in rest if point in others]
+        return found[: max(0, min(self.num_candidates, self._remaining(state)))]
 
     def default_budget(self, state: State) -> int:
         """Returns a number that is fixed, whatever the space."""

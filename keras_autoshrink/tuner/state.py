@@ -17,6 +17,7 @@ from typing import Any
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink import files
+from keras_autoshrink.checks import reason_of
 from keras_autoshrink.networks.budget import OverBudgetError
 from keras_autoshrink.score import RECORDED_COSTS
 from keras_autoshrink.search.records import Outcome
@@ -183,7 +184,11 @@ def metric_of(trial: Trial, name: str) -> float | None:
 
 
 def error_line(message: str | None) -> str:
-    """Returns the line of a traceback that says what was wrong: the first after the last frame."""
+    """Returns in one line what a traceback says was wrong: what stands after the last frame."""
     lines = (message or "no error message").strip().splitlines()
     last = max((i for i, line in enumerate(lines) if line.startswith("Traceback (")), default=-1)
-    return next((line for line in lines[last + 1 :] if line[:1].strip()), lines[-1])
+    start = next((i for i in range(last + 1, len(lines)) if lines[i][:1].strip()), -1)
+    kind, separator, said = "\n".join(lines[start:]).partition(": ")
+    if not separator or not kind.isprintable() or " " in kind:  # no class and its message
+        return reason_of("\n".join(lines[start:]))
+    return f"{kind.rpartition('.')[2]}: {reason_of(said)}"

@@ -6,6 +6,7 @@ import contextlib
 import numbers
 import reprlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_autoshrink.backend import graphs_released
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.hypermodels.callbacks import Deadline, ScoreCallback, killed_after, score_of
+from keras_autoshrink.hypermodels.callbacks import (
+    OUT_OF_DATA,
+    Deadline,
+    ScoreCallback,
+    killed_after,
+    score_of,
+)
 from keras_autoshrink.hypermodels.seeding import training_seed
 from keras_autoshrink.score import Score
 from keras_autoshrink.training.step import accelerate
@@ -27,6 +34,11 @@ from keras_autoshrink.tuner.state import ENDED
 
 # KerasTuner's name for a number that `fit` returns: an objective that nobody named, minimised.
 NUMBER = "default_objective"
+
+
+# What Keras warns of at each `fit` on a `tf.data.Dataset`, whatever that is; where data do end too
+# early, `DataEnd` says so.
+_OF_EVERY_DATASET = ("`shuffle=True` was passed, but will be ignored", OUT_OF_DATA)
 
 
 class Trainer:
@@ -96,7 +108,9 @@ class Trainer:
         if self._max_seconds is not None:
             ours.insert(0, Deadline(self._max_seconds))
         started = time.monotonic()
-        with graphs_released():
+        with graphs_released(), warnings.catch_warnings():
+            for said in _OF_EVERY_DATASET:
+                warnings.filterwarnings("ignore", said)
             keras.utils.set_random_seed(seed)
             results = fit(callbacks=[*ours, *callbacks], verbose=self.verbose)
         seconds = time.monotonic() - started

@@ -30,9 +30,10 @@ from keras_autoshrink.hypermodels.callbacks import Interrupts
 from keras_autoshrink.networks.architecture import Architecture
 from keras_autoshrink.report import final, saved_search
 from keras_autoshrink.report.progress import STILL, SearchProgress
-from keras_autoshrink.score import AccuracyScore, Score
+from keras_autoshrink.score import AccuracyScore, Score, described
 from keras_autoshrink.search.points import EPOCHS
 from keras_autoshrink.tuner import project, service
+from keras_autoshrink.tuner.arguments import check_constructor, check_search, has_own_fit
 from keras_autoshrink.tuner.costs import CandidateCosts
 from keras_autoshrink.tuner.oracle import AutoShrinkOracle
 from keras_autoshrink.tuner.state import error_line
@@ -151,9 +152,7 @@ class AutoShrink(keras_tuner.Tuner):
         workers: int | None = None,
         **kwargs: Any,
     ) -> None:
-        for argument, instead in _NOT_HERE.items():
-            if argument in kwargs:
-                raise TypeError(f"{argument}: not an argument of AutoShrink; {instead}")
+        check_constructor(type(self), kwargs, _NOT_HERE)
         has_own_score = score is not None
         if score is None:
             score = getattr(hypermodel, "default_score", AccuracyScore())
@@ -162,6 +161,9 @@ class AutoShrink(keras_tuner.Tuner):
         if strategy is None:
             strategy = getattr(hypermodel, "default_strategy", "bayesian")
         self.score = score
+        self._score_said = f"{described(score)}, of the best epoch"
+        if has_own_fit(hypermodel) and not has_own_score:
+            self._score_said += ", unless HyperModel.fit() returns one of its own"
         self._costs = CandidateCosts(hypermodel, score, max_macs, max_latency_ms)
         devices = _search_devices(kwargs.get("distribution_strategy"), hypermodel)
         self._count = 1 if devices and workers is None else choose_count(workers)
@@ -190,7 +192,7 @@ class AutoShrink(keras_tuner.Tuner):
             max_seconds_per_trial,
             devices,
             has_own_score,
-            _has_own_fit(hypermodel),
+            has_own_fit(hypermodel),
         )
         # What a search that goes on in the folder must have in common with this one.
         self._settings = {
@@ -244,7 +246,8 @@ class AutoShrink(keras_tuner.Tuner):
                 1 progress, 2 also Keras's own line for each epoch.
 
         Raises:
-            TypeError: `callbacks` are none.
+            TypeError: `callbacks` are none, or neither `HyperModel.fit` nor `keras.Model.fit` takes
+                an argument.
             ValueError: the data do not fit the networks, and nothing has been trained; or another
                 process searches in the folder, or one did with other settings.
             RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
@@ -254,6 +257,8 @@ class AutoShrink(keras_tuner.Tuner):
         self._arguments = None
         # At a verbose of 2 KerasTuner would print tables of its own.
         self._trainer.verbose = 2 if verbose == 2 else 0
+        if type(self).run_trial is AutoShrink.run_trial:  # another may take anything
+            check_search(self.hypermodel, self.loss, args, kwargs)
         if kwargs.get("epochs", 1) < 1:
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if kwargs.get("callbacks"):
@@ -280,7 +285,8 @@ class AutoShrink(keras_tuner.Tuner):
             run = functools.partial(self._search_side_by_side, run, args, kwargs)
         objective = self.oracle.metric.name.removeprefix("val_")
         by = _judged_by(kwargs.get("validation_data"))
-        self._lead(run, SearchProgress(1 if verbose == "auto" else verbose, objective, by))
+        chance = final.chance_of(self._settings)
+        self._lead(run, SearchProgress(1 if verbose == "auto" else verbose, objective, by, chance))
 
     def _lead(self, run: Callable[[], None], progress: SearchProgress) -> None:
         """Searches as the one process that writes the search's files.
@@ -301,6 +307,8 @@ class AutoShrink(keras_tuner.Tuner):
             self.save()
             found = self.oracle.search
             self._progress.begin(found)
+            if not found.done:
+                self._progress.say(f"The score is {self._score_said}.")
             if kept := self.oracle.space.kept:
                 self._progress.say(
                     f"Not searched by strategy={found.strategy!r}, which keeps the defaults of: "
@@ -748,11 +756,6 @@ def _judged_by(data: Any) -> str:
     x = data[0] if isinstance(data, (list, tuple)) and data else None
     shape = getattr(x, "shape", ())
     return final.by_images(shape[0]) if len(shape) == 4 else final.BY_SCORE
-
-
-def _has_own_fit(hypermodel: Any) -> bool:
-    fit = getattr(type(hypermodel), "fit", keras_tuner.HyperModel.fit)
-    return fit.__module__.partition(".")[0] not in ("keras_tuner", "keras_autoshrink")
 
 
 def _as_callbacks(given: Any) -> list[keras.callbacks.Callback]:

@@ -65,6 +65,8 @@ _STARTS = 3
 
 _ALIGNMENT = 64  # bytes, of arrays in a file
 
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # the environment variable of TensorFlow's
+
 # TensorFlow announces its devices as it is imported. A fifth of the time that its import takes goes
 # into collections, which find nothing; `work` lets them begin.
 _PROGRAM = """
@@ -216,7 +218,11 @@ class Worker:
         self.trial: Trial | None = None
         self.is_ready = False
         self._files = [file.fileno() for file in files]
-        self._environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **trainer_environment(gpu)}
+        self._environment = trainer_environment(gpu)
+        # What fails arrives as an exception. (Somebody who wants to read more says 0 or 2: 1 is
+        # what JAX sets wherever it is imported, as it is by Keras.)
+        if self._environment.get(_LOG_LEVEL, "1") == "1":
+            self._environment[_LOG_LEVEL] = "3"
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
 
@@ -494,7 +500,9 @@ _SHUFFLES, _CACHES = "SeedGenerator", "MemoryCache"
 def _resources(graph: Any) -> Iterator[Any]:
     """Yields the handles of the resources that a graph uses."""
     for node in graph.node:
-        yield from node.attr["value"].tensor.resource_handle_val
+        # To look an attribute up makes it, which TensorFlow then prints an error about.
+        if "value" in node.attr:
+            yield from node.attr["value"].tensor.resource_handle_val
 
 
 def _from_graph(serialized: bytes, element_spec: Any) -> Any:
