@@ -9,13 +9,14 @@ ended are not repeated: each is a line of a file, and an interrupted search goes
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import itertools
 import json
 import multiprocessing
+import multiprocessing.pool
 import multiprocessing.util
 import os
 import statistics
@@ -151,7 +152,7 @@ def train(options: argparse.Namespace) -> None:
     ]
     jobs = [job for job in jobs if _key(job) not in known]
     with one_on_each_core() as pool:
-        for result in pool.map(_train, jobs, [options] * len(jobs)):
+        for result in pool.imap_unordered(functools.partial(_train, options=options), jobs):
             write(options.results, result)
             print({n: v for n, v in result.items() if n != "architecture"}, flush=True)
 
@@ -220,16 +221,17 @@ def _key(job: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def one_on_each_core() -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """Makes processes, one on each core and with one thread, that are renewed now and then."""
+def one_on_each_core() -> Iterator[multiprocessing.pool.Pool]:
+    """Makes processes, one on each core and with one thread, that are renewed now and then.
+
+    (`ProcessPoolExecutor` can wait for ever where it renews two at a time, CPython's issue 115634.)
+    """
     cores = sorted(os.sched_getaffinity(0))
     spawn = multiprocessing.get_context("spawn")
     free = spawn.SimpleQueue()
     for core in cores:
         free.put(core)
-    with concurrent.futures.ProcessPoolExecutor(
-        len(cores), spawn, initializer=_begin, initargs=(free,), max_tasks_per_child=4
-    ) as pool:
+    with spawn.Pool(len(cores), _begin, (free,), maxtasksperchild=4) as pool:
         yield pool
 
 

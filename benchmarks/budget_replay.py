@@ -10,6 +10,7 @@ regret: how far the network that they would return is below the best, by the mea
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -89,7 +90,9 @@ def train(options: argparse.Namespace) -> None:
     known = {_key(each) for each in budget.read(options.results)}
     jobs = [job for job in jobs if _key(job) not in known]
     with budget.one_on_each_core() as pool:
-        for result in pool.map(_train, jobs, [options.data_dir] * len(jobs)):
+        for result in pool.imap_unordered(
+            functools.partial(_train, data_dir=options.data_dir), jobs
+        ):
             budget.write(options.results, result)
             print(result, flush=True)
 

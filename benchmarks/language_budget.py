@@ -363,9 +363,7 @@ def _train_all(
     known = {_key(each) for each in read(options.results)}
     jobs = [job for job in jobs if _key(job) not in known]
     with one_on_each_core() as pool:
-        trainings = [pool.submit(train_one, job, options) for job in jobs]
-        for training in concurrent.futures.as_completed(trainings):
-            result = training.result()
+        for result in pool.imap_unordered(functools.partial(train_one, options=options), jobs):
             write(options.results, result)
             print({n: v for n, v in result.items() if n != "architecture"}, flush=True)
 
