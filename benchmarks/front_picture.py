@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
+DATASET = "cifar10"
 FOUND = "found"  # what budget.py calls it
 SHOWN = 5  # networks of a target, the best
 # Both can be read on white and on the dark of a git host: the picture has no ground of its own.
@@ -25,13 +26,14 @@ Trainings = dict[str, list[float]]  # test accuracies in per cent, by network
 
 def trainings(results: Sequence[dict[str, Any]], macs: int) -> Trainings:
     """Chooses those of a target's last search, and of the references by the same recipe."""
-    results = [each for each in results if each["target"] == {"target_macs": macs}]
+    asked = {"dataset": DATASET, "target": {"target_macs": macs}}
+    results = [each for each in results if asked.items() <= each.items()]
     found = [each for each in results if each["network"] == FOUND]
     if not found:
         raise SystemExit(f"--macs {macs}: nothing that was found at it has been trained")
     last, chosen = found[-1], {}
     for each in results:
-        if any(each[name] != last[name] for name in ("dataset", "recipe", "epochs")):
+        if any(each[name] != last[name] for name in ("recipe", "epochs")):
             continue
         if each["network"] != FOUND or each["architecture"] == last["architecture"]:
             chosen.setdefault(each["network"], []).append(100 * each["test_accuracy"])
