@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import itertools
 import os
@@ -179,3 +180,22 @@ def _registered_gradients() -> dict[str, Any]:
     ops = sys.modules.get("tensorflow.python.framework.ops")
     gradients = getattr(getattr(ops, "gradient_registry", None), "_registry", None)
     return gradients if isinstance(gradients, dict) else {}
+
+
+@contextlib.contextmanager
+def what_stays_frozen() -> Iterator[None]:
+    """Spares Python's garbage collection what is there before; what is made inside it collects.
+
+    KerasTuner asks for a collection before each candidate, and Keras for another. Each would look
+    through the million objects of TensorFlow's modules. Where somebody has frozen objects already,
+    nothing happens: with the others they would be unfrozen at the end.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -14,6 +14,8 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import stacks
+
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     ["keras_autoshrink.tuner.tuner", "keras_autoshrink.hypermodels.cnn"]
@@ -22,6 +24,7 @@ processes.set_forkserver_preload(
 
 def _run(function, *arguments):
     gc.freeze()  # as in conftest.py; memory that no collection looks at also stays shared
+    stacks.note_one_for_all()
     function(*arguments)
 
 
@@ -99,3 +102,44 @@ class WorkerProcess:
 
     def wait(self):
         self._process.join()
+
+
+def _optimise(folder, environment, *streams):
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, stream in enumerate(streams):
+        os.dup2(stream.fileno(), descriptor)
+    sys.argv[1:] = [folder]
+    from tflite_export.optimize import process
+
+    process.main()
+
+
+class Optimiser:
+    """What `tflite_export.optimize.job` starts, as far as it uses a `subprocess.Popen`."""
+
+    def __init__(self, command, *, env, stderr, **_):
+        theirs, self._alive = processes.Pipe(duplex=False)
+        printed, to_print = processes.Pipe(duplex=False)
+        errors = Connection(os.dup(stderr.fileno()))
+        given = (theirs, to_print, errors)
+        self._process = start(_optimise, command[-1], env, *given)
+        for one in given:
+            one.close()
+        self.stdout = os.fdopen(os.dup(printed.fileno()))
+        printed.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stdout.close()
+        self._alive.close()
+        self._process.join()
+
+    def wait(self):
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self):
+        self._process.kill()

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import outcome
 from searches import ONE_STAGE
 
 import keras_autoshrink as kas
-from keras_autoshrink.backend import graphs_released
+from keras_autoshrink.backend import graphs_released, what_stays_frozen
 from keras_autoshrink.training import step
 
 
@@ -25,10 +26,13 @@ def live_graphs():
 
 
 class Watched(kas.AutoShrink):
-    """Notes how many graphs there are after each trial, and how many checkpoints at any time."""
+    """Notes how many graphs there are after each trial, and how many checkpoints at any time.
+
+    And how many objects no garbage collection looks at, those of before the search.
+    """
 
     def __init__(self, *args, **kwargs):
-        self.graphs, self.checkpoints = [], []
+        self.graphs, self.checkpoints, self.frozen = [], [], set()
         super().__init__(*args, **kwargs)
 
     def count_checkpoints(self):
@@ -42,13 +46,17 @@ class Watched(kas.AutoShrink):
         super().on_trial_end(trial)
         self.count_checkpoints()
         self.graphs.append(live_graphs())
+        self.frozen.add(gc.get_freeze_count())
 
 
 def least_loss(logs, macs):
     return -logs["val_loss"]  # no two candidates have the same
 
 
-def test_a_search_holds_no_graph_and_two_checkpoints_at_most(tmp_path):
+def search(folder):
+    """In a process of its own, which begins without frozen objects."""
+    gc.unfreeze()
+    gc.enable()
     hypermodel = kas.CNNCellHyperModel(
         input_shape=(8, 8, 1),
         classes=2,
@@ -63,7 +71,7 @@ def test_a_search_holds_no_graph_and_two_checkpoints_at_most(tmp_path):
         score=least_loss,
         num_candidates=2,
         max_candidates=4,
-        directory=tmp_path,
+        directory=folder,
         project_name="search",
     )
     x, y = np.random.default_rng(0).random((32, 8, 8, 1), "float32"), np.arange(32) % 2
@@ -73,6 +81,19 @@ def test_a_search_holds_no_graph_and_two_checkpoints_at_most(tmp_path):
     assert len(tuner.checkpoints) == 3 * len(tuner.graphs)
     assert max(tuner.checkpoints) == 2
     assert tuner.checkpoints[-1] == 1
+    (frozen,) = tuner.frozen
+    assert frozen > 100_000
+    assert gc.get_freeze_count() == 0
+    # What somebody else has frozen stays so.
+    gc.freeze()
+    before = gc.get_freeze_count()
+    with what_stays_frozen():
+        assert gc.get_freeze_count() == before
+    assert gc.get_freeze_count() == before
+
+
+def test_a_search_holds_no_graph_and_two_checkpoints_at_most(tmp_path):
+    assert outcome(search, tmp_path) == 0
 
 
 def traced():

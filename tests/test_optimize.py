@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import psutil
 import pytest
 from exported import MACS
+from forked import Optimiser
 from keras import layers
 
 import keras_autoshrink as kas
@@ -22,6 +24,7 @@ from keras_autoshrink.commands.cli import main
 from keras_autoshrink.report import saved_search
 from tflite_export import optimize
 from tflite_export.file import flatbuffer
+from tflite_export.optimize import job as job_of_process
 from tflite_export.optimize.job import Job
 from tflite_export.optimize.layer_graph import graph_of
 
@@ -30,6 +33,16 @@ from tflite_export.optimize.layer_graph import graph_of
 def data(exported):
     x, y = exported.train
     return x[:200], y[:200]
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Lets trainings start as copies of a process that has imported TensorFlow.
+
+    That they start as they do elsewhere is seen where a pruned network is quantised.
+    """
+    popen = SimpleNamespace(Popen=Optimiser, PIPE=subprocess.PIPE)
+    monkeypatch.setattr(job_of_process, "subprocess", popen)
 
 
 def kernels(model):
@@ -66,6 +79,7 @@ def every_layer():
     return model
 
 
+@pytest.mark.usefixtures("at_once")
 def test_pruning(data, capsys):
     """Of models in a model, behind layers of preprocessing.
 
@@ -77,10 +91,8 @@ def test_pruning(data, capsys):
     stack += [layers.GaussianNoise(0.1), every_layer()]
     model = keras.Sequential([keras.Input((8, 8, 1)), *stack])
     normalization.adapt(data[0])
-    environment, before = dict(os.environ), model.get_weights()
+    before = model.get_weights()
     pruned = tflite_export.prune(model, *data, 0.5, epochs=2, batch_size=50, verbose=True)
-    assert dict(os.environ) == environment
-    assert "tf_keras" not in sys.modules
     assert all(map(np.array_equal, model.get_weights(), before))
     assert capsys.readouterr().out.count("prune: epoch ") == 2
     assert isinstance(pruned, keras.Sequential)
@@ -107,8 +119,10 @@ def test_quantized_training(exported, data, tmp_path):
             small = np.abs(weights[place]) < np.quantile(np.abs(weights[place]), 0.3)
             weights[place][small] = 0
             layer.set_weights(weights)
-    path = tmp_path / "net.tflite"
+    path, environment = tmp_path / "net.tflite", dict(os.environ)
     trained = tflite_export.train_quantized(pruned, path, *data, epochs=1)
+    assert dict(os.environ) == environment
+    assert "tf_keras" not in sys.modules
     assert [*tmp_path.iterdir()] == [path]
     assert {one.why.split(":")[0] for one in tflite_export.float_operators(path)} == {"border"}
     checked = tflite_export.check(trained, path, *exported.test, MACS, threads=(1,))
@@ -130,6 +144,7 @@ def test_quantized_training(exported, data, tmp_path):
     assert min(shares[1:]) >= 0.29  # the first convolution was not pruned
 
 
+@pytest.mark.usefixtures("at_once")
 def test_quantized_training_of_sequences(tmp_path):
     random = np.random.default_rng(0)
     x = random.normal(size=(200, 16, 3)).astype("float32")
@@ -153,7 +168,8 @@ def test_quantized_training_of_sequences(tmp_path):
     assert agreement.file_accuracy > 0.9
 
 
-def test_a_diverging_training_is_one_line(exported, data, tmp_path):
+@pytest.mark.usefixtures("at_once")
+def test_a_diverging_training_is_one_line(exported, data):
     with pytest.raises(RuntimeError, match=r"^prune: the loss or a weight became .* in epoch 1;"):
         tflite_export.prune(exported.model, *data, learning_rate=1e30, epochs=1, batch_size=50)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from reading import logits_of, perplexity_of
 from refusals import refused
 
 import keras_autoshrink as kas
@@ -117,6 +119,9 @@ def listing(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+loaded = functools.cache(tflite_export.load_model)
+
+
 def vocabulary_of(folder):
     return (folder / "found.vocabulary.txt").read_text().splitlines()
 
@@ -208,26 +213,19 @@ def test_show_describes_a_search_of_a_text(run_folder, tmp_path, capsys):
 # The training
 
 
-def perplexity(model, tokens):
-    """Of a text that is read from end to end, computed here."""
-    logits = keras.ops.convert_to_numpy(model(tokens[None, :-1]))[0].astype("float64")
-    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    return np.exp(-log_probabilities[np.arange(len(tokens) - 1), tokens[1:]].mean())
-
-
 def test_train_writes_the_model_and_what_its_user_must_know(trained, run_folder, text):
     facts = saved_search.read_facts(trained)
     words = vocabulary_of(trained.parent)
     in_text = {*(text / "train.txt").read_text().split()}
     assert len(words) == len(set(words)) == facts["vocabulary"]
     assert set(words) == in_text | {UNKNOWN, END}
-    model = tflite_export.load_model(trained)
+    model = loaded(trained)
     cell = kas.Cell.load(run_folder / "cell.json")
     # W0, a matrix for each edge, the softmax; the parameters have its bias too.
     macs = 24 * 24 + len(cell.edges) * 12 * 24 + 12 * len(words)
     assert (facts["macs"], facts["params"]) == (macs, macs + len(words))
     for part, name in (("validation", "valid.txt"), ("test", "test.txt")):
-        measured = perplexity(model, tokens_of(text / name, words))
+        measured = perplexity_of(model, tokens_of(text / name, words))
         assert facts[f"{part}_perplexity"] == pytest.approx(measured, rel=1e-5)
         assert 1 < measured < 6  # of 14 words, most are known from those before
     expected = {
@@ -366,15 +364,14 @@ def test_a_file_is_checked_on_the_beginning_of_a_long_text(
 def continuation(trained, prompt, words):
     """By the Keras model, which reads all that is there anew for each word."""
     vocabulary = vocabulary_of(trained.parent)
-    model = tflite_export.load_model(trained)
+    model = loaded(trained)
     text = prompt.split()
     for _ in range(words):
         unknown = vocabulary.index(UNKNOWN)
         tokens = [
             vocabulary.index(word) if word in vocabulary else unknown for word in (END, *text)
         ]
-        logits = keras.ops.convert_to_numpy(model(np.array([tokens], np.int32)))
-        text.append(vocabulary[int(logits[0, -1].argmax())])
+        text.append(vocabulary[int(logits_of(model, tokens)[-1].argmax())])
     # The end of a line ends a line.
     return " ".join(text).replace(f" {END} ", "\n").removesuffix(f" {END}").strip()
 

@@ -8,6 +8,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from reading import perplexity_of
 from test_recipes import TEXT as RECIPE
 
 import keras_autoshrink as kas
@@ -122,16 +123,9 @@ def same_weights(one, other):
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def perplexity(model, tokens):
-    """Of a text that is read from end to end, computed here."""
-    logits = keras.ops.convert_to_numpy(model(tokens[None, :-1]))[0].astype("float64")
-    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    return np.exp(-log_probabilities[np.arange(len(tokens) - 1), tokens[1:]].mean())
-
-
 def test_it_learns_and_measures_its_model(data, whole):
-    assert whole.validation_perplexity == pytest.approx(perplexity(whole.model, data.validation))
-    assert whole.test_perplexity == pytest.approx(perplexity(whole.model, data.test))
+    assert whole.validation_perplexity == pytest.approx(perplexity_of(whole.model, data.validation))
+    assert whole.test_perplexity == pytest.approx(perplexity_of(whole.model, data.test))
     # With 8 in 10 words known and 2 drawn from 10, the text itself has a perplexity of 2.4.
     assert 2.2 < whole.test_perplexity < 0.5 * unigram_perplexity(data, "test")
     assert set(whole.history) == {"loss", "perplexity", "val_perplexity", "val_loss"}

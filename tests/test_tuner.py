@@ -1,5 +1,6 @@
 """AutoShrink with real, very small trainings."""
 
+import itertools
 import json
 import math
 import os
@@ -11,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from forked import KILLED, outcome, start
-from searches import ONE_STAGE, Eager, WithTuner, die_writing, folder_of, timeless, wait_for
+from forked import KILLED, outcome
+from searches import ONE_STAGE, Eager, WithTuner, die_writing, folder_of, timeless
 
 import keras_autoshrink as kas
 from keras_autoshrink import backend
@@ -23,7 +24,7 @@ from keras_autoshrink.data.images import load_images
 def data():
     digits = load_images("digits", purpose="search")
     train, validation = digits.train, digits.validation
-    return (train.x[:256], train.y[:256]), (validation.x[:128], validation.y[:128])
+    return (train.x[:128], train.y[:128]), (validation.x[:64], validation.y[:64])
 
 
 def hypermodel(kind=Eager, **arguments):
@@ -128,20 +129,23 @@ def test_killed_in_a_write_it_ends_the_same(finished, tmp_path, data):
 
 
 def interrupted(folder, data):
+    begun = itertools.count()
+
+    def press(logs):
+        if next(begun) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ctrl_c = keras.callbacks.LambdaCallback(on_train_begin=press)
     with (folder / "said").open("w") as said:
         os.dup2(said.fileno(), 1)
         try:
-            search(make(folder), data, verbose=1)
+            search(make(folder), data, verbose=1, callbacks=[ctrl_c])
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 
 
 def test_ctrl_c_says_that_what_has_been_trained_is_kept(tmp_path, data):
-    process = start(interrupted, tmp_path, data)
-    wait_for(lambda: list(tmp_path.glob("search/trial_0001")) or not process.is_alive())
-    os.kill(process.pid, signal.SIGINT)
-    process.join()
-    assert process.exitcode == 130
+    assert outcome(interrupted, tmp_path, data) == 130
     assert "run the same again, without overwriting, to go on" in (tmp_path / "said").read_text()
     assert [record["round"] for record in make(tmp_path).trajectory()] == [0]
 

@@ -116,7 +116,7 @@ def solve_filters(
 
     def costs(filters: Filters) -> int:
         if filters not in known:
-            known[filters] = _count_unbuilt(build, filters, cost)
+            known[filters] = count_unbuilt(build, filters, cost)
         return known[filters]
 
     filters = _widen_together(costs, base, target)
@@ -137,10 +137,16 @@ def solve_filters(
     return filters
 
 
-def _count_unbuilt(
+def count_unbuilt(
     build: Callable[[Filters], Any], filters: Filters, cost: Callable[[Any], int]
 ) -> int:
-    """Counts what a network costs, without values for its variables."""
+    """Counts what a network costs, without values for its variables.
+
+    Args:
+        build: makes a network whose i-th width is `filters[i]`, without compiling it.
+        filters: its widths.
+        cost: counts it.
+    """
 
     def count() -> int:
         with keras.StatelessScope(initialize_variables=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ import keras
 from keras_autoshrink.cell import INPUT, SHRINKRNN_CELL, Cell
 from keras_autoshrink.checks import whole
 from keras_autoshrink.costs import count_macs, count_params
-from keras_autoshrink.networks.budget import solve_filters
+from keras_autoshrink.networks.budget import count_unbuilt, solve_filters
 from keras_autoshrink.networks.language_model import language_model
 from keras_autoshrink.networks.operations import SKIP
 from keras_autoshrink.networks.rnn import ShrinkRNNCell
@@ -26,8 +27,9 @@ TOKEN_COSTS: dict[str, Callable[[Any], int]] = {
     "target_params": count_params,
 }
 
-# Where to look first for the units that a target allows.
+# Where to look first for the units that a target allows, and what is counted to know all others.
 _UNITS = 128
+_COUNTED = (_UNITS // 4, _UNITS // 2, _UNITS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +127,26 @@ def solve_units(build: Callable[[int], keras.Model], target: int, name: str) -> 
         OverBudgetError: the smallest model costs more than the target, or the widest less; the
             message has both costs.
     """
-    (units,) = solve_filters(
-        lambda widths: build(widths[0]), (_UNITS,), target, TOKEN_COSTS[name], name
-    )
+    cost = TOKEN_COSTS[name]
+
+    def count(units: int) -> int:
+        return count_unbuilt(lambda widths: build(widths[0]), (units,), cost)
+
+    # Every matrix is between units and units, or units and the vocabulary: a quadratic. What comes
+    # of that is counted, to be sure.
+    guessed = _quadratic([(units, count(units)) for units in _COUNTED])
+    (units,) = solve_filters(lambda widths: widths[0], (_UNITS,), target, guessed, name)
+    if guessed(units) != count(units):
+        (units,) = solve_filters(lambda widths: build(widths[0]), (_UNITS,), target, cost, name)
     return units
+
+
+def _quadratic(points: list[tuple[int, int]]) -> Callable[[int], int]:
+    """Returns the quadratic function through three points, exact for whole numbers."""
+    (x0, y0), (x1, y1), (x2, y2) = points
+    slope = Fraction(y1 - y0, x1 - x0)
+    bend = (Fraction(y2 - y1, x2 - x1) - slope) / (x2 - x0)
+    return lambda x: int(y0 + (x - x0) * (slope + (x - x1) * bend))
 
 
 RECURRENT_REFERENCES = {

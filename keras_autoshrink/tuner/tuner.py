@@ -22,6 +22,7 @@ from keras_autoshrink.backend import (
     check_tensorflow_backend,
     keras_settings,
     set_keras_settings,
+    what_stays_frozen,
 )
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.checks import check_same, enumerated, instance
@@ -277,7 +278,7 @@ class AutoShrink(keras_tuner.Tuner):
         self._settings["training"] = project.describe(training)
         self._settings["backend"] = keras.backend.backend()  # each draws other initial weights
         self.oracle.epochs = kwargs.get("epochs", 1)
-        run = functools.partial(super().search, *args, **kwargs, verbose=0)
+        run = functools.partial(what_stays_frozen()(super().search), *args, **kwargs, verbose=0)
         if self._is_worker():
             run()
             return
