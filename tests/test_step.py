@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_autoshrink.training import step
 from keras_autoshrink.training.step import accelerate
 
-STEPS, CLASSES = 10, 3
+STEPS, CLASSES = 20, 3
 
 
 class Losses(keras.callbacks.Callback):
@@ -156,7 +156,7 @@ OPTIMIZERS = {
         ("adam", lambda: network(2), 1),
     ],
 )
-def test_ten_steps_lose_as_much(name, make, batch):
+def test_twenty_steps_lose_as_much(name, make, batch):
     x, y = data(len(make().input_shape), batch)
 
     def train(model):
