@@ -101,18 +101,17 @@ def enumerated(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def meant(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+def meant(name: str, names: Iterable[str]) -> str:
     """Says which of some names is the closest to one that is none: `; did you mean epochs?`.
 
     Args:
         name: that is none of them.
         names: that there are.
-        likeness: how close it has to be, 0 to 1, as `difflib` counts.
 
     Returns:
-        Empty if none of them is as close.
+        Empty if none of them is close.
     """
-    found = difflib.get_close_matches(name, sorted(names), 1, likeness)
+    found = difflib.get_close_matches(name, sorted(names), 1)
     return f"; did you mean {found[0]}?" if found else ""
 
 

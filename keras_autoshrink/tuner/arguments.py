@@ -59,13 +59,19 @@ def check_constructor(tuner: type, given: Mapping[str, Any], instead: Mapping[st
 
 
 def check_search(
-    hypermodel: keras_tuner.HyperModel, loss: Any, args: tuple[Any, ...], given: dict[str, Any]
+    hypermodel: keras_tuner.HyperModel,
+    hp: keras_tuner.HyperParameters,
+    loss: Any,
+    args: tuple[Any, ...],
+    given: dict[str, Any],
 ) -> None:
     """Checks what a search is to hand to `fit`.
 
     Args:
         hypermodel: whose `fit` trains the candidates. Labels are looked at only where all that
-            trains is Keras's own, and the hypermodel does not check them itself.
+            trains is Keras's own, and the hypermodel does not check them itself; it then builds a
+            model once more.
+        hp: of the search, by which it is built.
         loss: what the tuner compiles candidates with; None for what `build` does.
         args: the positional arguments of the search.
         given: those by name.
@@ -77,7 +83,7 @@ def check_search(
     is_own = has_own_fit(hypermodel)
     model = None
     if not is_own and not hasattr(hypermodel, "check_search_arguments"):
-        model = hypermodel.build(keras_tuner.HyperParameters())
+        model = hypermodel.build(hp)
     fit = type(model).fit if isinstance(model, keras.Model) else keras.Model.fit
     _check_names(hypermodel.fit, is_own, fit, args, given)
     if isinstance(model, keras.Model) and _trains_as_keras(model):
@@ -109,12 +115,12 @@ def _check_names(
     if passes_on:
         names |= _names(model_fit) - {"self"}
         what += " or model.fit()"
-    # A `fit` of one's own that takes whatever comes may take what no other does.
-    is_sure = not passes_on or not (is_own or _takes_any(model_fit))
+    # A `fit` of one's own that takes whatever comes may take what no other does, however much its
+    # name is like another's: validation_dataset, sample_weights.
+    takes_more = passes_on and (is_own or _takes_any(model_fit))
     for name in given:
-        did = meant(name, names, 0.6 if is_sure else 0.8)
-        if name not in names and (is_sure or did):
-            raise TypeError(f"{name}: not an argument of {what}{did}")
+        if name not in names and not takes_more:
+            raise TypeError(f"{name}: not an argument of {what}{meant(name, names)}")
     if missing := [name for name in _OURS if not passes_on and name not in names]:
         raise TypeError(
             f"{missing[0]}: HyperModel.fit() does not take it, and a search gives it; add **kwargs "
@@ -212,12 +218,11 @@ def _lengths(values: Any) -> Iterator[int]:
     if isinstance(values, Mapping):
         values = [*values.values()]
     if isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _lengths(value)
-        return
-    shape = getattr(values, "shape", ())
-    if len(shape) and isinstance(shape[0], (int, np.integer)):
-        yield int(shape[0])
+        if not isinstance(next(iter(values), 0), (int, float, str)):  # else one array, not several
+            for value in values:
+                yield from _lengths(value)
+    elif hasattr(values, "__array__") and len(values.shape):  # what yields batches has none
+        yield int(values.shape[0])
 
 
 def _kind(loss: Any) -> Any:
@@ -227,6 +232,9 @@ def _kind(loss: Any) -> Any:
             loss = keras.losses.get(loss)
         except ValueError:
             return None
+    # Its classes may be on another axis than the last.
+    if getattr(loss, "_fn_kwargs", {}).get("axis", -1) != -1:
+        return None
     kind = loss if inspect.isfunction(loss) else type(loss)
     return kind if kind in (*_OF_INTEGERS, *_OF_ONE_A_CLASS) else None
 
