@@ -90,6 +90,16 @@ def check(*args: Any, model: Any = None, loss: Any = None, **given: Any) -> None
         ),
         ((STEPS, Y), {"model": Model(axes=(5,))}, "y: labels of shape (12,), but the model's out"),
         ((X, Y[:9]), {}, "y: has length 9, but x has length 12; give as many as there are samples"),
+        (
+            (X, Y.tolist()),
+            {},
+            "y: Keras takes no list of numbers or strings; give numpy.asarray(y)",
+        ),
+        (
+            (X.tolist(), Y),
+            {},
+            "x: Keras takes no list of numbers or strings; give numpy.asarray(x)",
+        ),
         (({"a": X, "b": X[:9]}, Y), {}, "x: has arrays of lengths 9 and 12; give as many of each"),
         ((X, Y), {"sample_weight": np.ones(9)}, "sample_weight: has length 9, but x has length 12"),
         ((X, Y), {"validation_data": (X, Y[:9])}, "validation_data: y: has length 9, but x has"),
@@ -103,7 +113,7 @@ def test_data_refused(args, given, message):
     ("args", "given"),
     [
         ((X, Y[:, None]), {"validation_data": dataset(X, Y), "batch_size": 4}),
-        ((X, Y.tolist()), {}),
+        (([X], [Y]), {"validation_data": dataset(X, (Y,))}),
         ((X, np.where(Y, Y, 9)), {"loss": keras.losses.SparseCategoricalCrossentropy(True, 9)}),
         ((X, ONE_HOT), {"loss": "CategoricalCrossentropy"}),
         ((STEPS, CLASS_OF_STEP[..., None]), {"model": Model(axes=(5,))}),

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_autoshrink.checks import meant
 from keras_autoshrink.data.checks import (
-    as_labels,
+    as_array,
     check_labels,
     first_batch,
     look_through,
@@ -180,10 +180,14 @@ def _check_part(
         steps: how many batches of a data set an epoch reads; None for all.
     """
     x, y, _ = part
-    lengths = {
-        name: {*_lengths(value)}
-        for name, value in zip(("x", "y", "sample_weight"), part, strict=True)
-    }
+    lengths = {}
+    for name, value in zip(("x", "y", "sample_weight"), part, strict=True):
+        if _is_of_numbers(value):
+            raise ValueError(
+                f"{where}{name}: Keras takes no list of numbers or strings; give "
+                f"numpy.asarray({name})"
+            )
+        lengths[name] = {*_lengths(value)}
     if len(lengths["x"]) == 1:
         (count,) = lengths["x"]
         for name in ("y", "sample_weight"):
@@ -197,7 +201,7 @@ def _check_part(
         raise ValueError(f"{where}x: has arrays of lengths {several}; give as many of each")
     shape = getattr(model, "output_shape", None) if model.built else None
     if y is not None:
-        _check_labels(y, shape, loss, f"{where}y" if not where else where.removesuffix(": "))
+        _check_labels(y, shape, loss, "validation_data" if where else "y")
         return
     name = "validation_data" if where else "x"
 
@@ -213,16 +217,23 @@ def _check_part(
         look_through(x, ("validation_steps" if where else "steps_per_epoch", steps), look, name)
 
 
+def _is_of_numbers(values: Any) -> bool:
+    """Whether lists that are nested hold numbers or strings, instead of arrays."""
+    if not isinstance(values, (list, tuple)) or not values:
+        return False
+    return _is_of_numbers(values[0]) or isinstance(values[0], (int, float, str, np.generic))
+
+
 def _lengths(values: Any) -> Iterator[int]:
     """Yields the lengths of arrays that are nested in dicts, lists and tuples."""
     if isinstance(values, Mapping):
         values = [*values.values()]
     if isinstance(values, (list, tuple)):
-        if not isinstance(next(iter(values), 0), (int, float, str)):  # else one array, not several
-            for value in values:
-                yield from _lengths(value)
-    elif hasattr(values, "__array__") and len(values.shape):  # what yields batches has none
-        yield int(values.shape[0])
+        for value in values:
+            yield from _lengths(value)
+    # What yields batches is no array, and may have a shape.
+    elif shape := getattr(values, "shape", ()) if hasattr(values, "__array__") else ():
+        yield int(shape[0])
 
 
 def _kind(loss: Any) -> Any:
@@ -248,7 +259,7 @@ def _check_labels(y: Any, shape: Any, loss: Any, what: str) -> None:
         loss: of the model.
         what: names the labels in messages.
     """
-    y = as_labels(y)
+    y = as_array(y)
     kind = _kind(loss)
     single = isinstance(shape, tuple) and all(isinstance(n, int) or n is None for n in shape)
     if kind is None or not isinstance(y, np.ndarray) or not single or len(shape) < 2 or not y.ndim:
