@@ -101,18 +101,17 @@ def enumerated(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def meant(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+def meant(name: str, names: Iterable[str]) -> str:
     """Says which of some names is the closest to one that is none: `; did you mean epochs?`.
 
     Args:
         name: that is none of them.
         names: that there are.
-        likeness: how close it has to be, 0 to 1, as `difflib` counts.
 
     Returns:
-        Empty if none of them is as close.
+        Empty if none of them is close.
     """
-    found = difflib.get_close_matches(name, sorted(names), 1, likeness)
+    found = difflib.get_close_matches(name, sorted(names), 1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -176,15 +175,16 @@ def check_same(
 
 # What TensorFlow and Keras put around the reason of an error: frames, nodes, colours, arguments.
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_ARGUMENTS = re.compile(r"^Arguments received by ", re.M)
+_ARGUMENTS = re.compile(r"^Arguments received by .*:$", re.M)
 _AROUND = re.compile(
-    r"\[\[(\{\{|[A-Za-z_]).*|File \".*|Detected at node .*|<stack traces unavailable>"
-    r"|Graph execution error:|\d+ root error\(s\) found\.|\([1-9]\d*\) .*"
+    r"\[\[(\{\{.*|[\w/.:-]+\]\])|File \".*\", line \d+.*|Detected at node .*"
+    r"|<stack traces unavailable>|Graph execution error:|\d+ root error\(s\) found\."
+    r"|\([1-9]\d*\) [A-Z_]+: .*"
     r"|\d+ (successful operations|derived errors).*"
     r"|Hint: If you want to see a list of allocated tensors.*"
 )
 _BEFORE = re.compile(r"^(\(0\) [A-Z_]+: +)?(\{\{\w+ [^}]*\}\} |Error in .* with iterator: \S+: )*")
-_OPERATION = re.compile(r" \[Op:[^\]]*\]( name:.*)?$")
+_OPERATION = re.compile(r" ?\[Op:[^\]]*\]( name:.*)?$")
 
 _MOST_CHARACTERS = 400  # of a reason
 
@@ -196,15 +196,16 @@ def reason_of(message: str) -> str:
         message: of several lines, as TensorFlow and Keras write them.
 
     Returns:
-        Its lines without those that name nodes, frames and arguments; empty if nothing is left.
+        Its lines without those that name nodes, frames and arguments, unless it has no others.
     """
-    message = _ARGUMENTS.split(_COLOUR.sub("", message))[0]
-    lines = [line.strip() for line in message.splitlines()]
+    message = _COLOUR.sub("", message)
+    lines = [line.strip() for line in _ARGUMENTS.split(message)[0].splitlines()]
     lines = [_BEFORE.sub("", _OPERATION.sub("", line)) for line in lines]
-    said = " ".join(line for line in lines if line and not _AROUND.fullmatch(line))
+    kept = [line for line in lines if line and not _AROUND.fullmatch(line)]
+    said = " ".join(kept or message.split())
     return said if len(said) <= _MOST_CHARACTERS else f"{said[:_MOST_CHARACTERS].rstrip()} ..."
 
 
 def tensorflow_reason(error: Exception) -> str:
-    """Returns what an error of TensorFlow's says, in one line; its class if that is nothing."""
+    """Returns what an error of TensorFlow's says, in one line; its class if it says nothing."""
     return reason_of(str(getattr(error, "message", error))) or type(error).__name__

@@ -233,9 +233,13 @@ def described(score: Any) -> str:
     Args:
         score: ours, or any other, of which only the name is known.
     """
-    # What has no way of its own to be written would be written by its address.
-    if any("__str__" in vars(kind) for kind in type(score).__mro__[:-1]):
-        return str(score)
+    # What has no way of its own to be written would be written by its address, and what is computed
+    # in another way than its base class not as it is.
+    for kind in type(score).__mro__[:-1]:
+        if "__str__" in vars(kind):
+            return str(score)
+        if "__call__" in vars(kind):
+            break
     return f"{getattr(score, '__name__', type(score).__name__)}(logs, macs)"
 
 

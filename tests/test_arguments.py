@@ -20,6 +20,7 @@ Y = np.arange(12) % 3
 ONE_HOT = np.eye(3)[Y]
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 ONE_A_CLASS = "categorical_crossentropy"
+OF_STEPS = keras.losses.SparseCategoricalCrossentropy(axis=1)  # JAX has it
 STEPS = np.zeros((12, 5, 4), np.float32)  # sequences of five vectors
 CLASS_OF_STEP = np.tile(Y[:, None], (1, 5))
 
@@ -57,12 +58,18 @@ class Narrow(Model):
         return model.fit(x, y)
 
 
+class WithShape:
+    """Yields batches, and says the shape of a sample."""
+
+    shape = (4,)
+
+
 def dataset(*tensors: Any) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(tensors).batch(5)
 
 
 def check(*args: Any, model: Any = None, loss: Any = None, **given: Any) -> None:
-    check_search(model or Model(), loss, args, given)
+    check_search(model or Model(), keras_tuner.HyperParameters(), loss, args, given)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +90,16 @@ def check(*args: Any, model: Any = None, loss: Any = None, **given: Any) -> None
         ),
         ((STEPS, Y), {"model": Model(axes=(5,))}, "y: labels of shape (12,), but the model's out"),
         ((X, Y[:9]), {}, "y: has length 9, but x has length 12; give as many as there are samples"),
+        (
+            (X, Y.tolist()),
+            {},
+            "y: Keras takes no list of numbers or strings; give numpy.asarray(y)",
+        ),
+        (
+            (X.tolist(), Y),
+            {},
+            "x: Keras takes no list of numbers or strings; give numpy.asarray(x)",
+        ),
         (({"a": X, "b": X[:9]}, Y), {}, "x: has arrays of lengths 9 and 12; give as many of each"),
         ((X, Y), {"sample_weight": np.ones(9)}, "sample_weight: has length 9, but x has length 12"),
         ((X, Y), {"validation_data": (X, Y[:9])}, "validation_data: y: has length 9, but x has"),
@@ -96,14 +113,16 @@ def test_data_refused(args, given, message):
     ("args", "given"),
     [
         ((X, Y[:, None]), {"validation_data": dataset(X, Y), "batch_size": 4}),
-        ((X, Y.tolist()), {}),
+        (([X], [Y]), {"validation_data": dataset(X, (Y,))}),
         ((X, np.where(Y, Y, 9)), {"loss": keras.losses.SparseCategoricalCrossentropy(True, 9)}),
         ((X, ONE_HOT), {"loss": "CategoricalCrossentropy"}),
         ((STEPS, CLASS_OF_STEP[..., None]), {"model": Model(axes=(5,))}),
         # What others do with labels is theirs.
         ((X, np.full((12, 3), np.nan)), {"loss": "mse"}),
         ((X, Y + 1), {"model": Model(kind=FromOne)}),
-        ((X, Y[:9]), {"model": Fit(), "warmup": 2, "mine": 3}),
+        ((X, Y[:9]), {"model": Fit(), "warmup": 2, "mine": 3, "validation_dataset": (X, Y)}),
+        ((STEPS, np.full((12, 3), 4)), {"model": Model(axes=(5,)), "loss": OF_STEPS}),
+        ((WithShape(),), {"sample_weight": np.ones(12)}),
     ],
 )
 def test_data_not_refused(args, given):
@@ -116,7 +135,6 @@ def test_data_not_refused(args, given):
         ({"epoch": 3}, "epoch: not an argument of HyperModel.fit() or model.fit(); did you mean e"),
         ({"zzz": 3}, "zzz: not an argument of HyperModel.fit() or model.fit()"),
         ({"x": X}, "search(): multiple values for argument 'x'"),
-        ({"model": Fit(), "warm_up": 3}, "warm_up: not an argument of HyperModel.fit() or model."),
         ({"model": Narrow(), "batch": 3}, "batch: not an argument of HyperModel.fit()"),
         ({"model": Narrow()}, "callbacks: HyperModel.fit() does not take it, and a search gives"),
     ],
@@ -128,6 +146,16 @@ def test_arguments_that_no_fit_takes(given, message):
 
 
 def test_a_search_asks_before_it_trains(tmp_path):
-    tuner = kas.AutoShrink(Model(), directory=tmp_path, workers=1)
+    built = []
+
+    class Sized(Model):
+        def build(self, hp: Any) -> keras.Model:
+            built.append(hp.Choice("classes", [3, 4]))
+            return super().build(hp)
+
+    given = keras_tuner.HyperParameters()
+    given.Fixed("classes", 4)
+    tuner = kas.AutoShrink(Sized(), directory=tmp_path, workers=1, hyperparameters=given)
     assert refusal(tuner.search, X, Y + 1, validation_data=(X, Y)).startswith("y: label 3")
+    assert built[-1] == 4  # by the hyperparameters of the search
     assert not tuner.oracle.trials

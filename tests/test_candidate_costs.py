@@ -66,6 +66,12 @@ def test_the_formula_of_each_cost():
     assert cost_of(lambda logs, macs: macs, found) == 10**7
     assert described(kas.AccuracyScore(weight=0)) == "val_accuracy"
     assert described(size_of) == "size_of(logs, macs)"
+
+    class Doubled(kas.AccuracyScore):
+        def __call__(self, logs, macs):
+            return 2 * super().__call__(logs, macs)
+
+    assert described(Doubled()) == "Doubled(logs, macs)"
     for score in (kas.AccuracyScore, kas.PerplexityScore):
         with pytest.raises(ValueError, match="cost='time': give one of macs, params, latency"):
             score(cost="time")

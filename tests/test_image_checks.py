@@ -250,7 +250,8 @@ def test_labels_are_those_of_the_loss(source):
         assert "the loss categorical_crossentropy takes one for each class; give keras" in message
         message = refusal(check, *given(one_hot[:, :2]), validation_data=(X, one_hot), loss=loss)
         assert "2), but the model has 3 outputs; expected (" in message
-    for loss in (None, "sparse_categorical_crossentropy"):
+    generalized = keras.losses.CategoricalGeneralizedCrossEntropy()  # sparse, by its name or not
+    for loss in (None, "sparse_categorical_crossentropy", generalized):
         check(*given(Y), loss=loss)
         assert "give y.argmax(1), or compile another loss" in refusal(
             check, *given(one_hot), loss=loss

@@ -181,9 +181,20 @@ def test_a_final_ends_with_what_it_says_of_the_references(capsys, chain, chance,
     assert final.verdict(search, "perplexity").endswith(", judged by the validation score.")
 
 
-def test_one_training_each_beats_nothing(capsys):
-    last = shown(at_budget(max_candidates=9), capsys, accuracy(0.6)).splitlines()[-1]
+def equal(point):
+    """The same accuracy for all; references cost more."""
+    return Outcome(0.6, 0.6, {"macs": 9 + (dict(point.values)["network"] != "cell")})
+
+
+@pytest.mark.parametrize(
+    ("settings", "evaluate", "trainings"),
+    [
+        ({"max_candidates": 9}, accuracy(0.6), "one training each"),
+        ({}, equal, "standard error 0.0000"),
+    ],
+)
+def test_one_training_each_and_equal_scores_beat_nothing(capsys, settings, evaluate, trainings):
+    last = shown(at_budget(**settings), capsys, evaluate).splitlines()[-1]
     assert re.fullmatch(
-        r"The network found is .* \(one training each\) above the best .*: not enough to say .*",
-        last,
+        rf"The network found is .* \({trainings}\) above the best .*: not enough to say .*", last
     )

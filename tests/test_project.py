@@ -106,6 +106,13 @@ Arguments received by L.call():
             "ValueError: 'x' sizes: 600\n'y' sizes: 597\n",
             "ValueError: 'x' sizes: 600 'y' sizes: 597",
         ),
+        # What an error of one's own says, however it is laid out.
+        (
+            "ValueError: layout:\n[[a, b], [c]]\n(1) give as many\nArguments received by none",
+            "ValueError: layout: [[a, b], [c]] (1) give as many Arguments received by none",
+        ),
+        ('ValueError: File "a.csv" is missing', 'ValueError: File "a.csv" is missing'),
+        ("a.InternalError: Graph execution error:\n", "InternalError: Graph execution error:"),
         ("RuntimeError", "RuntimeError"),
     ],
 )

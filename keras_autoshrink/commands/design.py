@@ -233,9 +233,12 @@ def design(options: argparse.Namespace) -> int:
                 return 1  # the export has said why
             if not others_to_try or _is_accurate(found.check):
                 break
+            timed = getattr(options, "target_latency_ms", None) is not None
             _console.print(
                 f"{found.check.path} loses {found.check.agreement.accuracy_drop:.4f} of the "
-                f"accuracy: taking the smallest kind of file that loses at most {_MAX_DROP:g}"
+                f"accuracy{'' if found.check.agreement.agrees else ', or predicts otherwise'}: "
+                f"taking the smallest kind of file that loses at most {_MAX_DROP:g}"
+                + ("; the int8 file is what --target-latency-ms was held to" if timed else "")
             )
             found.check.path.unlink()
             kinds = others_to_try

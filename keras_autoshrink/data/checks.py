@@ -77,7 +77,7 @@ def _labels_for(loss: Any) -> str:
     else:
         names = [getattr(loss, "__name__", ""), *(kind.__name__ for kind in type(loss).__mro__)]
     known = {name.lower().replace("_", "") for name in names}
-    if any(name.startswith("sparsecategorical") for name in known):
+    if any(name.startswith(("sparsecategorical", "categoricalgeneralized")) for name in known):
         return _INTEGERS
     return _ONE_A_CLASS if any(name.startswith("categorical") for name in known) else _ANY
 

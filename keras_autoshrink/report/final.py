@@ -95,7 +95,7 @@ def verdict(
             f"{'above' if difference >= 0 else 'below'} it, judged by {by}. Give more epochs or "
             "images."
         )
-    if records[0] is found and difference < 2 * error:
+    if records[0] is found and difference <= 2 * error:
         return (
             f"The network found is {said} above the best reference ({name}), judged by {by}: not "
             "enough to say that it beats it."

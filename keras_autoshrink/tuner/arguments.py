@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_autoshrink.checks import meant
 from keras_autoshrink.data.checks import (
-    as_labels,
+    as_array,
     check_labels,
     first_batch,
     look_through,
@@ -59,13 +59,19 @@ def check_constructor(tuner: type, given: Mapping[str, Any], instead: Mapping[st
 
 
 def check_search(
-    hypermodel: keras_tuner.HyperModel, loss: Any, args: tuple[Any, ...], given: dict[str, Any]
+    hypermodel: keras_tuner.HyperModel,
+    hp: keras_tuner.HyperParameters,
+    loss: Any,
+    args: tuple[Any, ...],
+    given: dict[str, Any],
 ) -> None:
     """Checks what a search is to hand to `fit`.
 
     Args:
         hypermodel: whose `fit` trains the candidates. Labels are looked at only where all that
-            trains is Keras's own, and the hypermodel does not check them itself.
+            trains is Keras's own, and the hypermodel does not check them itself; it then builds a
+            model once more.
+        hp: of the search, by which it is built.
         loss: what the tuner compiles candidates with; None for what `build` does.
         args: the positional arguments of the search.
         given: those by name.
@@ -77,7 +83,7 @@ def check_search(
     is_own = has_own_fit(hypermodel)
     model = None
     if not is_own and not hasattr(hypermodel, "check_search_arguments"):
-        model = hypermodel.build(keras_tuner.HyperParameters())
+        model = hypermodel.build(hp)
     fit = type(model).fit if isinstance(model, keras.Model) else keras.Model.fit
     _check_names(hypermodel.fit, is_own, fit, args, given)
     if isinstance(model, keras.Model) and _trains_as_keras(model):
@@ -109,12 +115,12 @@ def _check_names(
     if passes_on:
         names |= _names(model_fit) - {"self"}
         what += " or model.fit()"
-    # A `fit` of one's own that takes whatever comes may take what no other does.
-    is_sure = not passes_on or not (is_own or _takes_any(model_fit))
+    # A `fit` of one's own that takes whatever comes may take what no other does, however much its
+    # name is like another's: validation_dataset, sample_weights.
+    takes_more = passes_on and (is_own or _takes_any(model_fit))
     for name in given:
-        did = meant(name, names, 0.6 if is_sure else 0.8)
-        if name not in names and (is_sure or did):
-            raise TypeError(f"{name}: not an argument of {what}{did}")
+        if name not in names and not takes_more:
+            raise TypeError(f"{name}: not an argument of {what}{meant(name, names)}")
     if missing := [name for name in _OURS if not passes_on and name not in names]:
         raise TypeError(
             f"{missing[0]}: HyperModel.fit() does not take it, and a search gives it; add **kwargs "
@@ -174,10 +180,14 @@ def _check_part(
         steps: how many batches of a data set an epoch reads; None for all.
     """
     x, y, _ = part
-    lengths = {
-        name: {*_lengths(value)}
-        for name, value in zip(("x", "y", "sample_weight"), part, strict=True)
-    }
+    lengths = {}
+    for name, value in zip(("x", "y", "sample_weight"), part, strict=True):
+        if _is_of_numbers(value):
+            raise ValueError(
+                f"{where}{name}: Keras takes no list of numbers or strings; give "
+                f"numpy.asarray({name})"
+            )
+        lengths[name] = {*_lengths(value)}
     if len(lengths["x"]) == 1:
         (count,) = lengths["x"]
         for name in ("y", "sample_weight"):
@@ -191,7 +201,7 @@ def _check_part(
         raise ValueError(f"{where}x: has arrays of lengths {several}; give as many of each")
     shape = getattr(model, "output_shape", None) if model.built else None
     if y is not None:
-        _check_labels(y, shape, loss, f"{where}y" if not where else where.removesuffix(": "))
+        _check_labels(y, shape, loss, "validation_data" if where else "y")
         return
     name = "validation_data" if where else "x"
 
@@ -207,6 +217,13 @@ def _check_part(
         look_through(x, ("validation_steps" if where else "steps_per_epoch", steps), look, name)
 
 
+def _is_of_numbers(values: Any) -> bool:
+    """Whether lists that are nested hold numbers or strings, instead of arrays."""
+    if not isinstance(values, (list, tuple)) or not values:
+        return False
+    return _is_of_numbers(values[0]) or isinstance(values[0], (int, float, str, np.generic))
+
+
 def _lengths(values: Any) -> Iterator[int]:
     """Yields the lengths of arrays that are nested in dicts, lists and tuples."""
     if isinstance(values, Mapping):
@@ -214,9 +231,8 @@ def _lengths(values: Any) -> Iterator[int]:
     if isinstance(values, (list, tuple)):
         for value in values:
             yield from _lengths(value)
-        return
-    shape = getattr(values, "shape", ())
-    if len(shape) and isinstance(shape[0], (int, np.integer)):
+    # What yields batches is no array, and may have a shape.
+    elif shape := getattr(values, "shape", ()) if hasattr(values, "__array__") else ():
         yield int(shape[0])
 
 
@@ -227,6 +243,9 @@ def _kind(loss: Any) -> Any:
             loss = keras.losses.get(loss)
         except ValueError:
             return None
+    # Its classes may be on another axis than the last.
+    if getattr(loss, "_fn_kwargs", {}).get("axis", -1) != -1:
+        return None
     kind = loss if inspect.isfunction(loss) else type(loss)
     return kind if kind in (*_OF_INTEGERS, *_OF_ONE_A_CLASS) else None
 
@@ -240,7 +259,7 @@ def _check_labels(y: Any, shape: Any, loss: Any, what: str) -> None:
         loss: of the model.
         what: names the labels in messages.
     """
-    y = as_labels(y)
+    y = as_array(y)
     kind = _kind(loss)
     single = isinstance(shape, tuple) and all(isinstance(n, int) or n is None for n in shape)
     if kind is None or not isinstance(y, np.ndarray) or not single or len(shape) < 2 or not y.ndim:

@@ -259,7 +259,7 @@ class AutoShrink(keras_tuner.Tuner):
         # At a verbose of 2 KerasTuner would print tables of its own.
         self._trainer.verbose = 2 if verbose == 2 else 0
         if type(self).run_trial is AutoShrink.run_trial:  # another may take anything
-            check_search(self.hypermodel, self.loss, args, kwargs)
+            check_search(self.hypermodel, self.oracle.get_space(), self.loss, args, kwargs)
         if kwargs.get("epochs", 1) < 1:
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
         if kwargs.get("callbacks"):
