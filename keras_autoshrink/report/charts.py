@@ -421,7 +421,9 @@ def chart(
         if within:
             margin = 0.05 * (high - low)
             axes.set_ylim(low - margin, high + margin)
-        _label(axes, [p for each in drawn if each.kind == "references" for p in each.points])
+        _label(
+            figure, axes, [p for each in drawn if each.kind == "references" for p in each.points]
+        )
         written = io.BytesIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     return _for_the_page(ET.fromstring(written.getvalue()), name, drawn)
@@ -444,19 +446,26 @@ def _draw(axes: Axes, series: Series, within: Sequence[Point], gid: str) -> None
 
 
 _LABELLED = 4  # more labels would lie upon each other
+_LINE = 8.5  # points from one label to the next below it
 
 
-def _label(axes: Axes, points: Sequence[Point]) -> None:
+def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     """Writes the labels of a few points beside them, towards the middle of the chart."""
     labelled = [p for p in points if p.label]
-    for p in labelled if len(labelled) <= _LABELLED else ():
-        x, y = axes.transAxes.inverted().transform(axes.transData.transform((p.x, p.y)))
-        where = (4 if x < 0.5 else -4, -4 if y > 0.2 else 4)
-        sides: dict[str, Any] = {
-            "ha": "left" if x < 0.5 else "right",
-            "va": "top" if y > 0.2 else "bottom",
-        }
-        axes.annotate(p.label, (p.x, p.y), where, textcoords="offset points", **sides)
+    if not 0 < len(labelled) <= _LABELLED:
+        return
+    figure.draw_without_rendering()  # which lays it out
+    free = {"left": math.inf, "right": math.inf}  # up to which height, in points
+    for p in sorted(labelled, key=lambda p: -p.y):
+        place = axes.transData.transform((p.x, p.y))
+        x, y = axes.transAxes.inverted().transform(place)
+        height = place[1] * 72 / figure.dpi
+        side, above = "left" if x < 0.5 else "right", y < 0.2
+        aside = 4 if side == "left" else -4
+        down = min(4 if above else -4, free[side] - height)
+        free[side] = height + down - _LINE
+        sides: dict[str, Any] = {"ha": side, "va": "bottom" if above else "top"}
+        axes.annotate(p.label, (p.x, p.y), (aside, down), textcoords="offset points", **sides)
 
 
 def _ticks(axes: Axes, x: Axis, y: Axis, xs: Sequence[float]) -> None:
