@@ -113,6 +113,7 @@ def test_data_refused(args, given, message):
     ("args", "given"),
     [
         ((X, Y[:, None]), {"validation_data": dataset(X, Y), "batch_size": 4}),
+        ((X, Y == 1), {}),
         (([X], [Y]), {"validation_data": dataset(X, (Y,))}),
         ((X, np.where(Y, Y, 9)), {"loss": keras.losses.SparseCategoricalCrossentropy(True, 9)}),
         ((X, ONE_HOT), {"loss": "CategoricalCrossentropy"}),

@@ -267,6 +267,7 @@ def _check_labels(y: Any, shape: Any, loss: Any, what: str) -> None:
     classes = shape[-1]
     if classes is None:
         return
+    y = y.astype(int) if y.dtype.kind == "b" else y  # as Keras takes them
     if len(shape) > 2:  # a class for each step, or each pixel
         axes = len(shape) - (kind in _OF_INTEGERS)
         if kind in _OF_INTEGERS and y.ndim == len(shape) and y.shape[-1] == 1:
