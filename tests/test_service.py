@@ -16,6 +16,7 @@ from keras_autoshrink.tuner.service import Attempts
 
 
 def build(hp):
+    hp.Boolean("wide")  # the service puts it behind those of other kinds
     hp.Float("learning_rate", 1e-4, 1e-1, default=1e-3)
     return kas.declare_cell(hp, kas.Cell.dense(OPS[:4]))
 
@@ -126,9 +127,8 @@ class Service:
         return {path.parent.name[6:]: json.loads(path.read_text()) for path in paths}
 
     def trajectory(self):
-        tuner = Instant(
-            build, num_candidates=3, strategy="paper", directory=self.folder, project_name="search"
-        )
+        settings = {"num_candidates": 3, "strategy": "paper", **self.arguments, "overwrite": False}
+        tuner = Instant(build, directory=self.folder, project_name="search", **settings)
         return unassigned(tuner.trajectory())
 
 
@@ -183,6 +183,16 @@ def test_three_workers_of_which_one_is_killed_end_as_a_search_alone(service, alo
         assert rate == [1e-3]
     # The state on the disk has all rounds, for who reads it there.
     assert len(service.state()["search"]["outcomes"]) == len(service.trials())
+
+
+def test_values_are_searched_as_by_a_search_alone(service, tmp_path):
+    service.arguments = {"strategy": "evolution", "max_candidates": 9}
+    for name in ("chief", "worker-1", "worker-2"):
+        service.start(name)
+    assert service.statuses() == dict.fromkeys(service.started, 0)
+    alone = Instant(build, directory=tmp_path / "alone", num_candidates=3, **service.arguments)
+    alone.search(verbose=0)
+    assert service.trajectory() == unassigned(alone.trajectory())
 
 
 def test_a_search_goes_on_with_and_without_a_service(service, alone):

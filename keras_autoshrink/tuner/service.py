@@ -187,16 +187,17 @@ def serve(run: Callable[[], None], shutdown: Shutdown) -> None:
 
 
 def pack_values(trial: Trial, token: str) -> Trial:
-    """Copies a trial so that it brings its values to a worker as they are.
+    """Copies a trial so that it brings its values to a worker as they are, and their order.
 
-    The service makes float32 of them.
+    The service makes float32 of them, and sorts hyperparameters by their kind.
 
     Args:
         trial: to be handed out.
         token: of the search, to come back with the report.
     """
     hyperparameters = trial.hyperparameters.copy()
-    message = {"values": trial.hyperparameters.values, "token": token}
+    names = [parameter.name for parameter in hyperparameters.space]
+    message = {"values": trial.hyperparameters.values, "names": names, "token": token}
     hyperparameters.values[_VALUES] = json.dumps(message)
     return Trial(hyperparameters, trial.trial_id, trial.status)
 
@@ -205,7 +206,8 @@ def unpack_values(trial: Trial) -> dict[str, Any]:
     """Takes from a trial's values what `pack_values` put there.
 
     Returns:
-        `values` and `token`; empty if there is nothing.
+        `values`, the `names` of all hyperparameters in their order, and `token`; empty if there
+        is nothing.
     """
     return json.loads(trial.hyperparameters.values.pop(_VALUES, "{}"))
 
@@ -316,6 +318,7 @@ class WorkerOracle(TrialOracle):
         self._client = client
         self._is_over = is_over
         self._token: str | None = None
+        self._places: dict[str, int] = {}
         self._met_chief = False
 
     def __getattr__(self, name: str) -> Any:
@@ -336,8 +339,20 @@ class WorkerOracle(TrialOracle):
                 raise RuntimeError("the chief has begun another search; start this worker again")
             self._token = message["token"]
             trial.hyperparameters.values.update(message["values"])
+            self._places = {name: place for place, name in enumerate(message["names"])}
         self.trial = trial
         return trial
+
+    def cell_of(self, trial: Trial) -> Cell:
+        """Returns the cell that a trial trains, its values in the order of the chief's.
+
+        What a candidate is seeded by follows from their order, too.
+        """
+        space = sorted(
+            trial.hyperparameters.space,
+            key=lambda parameter: self._places.get(parameter.name, len(self._places)),
+        )
+        return CellSpace(space, self._whole_space).sub_cell(trial.hyperparameters.values)
 
     def end_trial(self, trial: Trial) -> None:
         """Reports to the chief what came of the trial."""
