@@ -247,8 +247,8 @@ class AutoShrink(keras_tuner.Tuner):
                 1 progress, 2 also Keras's own line for each epoch.
 
         Raises:
-            TypeError: `callbacks` are none, or neither `HyperModel.fit` nor `keras.Model.fit` takes
-                an argument.
+            TypeError: `callbacks` are none, or neither the hypermodel's `fit` nor
+                `keras.Model.fit` takes an argument.
             ValueError: the data do not fit the networks, and nothing has been trained; or another
                 process searches in the folder, or one did with other settings.
             RuntimeError: too many candidates failed, see `AutoShrinkOracle`; it quotes the last
