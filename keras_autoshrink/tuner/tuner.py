@@ -258,7 +258,9 @@ class AutoShrink(keras_tuner.Tuner):
         self._arguments = None
         # At a verbose of 2 KerasTuner would print tables of its own.
         self._trainer.verbose = 2 if verbose == 2 else 0
-        if type(self).run_trial is AutoShrink.run_trial:  # another may take anything
+        # Another `run_trial` may take anything. A service's worker cannot ask the chief yet, which
+        # checks the same.
+        if type(self).run_trial is AutoShrink.run_trial and not self._is_worker():
             check_search(self.hypermodel, self.oracle.get_space(), self.loss, args, kwargs)
         if kwargs.get("epochs", 1) < 1:
             raise ValueError(f"epochs={kwargs['epochs']}: expected 1 or more")
