@@ -9,7 +9,6 @@ from types import SimpleNamespace
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
-import stacks
 from hypothesis import settings
 
 # A shell that runs the tests in the background lets them ignore Ctrl-C, and the processes that they
@@ -34,7 +33,6 @@ if _STARTED not in _PATHS:  # as it is in a process of pytest-xdist
 
 
 def pytest_collection_finish():
-    stacks.note_one_for_all()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)  # to trace one network makes more objects than that

@@ -14,8 +14,6 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import stacks
-
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     ["keras_autoshrink.tuner.tuner", "keras_autoshrink.hypermodels.cnn"]
@@ -24,7 +22,6 @@ processes.set_forkserver_preload(
 
 def _run(function, *arguments):
     gc.freeze()  # as in conftest.py; memory that no collection looks at also stays shared
-    stacks.note_one_for_all()
     function(*arguments)
 
 
