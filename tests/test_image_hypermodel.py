@@ -151,6 +151,19 @@ def test_what_keras_alone_does_is_left_to_keras(asked):
     assert fitted(X, Y, batch_size=2, **asked)["batch_size"] == 2
 
 
+def test_repeated_trainings_hold_out_other_images():
+    x, y = np.zeros((23, 1, 1, 1)), np.arange(23)
+    hp, held = keras_tuner.HyperParameters(), []
+    for repeat in range(5):
+        hp.values["tuner/repeat"] = repeat
+        given = hypermodel().fit(hp, Recorder(), x, y, validation_split=0.2)
+        trained_on = [label for _, labels in given["x"] for label in labels]
+        held.append({*given["validation_data"][1]})
+        assert sorted([*trained_on, *held[-1]]) == [*y]
+    assert held[0] == held[4] == {*y[18:]}  # as Keras splits them
+    assert len(set.union(*held)) == sum(map(len, held[:4])) == 20
+
+
 def test_a_data_set_shuffles_itself():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
     given = fitted(data)

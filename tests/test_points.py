@@ -1,7 +1,9 @@
 """Points of a space: what a search chooses beside edges, and how hyperparameters say it."""
 
+import itertools
 import json
 import random
+from collections import Counter
 
 import keras
 import keras_tuner
@@ -211,13 +213,12 @@ def test_the_best_value_is_found_and_kept_as_json(declared):
     assert best["score"] >= 4
 
 
-def with_final(hp_space, **settings):
+def with_final(hp_space, folds=1, **settings):
     """A search that begins with two points, one beside the space, and ends with a final."""
     first = [{"units": 16}, {"epochs": 7}]
-    space = CellSpace(hp_space, whole=True, first=first, rungs=(2, 4)).space
-    return ShrinkSearch(
-        space.start, strategy="evolution", num_candidates=4, space=space, **settings
-    )
+    space = CellSpace(hp_space, whole=True, first=first, rungs=(2, 4), folds=folds).space
+    settings = {"num_candidates": 4, **settings}
+    return ShrinkSearch(space.start, strategy="evolution", space=space, **settings)
 
 
 def run(search, score, seconds=60.0, at_a_time=2):
@@ -240,21 +241,32 @@ def worth(reference):
         values = dict(point.values)
         if values["epochs"] == 7:
             return reference + point.epochs + values[REPEAT] / 10
-        return values["units"] / 32 + point.epochs - values[REPEAT]
+        return values["units"] / 32 + point.epochs - values[REPEAT] / 10
 
     return score
 
 
-@pytest.mark.parametrize("reference", [0.0, 10.0])
-def test_the_final_has_the_best_and_returns_no_less_than_the_best_reference(declared, reference):
-    found = run(with_final(declared.hyperparameters, max_candidates=40), worth(reference))
-    assert len(found.outcomes) == 38  # a final has room for two references, twice each
-    *rounds, final = [{c.cell.epochs for c in each.candidates} for each in found.rounds]
-    assert rounds == [{2}] * len(rounds)
-    assert final == {4}
+@pytest.mark.parametrize(
+    ("reference", "budget", "sizes"),
+    # One that is not in the space, where a final has room for two.
+    [(0.0, 40, [(3, 2)]), (10.0, 40, [(3, 2)]), (0.0, 60, [(5, 1), (3, 3)])],
+)
+def test_the_final_has_the_best_and_returns_no_less_than_the_best_reference(
+    declared, reference, budget, sizes
+):
+    found = run(with_final(declared.hyperparameters, max_candidates=budget), worth(reference))
+    assert len(found.outcomes) == budget - (2 if budget == 40 else 1)
+    rounds = [{c.cell.epochs for c in each.candidates} for each in found.rounds]
+    assert rounds == [{2}] * (len(rounds) - len(sizes)) + [{4}] * len(sizes)
+    networks = [
+        Counter(c.cell.network for c in each.candidates) for each in found.rounds[-len(sizes) :]
+    ]
+    assert [(len(each), *{*each.values()}) for each in networks] == sizes
+    for larger, smaller in itertools.pairwise(networks):
+        assert {*smaller} < {*larger}
     assert len(found.rounds[0].candidates) == 2
     records = found.final()
-    assert [len(record["scores"]) for record in records] == [2] * len(records)
+    assert [len(record["scores"]) for record in records] == [sizes[-1][1]] * len(records)
     assert [record["reference"] for record in records].count("7") == 1
     assert [record["mean"] for record in records] == sorted(
         (record["mean"] for record in records), reverse=True
@@ -264,6 +276,26 @@ def test_the_final_has_the_best_and_returns_no_less_than_the_best_reference(decl
     assert best["cell"]["values"]["epochs"] == (7 if reference else 3)
     # Of several trainings the mean counts, then the best one.
     assert best["score"] == max(records[0]["scores"])
+
+
+def test_the_best_are_scored_on_all_parts_of_few_data(declared):
+    def score(point):
+        return len(point.edges) + random.Random(point.key).gauss(0, 1)
+
+    trained = {}
+    for folds in (1, 3):
+        settings = {"num_candidates": 10, "max_candidates": 60, "folds": folds}
+        found = run(with_final(declared.hyperparameters, **settings), score)
+        parts = trained[folds] = {}
+        for each in itertools.chain.from_iterable(r.candidates for r in found.rounds):
+            if each.cell.epochs == 2:
+                parts.setdefault(each.cell.network, []).append(each.cell.repeat)
+    assert {*map(tuple, trained[1].values())} == {(0,)}
+    assert {*map(tuple, trained[3].values())} == {(0,), (0, 1), (0, 1, 2)}
+    again = sum(len(parts) - 1 for parts in trained[3].values())
+    assert 8 <= again <= 0.3 * 60
+    best = found.round.candidates[found.adopted[-1]].cell
+    assert len(trained[3][best.network]) > 1
 
 
 def test_a_search_of_minutes_ends_in_time_and_with_a_final(declared):

@@ -98,16 +98,29 @@ def search(options: argparse.Namespace) -> None:
         "epochs": options.epochs,
         "proxy": [len(data.train), len(data.validation or ())],
     }
-    validation = (data.validation.x, data.validation.y)
     pipeline.search_and_report(
         hypermodel,
         None if at_budget else AccuracyScore(options.mac_weight, options.cost),
         options,
         settings,
-        {"x": data.train.x, "y": data.train.y, "validation_data": validation},
+        _search_arguments(data),
         OBJECTIVE,
         strategy,
     )
+
+
+def _search_arguments(data: ImageData) -> dict[str, Any]:
+    """Returns the data of a search as arguments of `AutoShrink.search`.
+
+    Where the validation images are but some of the training images, they are not told apart.
+    """
+    train, held_out = data.train, data.validation
+    assert held_out is not None  # the data are a search's
+    if data.brings_validation:
+        return {"x": train.x, "y": train.y, "validation_data": (held_out.x, held_out.y)}
+    x, y = np.concatenate((train.x, held_out.x)), np.concatenate((train.y, held_out.y))
+    # Half an image more or less would be another number of images only by rounding.
+    return {"x": x, "y": y, "validation_split": (len(held_out) - 0.5) / len(y)}
 
 
 def _labels_kb(names: Sequence[str]) -> float:

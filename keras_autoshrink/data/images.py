@@ -54,6 +54,7 @@ class ImageData:
         std: per channel, in the units of the original pixels; a network sees (pixel - mean) / std.
         source_images: number of images from which the parts that the source lacks were split
             off. With another number the same seed splits them otherwise.
+        brings_validation: whether the source has a validation part.
     """
 
     train: Split
@@ -63,6 +64,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source_images: int | None = None
+    brings_validation: bool = True
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -151,6 +153,7 @@ def load_images(
         read = _load_folder(path, searching, image_size, strict)
     check_parts(read.parts, read.class_names, read.name)
     source_images = len(read.parts["train"][0])
+    brings_validation = "val" in read.parts
     _divide(read, searching=searching, seed=seed, proxy=proxy)
     mean, std = _statistics(read.parts["train"][0])
     splits = {
@@ -165,6 +168,7 @@ def load_images(
         mean,
         std,
         source_images,
+        brings_validation,
     )
 
 

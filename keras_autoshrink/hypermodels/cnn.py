@@ -36,6 +36,7 @@ from keras_autoshrink.networks.cnn import ShrinkCNN, round_filters
 from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIONS, get_layers
 from keras_autoshrink.networks.references import reference_labels, solve_reference
 from keras_autoshrink.score import AccuracyScore
+from keras_autoshrink.search.points import REPEAT
 from keras_autoshrink.training.classifier import compile_classifier
 from keras_autoshrink.training.recipes import RECIPES, decaying
 
@@ -57,6 +58,8 @@ _PAPER_STAGES: dict[str, Any] = {
 _SOLVED = ("filters", "stage_scales", "stem_filters")
 
 SPACES = ("budget", "paper")
+# Of so many images the accuracy of a network has a standard error of a point or less.
+_ENOUGH = 2_000
 
 # Cells of few nodes in a row, and their stages, of which good small networks are made.
 _FIRST_CELLS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -444,12 +447,14 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             callbacks.append(OneCycle(self.learning_rate))
         if self.label_smoothing:
             _smooth_labels(model, self.label_smoothing)
+        _take_lists(given)
+        if _held_out(given):
+            _hold_out(given, hp.values.get(REPEAT, 0))
         data = given.get("x")
         if hasattr(data, "shape"):
             given["batch_size"] = given.get("batch_size") or self.batch_size
         elif hasattr(data, "element_spec"):
             given.setdefault("shuffle", False)  # a tf.data set shuffles itself; Keras would warn
-        _take_lists(given)
         if _is_shuffled_here(given):
             x, y, size = as_array(data), as_array(given.pop("y")), given.pop("batch_size")
             seed = random.randint(1, int(1e9))
@@ -467,6 +472,21 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", OUT_OF_DATA)  # where it matters, it is an error
             return model.fit(**given, callbacks=callbacks)
+
+    def count_folds(self, *args: Any, **kwargs: Any) -> int:
+        """Counts the parts of the images that `fit` scores on, one in each training of a network.
+
+        Args:
+            *args: as for `keras.Model.fit`.
+            **kwargs: as for `keras.Model.fit`.
+
+        Returns:
+            With `validation_split`, as many as together have images enough to judge by; else 1.
+        """
+        given = {**dict(zip(("x", "y"), args, strict=False)), **kwargs}
+        if (count := _held_out(given)) == 0:
+            return 1
+        return min(len(as_array(given["y"])) // count, math.ceil(_ENOUGH / count))
 
     def stopping_rules(self) -> list[keras.callbacks.Callback]:
         """Makes the callbacks that stop a candidate early; a subclass may have others, or none."""
@@ -554,8 +574,8 @@ def _moved(data: Any) -> Any:
     """
     if not hasattr(data, "element_spec"):
         raise ValueError(
-            "photographs=True: is for arrays x and y, without sample_weight, steps_per_epoch or "
-            "validation_split, and for a tf.data.Dataset; shift and mirror these images yourself"
+            "photographs=True: is for arrays x and y, without sample_weight or steps_per_epoch, "
+            "and for a tf.data.Dataset; shift and mirror these images yourself"
         )
     import tensorflow as tf
 
@@ -583,11 +603,44 @@ def _listed(arguments: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
+def _are_plain_arrays(given: dict[str, Any]) -> bool:
+    """Whether the data among arguments of `fit` are arrays without weights."""
+    arrays = all(isinstance(as_array(given.get(name)), np.ndarray) for name in ("x", "y"))
+    return arrays and given.get("sample_weight") is None
+
+
+def _held_out(given: dict[str, Any]) -> int:
+    """Counts the images that are split off here, where Keras would split off the last; 0 if not."""
+    share = given.get("validation_split") or 0
+    is_given = given.get("validation_data") is not None
+    if is_given or not 0 < share < 1 or not _are_plain_arrays(given):
+        return 0
+    count = len(as_array(given["y"]))
+    return count - math.floor(count * (1 - share))
+
+
+def _hold_out(given: dict[str, Any], repeat: int) -> None:
+    """Splits off as many images as Keras would: the last ones, in repeated trainings others.
+
+    Each image has its turn before one has another. In an order at random: others may be sorted.
+    """
+    x, y, count = as_array(given["x"]), as_array(given["y"]), _held_out(given)
+    first = len(y) - count
+    place = repeat % (len(y) // count)
+    if place == 0:
+        kept, held = slice(first), slice(first, None)
+    else:
+        order, stop = np.random.default_rng(0).permutation(first), count * place
+        held = order[stop - count : stop]
+        kept = np.r_[order[: stop - count], order[stop:], first : len(y)]
+    del given["validation_split"]
+    given.update(x=x[kept], y=y[kept], validation_data=(x[held], y[held]))
+
+
 def _is_shuffled_here(given: dict[str, Any]) -> bool:
     """Whether arguments of `fit` are arrays, and ask for nothing that Keras alone does."""
     return (
-        all(isinstance(as_array(given.get(name)), np.ndarray) for name in ("x", "y"))
-        and given.get("sample_weight") is None
+        _are_plain_arrays(given)
         and given.get("steps_per_epoch") is None
         and not given.get("validation_split")
         and given.get("shuffle", True) is True

@@ -72,6 +72,7 @@ class CellSpace:
         first: values of hyperparameters by name, those that differ from the defaults, of each point
             that a search is to begin with.
         rungs: for how many epochs its points are trained, see `Space`.
+        folds: on how many parts of the data they may be scored.
 
     Attributes:
         name: the prefix of the cell's hyperparameters.
@@ -90,6 +91,7 @@ class CellSpace:
         names: Iterable[str] | None = None,
         first: Iterable[Mapping[str, Any]] = (),
         rungs: tuple[int, ...] = (),
+        folds: int = 1,
     ) -> None:
         declared = {parameter.name: parameter for parameter in space}
         found = [match for name in declared if (match := _EDGE.fullmatch(name))]
@@ -124,7 +126,7 @@ class CellSpace:
             if rungs:
                 defaults = with_fidelity(defaults, rungs[0])
             cell = Point(cell.ops, cell.edges, defaults)
-            self.space = Space(cell, tuple(node_ops), choices, rungs=rungs)
+            self.space = Space(cell, tuple(node_ops), choices, rungs=rungs, folds=folds)
             at_first = {**self.values(cell), **{n: p.default for n, p in declared.items()}}
             points = tuple(self.sub_cell({**at_first, **values}) for values in first)
             self.space = dataclasses.replace(self.space, first=points)

@@ -62,8 +62,8 @@ def verdict(
 
     Returns:
         A sentence, with the difference of the mean scores, and its standard error where both
-        networks have been trained several times, as it takes to beat a reference. (That is of the
-        trainings alone: other validation images would give other differences.)
+        networks have been trained several times, as it takes to beat a reference. (Where all were
+        scored on the same images, it says nothing of what others would have shown.)
     """
     records = search.final()
     found = next((each for each in records if each["reference"] is None), None)
@@ -84,7 +84,7 @@ def verdict(
     said = f"{abs(difference) * unit:{form}} {what}"
     error = math.inf
     if min(len(found["scores"]), len(reference["scores"])) > 1:
-        error = _standard_error(found, reference)
+        error = _standard_error_of_difference(found, reference)
         said += f" (standard error {error * unit:{form}})"
     elif len(found["scores"]) == len(reference["scores"]) == 1:
         said += " (one training each)"
@@ -108,10 +108,20 @@ def verdict(
     )
 
 
-def _standard_error(*records: Record) -> float:
-    """Returns the standard error of a mean score, or of the difference of two."""
-    scores = [record["scores"] for record in records]
-    return math.sqrt(sum(statistics.variance(each) / len(each) for each in scores))
+def _standard_error(record: Record) -> float:
+    """Returns the standard error of a mean score."""
+    return float(statistics.stdev(record["scores"])) / math.sqrt(len(record["scores"]))
+
+
+def _standard_error_of_difference(one: Record, other: Record) -> float:
+    """Returns the standard error of the difference of two mean scores.
+
+    By pairs, where both have the same trainings: with `validation_split` these share their images.
+    """
+    if one["repeats"] != other["repeats"]:
+        return math.hypot(_standard_error(one), _standard_error(other))
+    differences = [a - b for a, b in zip(one["scores"], other["scores"], strict=True)]
+    return float(statistics.stdev(differences)) / math.sqrt(len(differences))
 
 
 def mean_score(record: Record) -> str:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from keras_autoshrink.cell import Cell
-from keras_autoshrink.search.final import Qualified, Size, size_of
+from keras_autoshrink.search.final import Qualified, Size, Stage, Standing, size_of, standings
+from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
 from keras_autoshrink.search.strategies import OF_MINUTES, OVER_IN_A_ROW, Budgeted, State
 
@@ -23,6 +25,9 @@ _CANDIDATES = 40
 _PARENTS = 3
 # Of new networks of a round the share that is drawn at random.
 _RANDOM = 0.1
+# Where data are few: how many of the best are trained again until they have been scored on all of
+# them, and the share of a round's networks that these are.
+_WATCHED, _AGAIN = 4, 0.3
 # How often to draw a network that is not known yet before all neighbours are looked at.
 _DRAWS = 50
 
@@ -32,10 +37,11 @@ class Evolution(Budgeted):
 
     Edges, the ops of nodes and all other hyperparameters are searched. The first round has what the
     space begins with, or its start and points at random; so is a tenth of each later round. Where
-    the space has rungs, networks are trained for half of the epochs, and in the last round the best
-    for all of them. The search ends when `max_candidates` networks have been trained (40 by
-    default), when the time is up, when the space is exhausted, when no network has a score, or when
-    too many in a row failed or were over the limits.
+    the space has rungs, networks are trained for half of the epochs, and in the last rounds the
+    best for all of them; where they may be scored on several parts of the data, too, some of each
+    round are the best so far, trained again for that. The search ends after `max_candidates`
+    trainings (40 by default), when the time is up, when the space is exhausted, when no network has
+    a score, or when too many in a row failed or were over the limits.
     """
 
     name = "evolution"
@@ -58,21 +64,39 @@ class Evolution(Budgeted):
         return list(found.values())
 
     def propose(self, state: State) -> list[Cell]:
-        """Returns changed points, and some at random; at last those of the final."""
+        """Returns changed points, and some at random; at last those of the final's rounds."""
+        if stage := self._stage(state):
+            return stage.following()
         outcomes = of_cells(state.rounds, state.outcomes)
         found = self._changed(state, outcomes)
         if found or not state.space.rungs or state.is_final(state.rounds[-1]):
             return found
         final = Qualified(state.space, outcomes).final(self._size(state))
-        # One that was the last round before more networks could be trained has its result, too.
-        earlier = (c.cell for each in state.rounds if state.is_final(each) for c in each.candidates)
+        # One that came last before more networks could be trained has its result, too.
+        ended = [
+            each
+            for each, next_ in itertools.pairwise(state.rounds)
+            if state.is_final(each) and not state.is_final(next_)
+        ]
+        earlier = (c.cell for each in ended for c in each.candidates)
         return list({point.key: point for point in (*final, *earlier)}.values())
+
+    def _stage(self, state: State) -> Stage | None:
+        """Returns the round of a final that has ended, if there is time for one that follows."""
+        if not state.space.rungs or not state.is_final(state.rounds[-1]):
+            return None
+        stage = Stage(state.space, state.rounds[-1], state.outcomes)
+        in_time = stage.seconds() / _side_by_side(state) <= self.seconds_left(state)
+        in_number = self.max_candidates is None or stage.trainings() <= self.max_remaining(state)
+        return stage if stage.trainings() and in_time and in_number else None
 
     def is_over(self, state: State) -> bool:
         """Tells whether the final has ended, or else whether no more networks may be trained."""
         if not state.space.rungs:
             return super().is_over(state)
         if state.is_final(state.rounds[-1]):
+            if self._stage(state):
+                return False
             # Unless more networks may be trained than when it was the last round.
             return self.max_minutes is not None or self._remaining(state) <= 0
         budget = self.max_candidates is not None and super().is_over(state)
@@ -109,15 +133,16 @@ class Evolution(Budgeted):
             return []
         generator = random.Random(state.round_seed)
         least = self.edges_to_keep(state.cell)
-        ranked = sorted(outcomes, key=lambda point: _rank(outcomes[point]))
-        ranked = [point for point in ranked if state.space.contains(point)]
-        scored = [point for point in ranked if outcomes[point].score is not None]
-        near = [
-            list(state.space.neighbours(point, least)) for point in (scored or ranked)[:_PARENTS]
-        ]
+        ranked = standings(state.space, outcomes)
+        scored = [each.point for each in ranked if state.space.contains(each.point)]
+        others = [p for p in outcomes if outcomes[p].score is None and state.space.contains(p)]
+        all_ = [*scored, *sorted(others, key=lambda point: _rank(outcomes[point]))]
+        parents = (scored or all_)[:_PARENTS]
+        near = [list(state.space.neighbours(point, least)) for point in parents]
         near = [each for each in near if each]
         known = set(state.outcomes)
         found = {point.key: point for point in self._first_others(state, outcomes)}
+        found.update((point.key, point) for point in self._again(state, ranked))
         known.update(found)
         for _ in range(min(self.num_candidates, self._remaining(state)) - len(found)):
             for _ in range(_DRAWS if near else 0):
@@ -131,14 +156,31 @@ class Evolution(Budgeted):
                     break
             else:
                 rest = itertools.chain.from_iterable(
-                    state.space.neighbours(each, least) for each in ranked
+                    state.space.neighbours(each, least) for each in all_
                 )
                 point = next((each for each in rest if each.key not in known), state.cell)
                 if point.key in known:
                     break
             known.add(point.key)
             found[point.key] = point
-        return list(found.values())
+        return list(found.values())[: max(0, self._remaining(state))]
+
+    def _again(self, state: State, ranked: Sequence[Standing]) -> list[Cell]:
+        """Returns trainings of the best networks that are scored on other parts of the data."""
+        if not state.space.rungs:
+            return []  # then each training counts for itself
+        trained = Counter(
+            point.network
+            for point in of_cells(state.rounds, state.outcomes)
+            if isinstance(point, Point) and point.epochs == state.space.rungs[0]
+        )
+        best = [each for each in ranked if state.space.contains(each.point)][:_WATCHED]
+        others = [each for each in ranked if not state.space.contains(each.point)][:_WATCHED]
+        points = [each.point for each in (*best, *others) if isinstance(each.point, Point)]
+        left = [point for point in points if trained[point.network] < state.space.folds]
+        left.sort(key=lambda point: trained[point.network])
+        again = left[: round(_AGAIN * self.num_candidates)]
+        return [point.trained_for(point.epochs, trained[point.network]) for point in again]
 
     def _first_others(self, state: State, outcomes: Mapping[Cell, Outcome]) -> list[Cell]:
         """Returns points that the search was to begin with, and for which there was no room.
@@ -168,9 +210,7 @@ def _side_by_side(state: State) -> float:
 
 
 def _rank(outcome: Outcome) -> tuple[float, float]:
-    """Sorts by the score; then what was over a limit, the cheapest first; failures last."""
-    if outcome.score is not None:
-        return 0, -outcome.score
+    """Sorts what has no score: what was over a limit, the cheapest first; then failures."""
     if outcome.over_limit is not None:
-        return 1, outcome.costs.get("macs", math.inf)
-    return 2, 0.0
+        return 0, outcome.costs.get("macs", math.inf)
+    return 1, 0.0

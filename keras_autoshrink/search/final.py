@@ -1,19 +1,22 @@
 """The final of a search: its best networks trained for longer, and from several seeds.
 
-Two rungs of successive halving (Jamieson and Talwalkar, "Non-stochastic best arm identification and
+Successive halving (Jamieson and Talwalkar, "Non-stochastic best arm identification and
 hyperparameter optimization", arXiv 1502.07943): all networks are trained for half of the epochs,
 the best for all of them, beside the best of the points that the search began with and could not
-change. Each several times: what one training says is partly its seed.
+change; and where many networks have been trained, half of these are trained again, twice. What one
+training says is partly its seed, and partly its validation images; and the best of many is one that
+both were kind to.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search.points import Point, Space
-from keras_autoshrink.search.records import Outcome
+from keras_autoshrink.search.records import Outcome, Round, mean_scores, network_of
 
 # With fewer networks all are trained for all epochs.
 _LEAST_CANDIDATES = 8
@@ -37,12 +40,12 @@ def choose_rungs(epochs: int, max_candidates: int | None) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How many networks a final has.
+    """How many networks a final has, or a later round of it.
 
     Attributes:
         best: of the space.
         others: of the points that the space does not contain.
-        repeats: how often each is trained.
+        repeats: how often each has been trained at its end.
     """
 
     best: int
@@ -50,12 +53,22 @@ class Size:
     repeats: int
 
     @property
+    def following(self) -> Size | None:
+        """Half of them, each trained twice more; None where two of the space are left."""
+        if self.best <= 2:
+            return None
+        return Size(max(2, self.best // 2), min(1, self.others), self.repeats + 2)
+
+    @property
     def trainings(self) -> int:
-        """How many trainings these are."""
-        return (self.best + self.others) * self.repeats
+        """How many trainings these are, with those of all rounds that follow."""
+        trainings = (self.best + self.others) * self.repeats
+        if (later := self.following) is None:
+            return trainings
+        return trainings + later.trainings - (later.best + later.others) * self.repeats
 
 
-_SIZES = (Size(3, 2, 2), Size(2, 2, 2), Size(2, 1, 2), Size(1, 1, 2), Size(1, 1, 1))
+_SIZES = (Size(4, 2, 1), Size(2, 2, 2), Size(2, 1, 2), Size(1, 1, 2), Size(1, 1, 1))
 
 
 def size_of(max_candidates: int, space: Space) -> Size:
@@ -66,8 +79,58 @@ def size_of(max_candidates: int, space: Space) -> Size:
     return size if has_others else dataclasses.replace(size, others=0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """A network as its trainings show it that were as long as most of a search are.
+
+    Attributes:
+        point: of the first of these trainings.
+        worth: the mean score. Where networks may be scored on several parts of the data, drawn
+            towards the typical score as by one training more: of many that were scored on few data
+            the best had luck.
+        seconds: that a training took, in the mean.
+    """
+
+    point: Cell
+    worth: float
+    seconds: float
+
+
+def standings(space: Space, outcomes: Mapping[Cell, Outcome]) -> list[Standing]:
+    """Returns the networks that have a score, the best first.
+
+    Args:
+        space: of the search.
+        outcomes: of its points.
+    """
+    trained: dict[str, dict[Cell, Outcome]] = {}
+    for point, outcome in outcomes.items():
+        if outcome.score is not None and _epochs(point) == sum(space.rungs[:1]):
+            trained.setdefault(network_of(point), {})[point] = outcome
+    means = {n: statistics.fmean(_scores(each)) for n, each in trained.items()}
+    typical = statistics.median(means.values()) if means else 0.0
+    drawn = (typical,) if space.folds > 1 else ()
+    found = [
+        Standing(
+            min(each, key=lambda point: point.key),
+            statistics.fmean((*_scores(each), *drawn)),
+            statistics.fmean(outcome.seconds for outcome in each.values()),
+        )
+        for each in trained.values()
+    ]
+    return sorted(found, key=lambda standing: (-standing.worth, standing.point.key))
+
+
+def _epochs(point: Cell) -> int:
+    return point.epochs if isinstance(point, Point) else 0
+
+
+def _scores(trained: Mapping[Cell, Outcome]) -> list[float]:
+    return [outcome.score for outcome in trained.values() if outcome.score is not None]
+
+
 class Qualified:
-    """The networks that have been trained for as long as those of a search are, the best first.
+    """The networks that a search has trained, the best first, for its final.
 
     Args:
         space: of the search; it has rungs.
@@ -76,28 +139,24 @@ class Qualified:
 
     def __init__(self, space: Space, outcomes: Mapping[Cell, Outcome]) -> None:
         self._epochs, self._all_epochs = space.rungs
-        scored = [
-            (-outcome.score, point.key, point, outcome.seconds)
-            for point, outcome in outcomes.items()
-            if isinstance(point, Point) and outcome.score is not None
-            if point.epochs == self._epochs
+        ranked = [
+            (each.point, each.seconds)
+            for each in standings(space, outcomes)
+            if isinstance(each.point, Point)
         ]
-        ranked = [(point, seconds) for _, _, point, seconds in sorted(scored, key=lambda s: s[:2])]
         self._best = [each for each in ranked if space.contains(each[0])]
         self._others = [each for each in ranked if not space.contains(each[0])]
 
     def final(self, size: Size) -> list[Cell]:
-        """Returns the points of the final."""
-        return [
-            point.trained_for(self._all_epochs, repeat)
-            for point, _ in self._of(size)
-            for repeat in range(size.repeats)
-        ]
+        """Returns the points that a final begins with."""
+        points = [point for point, _ in self._of(size)]
+        return _repeated(points, self._all_epochs, size.repeats)
 
     def seconds(self, size: Size) -> float:
         """Returns the sum of the times that the trainings of the final are going to take."""
-        seconds = sum(seconds for _, seconds in self._of(size))
-        return seconds * size.repeats * self._all_epochs / self._epochs
+        seconds = [seconds for _, seconds in self._of(size)]
+        of_each = sum(seconds) / len(seconds) if seconds else 0.0
+        return of_each * size.trainings * self._all_epochs / self._epochs
 
     def affordable(self, seconds: float) -> Size:
         """Returns the largest size whose trainings take so many seconds, or the smallest."""
@@ -106,3 +165,50 @@ class Qualified:
 
     def _of(self, size: Size) -> list[tuple[Point, float]]:
         return self._best[: size.best] + self._others[: size.others]
+
+
+class Stage:
+    """A round of a final that has ended, and what follows it.
+
+    Args:
+        space: of the search; it has rungs.
+        finished: the round.
+        outcomes: of its points, by `Cell.key`.
+    """
+
+    def __init__(self, space: Space, finished: Round, outcomes: Mapping[str, Outcome]) -> None:
+        self._epochs = space.rungs[1]
+        self._known = {each.cell.key for each in finished.candidates}
+        means = mean_scores(finished, outcomes)
+        trained: dict[str, list[Point]] = {}
+        for each in finished.candidates:
+            if isinstance(each.cell, Point) and each.cell.network in means:
+                trained.setdefault(each.cell.network, []).append(each.cell)
+        ranked = [trained[network] for network in sorted(trained, key=lambda n: (-means[n], n))]
+        self._best = [each for each in ranked if space.contains(each[0])]
+        self._others = [each for each in ranked if not space.contains(each[0])]
+        repeats = min((len(each) for each in ranked), default=0)
+        self._following = Size(len(self._best), len(self._others), repeats).following
+        keys = [point.key for each in ranked for point in each]
+        self._seconds = statistics.fmean(outcomes[key].seconds for key in keys) if keys else 0.0
+
+    def following(self) -> list[Cell]:
+        """Returns the points of the round that follows, trained ones too; none at the end."""
+        if (size := self._following) is None:
+            return []
+        kept = [*self._best[: size.best], *self._others[: size.others]]
+        again = _repeated([points[0] for points in kept], self._epochs, size.repeats)
+        return list({p.key: p for p in (*(p for points in kept for p in points), *again)}.values())
+
+    def trainings(self) -> int:
+        """Returns how many trainings follow in the next round."""
+        return sum(point.key not in self._known for point in self.following())
+
+    def seconds(self) -> float:
+        """Returns the sum of the times that these are going to take."""
+        return self.trainings() * self._seconds
+
+
+def _repeated(points: Sequence[Point], epochs: int, repeats: int) -> list[Cell]:
+    """Returns all trainings of some networks in full; the search's own was number 0."""
+    return [point.trained_for(epochs, 1 + each) for point in points for each in range(repeats)]

@@ -46,6 +46,11 @@ class Point(Cell):
         return int(dict(self.values).get(EPOCHS, 0))
 
     @property
+    def repeat(self) -> int:
+        """The number of this training among those of so many epochs, from 0."""
+        return int(dict(self.values).get(REPEAT, 0))
+
+    @property
     def network(self) -> str:
         """The key of all trainings of one network, whatever they differ in."""
         return self.trained_for(0).key
@@ -84,6 +89,7 @@ class Space:
             are no choices: nothing is made of those points by a change, nor drawn like them.
         rungs: for how many epochs networks are trained, and those of the search's final; none where
             all are trained alike.
+        folds: on how many parts of the data a network may be scored, each in a training of its own.
 
     Example:
         >>> start = Point(("input", "conv1x1"), ((0, 1),), (("stem_stride", 2),))
@@ -97,6 +103,7 @@ class Space:
     choices: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     first: tuple[Cell, ...] = ()
     rungs: tuple[int, ...] = ()
+    folds: int = 1
 
     @classmethod
     def of_edges(cls, cell: Cell) -> Space:
@@ -179,6 +186,7 @@ class Space:
             "choices": {name: list(each) for name, each in self.choices.items()},
             "first": [written(point) for point in self.first],
             "rungs": list(self.rungs),
+            "folds": self.folds,
         }
 
     @classmethod
@@ -190,7 +198,7 @@ class Space:
         """
         ops = tuple(tuple(each) for each in data["ops"])
         first = tuple(read(start, each) for each in data["first"])
-        return cls(start, ops, data["choices"], first, tuple(data["rungs"]))
+        return cls(start, ops, data["choices"], first, tuple(data["rungs"]), data["folds"])
 
 
 def written(cell: Cell) -> Any:

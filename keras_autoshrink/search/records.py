@@ -246,14 +246,13 @@ def trajectory(
 def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Finds the best-scoring record of a trajectory, ties to fewer edges; None without a score.
 
-    Scores of networks that were trained for more epochs come before others.
+    Where there has been a final, that of its last round.
     """
     scored = [record for record in records if record["score"] is not None]
-    return max(
-        scored,
-        key=lambda each: (each.get("epochs", 0), each["score"], -each["edges_left"]),
-        default=None,
-    )
+    epochs = {record.get("epochs", 0) for record in scored}
+    if len(epochs) > 1:
+        return [record for record in scored if record.get("epochs", 0) == max(epochs)][-1]
+    return max(scored, key=lambda each: (each["score"], -each["edges_left"]), default=None)
 
 
 def final_records(finished: Round, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -269,9 +268,11 @@ def final_records(finished: Round, outcomes: Mapping[str, Outcome]) -> list[dict
         if not isinstance(point, Point) or outcome.score is None:
             continue
         record = found.setdefault(
-            point.network, {"reference": candidate.reference, "scores": [], "trial_ids": []}
+            point.network,
+            {"reference": candidate.reference, "scores": [], "repeats": [], "trial_ids": []},
         )
         record["scores"].append(outcome.score)
+        record["repeats"].append(dict(point.values).get(REPEAT, 0))
         record["trial_ids"].append(outcome.trial_id)
         record.update(outcome.costs, cell=point.to_json())
     for record in found.values():

@@ -27,7 +27,7 @@ SETTINGS = (
 )
 
 _FORMAT = "keras_autoshrink.search"
-_VERSION = 4
+_VERSION = 5
 
 
 class ShrinkSearch:

@@ -145,6 +145,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         self.metric = _with_direction(metric) if metric else self.objective
         self.first: Sequence[Mapping[str, Any]] = ()
         self.epochs: int | None = None
+        self.folds = 1
         self.costs: CandidateCosts | None = None
         self.on_begin: Callable[[Trial], None] = lambda trial: None
         self.on_end: Callable[[Trial], None] = lambda trial: None
@@ -185,7 +186,9 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         if self._space is None:
             space = self.hyperparameters.space
             rungs = choose_rungs(self.epochs or 0, self.settings["max_candidates"])
-            self._space = CellSpace(space, self.whole_space, self._searched, self.first, rungs)
+            self._space = CellSpace(
+                space, self.whole_space, self._searched, self.first, rungs, self.folds
+            )
         return self._space
 
     @property
@@ -457,6 +460,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         self._searched = searched["space"]["choices"] if searched else None
         if searched:
             self.epochs = max(searched["space"]["rungs"], default=None)
+            self.folds = searched["space"]["folds"]
         self._search = self._new_search(searched.get("proposals", ())) if searched else None
         self._started = time.monotonic() - state["elapsed_seconds"]
         if self._search is not None:

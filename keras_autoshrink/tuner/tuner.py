@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import time
 import traceback
@@ -244,7 +245,9 @@ class AutoShrink(keras_tuner.Tuner):
             *args: those of `keras.Model.fit`: arrays, or a `tf.data.Dataset`.
             **kwargs: those of `keras.Model.fit`; `validation_data` is what the score is measured
                 on, `epochs` the most that a candidate trains, 1 by default, `verbose` 0 silent,
-                1 progress, 2 also Keras's own line for each epoch.
+                1 progress, 2 also Keras's own line for each epoch. With `validation_split` in place
+                of `validation_data`, a `CNNCellHyperModel` holds out the last images, and in the
+                repeated trainings of a final others: for few images, which say little of a network.
 
         Raises:
             TypeError: `callbacks` are none, or neither the hypermodel's `fit` nor
@@ -280,6 +283,8 @@ class AutoShrink(keras_tuner.Tuner):
         self._settings["training"] = project.describe(training)
         self._settings["backend"] = keras.backend.backend()  # each draws other initial weights
         self.oracle.epochs = kwargs.get("epochs", 1)
+        count_folds = getattr(self.hypermodel, "count_folds", None)
+        self.oracle.folds = count_folds(*args, **kwargs) if count_folds else 1
         run = functools.partial(what_stays_frozen()(super().search), *args, **kwargs, verbose=0)
         if self._is_worker():
             run()
@@ -287,7 +292,7 @@ class AutoShrink(keras_tuner.Tuner):
         if service.role() == "alone" and self._count > 1:
             run = functools.partial(self._search_side_by_side, run, args, kwargs)
         objective = self.oracle.metric.name.removeprefix("val_")
-        by = _judged_by(kwargs.get("validation_data"))
+        by = _judged_by(**kwargs)
         chance = final.chance_of(self._settings)
         self._lead(run, SearchProgress(1 if verbose == "auto" else verbose, objective, by, chance))
 
@@ -458,8 +463,9 @@ class AutoShrink(keras_tuner.Tuner):
         """Returns a record of each network of the search's final, the best first.
 
         In the final of a search by "evolution" the best networks are trained for all epochs, each
-        several times with other seeds, beside the best references. The first of the list is the
-        result of the search.
+        several times with other seeds, beside the best references. Where there is the time for it,
+        many are trained once, and only the best of them again. The first of the list is the result
+        of the search.
 
         Returns:
             A dict for each network; an empty list before the final has ended, and where a search
@@ -467,6 +473,8 @@ class AutoShrink(keras_tuner.Tuner):
 
             - `reference`: str, the name of the reference that it is; None for one of the space.
             - `scores`: list of float, of each training.
+            - `repeats`: list of int, the number of each training. With `validation_split`, those of
+              one number were scored on the same images.
             - `mean`: float, of the scores.
             - `trial_ids`: list of str, the tuner's trial of each training.
             - `cell`: a dict for JSON, with the `values` of all other hyperparameters.
@@ -754,11 +762,17 @@ def _metric(score: Score) -> str | keras_tuner.Objective | None:
     return keras_tuner.Objective(name, direction) if name and direction else name
 
 
-def _judged_by(data: Any) -> str:
+def _judged_by(
+    x: Any = None, validation_data: Any = None, validation_split: float = 0.0, **_: Any
+) -> str:
     """Says by what the networks are scored: how many images, if these are known."""
-    x = data[0] if isinstance(data, (list, tuple)) and data else None
-    shape = getattr(x, "shape", ())
-    return final.by_images(shape[0]) if len(shape) == 4 else final.BY_SCORE
+    given = isinstance(validation_data, (list, tuple)) and validation_data
+    shape = getattr(validation_data[0] if given else x, "shape", ())
+    if len(shape) != 4 or (validation_data is not None and not given):
+        return final.BY_SCORE
+    if given:
+        return final.by_images(shape[0])
+    return final.by_images(shape[0] - math.floor(shape[0] * (1 - validation_split)))
 
 
 def _as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
