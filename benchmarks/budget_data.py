@@ -17,7 +17,7 @@ import numpy as np
 from tflite_export.runtime import native_output_silenced
 
 _OF_CLASS = 300
-_TURNED = 5_000
+TURNED = 5_000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts = tfds.as_numpy(builder.as_dataset(batch_size=-1))
     x, y = parts["train"]["image"], parts["train"]["label"]
     x_test, y_test = parts["test"]["image"], parts["test"]["label"]
-    generator = np.random.default_rng(0)
-    order = generator.permutation(len(x))
-    photos = np.concatenate([order[y[order] == label][:_OF_CLASS] for label in range(10)])
+    photos, others = photographs_and_others(y)
     _write_folder(
         options.directory / "photos", x[photos], y[photos], builder.info.features["label"].names
     )
@@ -47,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.directory / "photos.npz",
         **{"x_train": x[photos], "y_train": y[photos], "x_test": x_test, "y_test": y_test},
     )
-    others = np.setdiff1d(order, photos, assume_unique=True)[:_TURNED]
+    generator = np.random.default_rng(0)
+    generator.permutation(len(x))  # as it was for the photographs
+    others = others[:TURNED]
     turned = {}
     for part, images in (("train", x[others]), ("test", x_test)):
         turns = generator.integers(0, 4, len(images))
@@ -55,6 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         turned[f"x_{part}"] = np.stack([np.rot90(image, turn) for image, turn in pairs])
         turned[f"y_{part}"] = turns
     np.savez_compressed(options.directory / "rotations.npz", **turned)
+
+
+def photographs_and_others(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the places of the photographs among CIFAR-10's training images, and of all others.
+
+    Args:
+        labels: of the training images.
+    """
+    order = np.random.default_rng(0).permutation(len(labels))
+    found = np.concatenate([order[labels[order] == label][:_OF_CLASS] for label in range(10)])
+    return found, np.setdiff1d(order, found, assume_unique=True)
 
 
 def _write_folder(folder: Path, images: np.ndarray, labels: np.ndarray, names: list[str]) -> None:

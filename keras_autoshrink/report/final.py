@@ -65,6 +65,8 @@ def verdict(
         networks have been trained several times, as it takes to beat a reference. (Where all were
         scored on the same images, it says nothing of what others would have shown.)
     """
+    if search.space.folds > 1:
+        by += ", others in each training"
     records = search.final()
     found = next((each for each in records if each["reference"] is None), None)
     reference = next((each for each in records if each["reference"] is not None), None)

@@ -13,6 +13,7 @@ from rich.status import Status
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.report import final
 from keras_autoshrink.report.quantities import Record, telling_costs
+from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import changes, described
 from keras_autoshrink.search.shrink import ShrinkSearch
 
@@ -130,7 +131,9 @@ class SearchProgress:
         elif is_final:
             label += place
         else:
-            label += f"{place} with {len(cell.live_edges)} of {len(search.cell.edges)} edges"
+            again = ", again," if isinstance(cell, Point) and cell.repeat else ""
+            edges = f"{len(cell.live_edges)} of {len(search.cell.edges)} edges"
+            label += f"{place}{again} with {edges}"
         self._labels[cell.key] = label
         self._update(search)
 
