@@ -22,6 +22,8 @@ from keras_autoshrink.search.records import Outcome, Round, mean_scores, network
 _LEAST_CANDIDATES = 8
 # The share of a search's networks that a final may have.
 _OF_CANDIDATES = 0.25
+# Until the estimates of worth and ease stand still; each halves what is left, or more.
+_ITERATIONS = 50
 
 
 def choose_rungs(epochs: int, max_candidates: int | None) -> tuple[int, ...]:
@@ -85,9 +87,8 @@ class Standing:
 
     Attributes:
         point: of the first of these trainings.
-        worth: the mean score. Where networks may be scored on several parts of the data, drawn
-            towards the typical score as by one training more: of many that were scored on few data
-            the best had luck.
+        worth: how good it is: the score, or an estimate where networks have been trained more than
+            once.
         seconds: that a training took, in the mean.
     """
 
@@ -103,30 +104,56 @@ def standings(space: Space, outcomes: Mapping[Cell, Outcome]) -> list[Standing]:
         space: of the search.
         outcomes: of its points.
     """
-    trained: dict[str, dict[Cell, Outcome]] = {}
+    trained: dict[str, dict[int, tuple[Cell, Outcome]]] = {}
     for point, outcome in outcomes.items():
-        if outcome.score is not None and _epochs(point) == sum(space.rungs[:1]):
-            trained.setdefault(network_of(point), {})[point] = outcome
-    means = {n: statistics.fmean(_scores(each)) for n, each in trained.items()}
-    typical = statistics.median(means.values()) if means else 0.0
-    drawn = (typical,) if space.folds > 1 else ()
+        repeat, epochs = _training_of(point)
+        if outcome.score is not None and epochs == sum(space.rungs[:1]):
+            trained.setdefault(network_of(point), {})[repeat] = point, outcome
+    worth = _worth(
+        {
+            network: {repeat: outcome.score or 0.0 for repeat, (_, outcome) in each.items()}
+            for network, each in trained.items()
+        }
+    )
     found = [
         Standing(
-            min(each, key=lambda point: point.key),
-            statistics.fmean((*_scores(each), *drawn)),
-            statistics.fmean(outcome.seconds for outcome in each.values()),
+            each[min(each)][0],
+            worth[network],
+            statistics.fmean(outcome.seconds for _, outcome in each.values()),
         )
-        for each in trained.values()
+        for network, each in trained.items()
     ]
     return sorted(found, key=lambda standing: (-standing.worth, standing.point.key))
 
 
-def _epochs(point: Cell) -> int:
-    return point.epochs if isinstance(point, Point) else 0
+def _training_of(point: Cell) -> tuple[int, int]:
+    return (point.repeat, point.epochs) if isinstance(point, Point) else (0, 0)
 
 
-def _scores(trained: Mapping[Cell, Outcome]) -> list[float]:
-    return [outcome.score for outcome in trained.values() if outcome.score is not None]
+def _worth(scores: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """Estimates how good networks are, of which some have been trained more often than others.
+
+    A score is the network's worth, the ease of the images that its repeat is scored on, and chance.
+    The ease of each repeat is its own; what networks differ by is drawn towards nothing as if a
+    network had one training more that shows no difference. So the best of many that were scored
+    once do not stay the best by luck, nor do those fall back that were scored on hard images. (The
+    best linear unbiased prediction of a random effect, of as much variance as chance has.)
+
+    Args:
+        scores: by network, and by repeat.
+    """
+    ease = dict.fromkeys({repeat for each in scores.values() for repeat in each}, 0.0)
+    if len(ease) <= 1:
+        return {network: each[repeat] for network, each in scores.items() for repeat in each}
+    worth = dict.fromkeys(scores, 0.0)
+    for _ in range(_ITERATIONS):
+        for repeat in ease:
+            ease[repeat] = statistics.fmean(
+                each[repeat] - worth[network] for network, each in scores.items() if repeat in each
+            )
+        for network, each in scores.items():
+            worth[network] = sum(each[r] - ease[r] for r in each) / (len(each) + 1)
+    return worth
 
 
 class Qualified:
