@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.report import saved_search
@@ -86,7 +88,9 @@ def verdict(
     said = f"{abs(difference) * unit:{form}} {what}"
     error = math.inf
     if min(len(found["scores"]), len(reference["scores"])) > 1:
-        error = _standard_error_of_difference(found, reference)
+        alike = [each for each in records if each["repeats"] == found["repeats"]]
+        is_paired = search.space.folds > 1 and reference in alike
+        error = _paired_error(alike) if is_paired else _standard_error(found, reference)
         said += f" (standard error {error * unit:{form}})"
     elif len(found["scores"]) == len(reference["scores"]) == 1:
         said += " (one training each)"
@@ -110,20 +114,23 @@ def verdict(
     )
 
 
-def _standard_error(record: Record) -> float:
-    """Returns the standard error of a mean score."""
-    return float(statistics.stdev(record["scores"])) / math.sqrt(len(record["scores"]))
+def _standard_error(*records: Record) -> float:
+    """Returns the standard error of a mean score, or of the difference of two."""
+    scores = [record["scores"] for record in records]
+    return math.sqrt(sum(statistics.variance(each) / len(each) for each in scores))
 
 
-def _standard_error_of_difference(one: Record, other: Record) -> float:
-    """Returns the standard error of the difference of two mean scores.
+def _paired_error(records: Sequence[Record]) -> float:
+    """Returns the standard error of the difference of two mean scores, on the same images each.
 
-    By pairs, where both have the same trainings: with `validation_split` these share their images.
+    From what is left of the scores of all records without the networks' means and the images': two
+    networks alone that were trained twice would tell too little of it.
     """
-    if one["repeats"] != other["repeats"]:
-        return math.hypot(_standard_error(one), _standard_error(other))
-    differences = [a - b for a, b in zip(one["scores"], other["scores"], strict=True)]
-    return float(statistics.stdev(differences)) / math.sqrt(len(differences))
+    scores = np.array([record["scores"] for record in records])
+    left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
+    networks, trainings = scores.shape
+    variance = (left**2).sum() / ((networks - 1) * (trainings - 1))
+    return float(np.sqrt(2 * variance / trainings))
 
 
 def mean_score(record: Record) -> str:
