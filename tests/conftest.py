@@ -2,6 +2,7 @@ import gc
 import os
 import runpy
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,7 @@ if _STARTED not in _PATHS:  # as it is in a process of pytest-xdist
 
 
 def pytest_collection_finish():
+    _optimise_graphs(False)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)  # to trace one network makes more objects than that
@@ -44,6 +46,21 @@ def what_stays_is_not_looked_through():
     """As above, for what the modules of tests before have imported and left."""
     gc.collect()
     gc.freeze()
+
+
+def _optimise_graphs(whether):
+    from forked import optimise_graphs
+
+    if "tensorflow" in sys.modules:
+        optimise_graphs(whether)
+
+
+@pytest.fixture(scope="module")
+def optimised_graphs():
+    """For what is of the numbers of optimised graphs, such as those of processes of their own."""
+    _optimise_graphs(True)
+    yield
+    _optimise_graphs(False)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 import tflite_export
+from keras_autoshrink.training.step import accelerate
 from tflite_export.__main__ import main
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
@@ -59,7 +60,9 @@ class Exported:
             if not path.exists():
                 keras.utils.set_random_seed(0)
                 model = network()
-                model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+                loss = "sparse_categorical_crossentropy"
+                model.compile(keras.optimizers.Adam(1e-2), loss, jit_compile=False)
+                accelerate(model)  # Keras's own step takes longer to be traced
                 model.fit(*self.train, batch_size=50, epochs=7, verbose=0)
                 model.save(path)
         return path

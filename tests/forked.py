@@ -20,8 +20,16 @@ processes.set_forkserver_preload(
 )
 
 
+def optimise_graphs(whether):
+    """Says whether TensorFlow optimises graphs; for a few steps that takes longer than they do."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not whether})
+
+
 def _run(function, *arguments):
     gc.freeze()  # as in conftest.py; memory that no collection looks at also stays shared
+    optimise_graphs(False)
     function(*arguments)
 
 
@@ -38,7 +46,8 @@ def outcome(function, *arguments):
     return process.exitcode
 
 
-def _execute(source, arguments, environment, folder):
+def _execute(source, arguments, environment, folder, optimised):
+    optimise_graphs(optimised)
     for descriptor, name in enumerate(("printed", "errors"), start=1):
         with (folder / name).open("wb") as file:
             os.dup2(file.fileno(), descriptor)
@@ -52,12 +61,15 @@ def _execute(source, arguments, environment, folder):
 
 
 class Script:
-    """Python source at work, with arguments and variables of the environment of its own."""
+    """Python source at work, with arguments and variables of the environment of its own.
 
-    def __init__(self, source, *arguments, **environment):
+    Its graphs are optimised where its numbers are to be those of a process that no test starts so.
+    """
+
+    def __init__(self, source, *arguments, optimised=False, **environment):
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
-        self._process = start(_execute, source, arguments, environment, folder)
+        self._process = start(_execute, source, arguments, environment, folder, optimised)
 
     def end(self):
         """Its exit status, and what it wrote to standard output and to standard error."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_autoshrink as kas
+from keras_autoshrink.commands import pipeline
 from keras_autoshrink.commands.cli import main
 from keras_autoshrink.networks.language_model import ShrinkRNN
 from keras_autoshrink.networks.recurrent_references import (
@@ -16,6 +17,7 @@ from keras_autoshrink.networks.recurrent_references import (
     TOKEN_COSTS,
 )
 from keras_autoshrink.report import saved_search
+from keras_autoshrink.tuner import workers
 
 VOCABULARY = 30
 TARGETS = {"target_macs": 12_000, "target_params": 9_000}
@@ -83,32 +85,6 @@ def test_keras_cells_are_points_of_the_space(name):
     np.testing.assert_allclose(ours(tokens), theirs(tokens), atol=1e-6)
 
 
-def test_a_search_returns_no_less_than_the_best_reference(tmp_path, workers_at_once):
-    found = []
-    for workers in (1, 2):
-        tuner = kas.AutoShrink(
-            at_budget(operations=("tanh", "skip"), target_params=9_000),
-            num_candidates=4,
-            max_candidates=11,
-            directory=tmp_path,
-            project_name=str(workers),
-            workers=workers,
-        )
-        tuner.search(TRAIN, validation_data=VALIDATION, epochs=2, verbose=0)
-        first, *others = tuner.final()
-        assert any(each["reference"] for each in (first, *others))
-        assert all(first["mean"] >= each["mean"] for each in others)
-        candidates = [c for record in tuner.trajectory() for c in record["candidates"]]
-        assert {c.get("reference") for c in candidates} == {None, *RECURRENT_REFERENCES}
-        assert all(8_550 <= c["params"] <= 9_000 for c in candidates)
-        assert all(c["score"] == -np.log(c["objective"]) for c in candidates)
-        found.append([(c["cell"], c["score"]) for c in candidates])
-        best = tuner.hypermodel.network(tuner.get_best_hyperparameters()[0])
-        assert best.reference == first["reference"]
-        assert kas.count_params(tuner.get_best_models()[0]) == first["params"]
-    assert found[0] == found[1]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -136,11 +112,26 @@ def write_text(folder):
         (folder / f"{part}.txt").write_text("\n".join(lines) + "\n")
 
 
-def test_a_design_ends_with_a_file_that_continues_a_text(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def tuners(monkeypatch):
+    """Those that commands search with, in rounds of four: few networks take several."""
+    made = []
+
+    def make(*args, **settings):
+        made.append(kas.AutoShrink(*args, **{**settings, "num_candidates": 4}))
+        return made[-1]
+
+    monkeypatch.setattr(pipeline, "AutoShrink", make)
+    return made
+
+
+def test_a_design_ends_with_a_file_that_continues_a_text(
+    tmp_path, monkeypatch, capsys, tuners, workers_at_once
+):
     monkeypatch.chdir(tmp_path)
     write_text(Path("words"))
-    line = "design words --target-params 3K --max-candidates 8 --epochs 2 --output d"
-    assert main(line.split()) == 0
+    of_search = "--target-params 3K --max-candidates 9 --epochs 2"
+    assert main(f"design words {of_search} --output d".split()) == 0
     printed = " ".join(capsys.readouterr().out.split())
     record = json.loads(Path("d/run.json").read_text())
     assert record["advice"] in printed
@@ -155,6 +146,29 @@ def test_a_design_ends_with_a_file_that_continues_a_text(tmp_path, monkeypatch, 
     assert main(["generate", record["networks"][0]["file"], "w1 w2", "--words", "5"]) == 0
     assert len(capsys.readouterr().out.split()) >= 2
     assert Path("d/report.html").is_file()
+
+    # Its search returned no less than the best reference.
+    (tuner,) = tuners
+    first, *others = tuner.final()
+    assert any(each["reference"] for each in (first, *others))
+    assert all(first["mean"] >= each["mean"] for each in others)
+    candidates = [c for record in tuner.trajectory() for c in record["candidates"]]
+    assert {c.get("reference") for c in candidates} == {None, *RECURRENT_REFERENCES}
+    assert all(2_850 <= c["params"] <= 3_000 for c in candidates)
+    assert all(c["score"] == -np.log(c["objective"]) for c in candidates)
+    best = tuner.hypermodel.network(tuner.get_best_hyperparameters()[0])
+    assert best.reference == first["reference"]
+    assert kas.count_params(tuner.get_best_models()[0]) == first["params"]
+
+    # Two processes find what one did.
+    monkeypatch.setenv(workers.COUNT, "2")
+    assert main(f"search --task text --data-dir words {of_search} --directory two".split()) == 0
+    assert len(workers_at_once) == 2
+    by_one, by_two = (
+        [(c["cell"], c["score"]) for record in each.trajectory() for c in record["candidates"]]
+        for each in tuners
+    )
+    assert by_two == by_one
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from keras_autoshrink.networks.language_model import (
     step_model,
 )
 from keras_autoshrink.networks.rnn import ShrinkRNNCell
+from keras_autoshrink.training.step import accelerate
 
 VOCABULARY, UNITS = 20, 6
 CHAIN = kas.Cell(("input", "tanh"), ((0, 1),))
@@ -193,7 +194,8 @@ def test_training_goes_on_from_the_state_and_all_forms_share_the_weights():
     windows, step = carrying(model, 3, steps=4), step_model(model)
     before, _ = generate(step, tokens)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    windows.compile(keras.optimizers.SGD(0.0), loss)
+    windows.compile(keras.optimizers.SGD(0.0), loss, jit_compile=False)
+    accelerate(windows)  # as a search does: Keras's own step takes longer to be traced
 
     def trained():
         """The losses of two windows, one after the other."""

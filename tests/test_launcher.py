@@ -260,7 +260,7 @@ def test_an_error_of_a_worker_is_one_line(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
+def one_process(tmp_path_factory, optimised_graphs):
     """The trajectory of a search without a launcher."""
     directory = tmp_path_factory.mktemp("one")
     assert main([*SEARCH.split(), *FEW, "--directory", str(directory), "--quiet"]) == 0

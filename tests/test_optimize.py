@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,9 +170,10 @@ def test_quantized_training_of_sequences(tmp_path):
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_diverging_training_is_one_line(exported, data):
+def test_a_diverging_training_is_one_line(data):
+    model = functional(layers.Flatten(), layers.Dense(4), layers.Dense(10))  # a small one is enough
     with pytest.raises(RuntimeError, match=r"^prune: the loss or a weight became .* in epoch 1;"):
-        tflite_export.prune(exported.model, *data, learning_rate=1e30, epochs=1, batch_size=50)
+        tflite_export.prune(model, *data, learning_rate=1e30, epochs=1, batch_size=50)
 
 
 def test_a_killed_process_is_named(exported, data):
@@ -363,7 +365,7 @@ def test_the_command_optimises_what_it_is_given(exported, tmp_path, monkeypatch,
 
     def trained(model, path, x, y, **options):
         calls.append(("quantize", Path(path).name, len(x), options["epochs"]))
-        tflite_export.convert(model, path, "int8", x[:50])
+        shutil.copy(exported.path("int8"), path)
         return model
 
     monkeypatch.setattr(tflite_export, "prune", pruned)

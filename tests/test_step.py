@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras_autoshrink.training import step
 from keras_autoshrink.training.step import accelerate
 
+pytestmark = pytest.mark.usefixtures("optimised_graphs")
+
 STEPS, CLASSES = 20, 3
 
 

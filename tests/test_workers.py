@@ -63,7 +63,8 @@ print(json.dumps(tuner.trajectory()))
 def alone(folder):
     """The script without workers, in a folder, until it ends: what it prints."""
     # What one process finds depends on its threads; a worker has one.
-    code, printed, errors = Script(SCRIPT, str(folder), "1", TF_NUM_INTRAOP_THREADS="1").end()
+    script = Script(SCRIPT, str(folder), "1", optimised=True, TF_NUM_INTRAOP_THREADS="1")
+    code, printed, errors = script.end()
     assert code == 0, errors
     return printed.splitlines()
 

@@ -55,14 +55,13 @@ class Parts:
 
     def _renumbered(self, masks: Masks) -> Masks:
         """Alike nodes numbered in one way, where there are not too many."""
-        powers = 2.0 ** np.arange(masks.shape[1])
-        best, code = masks, masks @ powers
-        for order, legal in self._renumberings:
-            other = masks[:, order]
-            smaller = (other @ powers < code) & ~masks[:, ~legal].any(axis=1)
-            best = np.where(smaller[:, None], other, best)
-            code = np.where(smaller, other @ powers, code)
-        return best
+        orders, legal = self._renumberings
+        # A row as a binary number, the smallest of which counts: of all exchanges at once.
+        powers = np.zeros(orders.shape)
+        np.put_along_axis(powers, orders, 2.0 ** np.arange(orders.shape[1])[None], axis=1)
+        rows = masks.astype(float)
+        codes = np.where(rows @ ~legal.T > 0, np.inf, rows @ powers.T)
+        return np.take_along_axis(masks, orders[codes.argmin(axis=1)], axis=1)
 
     def features(self, masks: Masks) -> Array:
         """Computes what a score may depend on: the edges, and a summary that counts double.
@@ -130,14 +129,19 @@ class Parts:
             reached[:, j] |= masks[:, index]
         return masks
 
-    def _find_renumberings(self) -> list[tuple[list[int], Masks]]:
-        """For each exchange of alike nodes where each edge goes, and which ones still can."""
+    def _find_renumberings(self) -> tuple[npt.NDArray[np.int_], Masks]:
+        """For each exchange of alike nodes which edge comes where, and which ones still can.
+
+        Returns:
+            Two arrays of shape (exchanges, edges); in the first exchange nothing moves.
+        """
         groups: dict[str, list[int]] = {}
         for node, op in enumerate(self.cell.ops):
             groups.setdefault(op, []).append(node)
+        nothing_moves = np.arange(len(self._place))[None], np.ones((1, len(self._place)), bool)
         if math.prod(math.factorial(len(group)) for group in groups.values()) > _PERMUTATIONS:
-            return []
-        found = []
+            return nothing_moves
+        orders, all_legal = [], []
         for nodes in itertools.product(*map(itertools.permutations, groups.values())):
             to: dict[int, int] = {}
             for group, exchanged in zip(groups.values(), nodes, strict=True):
@@ -148,9 +152,9 @@ class Parts:
             legal = np.zeros(len(self._place), bool)
             legal[[place for edge, place in moved.items() if edge in self._place]] = True
             spare = iter(np.flatnonzero(~legal).tolist())
-            order = [moved[e] if e in moved else next(spare) for e in self.cell.edges]
-            found.append((order, legal))
-        return found
+            orders.append([moved[e] if e in moved else next(spare) for e in self.cell.edges])
+            all_legal.append(legal)
+        return np.array(orders), np.array(all_legal)
 
 
 def distinct(masks: Masks) -> Masks:
