@@ -130,13 +130,13 @@ def test_a_design_ends_with_a_file_that_continues_a_text(
 ):
     monkeypatch.chdir(tmp_path)
     write_text(Path("words"))
-    of_search = "--target-params 3K --max-candidates 9 --epochs 2"
+    of_search = "--target-params 30K --max-candidates 11 --epochs 2"
     assert main(f"design words {of_search} --output d".split()) == 0
     printed = " ".join(capsys.readouterr().out.split())
     record = json.loads(Path("d/run.json").read_text())
     assert record["advice"] in printed
     for each in record["networks"]:
-        assert 2_850 <= each["params"] <= 3_000
+        assert 28_500 <= each["params"] <= 30_000
         assert each["bytes"] == Path(each["file"]).stat().st_size
         assert f"{each['name']} {each['perplexity']:.2f} ± " in printed
         facts = saved_search.read_facts(Path(f"d/{each['name']}.keras"))
@@ -154,7 +154,7 @@ def test_a_design_ends_with_a_file_that_continues_a_text(
     assert all(first["mean"] >= each["mean"] for each in others)
     candidates = [c for record in tuner.trajectory() for c in record["candidates"]]
     assert {c.get("reference") for c in candidates} == {None, *RECURRENT_REFERENCES}
-    assert all(2_850 <= c["params"] <= 3_000 for c in candidates)
+    assert all(28_500 <= c["params"] <= 30_000 for c in candidates)
     assert all(c["score"] == -np.log(c["objective"]) for c in candidates)
     best = tuner.hypermodel.network(tuner.get_best_hyperparameters()[0])
     assert best.reference == first["reference"]
