@@ -17,7 +17,13 @@ from keras_autoshrink.cell import Cell
 from keras_autoshrink.search.final import Qualified, Size, Stage, Standing, size_of, standings
 from keras_autoshrink.search.points import Point
 from keras_autoshrink.search.records import Outcome, of_cells, over_in_a_row
-from keras_autoshrink.search.strategies import OF_MINUTES, OVER_IN_A_ROW, Budgeted, State
+from keras_autoshrink.search.strategies import (
+    OF_MINUTES,
+    OF_MINUTES_FEW_DATA,
+    OVER_IN_A_ROW,
+    Budgeted,
+    State,
+)
 
 # How many networks are trained unless it is said.
 _CANDIDATES = 40
@@ -110,7 +116,8 @@ class Evolution(Budgeted):
             sizes.append(size_of(budget, state.space))
         if self.max_minutes is not None and state.outcomes:
             qualified = Qualified(state.space, of_cells(state.rounds, state.outcomes))
-            seconds = min(OF_MINUTES * 60 * self.max_minutes, self.seconds_left(state))
+            share = OF_MINUTES if state.space.folds == 1 else OF_MINUTES_FEW_DATA
+            seconds = min(share * 60 * self.max_minutes, self.seconds_left(state))
             sizes.append(qualified.affordable(seconds * _side_by_side(state)))
         return min(sizes, key=lambda size: size.trainings)
 

@@ -79,8 +79,9 @@ FAILURES_IN_A_ROW = 10
 OVER_IN_A_ROW = 30
 
 
-# The share of its time that a search may spend on the training of its best networks at the end.
-OF_MINUTES = 0.3
+# The share of its time that a search may spend on the training of its best networks at the end, and
+# where these are scored on few data.
+OF_MINUTES, OF_MINUTES_FEW_DATA = 0.3, 0.4
 # How many networks have to be trained before what they took says how long all will take.
 _TELLING = 8
 # As many networks as nobody trains: before one has been trained, what fits into a time is unknown.
