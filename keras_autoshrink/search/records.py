@@ -272,7 +272,7 @@ def final_records(finished: Round, outcomes: Mapping[str, Outcome]) -> list[dict
             {"reference": candidate.reference, "scores": [], "repeats": [], "trial_ids": []},
         )
         record["scores"].append(outcome.score)
-        record["repeats"].append(dict(point.values).get(REPEAT, 0))
+        record["repeats"].append(point.repeat)
         record["trial_ids"].append(outcome.trial_id)
         record.update(outcome.costs, cell=point.to_json())
     for record in found.values():
