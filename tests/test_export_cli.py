@@ -66,6 +66,43 @@ def test_a_convert_that_is_ended_leaves_nothing_behind(folder, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_an_interrupt_that_a_destructor_drops_is_raised_again(folder):
+    # What convert does lasts for minutes, or has ended before the interrupt could be raised again.
+    code = """
+import os, runpy, signal, sys, time
+import tflite_export
+
+seconds = float(sys.argv.pop())
+
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+def convert(*_, **__):
+    Destroyed()
+    time.sleep(seconds)
+    raise ValueError("not interrupted")
+
+tflite_export.load_model = lambda *_: None
+tflite_export.convert = convert
+runpy.run_module("tflite_export", run_name="__main__")
+"""
+    command = [sys.executable, "-c", code, "convert", "model.keras", "new.tflite"]
+    for seconds in ("600", "0"):
+        ended = subprocess.run(
+            [*command, seconds],
+            cwd=folder,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (ended.returncode, ended.stdout) == (130, "")
+        assert ended.stderr == "tflite_export: error: interrupted\n"
+
+
 @pytest.mark.parametrize(
     ("command", "package", "pip_name"),
     [

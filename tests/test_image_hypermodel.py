@@ -13,6 +13,7 @@ from searches import Eager
 
 import keras_autoshrink as kas
 from keras_autoshrink.hypermodels.callbacks import ProxyStopping
+from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
 from keras_autoshrink.training.recipes import RECIPES
 
@@ -71,6 +72,32 @@ def test_at_a_budget_every_network_costs_the_same(name, target):
         keys.add(network["cell"].key)
     assert len(keys) > 1
     assert at_budget.default_score({"val_accuracy": 0.5}, macs=123) == 0.5
+
+
+def test_no_two_neighbours_are_the_same_network(monkeypatch):
+    # As wide as they are asked to be: then what is left to differ is what they are made of.
+    def as_asked(build, base, *_):
+        return tuple(round(16 * each) for each in base)
+
+    monkeypatch.setattr("keras_autoshrink.hypermodels.cnn.solve_filters", as_asked)
+    hypermodel = kas.CNNCellHyperModel((16, 16, 3), 4, num_nodes=3, target_macs=1)
+    hp = keras_tuner.HyperParameters()
+    hypermodel.network(hp)
+    space = CellSpace(
+        hp.space, True, first=hypermodel.starting_values(), without_effect=hypermodel.without_effect
+    )
+    *_, dense = (each for each in space.space.first if space.space.contains(each))
+    assert dense.prune().ops == ("input", "conv3x3")
+    dense = space.sub_cell({**space.values(dense), "stage4_cells": 0})
+    networks = []
+    for point in (dense, *space.space.neighbours(dense, least_edges=1)):
+        point_hp = keras_tuner.HyperParameters()
+        point_hp.values = space.values(point)
+        networks.append(hypermodel.network(point_hp).build(name="network").get_config())
+    changed = {name for name in hp.values if any(c in name for c in ("large", "stage4_growth"))}
+    assert changed == set(hypermodel.without_effect(space.values(dense)))
+    assert len(networks) > 30
+    assert len({repr(each) for each in networks}) == len(networks)
 
 
 def test_what_is_given_is_not_searched():

@@ -55,14 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings_in_one_line("tflite_export"), _reported(options.command):
             status: int = options.run(options)
+        if _interrupted.is_set():  # and dropped by something else than a destructor
+            raise KeyboardInterrupt
     except ImportError as error:
         _fail(_missing_package(options.command, error))
     except (OSError, TypeError, ValueError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        fail("tflite_export", "interrupted", 130)
-    finally:
-        _raise_again(0)
+        _fail("interrupted", 130)
     return status
 
 
@@ -75,29 +75,29 @@ def _reported(command: str) -> contextlib.AbstractContextManager[None]:
 # TensorFlow's converter makes other errors of a KeyboardInterrupt.
 _interrupted = threading.Event()
 
-
-# Python drops a KeyboardInterrupt that is raised in a destructor. To clean up takes less time, on a
-# busy machine, too.
-_AGAIN = 3.0
+_AGAIN = 0.01  # seconds: the destructor in which an interrupt was dropped has ended
 
 
 def _interrupt(*_: object) -> NoReturn:
     _interrupted.set()
-    _raise_again(_AGAIN)
     raise KeyboardInterrupt
 
 
-def _raise_again(seconds: float) -> None:
-    """Has the interrupt raised again after so many seconds; 0 for not again."""
-    if _interrupted.is_set() and hasattr(signal, "setitimer"):  # Windows has none
+def _unraisable(dropped: Any) -> None:
+    """Has an interrupt that Python drops, as one in a destructor, raised again at once."""
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+    elif hasattr(signal, "setitimer"):  # Windows has none: the command ends when its work has
         signal.signal(signal.SIGALRM, _interrupt)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 2) -> NoReturn:
     if _interrupted.is_set():
-        fail("tflite_export", "interrupted", 130)
-    fail("tflite_export", message, 2)
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)  # the command has ended: not once more
+        message, status = "interrupted", 130
+    fail("tflite_export", message, status)
 
 
 # What pip calls a package, by the name it is imported by, where a command can lack it.
@@ -475,7 +475,7 @@ def _serve(options: argparse.Namespace) -> int:
     """Serves the page that measures a file in a browser."""
     from tflite_export.devices.browser import serve as run
 
-    return run(
+    status = run(
         options.path,
         host=options.host,
         port=options.port,
@@ -483,6 +483,8 @@ def _serve(options: argparse.Namespace) -> int:
         runs=options.runs,
         once=options.once,
     )
+    _interrupted.clear()  # Ctrl-C is how serving ends
+    return status
 
 
 def _android(options: argparse.Namespace) -> int:
@@ -542,4 +544,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored
         signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _unraisable
     sys.exit(main())

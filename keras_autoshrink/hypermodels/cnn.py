@@ -33,7 +33,12 @@ from keras_autoshrink.networks.budget import (
     solve_filters,
 )
 from keras_autoshrink.networks.cnn import ShrinkCNN, round_filters
-from keras_autoshrink.networks.operations import BUDGET_OPERATIONS, CNN_OPERATIONS, get_layers
+from keras_autoshrink.networks.operations import (
+    BUDGET_OPERATIONS,
+    CNN_OPERATIONS,
+    LARGER,
+    get_layers,
+)
 from keras_autoshrink.networks.references import reference_labels, solve_reference
 from keras_autoshrink.score import AccuracyScore
 from keras_autoshrink.search.points import REPEAT
@@ -374,6 +379,19 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         # Those with a stem of stride 2 are mostly better.
         labels = sorted(reference_labels(), key=lambda label: not label.endswith("-stride2"))
         return [*cells, *({"network": label} for label in labels)]
+
+    def without_effect(self, values: dict[str, Any]) -> list[str]:
+        """Names the hyperparameters that change nothing of a network, where others are as they are.
+
+        Args:
+            values: of hyperparameters by name, those of the cell's edges and ops included.
+        """
+        hp = keras_tuner.HyperParameters()
+        hp.values = dict(values)
+        ops = declare_cell(hp, self.cell, operations=self.operations).prune().ops
+        stages = range(1, _MOST_STAGES + 1)
+        found = [f"stage{n}_growth" for n in stages if values.get(f"stage{n}_cells") == 0]
+        return found if {*ops} & {*LARGER} else [*found, "large_kernels"]
 
     def _declare_stages(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """Declares the stages of a network at a budget as far as they are not given."""

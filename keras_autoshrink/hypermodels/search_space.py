@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_autoshrink.cell import INPUT, Cell, Edge
@@ -73,6 +73,8 @@ class CellSpace:
             that a search is to begin with.
         rungs: for how many epochs its points are trained, see `Space`.
         folds: on how many parts of the data they may be scored.
+        without_effect: names the hyperparameters among values that change nothing of the network,
+            where others are as they are.
 
     Attributes:
         name: the prefix of the cell's hyperparameters.
@@ -92,6 +94,7 @@ class CellSpace:
         first: Iterable[Mapping[str, Any]] = (),
         rungs: tuple[int, ...] = (),
         folds: int = 1,
+        without_effect: Callable[[dict[str, Any]], Iterable[str]] = lambda _: (),
     ) -> None:
         declared = {parameter.name: parameter for parameter in space}
         found = [match for name in declared if (match := _EDGE.fullmatch(name))]
@@ -126,7 +129,14 @@ class CellSpace:
             if rungs:
                 defaults = with_fidelity(defaults, rungs[0])
             cell = Point(cell.ops, cell.edges, defaults)
-            self.space = Space(cell, tuple(node_ops), choices, rungs=rungs, folds=folds)
+            self.space = Space(
+                cell,
+                tuple(node_ops),
+                choices,
+                rungs=rungs,
+                folds=folds,
+                without_effect=lambda point: choices.keys() & without_effect(self.values(point)),
+            )
             at_first = {**self.values(cell), **{n: p.default for n, p in declared.items()}}
             points = tuple(self.sub_cell({**at_first, **values}) for values in first)
             self.space = dataclasses.replace(self.space, first=points)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_autoshrink.cell import Cell, Edge
@@ -90,6 +90,9 @@ class Space:
         rungs: for how many epochs networks are trained, and those of the search's final; none where
             all are trained alike.
         folds: on how many parts of the data a network may be scored, each in a training of its own.
+        without_effect: names the values of a point that change nothing of its network. They are the
+            start's in all points but the first, so that no network is trained twice. By default it
+            names none.
 
     Example:
         >>> start = Point(("input", "conv1x1"), ((0, 1),), (("stem_stride", 2),))
@@ -104,6 +107,9 @@ class Space:
     first: tuple[Cell, ...] = ()
     rungs: tuple[int, ...] = ()
     folds: int = 1
+    without_effect: Callable[[Point], Iterable[str]] = dataclasses.field(
+        default=lambda _: (), compare=False, repr=False
+    )
 
     @classmethod
     def of_edges(cls, cell: Cell) -> Space:
@@ -137,6 +143,14 @@ class Space:
         """
         if not self.contains(point):
             return
+        seen = {self._canonical(point).key}
+        for changed in self._changed(point, least_edges):
+            found = self._canonical(changed)
+            if found.key not in seen:
+                seen.add(found.key)
+                yield found
+
+    def _changed(self, point: Cell, least_edges: int) -> Iterator[Cell]:
         for edge in self.start.edges:
             edges = {*point.edges} ^ {edge}
             if any(i == 0 for i, _ in edges):
@@ -177,7 +191,15 @@ class Space:
             if any(i == 0 for i, _ in edges):
                 found = _live(dataclasses.replace(start, **changed))
                 if len(found.edges) >= least_edges:
-                    return found
+                    return self._canonical(found)
+
+    def _canonical(self, point: Cell) -> Cell:
+        """Gives the values without effect those of the start."""
+        if not isinstance(point, Point) or not isinstance(self.start, Point):
+            return point
+        plain = dict(self.start.values)
+        changed = {name: plain[name] for name in self.without_effect(point)}
+        return dataclasses.replace(point, values=tuple({**dict(point.values), **changed}.items()))
 
     def to_json(self) -> dict[str, Any]:
         """Returns what is to be chosen beside edges as plain values."""

@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ class AutoShrinkOracle(keras_tuner.Oracle):
         self.seed = self.settings["seed"]  # KerasTuner replaces 0 by a random seed
         self.metric = _with_direction(metric) if metric else self.objective
         self.first: Sequence[Mapping[str, Any]] = ()
+        self.without_effect: Callable[[dict[str, Any]], Iterable[str]] = lambda _: ()
         self.epochs: int | None = None
         self.folds = 1
         self.costs: CandidateCosts | None = None
@@ -187,7 +188,13 @@ class AutoShrinkOracle(keras_tuner.Oracle):
             space = self.hyperparameters.space
             rungs = choose_rungs(self.epochs or 0, self.settings["max_candidates"])
             self._space = CellSpace(
-                space, self.whole_space, self._searched, self.first, rungs, self.folds
+                space,
+                self.whole_space,
+                self._searched,
+                self.first,
+                rungs,
+                self.folds,
+                self.without_effect,
             )
         return self._space
 

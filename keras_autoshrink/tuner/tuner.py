@@ -187,6 +187,7 @@ class AutoShrink(keras_tuner.Tuner):
         )
         oracle.costs = self._costs
         oracle.first = getattr(hypermodel, "starting_values", list)()
+        oracle.without_effect = getattr(hypermodel, "without_effect", lambda values: ())
         oracle.on_begin, oracle.on_end = self._trial_begun, self._trial_ended
         self._trainer = Trainer(
             score,
