@@ -19,6 +19,7 @@ import multiprocessing
 import multiprocessing.pool
 import multiprocessing.util
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -36,7 +37,7 @@ from keras_autoshrink.training.recipes import default_recipe, has_photographs
 from tflite_export.runtime import native_output_silenced
 
 VALIDATION = 5_000  # training images of CIFAR-10 that candidates are scored on, the last of them
-_FOUND = "found"
+_FOUND, _RANDOM = "found", "random"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument(
+        "--random",
+        action="store_true",
+        help="search: draw networks at random, to hold the search against; train: that one, too",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--found", type=Path, help="architecture.json of another search")
     parser.add_argument("--recipe", choices=(*kas.RECIPES,), help="of a training in full")
@@ -91,6 +97,10 @@ def _found(options: argparse.Namespace) -> Path:
     return Path(options.found or options.directory / f"{_project(options)}.json")
 
 
+def _drawn(options: argparse.Namespace) -> Path:
+    return Path(options.directory / f"{_project(options)}-{_RANDOM}.json")
+
+
 def _hypermodel(options: argparse.Namespace, data: Any) -> kas.CNNCellHyperModel:
     return kas.CNNCellHyperModel(
         data.input_shape,
@@ -105,13 +115,15 @@ def search(options: argparse.Namespace) -> None:
     with native_output_silenced():
         data = load(options, "search")
     hypermodel = _hypermodel(options, data)
+    path = _drawn(options) if options.random else _found(options)
     tuner = kas.AutoShrink(
         hypermodel,
         num_candidates=6,  # few at a time: each round learns from those before
+        strategy=_random_points() if options.random else None,
         max_minutes=options.minutes,
         seed=options.seed,
         directory=options.directory,
-        project_name=_project(options),
+        project_name=_project(options) + (f"-{_RANDOM}" if options.random else ""),
     )
     began = time.monotonic()
     validation = (data.validation.x, data.validation.y)
@@ -123,8 +135,37 @@ def search(options: argparse.Namespace) -> None:
             f"best {record['score']:.4f} {record['changed']}"
         )
     best = hypermodel.network(tuner.get_best_hyperparameters()[0])
-    _found(options).write_text(json.dumps(best.to_json()))
-    print(f"wrote {_found(options)}")
+    path.write_text(json.dumps(best.to_json()))
+    print(f"wrote {path}")
+
+
+def _random_points() -> str:
+    """Adds a strategy whose networks are all drawn at random, in rounds and with a final as ours.
+
+    Returns:
+        Its name.
+    """
+    from keras_autoshrink.search import STRATEGIES
+    from keras_autoshrink.search.evolution import Evolution
+
+    class RandomPoints(Evolution):
+        name = _RANDOM
+
+        def begin(self, state: Any) -> list[Any]:
+            return self._at_random(state, f"{state.seed}/0")
+
+        def _changed(self, state: Any, outcomes: Any) -> list[Any]:
+            points = self._at_random(state, state.round_seed)
+            return [point for point in points if point.key not in state.outcomes]
+
+        def _at_random(self, state: Any, seed: str) -> list[Any]:
+            generator, least = random.Random(seed), self.edges_to_keep(state.cell)
+            count = min(self.num_candidates, self._remaining(state))
+            points = (state.space.at_random(generator, least) for _ in range(count))
+            return list({point.key: point for point in points}.values())
+
+    STRATEGIES[_RANDOM] = RandomPoints
+    return _RANDOM
 
 
 def train(options: argparse.Namespace) -> None:
@@ -132,6 +173,8 @@ def train(options: argparse.Namespace) -> None:
     networks = _references(options)
     if _found(options).exists():
         networks[_FOUND] = json.loads(_found(options).read_text())
+    if options.random:
+        networks[_RANDOM] = json.loads(_drawn(options).read_text())
     names = options.only or [*networks]
     networks = {name: networks[name] for name in names if networks[name] is not None}
     latencies = _latencies(networks) if options.target_latency_ms else {}
@@ -216,7 +259,7 @@ def _labels() -> list[str]:
 
 def _key(job: dict[str, Any]) -> str:
     names = ("dataset", "target", "network", "recipe", "epochs", "seed")
-    found = job["architecture"] if job["network"] == _FOUND else None
+    found = job["architecture"] if job["network"] in (_FOUND, _RANDOM) else None
     return json.dumps([*(job[name] for name in names), found])
 
 
