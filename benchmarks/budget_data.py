@@ -2,7 +2,9 @@
 
 `photos` is a folder of ten folders of 300 PNG files each, as people have them; `photos.npz` has the
 same 3,000 images to train on, and all of CIFAR-10's test images to test on. `rotations.npz` has
-5,000 other images, each turned by 0, 90, 180 or 270 degrees: the class is which.
+5,000 other images, each turned by 0, 90, 180 or 270 degrees: the class is which. They are made
+smaller first, and larger once they are turned: images that were once compressed as JPEG tell by the
+traces of that, too, which way up they are, and not only by what they show.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tflite_export.runtime import native_output_silenced
 
@@ -52,9 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for part, images in (("train", x[others]), ("test", x_test)):
         turns = generator.integers(0, 4, len(images))
         pairs = zip(images, turns, strict=True)
-        turned[f"x_{part}"] = np.stack([np.rot90(image, turn) for image, turn in pairs])
+        turned[f"x_{part}"] = np.stack([_turned(image, turn) for image, turn in pairs])
         turned[f"y_{part}"] = turns
     np.savez_compressed(options.directory / "rotations.npz", **turned)
+
+
+def _turned(image: np.ndarray, turns: int) -> np.ndarray:
+    """Turns an image by so many right angles, without the traces of an earlier compression.
+
+    Those are of single pixels, of even and odd ones, so means of 2 by 2 have none.
+    """
+    height, width, channels = image.shape
+    halved = image.reshape(height // 2, 2, width // 2, 2, channels).mean((1, 3))
+    small = Image.fromarray(np.rot90(halved.round().astype(np.uint8), turns).copy())
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def photographs_and_others(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,8 +83,6 @@ def photographs_and_others(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_folder(folder: Path, images: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
-    from PIL import Image
-
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / names[label] / f"{number:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
