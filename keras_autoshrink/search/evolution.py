@@ -34,6 +34,8 @@ _RANDOM = 0.1
 # Where data are few: how many of the best are trained again until they have been scored on all of
 # them, and the share of a round's networks that these are.
 _WATCHED, _AGAIN = 4, 0.3
+# Of its time a search may take so much more for its final: a smaller one says less.
+_MORE_MINUTES = 0.05
 # How often to draw a network that is not known yet before all neighbours are looked at.
 _DRAWS = 50
 
@@ -92,7 +94,7 @@ class Evolution(Budgeted):
         if not state.space.rungs or not state.is_final(state.rounds[-1]):
             return None
         stage = Stage(state.space, state.rounds[-1], state.outcomes)
-        in_time = stage.seconds() / _side_by_side(state) <= self.seconds_left(state)
+        in_time = stage.seconds() / _side_by_side(state) <= self._final_seconds(state)
         in_number = self.max_candidates is None or stage.trainings() <= self.max_remaining(state)
         return stage if stage.trainings() and in_time and in_number else None
 
@@ -117,9 +119,14 @@ class Evolution(Budgeted):
         if self.max_minutes is not None and state.outcomes:
             qualified = Qualified(state.space, of_cells(state.rounds, state.outcomes))
             share = OF_MINUTES if state.space.folds == 1 else OF_MINUTES_FEW_DATA
-            seconds = min(share * 60 * self.max_minutes, self.seconds_left(state))
+            seconds = min(share * 60 * self.max_minutes, self._final_seconds(state))
             sizes.append(qualified.affordable(seconds * _side_by_side(state)))
         return min(sizes, key=lambda size: size.trainings)
+
+    def _final_seconds(self, state: State) -> float:
+        """Returns how long a final may take that begins now, or a later round of it."""
+        more = 0.0 if self.max_minutes is None else _MORE_MINUTES * 60 * self.max_minutes
+        return self.seconds_left(state) + more
 
     def _remaining(self, state: State) -> int:
         """Returns how many networks may be trained before the final."""

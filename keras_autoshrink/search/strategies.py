@@ -11,6 +11,7 @@ import abc
 import dataclasses
 import functools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -187,11 +188,19 @@ class Strategy(abc.ABC):
         )
 
     def fitting(self, state: State, seconds: float) -> int:
-        """Returns how many networks can be trained in a time, by how long those so far took."""
-        trained = sum(outcome.over_limit is None for outcome in state.outcomes.values())
+        """Returns how many networks can be trained in a time, by how long those so far took.
+
+        By those of the last round if they took longer: what a search finds often trains more
+        slowly than what it begins with.
+        """
+        trained = {k: o.seconds for k, o in state.outcomes.items() if o.over_limit is None}
         if not trained or not state.elapsed_seconds:
             return UNKNOWN
-        return math.floor(min(seconds * trained / state.elapsed_seconds, UNKNOWN))
+        last = [trained[c.cell.key] for c in state.rounds[-1].candidates if c.cell.key in trained]
+        mean = statistics.fmean(trained.values())
+        slower = max(1.0, statistics.fmean(last) / mean) if last and mean else 1.0
+        of_each = slower * state.elapsed_seconds / len(trained)
+        return math.floor(min(seconds / of_each, UNKNOWN))
 
     def edges_to_keep(self, cell: Cell) -> int:
         """Returns the number of edges that the smallest part of a complete DAG has."""
