@@ -226,7 +226,9 @@ def run(search, score, seconds=60.0, at_a_time=2):
     while pending := search.pending():
         point = pending[0].cell
         search.elapsed_seconds += seconds * point.epochs / 2 / at_a_time
-        outcome = Outcome(score(point), seconds=seconds * point.epochs / 2)
+        found = score(point)
+        error = "out of memory" if found is None else None
+        outcome = Outcome(found, error=error, seconds=seconds * point.epochs / 2)
         search.tell(point, outcome)
         elapsed = search.elapsed_seconds
         search = ShrinkSearch.from_json(json.loads(json.dumps(search.to_json())))
@@ -296,6 +298,50 @@ def test_the_best_are_scored_on_all_parts_of_few_data(declared):
     assert 8 <= again <= 0.3 * 60
     best = found.round.candidates[found.adopted[-1]].cell
     assert len(trained[3][best.network]) > 1
+
+
+def quality(point):
+    """A number from 0 to 1 that depends on the network alone."""
+    return random.Random(point.network).random()
+
+
+def on_unlike_parts(point):
+    """A rule by which the second part of the data is much easier than all others."""
+    return quality(point) + (5 if point.repeat == 2 else 0)
+
+
+def test_a_second_final_has_no_favour_for_networks_that_the_first_scored_on_easy_data(declared):
+    found = run(with_final(declared.hyperparameters, 3, max_candidates=40), on_unlike_parts)
+    raised = ShrinkSearch.from_json({**found.to_json(), "max_candidates": 60})
+    found = run(raised, on_unlike_parts)
+    assert [{c.cell.epochs for c in each.candidates} for each in found.rounds[-2:]] == [{4}, {4}]
+    before, after = (
+        sorted(
+            {quality(c.cell) for c in each.candidates if found.space.contains(c.cell)},
+            reverse=True,
+        )
+        for each in found.rounds[-2:]
+    )
+    trainings = Counter(c.cell.network for c in found.rounds[-2].candidates)
+    assert {*trainings.values()} == {1, 2}
+    assert after == before[: len(after)] != before
+
+
+def test_a_network_that_failed_on_hard_data_is_no_better_for_it(declared):
+    whole = run(with_final(declared.hyperparameters, 3, max_candidates=40), on_unlike_parts)
+    _, second, *_ = (record for record in whole.final() if record["reference"] is None)
+
+    second = {**second["cell"], "values": {**second["cell"]["values"], REPEAT: 1}}
+
+    def failing(point):
+        return None if point.to_json() == second else on_unlike_parts(point)
+
+    found = run(with_final(declared.hyperparameters, 3, max_candidates=40), failing)
+    assert sorted(len(record["scores"]) for record in found.final()) == [1, 2, 2]
+    means = [record["mean"] for record in whole.final()]
+    assert [record["mean"] for record in found.final()] == pytest.approx(means)
+    adopted = found.round.candidates[found.adopted[-1]].cell
+    assert adopted.network == whole.round.candidates[whole.adopted[-1]].cell.network
 
 
 def test_a_search_of_minutes_ends_in_time_and_with_a_final(declared):
