@@ -3,12 +3,14 @@
 import re
 import statistics
 
+import numpy as np
 import pytest
 from computed_searches import accuracy, at_budget, bayesian, noise, outcome, paper, run
 
 from keras_autoshrink.report import final
 from keras_autoshrink.report.progress import STILL, SearchProgress
 from keras_autoshrink.search.records import Outcome
+from keras_autoshrink.tuner import tuner
 
 
 def shown(search, capsys, evaluate=outcome, verbose=1, networks=1_000, **named):
@@ -201,6 +203,20 @@ def test_no_network_beats_another_by_what_equal_ones_differ_by(folds, least):
     assert all(beats for ratio, beats in said.items() if ratio > 1.05 * least)
     assert any(2 < ratio < least for ratio in said)
     assert any(said.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"validation_data": (np.zeros((7, 1, 1, 1)), np.zeros(7))}, "7 validation images"),
+        ({"validation_split": 0.25}, "3 validation images"),
+        ({"validation_split": None}, "the validation score"),  # a HyperModel may split data itself
+        ({"validation_data": iter(()), "validation_split": 0.25}, "the validation score"),
+    ],
+)
+def test_by_how_many_images_networks_are_judged(arguments, said):
+    x, y = np.zeros((12, 1, 1, 1)), np.zeros(12)
+    assert tuner._judged_by(x, y, **arguments) == tuner._judged_by(x=x, y=y, **arguments) == said
 
 
 def equal(point):

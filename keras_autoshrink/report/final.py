@@ -68,7 +68,7 @@ def verdict(
         scored on the same images, it says nothing of what others would have shown.)
     """
     if search.space.folds > 1:
-        by += ", others in each training"
+        by += ", with other images in each training"
     records = search.final()
     found = next((each for each in records if each["reference"] is None), None)
     reference = next((each for each in records if each["reference"] is not None), None)
