@@ -26,7 +26,7 @@ def bayesian(cell=DENSE, **settings):
     return ShrinkSearch(cell, **{"strategy": "bayesian", **known, **settings})
 
 
-def at_budget(**settings):
+def at_budget(folds=1, **settings):
     """A search at a budget: it begins with a plain cell and references, and ends with a final."""
     ops = ("input", "conv1x1", "sepconv3x3", "conv1x1")
     dense, values = Cell.dense(ops), with_fidelity((("network", "cell"), ("units", 2)), 4)
@@ -41,6 +41,7 @@ def at_budget(**settings):
         {"network": ("cell",), "units": (2, 4, 8)},
         first=(dataclasses.replace(start, edges=((0, 1),)), *references),
         rungs=(4, 8),
+        folds=folds,
     )
     known = {"strategy": "evolution", "num_candidates": 4, "max_candidates": 24}
     return ShrinkSearch(start, **{**known, **settings}, space=space)

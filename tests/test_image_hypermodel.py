@@ -191,6 +191,25 @@ def test_repeated_trainings_hold_out_other_images():
     assert len(set.union(*held)) == sum(map(len, held[:4])) == 20
 
 
+def test_where_many_images_are_held_out_all_trainings_are_scored_on_the_same():
+    # What is said of a final, and its standard error, goes by `count_folds`.
+    x, y = np.zeros((10_000, 1, 1, 1)), np.arange(10_000)
+    hp = keras_tuner.HyperParameters()
+    hp.values["tuner/repeat"] = 1
+    for share, parts, are_last in ((0.2, 1, True), (0.1, 2, False)):
+        given = hypermodel().fit(hp, Recorder(), x, y, validation_split=share)
+        assert hypermodel().count_folds(x, y, validation_split=share) == parts
+        assert (min(given["validation_data"][1]) == 10_000 * (1 - share)) == are_last
+
+
+def test_keras_refuses_to_hold_out_all_images():
+    asked = {"validation_split": 0.95}  # of eight
+    assert fitted(X, Y, **asked)["validation_split"] == 0.95
+    assert hypermodel().count_folds(X, Y, **asked) == 1
+    with pytest.raises(ValueError, match="not sufficient to split"):
+        hypermodel().build(keras_tuner.HyperParameters()).fit(X, Y, verbose=0, **asked)
+
+
 def test_a_data_set_shuffles_itself():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
     given = fitted(data)

@@ -227,7 +227,9 @@ def run(search, score, seconds=60.0, at_a_time=2):
         point = pending[0].cell
         took = (seconds(search) if callable(seconds) else seconds) * point.epochs / 2
         search.elapsed_seconds += took / at_a_time
-        outcome = Outcome(score(point), seconds=took)
+        found = score(point)
+        error = "out of memory" if found is None else None
+        outcome = Outcome(found, error=error, seconds=took)
         search.tell(point, outcome)
         elapsed = search.elapsed_seconds
         search = ShrinkSearch.from_json(json.loads(json.dumps(search.to_json())))
@@ -297,6 +299,50 @@ def test_the_best_are_scored_on_all_parts_of_few_data(declared):
     assert 8 <= again <= 0.3 * 60
     best = found.round.candidates[found.adopted[-1]].cell
     assert len(trained[3][best.network]) > 1
+
+
+def quality(point):
+    """A number from 0 to 1 that depends on the network alone."""
+    return random.Random(point.network).random()
+
+
+def on_unlike_parts(point):
+    """A rule by which the second part of the data is much easier than all others."""
+    return quality(point) + (5 if point.repeat == 2 else 0)
+
+
+def test_a_second_final_has_no_favour_for_networks_that_the_first_scored_on_easy_data(declared):
+    found = run(with_final(declared.hyperparameters, 3, max_candidates=40), on_unlike_parts)
+    raised = ShrinkSearch.from_json({**found.to_json(), "max_candidates": 60})
+    found = run(raised, on_unlike_parts)
+    assert [{c.cell.epochs for c in each.candidates} for each in found.rounds[-2:]] == [{4}, {4}]
+    before, after = (
+        sorted(
+            {quality(c.cell) for c in each.candidates if found.space.contains(c.cell)},
+            reverse=True,
+        )
+        for each in found.rounds[-2:]
+    )
+    trainings = Counter(c.cell.network for c in found.rounds[-2].candidates)
+    assert {*trainings.values()} == {1, 2}
+    assert after == before[: len(after)] != before
+
+
+def test_a_network_that_failed_on_hard_data_is_no_better_for_it(declared):
+    whole = run(with_final(declared.hyperparameters, 3, max_candidates=40), on_unlike_parts)
+    _, second, *_ = (record for record in whole.final() if record["reference"] is None)
+
+    second = {**second["cell"], "values": {**second["cell"]["values"], REPEAT: 1}}
+
+    def failing(point):
+        return None if point.to_json() == second else on_unlike_parts(point)
+
+    found = run(with_final(declared.hyperparameters, 3, max_candidates=40), failing)
+    assert sorted(len(record["scores"]) for record in found.final()) == [1, 2, 2]
+    means = [record["mean"] for record in whole.final()]
+    assert [record["mean"] for record in found.final()] == pytest.approx(means)
+    adopted = found.round.candidates[found.adopted[-1]].cell
+    assert adopted.network == whole.round.candidates[whole.adopted[-1]].cell.network
 
 
 @pytest.mark.parametrize(("size", "slower"), [(4, 1.0), (4, 1.3), (6, 1.3), (10, 1.45)])

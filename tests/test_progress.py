@@ -1,13 +1,16 @@
 """The lines that a search prints while it runs."""
 
 import re
+import statistics
 
+import numpy as np
 import pytest
-from computed_searches import accuracy, at_budget, bayesian, outcome, paper
+from computed_searches import accuracy, at_budget, bayesian, noise, outcome, paper, run
 
 from keras_autoshrink.report import final
 from keras_autoshrink.report.progress import STILL, SearchProgress
 from keras_autoshrink.search.records import Outcome
+from keras_autoshrink.tuner import tuner
 
 
 def shown(search, capsys, evaluate=outcome, verbose=1, networks=1_000, **named):
@@ -174,11 +177,46 @@ def test_a_final_ends_with_what_it_says_of_the_references(capsys, chain, chance,
     )
     points = abs(best["mean"] - other["mean"]) * 100
     assert f"{points:.2f} points" in last
-    (a, b), (c, d) = best["scores"], other["scores"]
-    error = 100 * ((a - b) ** 2 / 4 + (c - d) ** 2 / 4) ** 0.5
+    pairs = [record["scores"] for record in search.final()]
+    error = 100 * (statistics.fmean((a - b) ** 2 / 2 for a, b in pairs)) ** 0.5
     assert f"(standard error {error:.2f})" in last
     assert f"{points / 100:.4f} of the score" in final.verdict(search, "perplexity")
     assert final.verdict(search, "perplexity").endswith(", judged by the validation score.")
+
+
+@pytest.mark.parametrize(("folds", "least"), [(1, 3.18), (3, 4.30)])
+def test_no_network_beats_another_by_what_equal_ones_differ_by(folds, least):
+    # Of three networks that were trained twice: Student's t of three degrees of freedom, and of two
+    # where the images differ.
+    said = {}
+    for thousandths in range(1, 20):
+
+        def evaluate(point, better=thousandths / 1_000):
+            worth = {"cell": 0.5 + better, "chain-stride2": 0.5, "resnet8": 0.4}
+            found = worth[dict(point.values)["network"]] + 0.01 * noise(point)
+            return Outcome(found, found, {"macs": 9})
+
+        verdict = final.verdict(run(at_budget(folds), evaluate), "perplexity")
+        difference, error = map(float, re.findall(r"0\.\d{4}", verdict))
+        said[difference / error] = "found beats" in verdict
+    assert not any(beats for ratio, beats in said.items() if ratio < 0.95 * least)
+    assert all(beats for ratio, beats in said.items() if ratio > 1.05 * least)
+    assert any(2 < ratio < least for ratio in said)
+    assert any(said.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"validation_data": (np.zeros((7, 1, 1, 1)), np.zeros(7))}, "7 validation images"),
+        ({"validation_split": 0.25}, "3 validation images"),
+        ({"validation_split": None}, "the validation score"),  # a HyperModel may split data itself
+        ({"validation_data": iter(()), "validation_split": 0.25}, "the validation score"),
+    ],
+)
+def test_by_how_many_images_networks_are_judged(arguments, said):
+    x, y = np.zeros((12, 1, 1, 1)), np.zeros(12)
+    assert tuner._judged_by(x, y, **arguments) == tuner._judged_by(x=x, y=y, **arguments) == said
 
 
 def equal(point):

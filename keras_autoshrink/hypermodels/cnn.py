@@ -467,7 +467,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             _smooth_labels(model, self.label_smoothing)
         _take_lists(given)
         if _held_out(given):
-            _hold_out(given, hp.values.get(REPEAT, 0))
+            _hold_out(given, hp.values.get(REPEAT, 0) if self.count_folds(**given) > 1 else 0)
         data = given.get("x")
         if hasattr(data, "shape"):
             given["batch_size"] = given.get("batch_size") or self.batch_size
@@ -628,19 +628,24 @@ def _are_plain_arrays(given: dict[str, Any]) -> bool:
 
 
 def _held_out(given: dict[str, Any]) -> int:
-    """Counts the images that are split off here, where Keras would split off the last; 0 if not."""
+    """Counts the images that are split off here, where Keras would split off the last.
+
+    None where that is left to Keras, which refuses it where no image would be left to train on.
+    """
     share = given.get("validation_split") or 0
     is_given = given.get("validation_data") is not None
     if is_given or not 0 < share < 1 or not _are_plain_arrays(given):
         return 0
     count = len(as_array(given["y"]))
-    return count - math.floor(count * (1 - share))
+    first = math.floor(count * (1 - share))
+    return count - first if first else 0
 
 
 def _hold_out(given: dict[str, Any], repeat: int) -> None:
     """Splits off as many images as Keras would: the last ones, in repeated trainings others.
 
-    Each image has its turn before one has another. In an order at random: others may be sorted.
+    No image has its turn twice before all parts have had theirs; fewer images than a part are left
+    over. In an order at random: others may be sorted.
     """
     x, y, count = as_array(given["x"]), as_array(given["y"]), _held_out(given)
     first = len(y) - count

@@ -68,7 +68,7 @@ def verdict(
         scored on the same images, it says nothing of what others would have shown.)
     """
     if search.space.folds > 1:
-        by += ", others in each training"
+        by += ", with other images in each training"
     records = search.final()
     found = next((each for each in records if each["reference"] is None), None)
     reference = next((each for each in records if each["reference"] is not None), None)
@@ -86,11 +86,14 @@ def verdict(
         is_accuracy = True
         unit, form, what = 100, ".2f", f"points of {objective}"
     said = f"{abs(difference) * unit:{form}} {what}"
-    error = math.inf
+    by_chance = math.inf
     if min(len(found["scores"]), len(reference["scores"])) > 1:
         alike = [each for each in records if each["repeats"] == found["repeats"]]
         is_paired = search.space.folds > 1 and reference in alike
-        error = _paired_error(alike) if is_paired else _standard_error(found, reference)
+        error, degrees = (
+            _paired_error(alike) if is_paired else _pooled_error(found, reference, records)
+        )
+        by_chance = error * _STUDENTS_T[min(degrees, len(_STUDENTS_T)) - 1]
         said += f" (standard error {error * unit:{form}})"
     elif len(found["scores"]) == len(reference["scores"]) == 1:
         said += " (one training each)"
@@ -101,7 +104,7 @@ def verdict(
             f"{'above' if difference >= 0 else 'below'} it, judged by {by}. Give more epochs or "
             "images."
         )
-    if records[0] is found and difference <= 2 * error:
+    if records[0] is found and difference <= by_chance:
         return (
             f"The network found is {said} above the best reference ({name}), judged by {by}: not "
             "enough to say that it beats it."
@@ -114,29 +117,42 @@ def verdict(
     )
 
 
-def _standard_error(*records: Record) -> float:
-    """Returns the standard error of a mean score, or of the difference of two."""
-    scores = [record["scores"] for record in records]
-    return math.sqrt(sum(statistics.variance(each) / len(each) for each in scores))
+# What Student's t exceeds by chance once in forty times, by its degrees of freedom, from 1.
+# Of three equal networks that were trained twice, two differ by two standard errors once in seven.
+_STUDENTS_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
-def _paired_error(records: Sequence[Record]) -> float:
-    """Returns the standard error of the difference of two mean scores, on the same images each.
+def _pooled_error(one: Record, other: Record, records: Sequence[Record]) -> tuple[float, int]:
+    """Returns the standard error of the difference of two mean scores, and its degrees of freedom.
 
-    From what is left of the scores of all records without the networks' means and the images': two
-    networks alone that were trained twice would tell too little of it.
+    From the scores of all records: two networks alone that were trained twice would tell too little
+    of it.
+    """
+    several = [record["scores"] for record in records if len(record["scores"]) > 1]
+    degrees = sum(len(scores) - 1 for scores in several)
+    squares = sum((len(scores) - 1) * statistics.variance(scores) for scores in several)
+    shares = sum(1 / len(record["scores"]) for record in (one, other))
+    return math.sqrt(squares / degrees * shares), degrees
+
+
+def _paired_error(records: Sequence[Record]) -> tuple[float, int]:
+    """Returns what `_pooled_error` does, of networks that were scored on the same images each.
+
+    From what is left of the scores of all records without the networks' means and the images'.
     """
     scores = np.array([record["scores"] for record in records])
     left = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
     networks, trainings = scores.shape
-    variance = (left**2).sum() / ((networks - 1) * (trainings - 1))
-    return float(np.sqrt(2 * variance / trainings))
+    degrees = (networks - 1) * (trainings - 1)
+    return math.sqrt((left**2).sum() / degrees * 2 / trainings), degrees
 
 
 def mean_score(record: Record) -> str:
     """Writes the mean score of a network of a final, with its standard error where there is one."""
-    error = f" ± {_standard_error(record):.4f}" if len(record["scores"]) > 1 else ""
-    return f"{record['mean']:.4f}{error}"
+    scores = record["scores"]
+    if len(scores) < 2:
+        return f"{record['mean']:.4f}"
+    return f"{record['mean']:.4f} ± {statistics.stdev(scores) / math.sqrt(len(scores)):.4f}"
 
 
 def caption(search: ShrinkSearch) -> str:

@@ -16,14 +16,18 @@ from collections.abc import Mapping, Sequence
 
 from keras_autoshrink.cell import Cell
 from keras_autoshrink.search.points import Point, Space
-from keras_autoshrink.search.records import Outcome, Round, mean_scores, network_of
+from keras_autoshrink.search.records import (
+    Outcome,
+    Round,
+    mean_scores,
+    network_of,
+    worth_and_ease,
+)
 
 # With fewer networks all are trained for all epochs.
 _LEAST_CANDIDATES = 8
 # The share of a search's networks that a final may have.
 _OF_CANDIDATES = 0.25
-# Until the estimates of worth and ease stand still; each halves what is left, or more.
-_ITERATIONS = 50
 
 
 def choose_rungs(epochs: int, max_candidates: int | None) -> tuple[int, ...]:
@@ -142,18 +146,9 @@ def _worth(scores: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     Args:
         scores: by network, and by repeat.
     """
-    ease = dict.fromkeys({repeat for each in scores.values() for repeat in each}, 0.0)
-    if len(ease) <= 1:
+    if len({repeat for each in scores.values() for repeat in each}) <= 1:
         return {network: each[repeat] for network, each in scores.items() for repeat in each}
-    worth = dict.fromkeys(scores, 0.0)
-    for _ in range(_ITERATIONS):
-        for repeat in ease:
-            ease[repeat] = statistics.fmean(
-                each[repeat] - worth[network] for network, each in scores.items() if repeat in each
-            )
-        for network, each in scores.items():
-            worth[network] = sum(each[r] - ease[r] for r in each) / (len(each) + 1)
-    return worth
+    return worth_and_ease(scores, drawn=1)[0]
 
 
 class Qualified:
@@ -206,7 +201,7 @@ class Stage:
     def __init__(self, space: Space, finished: Round, outcomes: Mapping[str, Outcome]) -> None:
         self._epochs = space.rungs[1]
         self._known = {each.cell.key for each in finished.candidates}
-        means = mean_scores(finished, outcomes)
+        means = mean_scores(finished, outcomes, space.folds > 1)
         trained: dict[str, list[Point]] = {}
         for each in finished.candidates:
             if isinstance(each.cell, Point) and each.cell.network in means:

@@ -131,13 +131,18 @@ class Round:
     candidates: tuple[Candidate, ...]
 
 
-def winner(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
+def winner(finished: Round, outcomes: Mapping[str, Outcome], on_parts: bool = False) -> int | None:
     """Finds the index of a round's best candidate, None if none has a score.
 
     Of a network that was trained several times the mean score counts, and then its best training.
     Of equal scores the one of fewer MACs wins, then of the smaller edge.
+
+    Args:
+        finished: the round.
+        outcomes: of its points, by `Cell.key`.
+        on_parts: see `mean_scores`.
     """
-    means = mean_scores(finished, outcomes)
+    means = mean_scores(finished, outcomes, on_parts)
     ranks = [
         (
             -means[network_of(candidate.cell)],
@@ -157,14 +162,58 @@ def network_of(cell: Cell) -> str:
     return cell.network if isinstance(cell, Point) and cell.epochs else cell.key
 
 
-def mean_scores(finished: Round, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
-    """Returns the mean score of each network of a round that has one, by `network_of`."""
-    scores: dict[str, list[float]] = {}
+def mean_scores(
+    finished: Round, outcomes: Mapping[str, Outcome], on_parts: bool = False
+) -> dict[str, float]:
+    """Returns the mean score of each network of a round that has one, by `network_of`.
+
+    Args:
+        finished: the round.
+        outcomes: of its points, by `Cell.key`.
+        on_parts: whether each repeat was scored on other data. Where networks have been scored on
+            other parts than others, a mean is what it would be on all parts of the round.
+    """
+    scores: dict[str, dict[int, float]] = {}
     for candidate in finished.candidates:
-        score = outcomes[candidate.cell.key].score
+        cell, score = candidate.cell, outcomes[candidate.cell.key].score
         if score is not None:
-            scores.setdefault(network_of(candidate.cell), []).append(score)
-    return {network: statistics.fmean(found) for network, found in scores.items()}
+            repeat = cell.repeat if isinstance(cell, Point) else 0
+            scores.setdefault(network_of(cell), {})[repeat] = score
+    if on_parts and len({frozenset(found) for found in scores.values()}) > 1:
+        worth, ease = worth_and_ease(scores)
+        in_the_mean = statistics.fmean(ease.values())
+        return {network: found + in_the_mean for network, found in worth.items()}
+    return {network: statistics.fmean(found.values()) for network, found in scores.items()}
+
+
+# Until the estimates of worth and ease stand still, of up to 100 repeats to a hundredth of a point.
+_ITERATIONS = 50
+
+
+def worth_and_ease(
+    scores: Mapping[str, Mapping[int, float]], drawn: float = 0.0
+) -> tuple[dict[str, float], dict[int, float]]:
+    """Estimates what scores say of networks, and what of the data that each repeat is scored on.
+
+    A score is the sum of both, and chance.
+
+    Args:
+        scores: by network, and by repeat.
+        drawn: towards how many trainings that show no difference a network's worth is drawn.
+
+    Returns:
+        The worth by network, and the ease by repeat: of least squares, unless worth is drawn.
+    """
+    worth = dict.fromkeys(scores, 0.0)
+    ease = dict.fromkeys({repeat for each in scores.values() for repeat in each}, 0.0)
+    for _ in range(_ITERATIONS):
+        for repeat in ease:
+            ease[repeat] = statistics.fmean(
+                each[repeat] - worth[network] for network, each in scores.items() if repeat in each
+            )
+        for network, each in scores.items():
+            worth[network] = sum(each[r] - ease[r] for r in each) / (len(each) + drawn)
+    return worth, ease
 
 
 def cheapest(finished: Round, outcomes: Mapping[str, Outcome]) -> int | None:
@@ -255,13 +304,17 @@ def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return max(scored, key=lambda each: (each["score"], -each["edges_left"]), default=None)
 
 
-def final_records(finished: Round, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+def final_records(
+    finished: Round, outcomes: Mapping[str, Outcome], on_parts: bool
+) -> list[dict[str, Any]]:
     """Records the networks of a final as plain values; `AutoShrink.final` says which.
 
     Args:
         finished: the round.
         outcomes: of each training by its `Cell.key`.
+        on_parts: see `mean_scores`.
     """
+    means = mean_scores(finished, outcomes, on_parts)
     found: dict[str, dict[str, Any]] = {}
     for candidate in finished.candidates:
         point, outcome = candidate.cell, outcomes[candidate.cell.key]
@@ -275,8 +328,8 @@ def final_records(finished: Round, outcomes: Mapping[str, Outcome]) -> list[dict
         record["repeats"].append(point.repeat)
         record["trial_ids"].append(outcome.trial_id)
         record.update(outcome.costs, cell=point.to_json())
-    for record in found.values():
-        record["mean"] = statistics.fmean(record["scores"])
+    for network, record in found.items():
+        record["mean"] = means[network]
     # As `winner` chooses.
     return sorted(
         found.values(), key=lambda each: (-each["mean"], -max(each["scores"]), each.get("macs", 0))

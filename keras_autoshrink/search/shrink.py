@@ -183,7 +183,7 @@ class ShrinkSearch:
         finished = self._rounds[len(self._adopted) - 1] if self._adopted else None
         if finished is None or not self.is_final(finished):
             return []
-        return records.final_records(finished, self._outcomes)
+        return records.final_records(finished, self._outcomes, self.space.folds > 1)
 
     def is_final(self, found: Round) -> bool:
         """Tells whether the networks of a round are those of the final, trained for all epochs."""
@@ -317,7 +317,8 @@ class ShrinkSearch:
     def _advance(self) -> None:
         """Closes the round under way if it is complete, and such after it as are known already."""
         while not self.pending() and len(self._adopted) < len(self._rounds):
-            winner = records.winner(self.round, self._outcomes)
+            on_parts = self.space.folds > 1 and self.is_final(self.round)
+            winner = records.winner(self.round, self._outcomes, on_parts)
             if winner is None and (self._strategy.goes_on_over_limits or not self._adopted):
                 winner = records.cheapest(self.round, self._outcomes)
             if winner is not None:

@@ -293,7 +293,7 @@ class AutoShrink(keras_tuner.Tuner):
         if service.role() == "alone" and self._count > 1:
             run = functools.partial(self._search_side_by_side, run, args, kwargs)
         objective = self.oracle.metric.name.removeprefix("val_")
-        by = _judged_by(**kwargs)
+        by = _judged_by(*args, **kwargs)
         chance = final.chance_of(self._settings)
         self._lead(run, SearchProgress(1 if verbose == "auto" else verbose, objective, by, chance))
 
@@ -476,7 +476,8 @@ class AutoShrink(keras_tuner.Tuner):
             - `scores`: list of float, of each training.
             - `repeats`: list of int, the number of each training. With `validation_split`, those of
               one number were scored on the same images.
-            - `mean`: float, of the scores.
+            - `mean`: float, of the scores. Where not all networks were scored on the same images,
+              what it would be on those of all networks.
             - `trial_ids`: list of str, the tuner's trial of each training.
             - `cell`: a dict for JSON, with the `values` of all other hyperparameters.
             - `macs`, `params`: int, and the other costs of a candidate's record.
@@ -764,15 +765,21 @@ def _metric(score: Score) -> str | keras_tuner.Objective | None:
 
 
 def _judged_by(
-    x: Any = None, validation_data: Any = None, validation_split: float = 0.0, **_: Any
+    x: Any = None,
+    *_args: Any,
+    validation_data: Any = None,
+    validation_split: float | None = None,
+    **_kwargs: Any,
 ) -> str:
     """Says by what the networks are scored: how many images, if these are known."""
     given = isinstance(validation_data, (list, tuple)) and validation_data
     shape = getattr(validation_data[0] if given else x, "shape", ())
-    if len(shape) != 4 or (validation_data is not None and not given):
+    if len(shape) != 4:
         return final.BY_SCORE
     if given:
         return final.by_images(shape[0])
+    if validation_data is not None or not validation_split:
+        return final.BY_SCORE
     return final.by_images(shape[0] - math.floor(shape[0] * (1 - validation_split)))
 
 
