@@ -195,6 +195,10 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
         for name, value in (("seed", 1), ("keep_fraction", 0.5), ("num_candidates", 7)):
             with pytest.raises(ValueError, match=rf"{name}=.*, not .*overwrite=True"):
                 storage.make(folder, **{**small, name: value})
+        if storage is WithTuner:
+            for name, value in (("epochs", 2), ("batch_size", 8), ("validation_split", 0.5)):
+                with pytest.raises(ValueError, match=rf"training\.{name}=.*, not {value};"):
+                    storage.make(folder, **small).search(verbose=0, **{name: value})
         assert (folder / "search" / "oracle.json").read_bytes() == before
         found, ran = storage.run(folder, **small, seed=1, overwrite=True)
         assert found.seed == 1

@@ -137,6 +137,8 @@ class CellSpace:
                 folds=folds,
                 without_effect=lambda point: choices.keys() & without_effect(self.values(point)),
             )
+            # A mistake in a function of the user's shows here, and not when a round has ended.
+            self.space.without_effect(cell)
             at_first = {**self.values(cell), **{n: p.default for n, p in declared.items()}}
             points = tuple(self.sub_cell({**at_first, **values}) for values in first)
             self.space = dataclasses.replace(self.space, first=points)

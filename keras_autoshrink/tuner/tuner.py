@@ -278,6 +278,7 @@ class AutoShrink(keras_tuner.Tuner):
         training = {
             "epochs": kwargs.get("epochs", 1),
             "batch_size": kwargs.get("batch_size"),
+            "validation_split": kwargs.get("validation_split") or None,
             "executions_per_trial": self.executions_per_trial,
             "with_strategy": self.distribution_strategy is not None,
         }
