@@ -281,6 +281,20 @@ def test_a_hypermodel_that_drops_its_callbacks_is_told_so(tmp_path, data):
         search(make(tmp_path, hypermodel(Drops, num_nodes=2)), data)
 
 
+def test_what_a_fit_alone_declares_is_said_not_to_be_searched(tmp_path, data, capsys):
+    class Declares(Returns):
+        def fit(self, hp, model, *args, **kwargs):
+            hp.Choice("rate", [0.1, 0.2])
+            hp.Fixed("one", 1)
+            return super().fit(hp, model, *args, **kwargs)
+
+    model = Declares(lambda loss, accuracy: {"val_accuracy": accuracy})
+    tuner = make(tmp_path, model, strategy="evolution", max_candidates=2, workers=2)
+    search(tuner, data, verbose=1)
+    said = capsys.readouterr().out
+    assert said.count("did not declare it for the first network: rate. It keeps its default;") == 1
+
+
 class Returns(keras_tuner.HyperModel):
     """Its `fit` passes no callbacks on, and returns what it is asked for of loss and accuracy."""
 

@@ -146,6 +146,15 @@ class CellSpace:
         self.kept = tuple(
             name for name, p in declared.items() if name not in searched and len(_values(p)) > 1
         )
+        self._declared = frozenset(declared)
+
+    def declared_later(self, space: Iterable[Any]) -> list[str]:
+        """Names hyperparameters of several values that this space does not know of.
+
+        Args:
+            space: the hyperparameters, `HyperParameters.space`, after networks have been trained.
+        """
+        return [p.name for p in space if p.name not in self._declared and len(_values(p)) > 1]
 
     @property
     def cell(self) -> Cell:

@@ -211,7 +211,7 @@ class AutoShrink(keras_tuner.Tuner):
         self._interrupts = Interrupts()
         self._idle = False
         self._keras_settings: dict[str, Any] = {}
-        self._says_minimised = True
+        self._says_minimised = self._says_declared_later = True
         # The best score so far: nobody wants weights below it.
         self.checkpoint_threshold: float | None = None
         self._arguments: Resettable | None = None
@@ -685,6 +685,13 @@ class AutoShrink(keras_tuner.Tuner):
             self._progress.say(
                 "HyperModel.fit() returns a number: the least is best, as in KerasTuner; return "
                 "{'score': number} to have the greatest."
+            )
+        late = self.oracle.space.declared_later(self.oracle.hyperparameters.space)
+        if late and self._says_declared_later:
+            self._says_declared_later = False
+            self._progress.say(
+                f"Not searched, since build() did not declare it for the first network: "
+                f"{enumerated(late)}. It keeps its default; declare it there, in all cases."
             )
         self._progress.trial_end(
             self.oracle.search, self.oracle.cell_of(trial), trial.score, error_line(trial.message)
