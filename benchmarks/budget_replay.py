@@ -173,8 +173,8 @@ class Points:
         if missing:
             raise ValueError(f"{path}: {missing} trainings are missing; run train")
         self.curves = [[found[key]["val_accuracy"] for key in keys] for keys in jobs]
-        # What a search takes: the best epoch, which with one cycle of the rate is the last.
-        self.scores = np.array([[max(run) for run in runs] for runs in self.curves])
+        # What a search at a budget takes: the last epoch.
+        self.scores = np.array([[run[-1] for run in runs] for runs in self.curves])
         self.true = self.scores.mean(axis=1)
         self._macs = [found[keys[0]]["macs"] for keys in jobs]
         self._index = {_values_key(_values(cell)): n for n, cell in enumerate(self.cells)}

@@ -82,6 +82,33 @@ def test_the_best_model_is_the_best_epoch_of_the_best_cell_and_alone_stays(finis
         finished.get_best_models(2)
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_a_hypermodel_may_score_the_last_epoch_as_at_a_budget(tmp_path, data, last):
+    class GoesWrong(Eager):
+        def fit(self, hp, model, *args, callbacks, **kwargs):
+            def go_wrong(epoch, logs):
+                for weight in model.trainable_weights if epoch else ():
+                    weight.assign(weight * -100)
+
+            last_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=go_wrong)
+            history = model.fit(*args, callbacks=[last_epoch, *callbacks], **kwargs)
+            losses.extend(history.history["val_loss"])
+            return history
+
+    losses = []
+    model = hypermodel(GoesWrong, num_nodes=2)
+    model.scores_last_epoch = last
+    tuner = make(tmp_path, model, score=lambda logs, macs: -logs["val_loss"])
+    search(tuner, data, epochs=2)
+    assert losses[0] < losses[1]
+    (record,) = tuner.trajectory()
+    assert record["score"] == pytest.approx(-losses[last])
+    measured = tuner.get_best_models()[0].evaluate(*data[1], verbose=0)
+    assert measured[0] == pytest.approx(losses[last])
+    assert kas.CNNCellHyperModel((8, 8, 1), num_nodes=2, target_macs=100_000).scores_last_epoch
+    assert kas.RNNCellHyperModel(9, target_params=20_000).scores_last_epoch
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [

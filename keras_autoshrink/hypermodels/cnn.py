@@ -155,6 +155,10 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             second epoch, but those of a `tf.data.Dataset` at random.
         space: "budget" or "paper"; by default "budget" if there is a target.
 
+    Attributes:
+        scores_last_epoch: whether a candidate is scored as it is after its last epoch, as a network
+            is that is trained in full, and not at its best one; true at a budget.
+
     Raises:
         ValueError: an argument is out of its range, or does not go with the others; the message
             names it.
@@ -269,6 +273,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         )
         self._solved: dict[str, tuple[int, ...]] = {}
         self._references: dict[tuple[str, int], Architecture] = {}
+        self.scores_last_epoch = at_budget
         if at_budget:
             self.default_score = AccuracyScore(weight=0)  # all cost the same
             self.default_strategy = "evolution"
@@ -548,6 +553,7 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
             **({"weight_decay": self.weight_decay} if self.weight_decay else {}),
             **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
             **({"photographs": True} if self.photographs else {}),
+            **({"scores_last_epoch": True} if self.scores_last_epoch else {}),
         }
 
 

@@ -99,6 +99,8 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         default_score: what the tuner maximises unless it is given a `score`.
         target: name and value of the target; empty without one.
         one_device: true: a stream's state is carried on where its windows are.
+        scores_last_epoch: whether a candidate is scored as it is after its last epoch, as a network
+            is that is trained in full, and not at its best one; true at a budget.
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
@@ -175,6 +177,7 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         drawn = [operations[int(generator.random() * len(operations))] for _ in range(1, num_nodes)]
         self.cell = Cell.dense((INPUT, *drawn))
         self._solved: dict[str, int] = {}
+        self.scores_last_epoch = at_budget
         if at_budget:
             self.default_strategy = "evolution"
             self._recipe = dataclasses.replace(_RECIPE, **how)
@@ -354,4 +357,5 @@ class RNNCellHyperModel(keras_tuner.HyperModel):
         if not self.target:
             return config
         recipe = {n: v for n, v in dataclasses.asdict(self._recipe).items() if n != "epochs"}
-        return {**config, **recipe, "operations": [*self.operations], **self.target}
+        searched = {"operations": [*self.operations], "scores_last_epoch": True}
+        return {**config, **recipe, **searched, **self.target}

@@ -52,10 +52,13 @@ class Trainer:
         devices: `SearchDevices` of a distribution strategy, or None.
         has_own_score: whether somebody gave the score, rather than left it at its default.
         has_own_fit: whether the HyperModel trains by a `fit` that is not KerasTuner's or ours.
+        scores_last_epoch: whether a candidate is what it is at its end, rather than at its best
+            epoch: its history counts as the metrics of the last epoch.
 
     Attributes:
         verbose: of `keras.Model.fit`.
         is_started_again: whether somebody starts this process again when it is killed.
+        scores_last_epoch: as it was given.
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class Trainer:
         devices: Any,
         has_own_score: bool = False,
         has_own_fit: bool = False,
+        scores_last_epoch: bool = False,
     ) -> None:
         self.verbose = 0
         self.is_started_again = service.role() == "worker"
+        self.scores_last_epoch = scores_last_epoch
         self._score = score
         self._costs = costs
         self._max_seconds = max_seconds
@@ -128,7 +133,7 @@ class Trainer:
         return results
 
     def scored(self, result: Any, model: keras.Model, cell: Cell) -> Any:
-        """Scores what a HyperModel's `fit` returned, where that is no history.
+        """Scores what a HyperModel's `fit` returned, where its history does not say all.
 
         Args:
             result: as KerasTuner documents it: a `keras.callbacks.History`, which has a score; a
@@ -148,6 +153,8 @@ class Trainer:
                 last = {name: values[-1] for name, values in result.history.items()}
                 costs = {**self._costs.measured(cell), **count_costs(model)}
                 score_of(self._score, last, costs)
+            if self.scores_last_epoch and "score" in result.history:
+                return {name: float(values[-1]) for name, values in result.history.items()}
             return result
         if isinstance(result, list) and result:
             each = [self.scored(one, model, cell) for one in result]

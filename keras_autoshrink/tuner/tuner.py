@@ -163,7 +163,9 @@ class AutoShrink(keras_tuner.Tuner):
         if strategy is None:
             strategy = getattr(hypermodel, "default_strategy", "bayesian")
         self.score = score
-        self._score_said = f"{described(score)}, of the best epoch"
+        scores_last_epoch = getattr(hypermodel, "scores_last_epoch", False)
+        which = "last" if scores_last_epoch else "best"
+        self._score_said = f"{described(score)}, of the {which} epoch"
         if has_own_fit(hypermodel) and not has_own_score:
             self._score_said += ", unless HyperModel.fit() returns one of its own"
         self._costs = CandidateCosts(hypermodel, score, max_macs, max_latency_ms)
@@ -196,6 +198,7 @@ class AutoShrink(keras_tuner.Tuner):
             devices,
             has_own_score,
             has_own_fit(hypermodel),
+            scores_last_epoch,
         )
         # What a search that goes on in the folder must have in common with this one.
         self._settings = {
@@ -412,7 +415,8 @@ class AutoShrink(keras_tuner.Tuner):
             - `epochs`: int, for how many it was trained; only where the networks of a final are
               trained for more than others.
             - `edges_left`: int, the number of its edges; 0 of a reference, which has no cell.
-            - `score`: float, what is maximised, at its best epoch; None if it was not trained.
+            - `score`: float, what is maximised, at its best epoch, at a budget at its last; None if
+              it was not trained.
             - `objective`: float, the metric behind the score at that epoch, which the score's
               attribute `objective` names: the validation accuracy, 0 to 1, of `AccuracyScore`,
               the validation perplexity of `PerplexityScore`; the score itself of one without
@@ -645,6 +649,8 @@ class AutoShrink(keras_tuner.Tuner):
             least = self.checkpoint_threshold - 1e-6
             checkpoint.best_value = max(checkpoint.best_value, least)
         threshold = checkpoint.best_value
+        if self._trainer.scores_last_epoch:
+            checkpoint.best_value = math.inf  # its weights are saved below
         hp = trial.hyperparameters
         model = self._try_build(hp)
         # Not by KerasTuner's method of this name, which takes no dict without the score.
@@ -654,7 +660,7 @@ class AutoShrink(keras_tuner.Tuner):
         scored = self._trainer.scored(results, model, self.oracle.cell_of(trial))
         if isinstance(scored, dict):
             # Of an epoch that has scored as much, where `fit` passed its callbacks on.
-            has_weights = NUMBER not in scored and threshold < checkpoint.best_value
+            has_weights = NUMBER not in scored and threshold < checkpoint.best_value < math.inf
             if not (has_weights and checkpoint.best_value >= scored["score"] - 1e-6):
                 if scored["score"] > threshold:
                     model.save_weights(self._weights_of(trial))
