@@ -1,5 +1,6 @@
 """The HyperModel of the search for a convolutional cell, without a search."""
 
+import dataclasses
 import itertools
 import json
 import random
@@ -15,6 +16,7 @@ import keras_autoshrink as kas
 from keras_autoshrink.hypermodels.callbacks import ProxyStopping
 from keras_autoshrink.hypermodels.search_space import CellSpace
 from keras_autoshrink.hypermodels.seeding import ShuffledBatches
+from keras_autoshrink.networks.references import REFERENCES
 from keras_autoshrink.training.recipes import RECIPES
 
 SMALL = {"stage_scales": (1,), "stage_strides": (1,), "stage_repeats": (1,)}
@@ -98,6 +100,26 @@ def test_no_two_neighbours_are_the_same_network(monkeypatch):
     assert changed == set(hypermodel.without_effect(space.values(dense)))
     assert len(networks) > 30
     assert len({repr(each) for each in networks}) == len(networks)
+
+
+def test_what_references_are_like_is_the_same_network():
+    hypermodel = kas.CNNCellHyperModel((32, 32, 3), 4, target_macs=1_000_000)
+    liked = [each for each in hypermodel.starting_values() if len(each) > 1 and "network" in each]
+    assert len(liked) == 6
+    for values in liked:
+        hp = keras_tuner.HyperParameters()
+        hypermodel.network(hp)
+        hp.values.update({**values, "network": "cell"})
+        found = hypermodel.network(hp)
+        name = values["network"].removesuffix("-stride2")
+        filters = [found.arguments["stem_filters"], *found.arguments["stage_filters"]]
+        if name == "resnet8":  # whose stem is as wide as the first stage
+            del filters[0]
+            arguments = {**found.arguments, "stem_filters": filters[0]}
+            found = dataclasses.replace(found, arguments=arguments)
+        stride = found.arguments["stem_stride"]
+        reference = REFERENCES[name].build((32, 32, 3), 4, filters, stem_stride=stride)
+        assert kas.count_macs(found.build()) == kas.count_macs(reference)
 
 
 def test_what_is_given_is_not_searched():

@@ -195,6 +195,28 @@ def test_a_reference_that_wins_has_a_name_and_no_cell(tmp_path):
         tuner.best_cell()
 
 
+def test_of_a_reference_that_is_good_what_it_is_like_is_changed(declared):
+    like = {"units": 32, "optimizer": "adam", "cell/edge_0_3": False}
+    first = [{}, {"epochs": 7, **like}, {"epochs": 9}]
+    space = CellSpace(declared.hyperparameters, whole=True, first=first, rungs=(2, 4)).space
+    _, reference, of_a_name_alone = space.first
+    liked = space.likeness(reference)
+    assert space.contains(liked)
+    assert differences(liked, reference) == (0, 0, 1)
+    assert {dict(p.values)["epochs"] for p in space.neighbours(reference, 1)} == {3}
+    assert space.likeness(of_a_name_alone) is None
+    assert [*space.neighbours(of_a_name_alone, 1)] == []
+    for best in (reference, of_a_name_alone):
+        found = ShrinkSearch(
+            space.start, strategy="evolution", space=space, num_candidates=8, max_candidates=40
+        )
+        for each in found.pending():
+            found.tell(each.cell, Outcome(float(each.cell == best)))
+        near = [sum(differences(each.cell, liked)) == 1 for each in found.pending()]
+        # The better of its parents a search changes more often.
+        assert (sum(near) >= 3) == (best == reference)
+
+
 def test_the_best_value_is_found_and_kept_as_json(declared):
     space = declared.space
     found = ShrinkSearch(

@@ -87,6 +87,17 @@ _FIRST_CELLS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("conv3x3",), {"stage4_growth": 1.5, "stem_scale": 0.5, "activation": "silu"}),
 )
 
+# What references are like that the space can say: the same network, but for how a width is solved,
+# which layers have a bias, and further stages for larger images.
+_LIKE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "chain": (("sepconv3x3", "sepconv3x3"), {"stem_scale": 2.0, "stage4_cells": 0}),
+    "separable-residual": (
+        ("sepconv3x3", "sepconv3x3"),
+        {"stage2_cells": 2, "stage4_cells": 0, "residual": True},
+    ),
+    "resnet8": (("conv3x3", "conv3x3"), {"stage4_cells": 0, "residual": True}),
+}
+
 _COSTS = {
     "target_macs": count_macs,
     "target_params": count_params,
@@ -373,17 +384,26 @@ class CNNCellHyperModel(keras_tuner.HyperModel):
         with contextlib.suppress(OverBudgetError):
             self.network(hp)
         edges = {name: False for name in hp.values if name.startswith("cell/edge_")}
-        cells = []
-        for ops, values in _FIRST_CELLS:
-            if len(ops) < self.cell.num_nodes and {*ops} <= {*self.operations}:
-                row: dict[str, Any] = {f"cell/op_{n}": op for n, op in enumerate(ops, start=1)}
-                row.update({f"cell/edge_{n}_{n + 1}": True for n in range(len(ops))})
-                cells.append({**edges, **row, **values})
-        # What is not searched, since it is given, is no hyperparameter.
-        cells = [{n: v for n, v in each.items() if n in hp.values} for each in cells]
+
+        def in_a_row(ops: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
+            """Returns values of a cell of some ops, none if it is no cell of the space."""
+            if len(ops) >= self.cell.num_nodes or not {*ops} <= {*self.operations}:
+                return {}
+            row: dict[str, Any] = {f"cell/op_{n}": op for n, op in enumerate(ops, start=1)}
+            row.update({f"cell/edge_{n}_{n + 1}": True for n in range(len(ops))})
+            # What is not searched, since it is given, is no hyperparameter.
+            return {n: v for n, v in {**edges, **row, **values}.items() if n in hp.values}
+
+        cells = [values for each in _FIRST_CELLS if (values := in_a_row(*each))]
+        references = []
         # Those with a stem of stride 2 are mostly better.
-        labels = sorted(reference_labels(), key=lambda label: not label.endswith("-stride2"))
-        return [*cells, *({"network": label} for label in labels)]
+        for label in sorted(reference_labels(), key=lambda label: not label.endswith("-stride2")):
+            name = label.removesuffix("-stride2")
+            ops, values = _LIKE.get(name, ((), {}))
+            stride = 1 if name == label else 2
+            like = in_a_row(ops, {**values, "stem_stride": stride}) if ops else {}
+            references.append({"network": label, **like})
+        return [*cells, *references]
 
     def without_effect(self, values: dict[str, Any]) -> list[str]:
         """Names the hyperparameters that change nothing of a network, where others are as they are.

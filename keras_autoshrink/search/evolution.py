@@ -43,7 +43,8 @@ _DRAWS = 50
 class Evolution(Budgeted):
     """Evolution: each round changes the best networks so far in one place each.
 
-    Edges, the ops of nodes and all other hyperparameters are searched. The first round has what the
+    Edges, the ops of nodes and all other hyperparameters are searched; of a reference that is among
+    the best what it is like is changed. The first round has what the
     space begins with, or its start and points at random; so is a tenth of each later round. Where
     the space has rungs, networks are trained for half of the epochs, and in the last rounds the
     best for all of them; where they may be scored on several parts of the data, too, some of each
@@ -148,8 +149,9 @@ class Evolution(Budgeted):
         generator = random.Random(state.round_seed)
         least = self.edges_to_keep(state.cell)
         ranked = standings(state.space, outcomes)
-        scored = [each.point for each in ranked if state.space.contains(each.point)]
-        others = [p for p in outcomes if outcomes[p].score is None and state.space.contains(p)]
+        changeable = [p for p in outcomes if state.space.likeness(p) is not None]
+        scored = [each.point for each in ranked if each.point in changeable]
+        others = [point for point in changeable if outcomes[point].score is None]
         all_ = [*scored, *sorted(others, key=lambda point: _rank(outcomes[point]))]
         parents = (scored or all_)[:_PARENTS]
         near = [list(state.space.neighbours(point, least)) for point in parents]

@@ -86,7 +86,7 @@ class Space:
         ops: the ops that each node may have, the input's included.
         choices: the values that each other hyperparameter may have.
         first: points that a search begins with in place of the start. They may have values that
-            are no choices: nothing is made of those points by a change, nor drawn like them.
+            are no choices, such as a reference's name: see `likeness`.
         rungs: for how many epochs networks are trained, and those of the search's final; none where
             all are trained alike.
         folds: on how many parts of the data a network may be scored, each in a training of its own.
@@ -124,8 +124,8 @@ class Space:
     def reference(self, point: Cell) -> str | None:
         """Names a point that the space does not contain by its values that are no choices.
 
-        Such a point is a network that was made by hand, which a search begins with. Its ops and
-        edges say nothing of it.
+        Such a point is a network that was made by hand, which a search begins with. Its ops, edges
+        and other values say at most what it is like.
 
         Returns:
             None for a point of the space.
@@ -134,15 +134,31 @@ class Space:
             return None
         return ", ".join(str(v) for n, v in point.values if v not in self.choices.get(n, (v,)))
 
+    def likeness(self, point: Cell) -> Cell | None:
+        """Finds the point of the space that a reference is like: what it says but for its name.
+
+        Returns:
+            A point of the space itself; None of a reference that is like none, and so says no more
+            than the start does.
+        """
+        if not isinstance(point, Point) or self.contains(point):
+            return point
+        plain = dict(self.start.values) if isinstance(self.start, Point) else {}
+        values = {n: v if v in self.choices.get(n, (v,)) else plain[n] for n, v in point.values}
+        found = dataclasses.replace(point, values=tuple(values.items()))
+        is_start = isinstance(self.start, Point) and found.network == self.start.network
+        return None if is_start else found
+
     def neighbours(self, point: Cell, least_edges: int) -> Iterator[Cell]:
         """Yields all points that differ in one edge, one node's op or one value.
 
         Args:
-            point: of this space; one that it does not contain has no neighbours.
+            point: of this space, or a reference: then they differ from what it is like.
             least_edges: that a point has.
         """
-        if not self.contains(point):
+        if (like := self.likeness(point)) is None:
             return
+        point = like
         seen = {self._canonical(point).key}
         for changed in self._changed(point, least_edges):
             found = self._canonical(changed)
