@@ -280,7 +280,7 @@ def test_the_final_has_the_best_and_returns_no_less_than_the_best_reference(
     declared, reference, budget, sizes
 ):
     found = run(with_final(declared.hyperparameters, max_candidates=budget), worth(reference))
-    assert len(found.outcomes) == budget - (2 if budget == 40 else 1)
+    assert len(found.outcomes) == budget
     rounds = [{c.cell.epochs for c in each.candidates} for each in found.rounds]
     assert rounds == [{2}] * (len(rounds) - len(sizes)) + [{4}] * len(sizes)
     networks = [

@@ -36,6 +36,9 @@ _RANDOM = 0.1
 _WATCHED, _AGAIN = 4, 0.3
 # Of its time a search may take so much more for its final: a smaller one says less.
 _MORE_MINUTES = 0.05
+# What is kept for a final, beside what it takes by the networks that are the best so far: the times
+# of those that are trained until then are not known to more than a tenth.
+_RESERVE = 1.1
 # How often to draw a network that is not known yet before all neighbours are looked at.
 _DRAWS = 50
 
@@ -94,10 +97,13 @@ class Evolution(Budgeted):
         """Returns the round of a final that has ended, if there is time for one that follows."""
         if not state.space.rungs or not state.is_final(state.rounds[-1]):
             return None
-        stage = Stage(state.space, state.rounds[-1], state.outcomes)
-        in_time = stage.seconds() / _side_by_side(state) <= self._final_seconds(state)
-        in_number = self.max_candidates is None or stage.trainings() <= self.max_remaining(state)
-        return stage if stage.trainings() and in_time and in_number else None
+        left = math.inf if self.max_candidates is None else self.max_remaining(state)
+        for more in (2, 1):
+            stage = Stage(state.space, state.rounds[-1], state.outcomes, more)
+            in_time = stage.seconds() / _side_by_side(state) <= self._final_seconds(state)
+            if in_time and 0 < stage.trainings() <= left:
+                return stage
+        return None
 
     def is_over(self, state: State) -> bool:
         """Tells whether the final has ended, or else whether no more networks may be trained."""
@@ -136,7 +142,7 @@ class Evolution(Budgeted):
             return remaining
         if self.max_minutes is not None and state.outcomes:
             qualified = Qualified(state.space, of_cells(state.rounds, state.outcomes))
-            reserved = qualified.seconds(self._size(state)) / _side_by_side(state)
+            reserved = _RESERVE * qualified.seconds(self._size(state)) / _side_by_side(state)
             remaining = min(remaining, self.fitting(state, self.seconds_left(state) - reserved))
         if self.max_candidates is not None or self.max_minutes is None:
             remaining = min(remaining, self.max_remaining(state) - self._size(state).trainings)

@@ -58,31 +58,38 @@ class Size:
     others: int
     repeats: int
 
-    @property
-    def following(self) -> Size | None:
-        """Half of them, each trained twice more; None where two of the space are left."""
+    def following(self, more: int = 2) -> Size | None:
+        """Returns the size of the next round, of half of them; None where two of the space are left.
+
+        Args:
+            more: how often each of them is trained again.
+        """
         if self.best <= 2:
             return None
-        return Size(max(2, self.best // 2), min(1, self.others), self.repeats + 2)
+        return Size(max(2, self.best // 2), -(-self.others // 2), self.repeats + more)
 
     @property
     def trainings(self) -> int:
         """How many trainings these are, with those of all rounds that follow."""
         trainings = (self.best + self.others) * self.repeats
-        if (later := self.following) is None:
+        if (later := self.following()) is None:
             return trainings
         return trainings + later.trainings - (later.best + later.others) * self.repeats
 
 
-_SIZES = (Size(4, 2, 1), Size(2, 2, 2), Size(2, 1, 2), Size(1, 1, 2), Size(1, 1, 1))
+_SIZES = (Size(4, 4, 1), Size(4, 2, 1), Size(2, 2, 2), Size(2, 1, 2), Size(1, 1, 2), Size(1, 1, 1))
+
+
+def _sizes(others: int) -> list[Size]:
+    """Lists the sizes of finals, the largest first, where there are so many points of others."""
+    return [dataclasses.replace(size, others=min(size.others, others)) for size in _SIZES]
 
 
 def size_of(max_candidates: int, space: Space) -> Size:
     """Returns the size of the final of a search that trains so many networks."""
-    fitting = (size for size in _SIZES if size.trainings <= _OF_CANDIDATES * max_candidates)
-    size = next(fitting, _SIZES[-1])
-    has_others = not all(space.contains(point) for point in space.first)
-    return size if has_others else dataclasses.replace(size, others=0)
+    sizes = _sizes(sum(not space.contains(point) for point in space.first))
+    fitting = (size for size in sizes if size.trainings <= _OF_CANDIDATES * max_candidates)
+    return next(fitting, sizes[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +189,8 @@ class Qualified:
 
     def affordable(self, seconds: float) -> Size:
         """Returns the largest size whose trainings take so many seconds, or the smallest."""
-        fitting = (size for size in _SIZES if self.seconds(size) <= seconds)
-        return next(fitting, _SIZES[-1])
+        sizes = _sizes(len(self._others))
+        return next((size for size in sizes if self.seconds(size) <= seconds), sizes[-1])
 
     def _of(self, size: Size) -> list[tuple[Point, float]]:
         return self._best[: size.best] + self._others[: size.others]
@@ -196,9 +203,12 @@ class Stage:
         space: of the search; it has rungs.
         finished: the round.
         outcomes: of its points, by `Cell.key`.
+        more: how often networks are trained again in the round that follows.
     """
 
-    def __init__(self, space: Space, finished: Round, outcomes: Mapping[str, Outcome]) -> None:
+    def __init__(
+        self, space: Space, finished: Round, outcomes: Mapping[str, Outcome], more: int = 2
+    ) -> None:
         self._epochs = space.rungs[1]
         self._known = {each.cell.key for each in finished.candidates}
         means = mean_scores(finished, outcomes, space.folds > 1)
@@ -210,7 +220,7 @@ class Stage:
         self._best = [each for each in ranked if space.contains(each[0])]
         self._others = [each for each in ranked if not space.contains(each[0])]
         repeats = min((len(each) for each in ranked), default=0)
-        self._following = Size(len(self._best), len(self._others), repeats).following
+        self._following = Size(len(self._best), len(self._others), repeats).following(more)
         keys = [point.key for each in ranked for point in each]
         self._seconds = statistics.fmean(outcomes[key].seconds for key in keys) if keys else 0.0
 
