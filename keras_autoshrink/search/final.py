@@ -59,7 +59,7 @@ class Size:
     repeats: int
 
     def following(self, more: int = 2) -> Size | None:
-        """Returns the size of the next round, of half of them; None where two of the space are left.
+        """Returns the size of the next round, half of this; None where two of the space are left.
 
         Args:
             more: how often each of them is trained again.
