@@ -261,7 +261,7 @@ def test_a_file_that_passed_is_tried_again_once_it_changes(exported, folder, nam
 def test_where_no_process_can_be_started_the_file_is_still_read(
     exported, folder, names, monkeypatch
 ):
-    runtime._try.cache_clear()
+    runtime._passed.clear()
     monkeypatch.setattr(sys, "executable", None)
     runtime.check_survives(exported.path(), "run")
     with pytest.raises(ValueError, match="cut off or damaged"):
