@@ -12,9 +12,10 @@ demo: .venv/installed
 	$(BIN)/autoshrink demo --directory demo --overwrite
 
 # Three processes for two cores, as tests often wait for processes of their own. Each takes a file at
-# a time, so that no fixture is made twice.
+# a time, so that no fixture is made twice. Also where the environment says that no compiled modules
+# are to be kept they are: the processes and those that they start would each compile the same.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(addprefix --ignore=,$(SLOW_EXAMPLES))
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile $(addprefix --ignore=,$(SLOW_EXAMPLES))
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -70,6 +70,7 @@ class Script:
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         self._process = start(_execute, source, arguments, environment, folder, optimised)
+        self.pid = self._process.pid
 
     def end(self):
         """Its exit status, and what it wrote to standard output and to standard error."""

@@ -1,16 +1,18 @@
 """``python -m tflite_export``: what it prints and how it exits."""
 
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from exported import MACS, refusal
+from forked import Script
 from keras import layers
+from searches import wait_for
 
 import tflite_export
 from tflite_export.__main__ import main
@@ -49,20 +51,14 @@ def there(folder, monkeypatch):
 
 
 def test_a_convert_that_is_ended_leaves_nothing_behind(folder, tmp_path):
-    ended = subprocess.Popen(
-        [sys.executable, "-m", "tflite_export", "convert", folder / "model.keras", "new.tflite"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    converting = Script(
+        "import os, runpy, sys; os.chdir(sys.argv.pop());"
+        "runpy.run_module('tflite_export', run_name='__main__')",
+        *("convert", str(folder / "model.keras"), "new.tflite", str(tmp_path)),
     )
-    while not [*tmp_path.iterdir()]:
-        assert ended.poll() is None
-        time.sleep(0.01)
-    ended.terminate()
-    assert ended.communicate() == ("", "tflite_export: error: interrupted\n")
-    assert ended.returncode == 130
+    wait_for(lambda: [*tmp_path.iterdir()])
+    os.kill(converting.pid, signal.SIGTERM)
+    assert converting.end() == (130, "", "tflite_export: error: interrupted\n")
     assert not [*tmp_path.iterdir()]
 
 

@@ -6,7 +6,8 @@ import pytest
 
 import keras_autoshrink as kas
 import tflite_export
-from keras_autoshrink.networks import references
+from keras_autoshrink.costs.file_size import count_file_bytes
+from keras_autoshrink.networks.references import REFERENCES, solve_reference
 
 KB = 24
 SHAPE = (12, 12, 1)
@@ -22,10 +23,8 @@ def found():
 
 
 def reference(name):
-    only = {name: references.REFERENCES[name]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(references, "REFERENCES", only)
-        return kas.reference_models(SHAPE, classes=5, target_kb=KB)[name]
+    _, arguments = solve_reference(name, SHAPE, 5, KB * 1_000, count_file_bytes, "target_kb")
+    return REFERENCES[name].build(**arguments)
 
 
 @pytest.mark.parametrize("name", ["found", "chain", "resnet8", "separable-residual"])

@@ -5,7 +5,6 @@ it read past the end of its weights, run without end or take all memory.
 """
 
 import contextlib
-import functools
 import logging
 import os
 import signal
@@ -31,6 +30,9 @@ TIME_LIMIT = 60.0
 # loaded its libraries: what fails before that is no fault of the file's.
 _REFUSED = 3
 _READY = b"ready\n"
+
+# What trials have found in order, by the file's place, size, time of change and number: how deep.
+_passed: dict[tuple[Path, int, int, int], Depth] = {}
 
 
 @contextlib.contextmanager
@@ -136,7 +138,8 @@ def dequantize(values: npt.NDArray[Any], tensor: dict[str, Any]) -> npt.NDArray[
 def check_survives(path: str | os.PathLike[str], depth: Depth) -> None:
     """Reads or runs a file in a process of its own, and raises an error if that dies.
 
-    A file that has passed is not tried again while its size and time of change stay the same.
+    A file that has passed is not tried again while its size and time of change stay the same; one
+    that has been run has been read as well.
 
     Args:
         path: The ``.tflite`` file.
@@ -149,17 +152,19 @@ def check_survives(path: str | os.PathLike[str], depth: Depth) -> None:
     path = Path(path)
     flatbuffer.check_head(path)  # most of what is no such file, without a process
     status = path.stat()
-    _try(path.resolve(), str(path), depth, status.st_size, status.st_mtime_ns, status.st_ino)
+    state = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+    if _passed.get(state) not in ("run", depth):
+        _try(path, depth)
+        _passed[state] = depth
 
 
-@functools.lru_cache(maxsize=256)
-def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
-    """Starts a trial; errors are not cached."""
+def _try(path: Path, depth: Depth) -> None:
+    """Starts a trial."""
     what = "LiteRT" if depth == "run" else "the reader"
     try:
         # A pipe for its answer; the rest of what LiteRT and a dying Python write is not wanted.
         ended = subprocess.run(
-            python_command(__name__, os.fspath(path), name, depth, str(TIME_LIMIT)),
+            python_command(__name__, os.fspath(path.resolve()), str(path), depth, str(TIME_LIMIT)),
             env=python_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -172,7 +177,7 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
         begun = False
     except subprocess.TimeoutExpired:
         raise ValueError(
-            f"{name}: {what} does not come to an end with it in {TIME_LIMIT:.0f} s: the file is "
+            f"{path}: {what} does not come to an end with it in {TIME_LIMIT:.0f} s: the file is "
             "damaged, or too large for this machine"
         ) from None
     if not begun:
@@ -181,7 +186,7 @@ def _try(path: Path, name: str, depth: Depth, *_: int) -> None:
     elif status == _REFUSED:
         raise ValueError(ended.stdout.removeprefix(_READY).decode(errors="replace").strip())
     elif status:
-        raise ValueError(f"{name}: {what} crashes on it ({cause_of(status)}): the file is damaged")
+        raise ValueError(f"{path}: {what} crashes on it ({cause_of(status)}): the file is damaged")
 
 
 def main() -> None:
@@ -198,11 +203,10 @@ def main() -> None:
     _limit_memory()
     try:
         flatbuffer.load(path)
+        with contextlib.suppress(ValueError):  # not all readers read the metadata
+            read_metadata(path)
         if depth == "run":
             _run_on_zeros(path)
-        else:
-            with contextlib.suppress(ValueError):  # not all readers read the metadata
-                read_metadata(path)
     except MemoryError:
         _refuse(f"{name}: takes more memory than this machine has: the file is damaged")
     except ValueError as error:

@@ -165,7 +165,7 @@ def _hparams(tag: str, content: HParamsPluginData) -> Summary.Value:
     )
 
 
-@functools.lru_cache(maxsize=1)  # a round in which nothing was adopted has the cell before
+@functools.lru_cache(maxsize=256)  # of rounds that a search has had before, or adopted nothing in
 def _picture(cell: Cell) -> Summary.Value:
     buffer = io.BytesIO()
     plots.plot_cell(cell).savefig(buffer, format="png")
