@@ -19,7 +19,7 @@ from keras_autoshrink.report import saved_search
 from tflite_export.command_line import still_at_work
 
 # No minutes: the slower a machine, the fewer networks fit, and at last too few.
-_DESIGN = "digits --target-macs 30K --max-candidates 20 --epochs 24"
+_DESIGN = "digits --target-macs 30K --max-candidates 32 --epochs 24"
 
 # Options of the commands on a text, and what the file of its language model continues.
 _SEARCH = (
